@@ -1,0 +1,271 @@
+"""The fusion classifier: a CNN and a Swin transformer look at one picture, Swin tokens query CNN tokens.
+
+The model is cut once, at the two branches' last feature maps:
+
+    image --encode--> FeatureMaps --classify--> logits, attention
+
+Nothing reaches the logits around the maps, and no normalisation stands between a map and the logits on the value
+path (a layer norm there would make the score blind to a cell's scale, and gradient x activation would vanish), so
+that Grad-CAM taken at the cut is exact. Queries and keys are normalised per head, where attention needs it.
+
+Sources: EfficientNet (Tan & Le 2019), Swin (Liu et al. 2021), query-key normalisation (Henry et al. 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import timm
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from app.models.feature_maps import FeatureMaps
+
+Fusion = Literal["cross_attention", "concat", "late", "cnn", "swin"]
+FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class FusionOutput:
+    """What `CNNViTFusion.forward_with_tokens` returns.
+
+    `tokens` `[B, h, w, C]` are the Swin's tokens at the chosen stage, still connected to the logits.
+    """
+
+    logits: Tensor
+    maps: FeatureMaps[Tensor]
+    attention: Tensor | None
+    tokens: Tensor
+
+
+class ResidualMLP(nn.Module):
+    """x + W2 GELU(W1 x), with no normalisation: it stands on the value path."""
+
+    def __init__(self, dim: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+        self.activation, self.dropout = nn.GELU(), nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        update: Tensor = self.dropout(self.down(self.activation(self.up(x))))
+        return x + update
+
+
+class CrossModelAttention(nn.Module):
+    """Multi-head attention with a residual: queries are Swin tokens, keys and values are CNN tokens.
+
+    A learned 2-D position table is added where queries and keys are made, never to the values. Keys are never
+    pooled: over one pooled vector every attention weight is 1.
+    """
+
+    def __init__(self, dim: int, heads: int, query_grid: Grid, key_grid: Grid, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim {dim} is not a multiple of heads {heads}")
+        self.heads, head_dim = heads, dim // heads
+        self.query_position = nn.Parameter(torch.randn(*query_grid, dim) * 0.02)
+        self.key_position = nn.Parameter(torch.randn(*key_grid, dim) * 0.02)
+        self.query, self.key, self.value, self.output = (nn.Linear(dim, dim) for _ in range(4))
+        self.query_norm, self.key_norm = nn.LayerNorm(head_dim), nn.LayerNorm(head_dim)
+        self.scale = head_dim**-0.5
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, swin_tokens: Float[Tensor, "b q d"], cnn_tokens: Float[Tensor, "b k d"]
+    ) -> tuple[Float[Tensor, "b q d"], Float[Tensor, "b heads q k"]]:
+        """The Swin tokens with what they found in the CNN tokens added, and the attention weights (rows sum to 1)."""
+        query = self.query_norm(self._split(self.query(swin_tokens + self.query_position.flatten(0, 1))))
+        key = self.key_norm(self._split(self.key(cnn_tokens + self.key_position.flatten(0, 1))))
+        attention = (query @ key.transpose(-2, -1) * self.scale).softmax(dim=-1)
+        found = self.dropout(attention) @ self._split(self.value(cnn_tokens))
+        return swin_tokens + self.output(found.transpose(1, 2).flatten(2)), attention
+
+    def _split(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n e"]:
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class CrossAttentionHead(nn.Module):
+    """Maps to logits through `CrossModelAttention`, an MLP on every token, and their mean."""
+
+    def __init__(self, shapes: FeatureMaps[tuple[int, int, int]], dim: int, heads: int, classes: int, dropout: float):
+        super().__init__()
+        assert shapes.cnn is not None and shapes.swin is not None
+        self.cnn_projection, self.swin_projection = nn.Linear(shapes.cnn[0], dim), nn.Linear(shapes.swin[0], dim)
+        self.attention = CrossModelAttention(dim, heads, shapes.swin[1:], shapes.cnn[1:], dropout)
+        self.mlp = ResidualMLP(dim, 2 * dim, dropout)
+        self.classifier = nn.Linear(dim, classes)
+
+    def forward(self, maps: FeatureMaps[Tensor]) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b heads q k"]]:
+        assert maps.cnn is not None and maps.swin is not None
+        tokens, attention = self.attention(
+            self.swin_projection(as_tokens(maps.swin)), self.cnn_projection(as_tokens(maps.cnn))
+        )
+        return self.classifier(self.mlp(tokens).mean(dim=1)), attention
+
+
+class ConcatHead(nn.Module):
+    """The comparator: each map projected and pooled, both vectors joined. As many weights as cross-attention."""
+
+    def __init__(self, shapes: FeatureMaps[tuple[int, int, int]], dim: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        assert shapes.cnn is not None and shapes.swin is not None
+        self.cnn_projection, self.swin_projection = nn.Linear(shapes.cnn[0], dim), nn.Linear(shapes.swin[0], dim)
+        self.mlp = ResidualMLP(2 * dim, 2 * dim, dropout)
+        self.classifier = nn.Linear(2 * dim, classes)
+
+    def forward(self, maps: FeatureMaps[Tensor]) -> tuple[Float[Tensor, "b classes"], None]:
+        assert maps.cnn is not None and maps.swin is not None
+        cnn = self.cnn_projection(as_tokens(maps.cnn)).mean(dim=1)
+        swin = self.swin_projection(as_tokens(maps.swin)).mean(dim=1)
+        return self.classifier(self.mlp(torch.cat([cnn, swin], dim=-1))), None
+
+
+class BranchHead(nn.Module):
+    """One branch alone: its map projected, pooled by a mean, an MLP, a classifier."""
+
+    def __init__(self, channels: int, dim: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.projection = nn.Linear(channels, dim)
+        self.mlp = ResidualMLP(dim, 2 * dim, dropout)
+        self.classifier = nn.Linear(dim, classes)
+
+    def forward(self, feature_map: Float[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
+        logits: Tensor = self.classifier(self.mlp(self.projection(as_tokens(feature_map)).mean(dim=1)))
+        return logits
+
+
+class BranchesHead(nn.Module):
+    """`late`, `cnn` and `swin`: every branch there is answers on its own, and their logits are averaged."""
+
+    def __init__(self, shapes: FeatureMaps[tuple[int, int, int]], dim: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.branches = nn.ModuleDict(
+            {branch: BranchHead(shape[0], dim, classes, dropout) for branch, shape in shapes.items()}
+        )
+
+    def forward(self, maps: FeatureMaps[Tensor]) -> tuple[Float[Tensor, "b classes"], None]:
+        logits = [self.branches[branch](feature_map) for branch, feature_map in maps.items()]
+        return torch.stack(logits).mean(dim=0), None
+
+
+class CNNViTFusion(nn.Module):
+    """The classifier. `cnn` and `swin` name timm backbones; nothing is ever downloaded here.
+
+    `image_size` is (height, width) in px; `cnn_options` and `swin_options` go to `timm.create_model`.
+    Raises ValueError for a fusion that is not in `FUSIONS`, or a `dim` that `heads` does not divide.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        cnn: str = "efficientnet_b0",
+        swin: str = "swin_tiny_patch4_window7_224",
+        fusion: Fusion = "cross_attention",
+        image_size: tuple[int, int] = (224, 224),
+        dim: int = 512,
+        heads: int = 8,
+        dropout: float = 0.0,
+        cnn_options: Mapping[str, Any] | None = None,
+        swin_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if fusion not in FUSIONS:
+            raise ValueError(f"unknown fusion {fusion!r}: choose one of {', '.join(FUSIONS)}")
+        self.num_classes, self.fusion, self.image_size = num_classes, fusion, tuple(image_size)
+        self.cnn = None if fusion == "swin" else _backbone(cnn, **(cnn_options or {}))
+        self.swin = None if fusion == "cnn" else _backbone(swin, img_size=image_size, **(swin_options or {}))
+        for branch, backbone in (("cnn", self.cnn), ("swin", self.swin)):
+            if backbone is not None:
+                self.register_buffer(f"{branch}_mean", _per_channel(backbone.pretrained_cfg["mean"]))
+                self.register_buffer(f"{branch}_std", _per_channel(backbone.pretrained_cfg["std"]))
+        shapes = self.map_shapes = self._map_shapes()
+        if fusion == "cross_attention":
+            self.head: nn.Module = CrossAttentionHead(shapes, dim, heads, num_classes, dropout)
+        elif fusion == "concat":
+            self.head = ConcatHead(shapes, dim, num_classes, dropout)
+        else:
+            self.head = BranchesHead(shapes, dim, num_classes, dropout)
+
+    def forward(
+        self, cnn_image: Float[Tensor, "b 3 h w"], swin_image: Float[Tensor, "b 3 h w"] | None = None
+    ) -> Float[Tensor, "b classes"]:
+        """RGB in [0, 1] to logits. One picture serves both branches unless `swin_image` is another view of it."""
+        return self.classify(self.encode(cnn_image, swin_image))[0]
+
+    def encode(
+        self, cnn_image: Float[Tensor, "b 3 h w"], swin_image: Float[Tensor, "b 3 h w"] | None = None
+    ) -> FeatureMaps[Tensor]:
+        """RGB in [0, 1] to the last feature map of each branch, `[B, C, h, w]`. This is the model's one cut."""
+        return self._encode(cnn_image, swin_image)[0]
+
+    def classify(
+        self, maps: FeatureMaps[Tensor]
+    ) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b heads q k"] | None]:
+        """Feature maps to logits, and the cross-attention where the fusion has one."""
+        logits, attention = self.head(maps)
+        return logits, attention
+
+    def forward_with_tokens(
+        self,
+        cnn_image: Float[Tensor, "b 3 h w"],
+        swin_image: Float[Tensor, "b 3 h w"] | None = None,
+        token_stage: int = 7,
+    ) -> FusionOutput:
+        """`forward`, with all that it passes through.
+
+        `token_stage` chooses a Swin stage by the height of its grid (7, 14, 28 or 56 at 224 px); the last stage's
+        tokens are the Swin's feature map. Raises ValueError if there is no such stage, or no Swin.
+        """
+        maps, stages = self._encode(cnn_image, swin_image)
+        by_height = {tokens.shape[1]: tokens for tokens in stages}
+        if token_stage not in by_height:
+            have = ", ".join(map(str, sorted(by_height))) or "none: this model has no Swin branch"
+            raise ValueError(f"no Swin stage has a grid of height {token_stage}; there are {have}")
+        logits, attention = self.classify(maps)
+        return FusionOutput(logits, maps, attention, by_height[token_stage])
+
+    def _encode(
+        self, cnn_image: Tensor, swin_image: Tensor | None
+    ) -> tuple[FeatureMaps[Tensor], list[Float[Tensor, "b h w c"]]]:
+        cnn_map, swin_map, stages = None, None, []
+        if self.cnn is not None:
+            cnn_map = self.cnn.forward_features((cnn_image - self.cnn_mean) / self.cnn_std)
+        if self.swin is not None:
+            image = cnn_image if swin_image is None else swin_image
+            tokens = self.swin.patch_embed((image - self.swin_mean) / self.swin_std)
+            for stage in self.swin.layers:
+                tokens = stage(tokens)
+                stages.append(tokens)
+            stages[-1] = self.swin.norm(tokens)
+            swin_map = channels_first(stages[-1])
+        return FeatureMaps(cnn_map, swin_map), stages
+
+    @torch.no_grad()
+    def _map_shapes(self) -> FeatureMaps[tuple[int, int, int]]:
+        training = self.training
+        maps = self.eval().encode(torch.zeros(1, 3, *self.image_size))
+        self.train(training)
+        return FeatureMaps(**{branch: tuple(feature_map.shape[1:]) for branch, feature_map in maps.items()})
+
+
+def channels_first(tokens: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
+    """A Swin's NHWC tokens as a feature map. Rows stay rows."""
+    return tokens.permute(0, 3, 1, 2)
+
+
+def as_tokens(feature_map: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
+    """A map's cells as tokens, row by row."""
+    return feature_map.flatten(2).transpose(1, 2)
+
+
+def _backbone(name: str, **options: Any) -> Any:
+    return timm.create_model(name, pretrained=False, num_classes=0, **options)
+
+
+def _per_channel(values: tuple[float, float, float]) -> Float[Tensor, "1 3 1 1"]:
+    return torch.tensor(values).view(1, 3, 1, 1)
