@@ -1,0 +1,3 @@
+"""FusionLens, the service: an image classifier that shows its work."""
+
+__version__ = "0.1.0"

@@ -100,13 +100,13 @@ class Frame:
             (y - self.top_px) * self.input_height_px / self.height_px,
         )
 
-    def scaled(self, factor: float) -> Frame:
-        """The same view of a picture that was resized by `factor`."""
+    def scaled(self, factor_x: float, factor_y: float) -> Frame:
+        """The same view of a picture whose sides were resized by these factors."""
         return Frame(
-            self.left_px * factor,
-            self.top_px * factor,
-            self.width_px * factor,
-            self.height_px * factor,
+            self.left_px * factor_x,
+            self.top_px * factor_y,
+            self.width_px * factor_x,
+            self.height_px * factor_y,
             self.input_width_px,
             self.input_height_px,
         )

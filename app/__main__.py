@@ -1,0 +1,130 @@
+"""Command line: python -m app serve | predict PICTURE… | check BUNDLE."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from pydantic import ValidationError
+
+from app import __version__
+from app.errors import FusionLensError
+from app.explain.overlay import Style, encode_png
+from app.inference.bundle import read_bundle
+from app.inference.engine import load_engine
+from app.inference.predictor import Predictor
+from app.main import create_app
+from app.settings import Settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit status: 0, or 1 with a sentence on standard error."""
+    args = _parser().parse_args(arguments)
+    try:
+        chosen = {name: value for name in ("bundle", "host", "port") if (value := getattr(args, name, None)) is not None}
+        return int(args.run(args, Settings(**chosen)))
+    except ValidationError as error:
+        for fault in error.errors():
+            print(f"fusionlens: setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}", file=sys.stderr)
+    except (FusionLensError, OSError) as error:
+        print(f"fusionlens: {error}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m app", description="An image classifier that shows its work.")
+    parser.add_argument("--version", action="version", version=f"fusionlens {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = _command(commands, "serve", _serve, "serve a bundle over HTTP", "python -m app serve --port 8080")
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port to listen on (default 8000)")
+
+    predict = _command(
+        commands, "predict", _predict, "classify pictures", "python -m app predict a.jpg --gradcam overlay.png"
+    )
+    predict.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
+    predict.add_argument("--gradcam", type=Path, metavar="OUT.png", help="write the overlay of the one picture here")
+    predict.add_argument("--target", help="the class that the overlay explains (default: the one answered)")
+    predict.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    check = commands.add_parser(
+        "check",
+        help="verify a bundle: checksums, weights, one prediction",
+        epilog="example: python -m app check weights/demo",
+    )
+    check.add_argument("bundle", type=Path, metavar="BUNDLE")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, epilog=f"example: {example}")
+    command.add_argument("--bundle", type=Path, help="folder of the model (default: the demo bundle)")
+    command.set_defaults(run=run)
+    return command
+
+
+def _predictor(settings: Settings) -> Predictor:
+    bundle = read_bundle(settings.bundle, settings.bundle_sha256)
+    return Predictor(bundle, load_engine(bundle, settings.engine), settings.limits, settings.preview_side_px)
+
+
+def _serve(args: argparse.Namespace, settings: Settings) -> int:
+    address = f"http://{settings.host}:{settings.port}"
+    print(
+        f"FusionLens {__version__} serves {settings.bundle} at {address}\n\n"
+        f"  curl -F file=@picture.jpg {address}/predict\n"
+        f"  curl -F file=@picture.jpg {address}/gradcam -o overlay.png\n",
+        flush=True,
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(settings), settings.host, settings.port, log_level="warning", timeout_keep_alive=65)
+    )
+    server.run()
+    return 0 if server.started else 1
+
+
+def _predict(args: argparse.Namespace, settings: Settings) -> int:
+    if args.gradcam and len(args.pictures) > 1:
+        raise FusionLensError("--gradcam writes one overlay: give one picture.")
+    predictor, failed = _predictor(settings), 0
+    for path in args.pictures:
+        try:
+            prediction, _ = predictor.predict(predictor.open(path.read_bytes()))
+        except (FusionLensError, OSError) as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            failed = 1
+            continue
+        answer = predictor.answer(prediction)
+        if args.json:
+            record = {"picture": str(path), "label": answer.label, "probabilities": answer.probabilities}
+            print(json.dumps(record, ensure_ascii=False))
+        else:
+            ranked = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])
+            print(f"{path}: {answer.label} ({', '.join(f'{name} {p:.3f}' for name, p in ranked)})")
+        if args.gradcam:
+            explanation = predictor.gradcam(prediction, "fusion", args.target, "gradcam")
+            args.gradcam.write_bytes(encode_png(predictor.draw(prediction, explanation, Style()).picture))
+    return failed
+
+
+def _check(args: argparse.Namespace, settings: Settings) -> int:
+    predictor = _predictor(settings)
+    predictor.warm_up()
+    manifest = predictor.bundle.manifest
+    print(
+        f"{args.bundle}: good\n"
+        f"  model    {manifest.name} {manifest.version}: {', '.join(manifest.classes)}\n"
+        f"  sha256   {predictor.bundle.sha256}\n"
+        f"  engine   {predictor.engine.name} {predictor.engine.version}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""Explanations: Grad-CAM and attention, of a stored prediction or of a picture sent along."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app import __version__, errors
+from app.api.dependencies import TheService, UploadedPicture
+from app.api.predictions import UPLOAD_ERRORS
+from app.api.problems import documented
+from app.api.schemas import ExplanationAnswer, Legend, Provenance, Share
+from app.api.uploads import OPENAPI_BODY
+from app.explain.overlay import Style, encode_png, legend_of
+from app.inference.predictor import Explanation, Prediction, Predictor, View
+from app.inference.service import Service
+
+router = APIRouter(tags=["explanations"])
+Format = Literal["png", "json", "npy"]
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The explanation. The header `FusionLens-Explanation` says in JSON what it is and what made it.",
+        "content": {
+            "image/png": _BINARY,
+            "application/json": {"schema": {"$ref": "#/components/schemas/ExplanationAnswer"}},
+            "application/x-npy": _BINARY,
+        },
+        "model": ExplanationAnswer,
+    },
+    304: {"description": "Nothing changed since the ETag sent along."},
+}
+PARAMETER_ERRORS = (errors.BadParameter, errors.NotOffered, errors.Overloaded, errors.DeadlineExceeded)
+STORED_ERRORS = (errors.UnknownPrediction, errors.ModelGone, *PARAMETER_ERRORS)
+
+
+class DrawingQuery(BaseModel):
+    """How an explanation is wanted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Format = Field("png", description="overlay on the picture, numbers with their legend, or the raw array")
+    alpha: float | None = Field(None, ge=0, le=1, description="one opacity everywhere; by default it grows")
+    alpha_min: float | None = Field(None, ge=0, le=1, description="opacity at the weakest evidence drawn; default 0")
+    alpha_max: float | None = Field(None, ge=0, le=1, description="opacity at the strongest evidence; default 0.6")
+    clip_low: float | None = Field(None, ge=0, le=100, description="percentile of the evidence drawn weakest")
+    clip_high: float | None = Field(None, ge=0, le=100, description="percentile of the evidence drawn strongest")
+    colormap: str = Field("viridis", description="name of a colour map; GET /model lists them")
+
+    def style(self) -> Style:
+        """Raises BadParameter."""
+        if self.alpha is not None and (self.alpha_min, self.alpha_max) != (None, None):
+            raise errors.BadParameter("Choose either alpha, or alpha_min and alpha_max.")
+        default = Style()
+        low, high = (
+            (
+                default.alpha_min if self.alpha_min is None else self.alpha_min,
+                default.alpha_max if self.alpha_max is None else self.alpha_max,
+            )
+            if self.alpha is None
+            else (self.alpha, self.alpha)
+        )
+        clip = (0.0 if self.clip_low is None else self.clip_low, 100.0 if self.clip_high is None else self.clip_high)
+        return Style(self.colormap, low, high, None if clip == (0.0, 100.0) else clip)
+
+
+class GradcamQuery(DrawingQuery):
+    """Parameters of `/gradcam`."""
+
+    branch: View = Field("fusion", description="both branches added, or one of them")
+    target: str | None = Field(None, description="the class to explain; by default the one that was answered")
+    method: str = Field("gradcam", description="name of a method; GET /model lists them")
+
+    def explain(self, predictor: Predictor, prediction: Prediction) -> Explanation:
+        """The explanation asked for."""
+        return predictor.gradcam(prediction, self.branch, self.target, self.method)
+
+
+class AttentionQuery(DrawingQuery):
+    """Parameters of `/attention`."""
+
+    query: int | None = Field(None, ge=0, description="one Swin token, counted row by row; by default their mean")
+    head: int | None = Field(None, ge=0, description="one attention head; by default their mean")
+
+    def explain(self, predictor: Predictor, prediction: Prediction) -> Explanation:
+        """The explanation asked for."""
+        return predictor.attention(prediction, self.query, self.head)
+
+
+class StoredGradcamQuery(GradcamQuery):
+    """Parameters of `GET /gradcam`."""
+
+    prediction_id: str = Field(description="from the answer of POST /predict")
+
+
+class StoredAttentionQuery(AttentionQuery):
+    """Parameters of `GET /attention`."""
+
+    prediction_id: str = Field(description="from the answer of POST /predict")
+
+
+@router.get("/gradcam", response_class=Response, responses=documented(*STORED_ERRORS) | CONTENT)
+async def stored_gradcam(
+    service: TheService, query: Annotated[StoredGradcamQuery, Query()], request: Request
+) -> Response:
+    """What speaks for a class in a picture that was predicted before: no second pass through the backbones."""
+    return await _stored(service, query, request)
+
+
+@router.get("/attention", response_class=Response, responses=documented(*STORED_ERRORS) | CONTENT)
+async def stored_attention(
+    service: TheService, query: Annotated[StoredAttentionQuery, Query()], request: Request
+) -> Response:
+    """Where the Swin's tokens look in the CNN's map, in a picture that was predicted before. Class-agnostic."""
+    return await _stored(service, query, request)
+
+
+@router.post(
+    "/gradcam",
+    response_class=Response,
+    responses=documented(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
+    openapi_extra=OPENAPI_BODY,
+)
+async def gradcam(service: TheService, query: Annotated[GradcamQuery, Query()], picture: UploadedPicture) -> Response:
+    """What speaks for a class in the picture sent along. Nothing is kept."""
+    prediction = (await service.predict(picture)).prediction
+    return await service.explain(_respond, service.predictor, prediction, query)
+
+
+@router.post(
+    "/attention",
+    response_class=Response,
+    responses=documented(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
+    openapi_extra=OPENAPI_BODY,
+)
+async def attention(
+    service: TheService, query: Annotated[AttentionQuery, Query()], picture: UploadedPicture
+) -> Response:
+    """Where the Swin's tokens look in the CNN's map, in the picture sent along. Nothing is kept."""
+    prediction = (await service.predict(picture)).prediction
+    return await service.explain(_respond, service.predictor, prediction, query)
+
+
+async def _stored(service: Service, query: StoredGradcamQuery | StoredAttentionQuery, request: Request) -> Response:
+    prediction = await service.store.get(query.prediction_id)
+    # A stored prediction never changes, so what is asked of it names the bytes of the answer.
+    asked = f"{request.url.path} {query.model_dump_json()} {prediction.bundle_sha256} {__version__}"
+    caching = {"ETag": f'"{hashlib.sha256(asked.encode()).hexdigest()[:32]}"', "Cache-Control": "private, no-cache"}
+    if caching["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=caching)
+    response = await service.explain(_respond, service.predictor, prediction, query)
+    response.headers.update(caching)
+    return response
+
+
+def _respond(predictor: Predictor, prediction: Prediction, query: GradcamQuery | AttentionQuery) -> Response:
+    style = query.style()
+    explanation = query.explain(predictor, prediction)
+    summary = _answer(predictor, explanation, style)
+    about = summary.model_dump(include={"method", "branch", "target", "units", "no_positive_evidence", "provenance"})
+    headers = {"FusionLens-Explanation": json.dumps(about), "Cache-Control": "no-store"}
+    if query.format == "json":
+        return Response(summary.model_dump_json(), headers=headers, media_type="application/json")
+    if query.format == "npy":
+        array = io.BytesIO()
+        np.save(array, explanation.heatmap, allow_pickle=False)
+        return Response(array.getvalue(), headers=headers, media_type="application/x-npy")
+    overlay = predictor.draw(prediction, explanation, style)
+    return Response(encode_png(overlay.picture), headers=headers, media_type="image/png")
+
+
+def _answer(predictor: Predictor, explanation: Explanation, style: Style) -> ExplanationAnswer:
+    manifest, heatmap = predictor.bundle.manifest, explanation.heatmap
+    legend = legend_of(heatmap, style)
+    return ExplanationAnswer(
+        heatmap=heatmap.tolist(),
+        shape=(heatmap.shape[0], heatmap.shape[1]),
+        units=explanation.units,
+        method=explanation.method,
+        branch=explanation.branch,
+        target=explanation.target,
+        branches={branch: Share(**asdict(share)) for branch, share in explanation.shares.items()},
+        no_positive_evidence=legend.no_positive_evidence,
+        legend=Legend(**asdict(legend)),
+        notes=list(explanation.notes),
+        provenance=Provenance(
+            bundle_sha256=predictor.bundle.sha256,
+            model=f"{manifest.name} {manifest.version}",
+            engine=f"{predictor.engine.name} {predictor.engine.version}",
+            fusionlens=__version__,
+        ),
+    )

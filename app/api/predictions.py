@@ -1,0 +1,71 @@
+"""Predictions: make one, forget one."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from app import errors
+from app.api.dependencies import TheService, UploadedPicture
+from app.api.problems import documented
+from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer
+from app.api.uploads import OPENAPI_BODY
+from app.inference.predictor import Answer, Predictor
+
+router = APIRouter(tags=["predictions"])
+UPLOAD_ERRORS = (
+    errors.EmptyUpload,
+    errors.MalformedUpload,
+    errors.UploadTooLarge,
+    errors.PictureTooLarge,
+    errors.UnsupportedMediaType,
+    errors.MissingField,
+    errors.UnreadablePicture,
+    errors.Overloaded,
+    errors.DeadlineExceeded,
+)
+
+
+@router.post("/predict", responses=documented(*UPLOAD_ERRORS), openapi_extra=OPENAPI_BODY)
+async def predict(service: TheService, picture: UploadedPicture, response: Response) -> PredictionAnswer:
+    """Classify one picture. The answer can be explained by its `prediction_id` until it expires.
+
+    Send the picture as multipart/form-data in a field `file`, or as the body with an `image/*` content type. The
+    picture itself is not kept: only the model's feature maps and a preview of at most 1024 px.
+    """
+    predicted = await service.predict(picture)
+    receipt = await service.store.put(predicted.prediction)
+    response.headers["Cache-Control"] = "no-store"
+    query = f"?prediction_id={receipt.prediction_id}"
+    upload = predicted.upload
+    return PredictionAnswer(
+        prediction_id=receipt.prediction_id,
+        expires_at=receipt.expires_at,
+        label=predicted.answer.label,
+        probabilities=ranked(predicted.answer),
+        model=model_version(service.predictor),
+        picture=PictureInfo(
+            width_px=upload.width_px, height_px=upload.height_px, format=upload.format, notes=list(upload.notes)
+        ),
+        timings_ms={stage: round(spent, 2) for stage, spent in predicted.timings_ms.items()},
+        links=Links(
+            gradcam=f"/gradcam{query}", attention=f"/attention{query}" if service.predictor.has_attention else None
+        ),
+    )
+
+
+@router.delete("/predictions/{prediction_id}", status_code=204, responses=documented(errors.UnknownPrediction))
+async def forget(service: TheService, prediction_id: str) -> None:
+    """Forget a prediction now: its maps and its preview are gone, and its id is unknown from here on."""
+    await service.store.forget(prediction_id)
+
+
+def ranked(answer: Answer) -> list[ClassProbability]:
+    """Every class, the most likely first."""
+    pairs = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])
+    return [ClassProbability(label=label, probability=probability) for label, probability in pairs]
+
+
+def model_version(predictor: Predictor) -> ModelVersion:
+    """Which model a predictor serves."""
+    manifest = predictor.bundle.manifest
+    return ModelVersion(name=manifest.name, version=manifest.version, sha256=predictor.bundle.sha256)

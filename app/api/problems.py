@@ -1,0 +1,97 @@
+"""The one table from what went wrong to an HTTP status, and its `application/problem+json` (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from app import errors
+
+TABLE: dict[type[errors.FusionLensError], tuple[int, str]] = {
+    errors.EmptyUpload: (400, "empty-upload"),
+    errors.MalformedUpload: (400, "malformed-upload"),
+    errors.UnknownPrediction: (404, "unknown-prediction"),
+    errors.ModelGone: (410, "model-gone"),
+    errors.UploadTooLarge: (413, "upload-too-large"),
+    errors.PictureTooLarge: (413, "picture-too-large"),
+    errors.UnsupportedMediaType: (415, "unsupported-media-type"),
+    errors.MissingField: (422, "missing-field"),
+    errors.UnreadablePicture: (422, "unreadable-picture"),
+    errors.BadParameter: (422, "bad-parameter"),
+    errors.NotOffered: (422, "not-offered"),
+    errors.Overloaded: (429, "overloaded"),
+    errors.DeadlineExceeded: (504, "deadline-exceeded"),
+}
+
+
+class Problem(BaseModel):
+    """What went wrong, as RFC 9457 has it."""
+
+    type: str = Field(description="stable name of the problem", examples=["urn:fusionlens:problem:unknown-prediction"])
+    title: str = Field(description="the status in words", examples=["Not Found"])
+    status: int = Field(description="the HTTP status", examples=[404])
+    detail: str = Field(description="what happened and what to do, in a sentence")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the application, its validation and its routing with a problem."""
+    app.add_exception_handler(errors.FusionLensError, _known)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _routing)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def documented(*classes: type[errors.FusionLensError]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that raises these errors."""
+    names: dict[int, list[str]] = {}
+    for error_class in classes:
+        status, name = TABLE[error_class]
+        names.setdefault(status, []).append(name)
+    return {
+        status: {"model": Problem, "description": f"{HTTPStatus(status).phrase}: {', '.join(of_status)}"}
+        for status, of_status in sorted(names.items())
+    }
+
+
+def _problem(status: int, name: str, detail: str, headers: dict[str, str] | None = None) -> Response:
+    problem = Problem(
+        type=f"urn:fusionlens:problem:{name}", title=HTTPStatus(status).phrase, status=status, detail=detail
+    )
+    return Response(
+        json.dumps(problem.model_dump(), ensure_ascii=False),
+        status,
+        {"Cache-Control": "no-store", **(headers or {})},
+        "application/problem+json",
+    )
+
+
+def _known(request: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.FusionLensError)
+    status, name = TABLE[type(error)]
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.Overloaded) else None
+    return _problem(status, name, str(error), headers)
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    sentences = [f"{'.'.join(map(str, e['loc'][1:])) or e['loc'][0]}: {e['msg']}" for e in error.errors()]
+    return _problem(422, "bad-parameter", "; ".join(sentences) + ".")
+
+
+def _routing(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    name = phrase.lower().replace(" ", "-")
+    detail = f"{phrase}: {request.method} {request.url.path}. What there is, is listed at /docs."
+    return _problem(error.status_code, name, detail, dict(error.headers or {}))
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    # Starlette raises the error again after this answer, so that it is logged with its traceback.
+    return _problem(500, "internal", "The service failed on this request; its log says why.")

@@ -1,0 +1,85 @@
+"""One picture out of a request body, counted while it arrives and never written to disk."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from app.errors import EmptyUpload, MalformedUpload, MissingField, UnsupportedMediaType, UploadTooLarge
+
+FIELD = "file"
+_PICTURE = {"type": "string", "format": "binary"}
+OPENAPI_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "One picture: JPEG, PNG, WebP, GIF, TIFF or BMP.",
+        "content": {
+            "multipart/form-data": {"schema": {"type": "object", "required": [FIELD], "properties": {FIELD: _PICTURE}}},
+            "image/*": {"schema": _PICTURE},
+        },
+    }
+}
+
+
+class _InMemoryParser(MultiPartParser):
+    """Starlette's parser, without its temporary files and with a look at whether the body was complete."""
+
+    complete = False
+
+    def on_end(self) -> None:
+        self.complete = True
+
+
+async def read_picture(request: Request, max_bytes: int) -> bytes:
+    """The picture in a multipart field `file` or in a raw `image/*` body.
+
+    Raises UploadTooLarge (as soon as the limit is passed), EmptyUpload, MalformedUpload, MissingField and
+    UnsupportedMediaType.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    stream = _counted(request, max_bytes)
+    if kind.startswith("image/"):
+        picture = b"".join([chunk async for chunk in stream])
+    elif kind == "multipart/form-data":
+        picture = await _from_form(request, stream, max_bytes)
+    else:
+        raise UnsupportedMediaType(
+            f"Send the picture as multipart/form-data in a field named {FIELD!r}, "
+            f"or as the body with an image/* content type; this request has {kind or 'no content type'}."
+        )
+    if not picture:
+        raise EmptyUpload("The upload is empty: send the bytes of a picture.")
+    return picture
+
+
+async def _from_form(request: Request, stream: AsyncGenerator[bytes, None], max_bytes: int) -> bytes:
+    parser = _InMemoryParser(request.headers, stream, max_files=1, max_fields=20)
+    parser.spool_max_size = max_bytes + 1  # more than can arrive, so nothing is ever spooled to disk
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedUpload(f"The multipart body cannot be used: {error.message} Send one file.") from error
+    if parser.items and not parser.complete:
+        raise MalformedUpload("The multipart body ends before its closing boundary: send it again.")
+    if not form and not parser.complete:
+        raise EmptyUpload("The form is empty: send one picture in a field named 'file'.")
+    if not isinstance(part := form.get(FIELD), UploadFile):
+        raise MissingField(f"The form has no file in a field named {FIELD!r}: put the picture there.")
+    return await part.read()
+
+
+async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    too_large = UploadTooLarge(f"The body is larger than {max_bytes:,} bytes: send a smaller picture.")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise too_large
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > max_bytes:
+            raise too_large
+        yield chunk

@@ -1,0 +1,33 @@
+"""Where the Swin tokens look in the CNN's map: the cross-attention as a heatmap.
+
+Attention is class-agnostic: it says what was looked at, not which class that spoke for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from app.errors import BadParameter
+
+
+def attention_map(
+    attention: Float[np.ndarray, "heads q k"], grid: tuple[int, int], query: int | None, head: int | None
+) -> Float[np.ndarray, "h w"]:
+    """The attention of one query token, or the mean over all; of one head, or the mean over all.
+
+    `attention` holds rows that sum to 1, so the map does too. `grid` is the CNN map's (rows, columns), whose cells
+    are the keys row by row; query tokens are counted row by row on the Swin map's grid. Raises BadParameter for a
+    query or a head that is not there.
+    """
+    heads, queries, _ = attention.shape
+    _check("head", head, heads)
+    _check("query", query, queries)
+    of_heads = attention if head is None else attention[head : head + 1]
+    chosen = of_heads if query is None else of_heads[:, query : query + 1]
+    return chosen.mean(axis=(0, 1), dtype=np.float64).reshape(grid).astype(np.float32)
+
+
+def _check(name: str, index: int | None, count: int) -> None:
+    if index is not None and not 0 <= index < count:
+        raise BadParameter(f"There is no {name} {index}: choose from 0 to {count - 1}, or none for the mean over all.")

@@ -1,0 +1,90 @@
+"""Predictions kept for a while, so that they can be explained without the picture being sent again."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from app.errors import UnknownPrediction
+from app.inference.predictor import Prediction
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What the caller gets for a stored prediction."""
+
+    prediction_id: str
+    expires_at: datetime
+
+
+class PredictionStore(Protocol):
+    """Keeps predictions until they expire, are forgotten, or make room for newer ones."""
+
+    async def put(self, prediction: Prediction) -> Receipt:
+        """Keep a prediction under a new id that cannot be guessed."""
+        ...
+
+    async def get(self, prediction_id: str) -> Prediction:
+        """Raises UnknownPrediction."""
+        ...
+
+    async def forget(self, prediction_id: str) -> None:
+        """Raises UnknownPrediction."""
+        ...
+
+
+class MemoryStore:
+    """A store in this process: bounded in bytes (least recently used go first) and in time."""
+
+    def __init__(self, ttl_s: float, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._ttl_s, self._max_bytes, self._clock = ttl_s, max_bytes, clock
+        self._entries: OrderedDict[str, tuple[float, Prediction]] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def used_bytes(self) -> int:
+        """What the stored predictions take."""
+        return self._bytes
+
+    async def put(self, prediction: Prediction) -> Receipt:
+        """See `PredictionStore.put`."""
+        self._drop_expired()
+        prediction_id = secrets.token_urlsafe(16)  # 128 random bits
+        self._entries[prediction_id] = (self._clock() + self._ttl_s, prediction)
+        self._bytes += prediction.nbytes
+        while self._bytes > self._max_bytes and len(self._entries) > 1:
+            self._remove(next(iter(self._entries)))
+        return Receipt(prediction_id, datetime.now(UTC) + timedelta(seconds=self._ttl_s))
+
+    async def get(self, prediction_id: str) -> Prediction:
+        """See `PredictionStore.get`."""
+        self._drop_expired()
+        if prediction_id not in self._entries:
+            raise UnknownPrediction(
+                "There is no such prediction: its id is wrong, or it has expired or was forgotten. "
+                "Send the picture to /predict again."
+            )
+        self._entries.move_to_end(prediction_id)
+        return self._entries[prediction_id][1]
+
+    async def forget(self, prediction_id: str) -> None:
+        """See `PredictionStore.forget`."""
+        await self.get(prediction_id)
+        self._remove(prediction_id)
+
+    def _drop_expired(self) -> None:
+        now = self._clock()
+        for prediction_id in [key for key, (expiry, _) in self._entries.items() if expiry <= now]:
+            self._remove(prediction_id)
+
+    def _remove(self, prediction_id: str) -> None:
+        _, prediction = self._entries.pop(prediction_id)
+        self._bytes -= prediction.nbytes

@@ -1,0 +1,43 @@
+"""Every setting of the service, its default and its unit. Each is read from `FUSIONLENS_<NAME>`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.inference.bundle import demo_bundle_path
+from app.inference.engine import EngineKind
+from app.inference.preprocess import Limits
+
+
+class Settings(BaseSettings):
+    """The service's settings; an unknown `FUSIONLENS_` variable is ignored, a wrong value is an error at start."""
+
+    model_config = SettingsConfigDict(env_prefix="FUSIONLENS_", frozen=True)
+
+    bundle: Path = Field(default_factory=demo_bundle_path, description="folder of the model to serve")
+    bundle_sha256: str | None = Field(None, description="refuse any bundle whose manifest has another digest")
+    engine: EngineKind = Field("auto", description="what runs the model")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+
+    max_upload_bytes: int = Field(20_000_000, ge=1, description="largest request body, in bytes")
+    max_pixels: int = Field(50_000_000, ge=1, le=178_000_000, description="most pixels that a picture may declare")
+    max_side_px: int = Field(16_384, ge=1, description="longest side that a picture may declare, in px")
+
+    queue_limit: int = Field(64, ge=0, description="requests that may wait for the model; more are refused with 429")
+    deadline_s: float = Field(30.0, gt=0, description="longest wait for a turn, in seconds; then 504")
+    decoders: int = Field(2, ge=1, description="pictures decoded or drawn at the same time")
+
+    store_ttl_s: float = Field(900.0, gt=0, description="how long a prediction can be explained, in seconds")
+    store_max_bytes: int = Field(
+        256_000_000, ge=1, description="memory for stored predictions; the least used go first"
+    )
+    preview_side_px: int = Field(1024, ge=32, description="longest side of the stored preview, in px")
+
+    @property
+    def limits(self) -> Limits:
+        """What a picture may declare."""
+        return Limits(self.max_pixels, self.max_side_px)

@@ -1,0 +1,75 @@
+// Choose a picture, see the answer and what speaks for it.
+const element = (id) => document.getElementById(id);
+let prediction;
+
+async function ask(url, options) {
+  const response = await fetch(url, options);
+  if (!response.ok) throw new Error((await response.json()).detail);
+  return response;
+}
+
+function say(text, error = false) {
+  element("status").textContent = text;
+  element("status").classList.toggle("error", error);
+}
+
+function options(select, values) {
+  select.replaceChildren(...values.map((value) => new Option(value, value)));
+}
+
+function showAnswer(answer) {
+  element("label").textContent = answer.label;
+  element("probabilities").replaceChildren(...answer.probabilities.map(({ label, probability }) => {
+    const row = document.createElement("li");
+    const meter = document.createElement("meter");
+    meter.value = probability;
+    meter.ariaLabel = label;
+    row.append(label, meter, `${(100 * probability).toFixed(1)} %`);
+    return row;
+  }));
+  element("target").value = answer.label;
+  element("answer").hidden = false;
+}
+
+async function showExplanation() {
+  const query = new URLSearchParams({
+    prediction_id: prediction.prediction_id, target: element("target").value, branch: element("branch").value,
+  });
+  const response = await ask(`gradcam?${query}&format=json`);
+  const explanation = await response.json();
+  const shares = Object.entries(explanation.branches)
+    .map(([branch, { share }]) => `${branch} ${Math.round(100 * share)} %`).join(", ");
+  element("overlay").src = `gradcam?${query}`;
+  element("overlay").alt = `Grad-CAM for ${explanation.target}`;
+  element("caption").textContent = explanation.no_positive_evidence
+    ? `Nothing in the picture speaks for ${explanation.target}. Branch shares: ${shares}.`
+    : `Evidence for ${explanation.target}, up to ${explanation.legend.high.toPrecision(2)} logits a cell. ` +
+      `Branch shares: ${shares}.`;
+}
+
+async function attempt(action) {
+  try {
+    await action();
+    say("");
+  } catch (error) {
+    say(error.message, true);
+  }
+}
+
+element("picture").addEventListener("change", ({ target }) => attempt(async () => {
+  if (!target.files.length) return;
+  say("Looking at the picture…");
+  const form = new FormData();
+  form.append("file", target.files[0]);
+  prediction = await (await ask("predict", { method: "POST", body: form })).json();
+  showAnswer(prediction);
+  await showExplanation();
+}));
+for (const id of ["target", "branch"]) element(id).addEventListener("change", () => attempt(showExplanation));
+
+attempt(async () => {
+  const model = await (await ask("model")).json();
+  element("model").textContent = `${model.name} ${model.version}: ${model.classes.join(", ")}. ${model.notes.join(" ")}`;
+  options(element("target"), model.classes);
+  options(element("branch"), model.branches);
+});

@@ -1,0 +1,21 @@
+"""Fixtures shared by all tests. Array shapes are checked at run time: see the import hook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook(["app", "training"], "beartype.beartype")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real pictures that are not part of the project; tests that want them are skipped where they are absent."""
+    path = ROOT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("SKIPPED LOUDLY: no ../shared/data beside the project, so no real pictures to test with")
+    return path
