@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from app.explain.overlay import Style, encode_png
 from app.inference.bundle import read_bundle
 from app.inference.engine import load_engine
 from app.inference.predictor import Predictor
+from app.inference.service import Service
 from app.main import create_app
 from app.settings import Settings
 
@@ -24,15 +28,21 @@ from app.settings import Settings
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status: 0, or 1 with a sentence on standard error."""
     args = _parser().parse_args(arguments)
+    chosen = {name: value for name in ("bundle", "host", "port") if (value := getattr(args, name, None)) is not None}
     try:
-        chosen = {name: value for name in ("bundle", "host", "port") if (value := getattr(args, name, None)) is not None}
-        return int(args.run(args, Settings(**chosen)))
+        settings = Settings(**chosen)
     except ValidationError as error:
         for fault in error.errors():
-            print(f"fusionlens: setting {'.'.join(map(str, fault['loc']))}: {fault['msg']}", file=sys.stderr)
+            name = ".".join(map(str, fault["loc"]))
+            print(f"fusionlens: setting {name} (FUSIONLENS_{name.upper()}): {fault['msg']}", file=sys.stderr)
+        return 1
+    try:
+        return int(args.run(args, settings))
     except (FusionLensError, OSError) as error:
         print(f"fusionlens: {error}", file=sys.stderr)
-    return 1
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,29 +85,50 @@ def _predictor(settings: Settings) -> Predictor:
 
 
 def _serve(args: argparse.Namespace, settings: Settings) -> int:
-    address = f"http://{settings.host}:{settings.port}"
+    service = Service.from_settings(settings)  # what must not be served is refused before anything listens
+    listener = _listen(settings.host, settings.port)
+    host, port = listener.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
     print(
         f"FusionLens {__version__} serves {settings.bundle} at {address}\n\n"
         f"  curl -F file=@picture.jpg {address}/predict\n"
         f"  curl -F file=@picture.jpg {address}/gradcam -o overlay.png\n",
         flush=True,
     )
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(settings), settings.host, settings.port, log_level="warning", timeout_keep_alive=65)
+    config = uvicorn.Config(
+        create_app(settings, service),
+        log_level="warning",
+        timeout_keep_alive=65,
+        timeout_graceful_shutdown=math.ceil(settings.deadline_s),
     )
-    server.run()
+    server = uvicorn.Server(config)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.handle_exit)  # uvicorn raises the signal again when it has drained
+    server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = f"cannot listen on {host} port {port}: {error.strerror}"
+        raise OSError(f"{reason}. Choose another with --host and --port.") from error
 
 
 def _predict(args: argparse.Namespace, settings: Settings) -> int:
     if args.gradcam and len(args.pictures) > 1:
         raise FusionLensError("--gradcam writes one overlay: give one picture.")
+    if args.target and not args.gradcam:
+        raise FusionLensError("--target says what the overlay explains: give --gradcam OUT.png too.")
     predictor, failed = _predictor(settings), 0
     for path in args.pictures:
         try:
             prediction, _ = predictor.predict(predictor.open(path.read_bytes()))
         except (FusionLensError, OSError) as error:
-            print(f"{path}: {error}", file=sys.stderr)
+            reason = error.strerror if isinstance(error, OSError) else error
+            print(f"{path}: {reason}", file=sys.stderr)
             failed = 1
             continue
         answer = predictor.answer(prediction)

@@ -1,4 +1,4 @@
-"""The application: its routes, and a lifespan that loads the bundle before anything is served."""
+"""The application: its routes, over a bundle that is loaded before anything is served."""
 
 from __future__ import annotations
 
@@ -7,31 +7,51 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
+from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
 from app import __version__
 from app.api import explanations, health, model, predictions, problems
+from app.api.openapi import DocumentedAPI
 from app.inference.service import Service
 from app.settings import Settings
 
+WEB = Path(__file__).parent / "web"
 DESCRIPTION = """\
 An image classifier that shows its work. Post a picture to `/predict`, then ask `/gradcam` what speaks for a class and
 `/attention` where one branch looks in the other. Errors are `application/problem+json` and say what to do.
 """
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The service over HTTP. Its lifespan raises BundleError or EngineError before a request is accepted."""
+def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
+    """The routes over a loaded `service`. Where none is given, the lifespan loads what the settings name.
+
+    The lifespan then raises BundleError or EngineError before a request is accepted.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service.from_settings(settings)
+        app.state.service = service or Service.from_settings(settings)
         yield
 
-    app = FastAPI(title="FusionLens", version=__version__, description=DESCRIPTION, lifespan=lifespan)
+    app = DocumentedAPI(
+        title="FusionLens",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        responses=problems.ANY_OTHER,
+        generate_unique_id_function=lambda route: route.name,
+    )
     app.state.settings = settings
     problems.install(app)
     for module in (predictions, explanations, model, health):
         app.include_router(module.router)
-    app.mount("/", StaticFiles(directory=Path(__file__).parent / "web", html=True), name="web")
+    # Not mounted at "/": a mount there would answer 404 where a route has another method, which is a 405.
+    app.mount("/web", StaticFiles(directory=WEB), name="web")
+    app.add_api_route("/", page, include_in_schema=False)
     return app
+
+
+async def page() -> FileResponse:
+    """The page for people."""
+    return FileResponse(WEB / "index.html")

@@ -19,3 +19,11 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("SKIPPED LOUDLY: no ../shared/data beside the project, so no real pictures to test with")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny cross-attention bundle with the classes benign and malignant. Not to be changed: copy it."""
+    from tests.bundles import write_tiny_bundle  # behind the import hook, and no torch for tests that do without
+
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")

@@ -1,4 +1,4 @@
-"""Drawn pictures that look somewhat like skin lesions, with their masks: every pixel is computed, none was photographed.
+"""Drawn pictures that look like skin lesions, with their masks: every pixel is computed, none was photographed.
 
 They stand in for real pictures in tests and examples, where a labelled set must be small, free to share and the same
 each time. Benign lesions get a regular border and one colour; malignant ones an irregular border, several colours
@@ -145,7 +145,7 @@ def _depth(rng: np.random.Generator, size_px: int, roughness: float) -> Field:
     turn = np.linspace(-np.pi, np.pi, 721)
     waves = np.cos(turn[:, None] * orders + rng.uniform(0, 2 * np.pi, orders.size)) @ amplitudes
     radius = rng.uniform(0.25, 0.55) * np.interp(angle, turn, np.maximum(0.3, 1 + waves))
-    return (1 - np.hypot(x, y) / radius).astype(np.float32)
+    return np.asarray(1 - np.hypot(x, y) / radius, np.float32)
 
 
 def _pigment(rng: np.random.Generator, depth: Field, colours: int) -> Colours:
@@ -157,7 +157,7 @@ def _pigment(rng: np.random.Generator, depth: Field, colours: int) -> Colours:
     mixed = (shares / shares.sum(axis=-1, keepdims=True)) @ chosen
     grain = 1 + 0.07 * _noise(rng, size_px, 12) + 0.06 * _noise(rng, size_px, 40)
     shade = grain + rng.uniform(-0.3, 0.15) * np.clip(depth, 0, 1)
-    return (mixed * shade[..., None]).astype(np.float32)
+    return np.asarray(mixed * shade[..., None], np.float32)
 
 
 def _spots(rng: np.random.Generator, depth: Field, spots: int) -> Field:
@@ -198,7 +198,8 @@ def _light(rng: np.random.Generator, size_px: int) -> Field:
     """Light that falls off to one side and to the corners."""
     x, y = _grid(size_px)
     heading, slope, vignette = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.1), rng.uniform(0.02, 0.16)
-    return (1 + slope * (np.cos(heading) * x + np.sin(heading) * y) - vignette * (x**2 + y**2) ** 1.5).astype(np.float32)
+    to_side = np.cos(heading) * x + np.sin(heading) * y
+    return np.asarray(1 + slope * to_side - vignette * np.hypot(x, y) ** 3, np.float32)
 
 
 def _noise(rng: np.random.Generator, size_px: int, cells: int) -> Field:
@@ -210,5 +211,5 @@ def _noise(rng: np.random.Generator, size_px: int, cells: int) -> Field:
 
 
 def _smooth_step(values: Field) -> Field:
-    held = np.clip(values, 0, 1)
-    return held * held * (3 - 2 * held)
+    t = np.clip(values, 0, 1)
+    return np.asarray(t * t * (3 - 2 * t), np.float32)

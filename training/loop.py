@@ -43,7 +43,7 @@ def fit(recipe: Recipe, data: Path, out: Path, weights: dict[str, Path]) -> None
     model = CNNViTFusion(len(classes), **recipe.model.model_dump())
     for branch, path in weights.items():
         load_backbone(getattr(model, branch), getattr(recipe.model, branch), path)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
 
     dataset = TrainingSet(images, labels, TwoViews(recipe.augmentation), recipe.seed)

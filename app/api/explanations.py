@@ -18,13 +18,15 @@ from app.api.predictions import UPLOAD_ERRORS
 from app.api.problems import documented
 from app.api.schemas import ExplanationAnswer, Legend, Provenance, Share
 from app.api.uploads import OPENAPI_BODY
-from app.explain.overlay import Style, encode_png, legend_of
+from app.explain.cam import METHODS
+from app.explain.overlay import COLORMAPS, Style, encode_png, legend_of
 from app.inference.predictor import Explanation, Prediction, Predictor, View
 from app.inference.service import Service
 
 router = APIRouter(tags=["explanations"])
 Format = Literal["png", "json", "npy"]
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_STYLE = Style()
+_BINARY, _TEXT = {"schema": {"type": "string", "format": "binary"}}, {"type": "string"}
 CONTENT: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The explanation. The header `FusionLens-Explanation` says in JSON what it is and what made it.",
@@ -33,8 +35,17 @@ CONTENT: dict[int | str, dict[str, Any]] = {
             "application/json": {"schema": {"$ref": "#/components/schemas/ExplanationAnswer"}},
             "application/x-npy": _BINARY,
         },
+        "headers": {
+            "FusionLens-Explanation": {
+                "description": "method, branch, target, units, provenance; JSON",
+                "schema": _TEXT,
+            },
+            "ETag": {"description": "of a stored prediction's explanation; never sent by POST", "schema": _TEXT},
+        },
         "model": ExplanationAnswer,
     },
+}
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
     304: {"description": "Nothing changed since the ETag sent along."},
 }
 PARAMETER_ERRORS = (errors.BadParameter, errors.NotOffered, errors.Overloaded, errors.DeadlineExceeded)
@@ -47,36 +58,30 @@ class DrawingQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: Format = Field("png", description="overlay on the picture, numbers with their legend, or the raw array")
-    alpha: float | None = Field(None, ge=0, le=1, description="one opacity everywhere; by default it grows")
-    alpha_min: float | None = Field(None, ge=0, le=1, description="opacity at the weakest evidence drawn; default 0")
-    alpha_max: float | None = Field(None, ge=0, le=1, description="opacity at the strongest evidence; default 0.6")
-    clip_low: float | None = Field(None, ge=0, le=100, description="percentile of the evidence drawn weakest")
-    clip_high: float | None = Field(None, ge=0, le=100, description="percentile of the evidence drawn strongest")
-    colormap: str = Field("viridis", description="name of a colour map; GET /model lists them")
+    alpha: float | None = Field(None, ge=0, le=1, description="one opacity everywhere, instead of the two below")
+    alpha_min: float = Field(_STYLE.alpha_min, ge=0, le=1, description="opacity at the weakest evidence drawn")
+    alpha_max: float = Field(_STYLE.alpha_max, ge=0, le=1, description="opacity at the strongest evidence")
+    clip_low: float = Field(0, ge=0, le=100, description="percentile of the positive evidence that is drawn weakest")
+    clip_high: float = Field(100, ge=0, le=100, description="percentile of it from which on it is drawn strongest")
+    colormap: str = Field(_STYLE.colormap, description="name of a colour map", json_schema_extra={"enum": [*COLORMAPS]})
 
     def style(self) -> Style:
         """Raises BadParameter."""
-        if self.alpha is not None and (self.alpha_min, self.alpha_max) != (None, None):
+        if self.alpha is not None and self.model_fields_set & {"alpha_min", "alpha_max"}:
             raise errors.BadParameter("Choose either alpha, or alpha_min and alpha_max.")
-        default = Style()
-        low, high = (
-            (
-                default.alpha_min if self.alpha_min is None else self.alpha_min,
-                default.alpha_max if self.alpha_max is None else self.alpha_max,
-            )
-            if self.alpha is None
-            else (self.alpha, self.alpha)
-        )
-        clip = (0.0 if self.clip_low is None else self.clip_low, 100.0 if self.clip_high is None else self.clip_high)
-        return Style(self.colormap, low, high, None if clip == (0.0, 100.0) else clip)
+        low, high = (self.alpha_min, self.alpha_max) if self.alpha is None else (self.alpha, self.alpha)
+        clip = (self.clip_low, self.clip_high)
+        return Style(self.colormap, low, high, None if clip == (0, 100) else clip)
 
 
 class GradcamQuery(DrawingQuery):
     """Parameters of `/gradcam`."""
 
     branch: View = Field("fusion", description="both branches added, or one of them")
-    target: str | None = Field(None, description="the class to explain; by default the one that was answered")
-    method: str = Field("gradcam", description="name of a method; GET /model lists them")
+    target: str | None = Field(
+        None, description="the class to explain; by default the one that was answered", examples=["malignant"]
+    )
+    method: str = Field("gradcam", description="how evidence is measured", json_schema_extra={"enum": [*METHODS]})
 
     def explain(self, predictor: Predictor, prediction: Prediction) -> Explanation:
         """The explanation asked for."""
@@ -106,7 +111,12 @@ class StoredAttentionQuery(AttentionQuery):
     prediction_id: str = Field(description="from the answer of POST /predict")
 
 
-@router.get("/gradcam", response_class=Response, responses=documented(*STORED_ERRORS) | CONTENT)
+@router.get(
+    "/gradcam",
+    summary="Grad-CAM of a stored prediction",
+    response_class=Response,
+    responses=documented(*STORED_ERRORS) | CONTENT | NOT_MODIFIED,
+)
 async def stored_gradcam(
     service: TheService, query: Annotated[StoredGradcamQuery, Query()], request: Request
 ) -> Response:
@@ -114,7 +124,12 @@ async def stored_gradcam(
     return await _stored(service, query, request)
 
 
-@router.get("/attention", response_class=Response, responses=documented(*STORED_ERRORS) | CONTENT)
+@router.get(
+    "/attention",
+    summary="Attention of a stored prediction",
+    response_class=Response,
+    responses=documented(*STORED_ERRORS) | CONTENT | NOT_MODIFIED,
+)
 async def stored_attention(
     service: TheService, query: Annotated[StoredAttentionQuery, Query()], request: Request
 ) -> Response:
@@ -124,6 +139,7 @@ async def stored_attention(
 
 @router.post(
     "/gradcam",
+    summary="Grad-CAM of a picture",
     response_class=Response,
     responses=documented(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
     openapi_extra=OPENAPI_BODY,
@@ -136,6 +152,7 @@ async def gradcam(service: TheService, query: Annotated[GradcamQuery, Query()], 
 
 @router.post(
     "/attention",
+    summary="Attention of a picture",
     response_class=Response,
     responses=documented(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
     openapi_extra=OPENAPI_BODY,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from http import HTTPStatus
 from typing import Any
@@ -10,9 +11,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app import errors
 
+MEDIA_TYPE = "application/problem+json"
 TABLE: dict[type[errors.FusionLensError], tuple[int, str]] = {
     errors.EmptyUpload: (400, "empty-upload"),
     errors.MalformedUpload: (400, "malformed-upload"),
@@ -28,6 +31,7 @@ TABLE: dict[type[errors.FusionLensError], tuple[int, str]] = {
     errors.Overloaded: (429, "overloaded"),
     errors.DeadlineExceeded: (504, "deadline-exceeded"),
 }
+RETRY_AFTER = {"Retry-After": {"description": "seconds until a place should be free", "schema": {"type": "integer"}}}
 
 
 class Problem(BaseModel):
@@ -39,24 +43,31 @@ class Problem(BaseModel):
     detail: str = Field(description="what happened and what to do, in a sentence")
 
 
+ANY_OTHER: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "description": "Any other error."}}
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of the application, its validation and its routing with a problem."""
     app.add_exception_handler(errors.FusionLensError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _routing)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
 
 def documented(*classes: type[errors.FusionLensError]) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that raises these errors."""
-    names: dict[int, list[str]] = {}
+    """The `responses` of a route that raises these errors, each by its name and what it stands for."""
+    meanings: dict[int, list[str]] = {}
     for error_class in classes:
         status, name = TABLE[error_class]
-        names.setdefault(status, []).append(name)
-    return {
-        status: {"model": Problem, "description": f"{HTTPStatus(status).phrase}: {', '.join(of_status)}"}
-        for status, of_status in sorted(names.items())
+        meanings.setdefault(status, []).append(f"`{name}`: {inspect.getdoc(error_class)}")
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem, "description": "\n\n".join(of_status)}
+        for status, of_status in sorted(meanings.items())
     }
+    if errors.Overloaded in classes:
+        responses[TABLE[errors.Overloaded][0]]["headers"] = RETRY_AFTER
+    return responses
 
 
 def _problem(status: int, name: str, detail: str, headers: dict[str, str] | None = None) -> Response:
@@ -67,7 +78,7 @@ def _problem(status: int, name: str, detail: str, headers: dict[str, str] | None
         json.dumps(problem.model_dump(), ensure_ascii=False),
         status,
         {"Cache-Control": "no-store", **(headers or {})},
-        "application/problem+json",
+        MEDIA_TYPE,
     )
 
 
@@ -80,18 +91,31 @@ def _known(request: Request, error: Exception) -> Response:
 
 def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    sentences = [f"{'.'.join(map(str, e['loc'][1:])) or e['loc'][0]}: {e['msg']}" for e in error.errors()]
-    return _problem(422, "bad-parameter", "; ".join(sentences) + ".")
+    return _problem(422, "bad-parameter", " ".join(_sentence(fault) for fault in error.errors()))
 
 
 def _routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
-    name = phrase.lower().replace(" ", "-")
-    detail = f"{phrase}: {request.method} {request.url.path}. What there is, is listed at /docs."
-    return _problem(error.status_code, name, detail, dict(error.headers or {}))
+    name, headers = phrase.lower().replace(" ", "-"), dict(error.headers or {})
+    advice = f"Use {headers['Allow']}." if "Allow" in headers else "What there is, is listed at /docs."
+    return _problem(error.status_code, name, f"{phrase}: {request.method} {request.url.path}. {advice}", headers)
+
+
+def _gone(request: Request, error: Exception) -> Response:
+    # The sender hung up in the middle of the upload: nobody reads this, and nothing is wrong here.
+    return Response(status_code=400)
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
     # Starlette raises the error again after this answer, so that it is logged with its traceback.
     return _problem(500, "internal", "The service failed on this request; its log says why.")
+
+
+def _sentence(fault: dict[str, Any]) -> str:
+    name = ".".join(map(str, fault["loc"][1:]))
+    if fault["type"] == "extra_forbidden":
+        return f"There is no parameter {name!r}: /docs lists those that there are."
+    if fault["type"] == "missing":
+        return f"The parameter {name!r} is missing."
+    return f"{name}: {fault['msg']}."

@@ -28,7 +28,11 @@ OPENAPI_BODY: dict[str, Any] = {
 class _InMemoryParser(MultiPartParser):
     """Starlette's parser, without its temporary files and with a look at whether the body was complete."""
 
-    complete = False
+    begun = complete = False
+
+    def on_part_begin(self) -> None:
+        super().on_part_begin()
+        self.begun = True
 
     def on_end(self) -> None:
         self.complete = True
@@ -63,10 +67,10 @@ async def _from_form(request: Request, stream: AsyncGenerator[bytes, None], max_
         form = await parser.parse()
     except MultiPartException as error:
         raise MalformedUpload(f"The multipart body cannot be used: {error.message} Send one file.") from error
-    if parser.items and not parser.complete:
+    if parser.begun and not parser.complete:
         raise MalformedUpload("The multipart body ends before its closing boundary: send it again.")
-    if not form and not parser.complete:
-        raise EmptyUpload("The form is empty: send one picture in a field named 'file'.")
+    if not parser.complete:
+        raise EmptyUpload(f"The form is empty: send one picture in a field named {FIELD!r}.")
     if not isinstance(part := form.get(FIELD), UploadFile):
         raise MissingField(f"The form has no file in a field named {FIELD!r}: put the picture there.")
     return await part.read()

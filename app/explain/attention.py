@@ -25,7 +25,7 @@ def attention_map(
     _check("query", query, queries)
     of_heads = attention if head is None else attention[head : head + 1]
     chosen = of_heads if query is None else of_heads[:, query : query + 1]
-    return chosen.mean(axis=(0, 1), dtype=np.float64).reshape(grid).astype(np.float32)
+    return np.asarray(chosen.mean(axis=(0, 1), dtype=np.float64).reshape(grid), dtype=np.float32)
 
 
 def _check(name: str, index: int | None, count: int) -> None:

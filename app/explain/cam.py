@@ -37,7 +37,7 @@ def gradcam(
     of one global mean and a linear layer they add up to the score without its bias.
     """
     weights = gradient.mean(axis=(-2, -1), dtype=np.float32)
-    return np.einsum("...chw,...c->...hw", activation, weights).astype(np.float32, copy=False)
+    return np.asarray(np.einsum("...chw,...c->...hw", activation, weights), dtype=np.float32)
 
 
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"gradcam": gradcam}
@@ -53,7 +53,7 @@ def resize_keeping_sum(
     lost. On its own grid a heatmap stays as it is.
     """
     rows, columns = (_overlap(old, new) for old, new in zip(heatmap.shape[-2:], grid, strict=True))
-    return (rows @ heatmap @ columns.T).astype(np.float32)
+    return np.asarray(rows @ heatmap @ columns.T, dtype=np.float32)
 
 
 def fuse(heatmaps: Mapping[Branch, Heatmap]) -> Heatmap:
@@ -63,8 +63,7 @@ def fuse(heatmaps: Mapping[Branch, Heatmap]) -> Heatmap:
     """
     rows, columns = zip(*(heatmap.shape for heatmap in heatmaps.values()), strict=True)
     grid = (max(rows), max(columns))
-    total: Heatmap = np.sum([resize_keeping_sum(heatmap, grid) for heatmap in heatmaps.values()], axis=0)
-    return total
+    return np.asarray(sum(resize_keeping_sum(heatmap, grid) for heatmap in heatmaps.values()))
 
 
 def branch_shares(heatmaps: Mapping[Branch, Heatmap]) -> dict[Branch, BranchShare]:
@@ -85,4 +84,4 @@ def _overlap(old: int, new: int) -> Float[np.ndarray, "new old"]:
     # The line is taken as old * new long, so that all cell edges are whole numbers and a column's sum is exact.
     old_edges, new_edges = np.arange(old + 1) * new, np.arange(new + 1)[:, None] * old
     overlap = np.minimum(old_edges[1:], new_edges[1:]) - np.maximum(old_edges[:-1], new_edges[:-1])
-    return np.maximum(overlap, 0) / new
+    return np.asarray(np.maximum(overlap, 0) / new)

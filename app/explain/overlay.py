@@ -1,9 +1,9 @@
 """A heatmap drawn on the user's own picture, with a legend that says what the colours stand for.
 
-Only positive evidence is coloured, on a scale from 0 to its maximum, so that a weak map is not made to look strong:
-where the evidence is zero or negative the picture stays as it is, a map without positive evidence is not coloured at
-all and says so, and a constant positive map is evenly of the top colour. What the model did not see is drawn grey and
-dark behind a thin line.
+Only positive evidence is coloured, on a scale from 0 to its maximum, so that weak differences are not made to look
+strong: where the evidence is zero or negative the picture stays as it is, a map without positive evidence is not
+coloured at all and the drawing says so, and a constant positive map is evenly of the top colour. What the model did
+not see is grey and dark, outside a thin white line.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ COLORMAPS: dict[str, int] = {
     "turbo": cv2.COLORMAP_TURBO,
     "jet": cv2.COLORMAP_JET,
 }
-# Differences below this part of the map's largest magnitude are float32 rounding, never evidence.
+# Below this part of the map's largest magnitude, a difference may be float32 rounding and counts as none.
 _ROUNDING = 1e-4
+# Colours fade in over this first part of the scale: a hard edge at 0 would make the weakest evidence catch the eye.
 _FADE = 0.05
 _NOT_SEEN_BRIGHTNESS = 0.4
 _NO_EVIDENCE_LINES = (("no positive evidence",), ("no positive", "evidence"), ("no", "positive", "evidence"))
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_LINE_PX = 40  # of a line of text at scale 1
+_LINE_PX = 40  # height of a line of text at scale 1
 _LEGIBLE_SCALE = 0.25
 
 
@@ -42,8 +43,9 @@ class Style:
     """How a heatmap is drawn.
 
     Opacity goes from `alpha_min` at the low end of the colour map to `alpha_max` at its high end; if both are the
-    same, it is uniform. `clip` is a pair of percentiles of the map's positive cells that the ends of the colour map
-    then stand for, for contrast; None is the honest default, 0 to the maximum. Raises BadParameter.
+    same, it is uniform. Over the first twentieth above zero evidence, colours fade in. `clip` names two percentiles of
+    the map's positive cells for the ends of the colour map to stand for, for contrast; with None they stand for 0 and
+    the maximum. Raises BadParameter.
     """
 
     colormap: str = "viridis"
@@ -80,8 +82,9 @@ class Legend:
     """What an overlay's colours stand for, in the heatmap's unit.
 
     `low` and `high` are what the ends of the colour map stand for (values beyond them have the end's colour);
-    `minimum` and `maximum` are the whole map's. `clip` holds the percentiles that the ends come from, if any. With
-    `no_positive_evidence` nothing is coloured, and both ends are 0.
+    `minimum` and `maximum` are the whole map's. `clip` holds the percentiles that the ends were taken from, if any;
+    where these all but coincide, the low end stays 0. With `no_positive_evidence` nothing is coloured, and both ends
+    are 0.
     """
 
     colormap: str
@@ -129,21 +132,23 @@ def legend_of(heatmap: Float[np.ndarray, "grid_h grid_w"], style: Style) -> Lege
     if not np.isfinite(heatmap).all():
         raise ValueError("the heatmap has values that are not finite")
     minimum, maximum = float(heatmap.min()), float(heatmap.max())
-    evident = maximum > _ROUNDING * -minimum and maximum > 0
+    evident = maximum > max(0.0, -minimum * _ROUNDING)
     low, high = 0.0, maximum if evident else 0.0
     if evident and style.clip is not None:
         lower, upper = (float(value) for value in np.percentile(heatmap[heatmap > 0], style.clip))
-        # Percentiles that coincide would stretch rounding noise over the whole colour map.
-        low, high = (lower if upper - lower > _ROUNDING * upper else 0.0), upper
+        # Percentiles that all but coincide would stretch rounding over the whole colour map.
+        low, high = (lower if upper - lower > upper * _ROUNDING else 0.0), upper
     return Legend(style.colormap, low, high, minimum, maximum, style.clip, not evident)
 
 
 def encode_png(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
     """An RGB picture as PNG, compressed lightly: an overlay is sent once, and time matters more than bytes."""
-    encoded, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    encoded, data = cv2.imencode(
+        ".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    )
     if not encoded:
         raise RuntimeError("the picture could not be encoded as PNG")
-    return data.tobytes()
+    return bytes(data)
 
 
 def _pixels(start_px: float, length_px: float, size_px: int) -> slice:
@@ -159,17 +164,21 @@ def _interpolation(pixels: slice, start_px: float, length_px: float, cells: int)
     """Linear interpolation along one axis as a matrix, from values at the cells' centres to those at the pixels'."""
     centre_px = np.arange(pixels.start, pixels.stop) + 0.5
     cell = np.clip((centre_px - start_px) * cells / length_px - 0.5, 0, cells - 1)
-    return np.maximum(1 - np.abs(cell[:, None] - np.arange(cells)), 0).astype(np.float32)
+    return np.asarray(np.maximum(1 - np.abs(cell[:, None] - np.arange(cells)), 0), dtype=np.float32)
 
 
 def _coloured(
     picture: UInt8[np.ndarray, "h w 3"], evidence: Float32[np.ndarray, "h w"], low: float, style: Style
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture under the colours of the evidence, which is in units of the scale's high end; `low` is its low end."""
-    scale = 255 / (1 - low)
-    levels = np.clip(evidence * np.float32(scale) + np.float32(0.5 - low * scale), 0, 255).astype(np.uint8)
-    opacity = np.linspace(style.alpha_min, style.alpha_max, 256, dtype=np.float32)
-    weight = cv2.LUT(levels, opacity) * np.clip(evidence * np.float32(1 / _FADE), 0, 1)
+    """The picture under the colours of its evidence, given in units of the scale's high end; `low` is its low end."""
+    # In place: at the size of a picture, temporaries are what costs.
+    scale = np.float32(255 / (1 - low))
+    level = evidence * scale
+    level += np.float32(0.5) - np.float32(low) * scale
+    levels = np.clip(level, 0, 255, out=level).astype(np.uint8)
+    weight = evidence * np.float32(1 / _FADE)
+    np.clip(weight, 0, 1, out=weight)
+    weight *= cv2.LUT(levels, np.linspace(style.alpha_min, style.alpha_max, 256, dtype=np.float32))
     colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], COLORMAPS[style.colormap])[..., ::-1]
     overlay = cv2.applyColorMap(levels, np.ascontiguousarray(colours))
     return np.asarray(cv2.blendLinear(overlay, picture, weight, 1 - weight), dtype=np.uint8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -24,13 +24,14 @@ class HeadResult:
     A gradient is None where the model lacks what it belongs to (a branch, or the attention).
     """
 
-    logits: Float32[np.ndarray, "b k"]
-    attention: Float32[np.ndarray, "b heads q k"] | None
-    cnn_gradient: Float32[np.ndarray, "b c h w"] | None
-    swin_gradient: Float32[np.ndarray, "b c h w"] | None
-    attention_gradient: Float32[np.ndarray, "b heads q k"] | None
+    logits: Float32[np.ndarray, "b classes"]
+    attention: Float32[np.ndarray, "b heads swin_cells cnn_cells"] | None
+    cnn_gradient: Float32[np.ndarray, "b cnn_c cnn_h cnn_w"] | None
+    swin_gradient: Float32[np.ndarray, "b swin_c swin_h swin_w"] | None
+    attention_gradient: Float32[np.ndarray, "b heads swin_cells cnn_cells"] | None
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs one bundle, numpy in and out, safe to call from several threads, without state between calls."""
 

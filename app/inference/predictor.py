@@ -195,4 +195,5 @@ def _to_jpeg(rgb: UInt8[np.ndarray, "h w 3"]) -> bytes:
 
 def _from_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert bgr is not None  # the service wrote it itself
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

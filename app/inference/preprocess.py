@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 
@@ -22,9 +24,13 @@ SIGNATURES: dict[str, tuple[bytes, ...]] = {
     "TIFF": (b"II*\0", b"MM\0*"),
     "BMP": (b"BM",),
 }
-# What Pillow's loaders for these formats raise on damaged files.
-_DAMAGE = (OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, IndexError, KeyError, TypeError)
-_ORIENTATION = 0x0112
+# What Pillow's loaders for these formats raise on damaged files, asserts on a missing palette among it.
+_DAMAGE = (
+    *(OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, LookupError, TypeError),
+    *(AssertionError, AttributeError),
+)
+_PILLOW_MAX_PIXELS = 178_956_970
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0x0112, 258, 262  # of EXIF and TIFF, which share their tags
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,15 +44,22 @@ _TRANSPOSE = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may declare in its header before any pixel is decoded."""
+    """What a picture may declare in its header before any pixel is decoded.
+
+    Raises ValueError for more pixels than Pillow decodes.
+    """
 
     max_pixels: int = 50_000_000
     max_side_px: int = 16_384
 
+    def __post_init__(self) -> None:
+        if self.max_pixels > _PILLOW_MAX_PIXELS:
+            raise ValueError(f"max_pixels is {self.max_pixels}, but Pillow decodes at most {_PILLOW_MAX_PIXELS}")
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded upload: upright 8-bit RGB. `notes` say what the sender may not expect, in sentences."""
+    """A decoded upload: upright 8-bit RGB, no metadata. `notes` say what the sender may not expect, in sentences."""
 
     image: Image.Image
     format: str
@@ -80,8 +93,12 @@ class Frame:
     def shortest_side(cls, picture_size: tuple[int, int], input_size: tuple[int, int]) -> Frame:
         """Shortest side to size, centre crop. `picture_size` is (width, height), `input_size` (height, width)."""
         (width, height), (input_height, input_width) = picture_size, input_size
-        scale = max(input_width / width, input_height / height)
-        seen_width, seen_height = input_width / scale, input_height / scale
+        # The side that is seen whole stays exact: rounded up, the view would reach out of the picture.
+        seen_width, seen_height = float(width), float(height)
+        if width * input_height > height * input_width:
+            seen_width = height * input_width / input_height
+        else:
+            seen_height = width * input_height / input_width
         return cls(
             (width - seen_width) / 2, (height - seen_height) / 2, seen_width, seen_height, input_width, input_height
         )
@@ -128,19 +145,13 @@ def decode(data: bytes, limits: Limits) -> Picture:
     """
     if not data:
         raise EmptyUpload("The upload is empty: send the bytes of a picture.")
-    formats = [name for name, starts in SIGNATURES.items() if data.startswith(starts)]
-    if not formats or (formats == ["WEBP"] and data[8:12] != b"WEBP"):
-        raise UnsupportedMediaType(f"This is not a picture in a format we read: send {', '.join(SIGNATURES)}.")
-    try:
-        image = Image.open(io.BytesIO(data), formats=formats)
-    except Image.DecompressionBombError as error:
-        raise PictureTooLarge(_too_large(limits)) from error
-    except _DAMAGE as error:
-        raise UnreadablePicture(f"The {formats[0]} picture is damaged: its header cannot be read.") from error
-    if image.width * image.height > limits.max_pixels or max(image.size) > limits.max_side_px:
-        raise PictureTooLarge(f"The picture is {image.width} × {image.height} px. {_too_large(limits)}")
+    format_name = _format(data)
+    _silence_pillow()
     notes = []
     try:
+        image = Image.open(io.BytesIO(data), formats=[format_name])
+        if image.width * image.height > limits.max_pixels or max(image.size) > limits.max_side_px:
+            raise PictureTooLarge(f"The picture is {image.width} × {image.height} px. {_too_large(limits)}")
         if getattr(image, "is_animated", False):
             notes.append("The file holds several frames; only the first was used.")
             image.seek(0)
@@ -149,21 +160,35 @@ def decode(data: bytes, limits: Limits) -> Picture:
     except Image.DecompressionBombError as error:
         raise PictureTooLarge(_too_large(limits)) from error
     except _DAMAGE as error:
-        raise UnreadablePicture(f"The {formats[0]} picture is damaged or cut off and cannot be decoded.") from error
-    orientation, note = _orientation(image)
-    notes += note
-    if orientation in _TRANSPOSE:
+        raise UnreadablePicture(
+            f"The {format_name} picture is damaged or cut off and cannot be decoded: send the whole file."
+        ) from error
+    orientation = _orientation(image)
+    if orientation is None:
+        notes.append("The EXIF data is damaged; the picture was taken as upright.")
+    elif orientation in _TRANSPOSE:
         rgb = rgb.transpose(_TRANSPOSE[orientation])
-    return Picture(rgb, formats[0], tuple(notes))
+    rgb.info.clear()
+    return Picture(rgb, format_name, tuple(notes))
 
 
 def prepare(picture: Picture, input_size: tuple[int, int]) -> Prepared:
-    """The model's input (height, width): shortest side to size, centre crop, in one antialiased bicubic resize."""
+    """The model's input (height, width): shortest side to size, centre crop, in one antialiased bicubic resize.
+
+    A picture six times as large or more is first shrunk by a whole factor, which saves time and cannot be seen.
+    """
     frame = Frame.shortest_side(picture.image.size, input_size)
-    box = (frame.left_px, frame.top_px, frame.left_px + frame.width_px, frame.top_px + frame.height_px)
     height, width = input_size
-    resized = picture.image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    return Prepared(np.array(resized), frame)
+    factor = max(1, int(frame.width_px / width / 3))
+    edges = frame.left_px, frame.top_px, frame.left_px + frame.width_px, frame.top_px + frame.height_px
+    left, top, right, bottom = (edge / factor for edge in edges)
+    # As floats: in 8 bits Pillow rounds and clips between its two passes, and its versions differ in their order.
+    channels = [
+        channel.convert("F").resize((width, height), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
+        for channel in picture.image.reduce(factor).split()
+    ]
+    resized = np.stack([np.asarray(channel) for channel in channels], axis=-1)
+    return Prepared(np.clip(np.rint(resized), 0, 255).astype(np.uint8), frame)
 
 
 def preview(picture: Picture, longest_side_px: int) -> Image.Image:
@@ -180,14 +205,31 @@ def as_float(grey: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b 3 h w"]
     return np.ascontiguousarray(grey.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
 
 
+def _format(data: bytes) -> str:
+    for name, starts in SIGNATURES.items():
+        if data.startswith(starts) and (name != "WEBP" or data[8:12] == b"WEBP"):
+            return name
+    raise UnsupportedMediaType(f"This is not a picture in a format we read: send {', '.join(SIGNATURES)}.")
+
+
+def _silence_pillow() -> None:
+    """Keep Pillow's warnings about a sender's file out of our logs: notes and errors tell the sender.
+
+    A filter that stays, since `warnings.catch_warnings` is not safe in threads; and set only where it is not the
+    first already, since a change of filters makes Python repeat every other warning.
+    """
+    module = r"PIL\."
+    if not warnings.filters or warnings.filters[0][3] != re.compile(module):
+        warnings.filterwarnings("ignore", module=module)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in {"I", "F", "LAB"} and image.format != "PNG":
+    if image.mode in {"I", "F", "LAB"}:
         raise UnreadablePicture(
-            f"Pixels of type {image.mode} have no agreed brightness range: convert the picture to 8 or 16 bit."
+            f"Pixels of type {image.mode} are not supported: convert the picture to 8-bit colour or 16-bit greyscale."
         )
-    if image.mode.startswith("I"):  # 16-bit greyscale; Pillow's own conversion would clip instead of scale
-        sixteen_bit = np.clip(np.asarray(image, dtype=np.int64), 0, 65_535)
-        return Image.fromarray((sixteen_bit / 257).round().astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I;16"):
+        return _eight_bit(image).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
@@ -195,11 +237,37 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _orientation(image: Image.Image) -> tuple[int, list[str]]:
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """12- or 16-bit greyscale, scaled. Pillow's own conversion would clip, and forgets where 0 means white."""
+    tags = getattr(image, "tag_v2", {})
+    white = 2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
+    grey = (np.asarray(image).astype(np.uint32) * 255 + white // 2) // white
+    return Image.fromarray((255 - grey if tags.get(_PHOTOMETRIC) == 0 else grey).astype(np.uint8))
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation, 1 where there is none, None where the data is damaged."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1)), []
+        orientation = image.getexif().get(_ORIENTATION)
     except _DAMAGE:
-        return 1, ["The EXIF data is damaged; the picture was taken as upright."]
+        return None
+    if orientation is None and _is_whole(image.info.get("exif", b"")):
+        return 1
+    return orientation if orientation in range(1, 9) else None
+
+
+def _is_whole(exif: bytes) -> bool:
+    """Whether an EXIF block's first directory, the orientation's place, is all there. Pillow skips what is not."""
+    block = exif.removeprefix(b"Exif\0\0")
+    if not block:
+        return True
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4], "")
+    try:
+        (start,) = struct.unpack_from(f"{order}L", block, 4)
+        (entries,) = struct.unpack_from(f"{order}H", block, start)
+    except struct.error:
+        return False
+    return bool(order) and start + 2 + 12 * entries <= len(block)
 
 
 def _too_large(limits: Limits) -> str:

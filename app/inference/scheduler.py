@@ -52,15 +52,20 @@ class Lane:
             raise Overloaded(max(1, math.ceil(expected_s)))
         came = time.perf_counter()
         await self._take_turn()
+        waited_ms = (time.perf_counter() - came) * 1e3
+        # A thread cannot be stopped: a caller that leaves early must not hand its turn on before the thread is done.
+        return await asyncio.shield(asyncio.create_task(self._in_thread(partial(function, *args, **kwargs), waited_ms)))
+
+    async def _in_thread(self, call: Callable[[], T], waited_ms: float) -> Ran[T]:
         began = time.perf_counter()
         try:
-            result = await anyio.to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._threads)
+            result = await anyio.to_thread.run_sync(call, limiter=self._threads)
         finally:
             self._turns.release()
             self._running -= 1
         ran_s = time.perf_counter() - began
         self._usual_s = ran_s if self._usual_s == 0 else 0.9 * self._usual_s + 0.1 * ran_s
-        return Ran(result, (began - came) * 1e3, ran_s * 1e3)
+        return Ran(result, waited_ms, ran_s * 1e3)
 
     async def _take_turn(self) -> None:
         self._waiting += 1

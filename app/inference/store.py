@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from app.errors import UnknownPrediction
 from app.inference.predictor import Prediction
@@ -22,6 +22,7 @@ class Receipt:
     expires_at: datetime
 
 
+@runtime_checkable
 class PredictionStore(Protocol):
     """Keeps predictions until they expire, are forgotten, or make room for newer ones."""
 
@@ -39,7 +40,10 @@ class PredictionStore(Protocol):
 
 
 class MemoryStore:
-    """A store in this process: bounded in bytes (least recently used go first) and in time."""
+    """A store in this process: bounded in bytes (least recently used go first) and in time.
+
+    A prediction larger than the whole budget is kept as the only one, so that every id given can be used once.
+    """
 
     def __init__(self, ttl_s: float, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._ttl_s, self._max_bytes, self._clock = ttl_s, max_bytes, clock

@@ -20,7 +20,7 @@ class TorchEngine:
     """Runs a bundle's `CNNViTFusion` in eval mode, in float32, on CUDA where there is a GPU."""
 
     name = "torch"
-    version = torch.__version__
+    version = str(torch.__version__)
 
     def __init__(self, bundle: Bundle) -> None:
         """Raises BundleError if the weights do not fit the architecture to the last tensor."""

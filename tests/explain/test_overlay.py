@@ -1,0 +1,289 @@
+"""What a user sees in an overlay: where the colours are, what they stand for, and what stays as it was."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from app.errors import BadParameter
+from app.explain.overlay import COLORMAPS, Box, Legend, Style, draw, encode_png, legend_of
+
+OPAQUE = Style("magma", alpha_min=1.0, alpha_max=1.0)  # magma has no colour twice, so colours tell levels
+RAMP = np.array([[0, 1]], dtype=np.float32)
+
+
+def noisy(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def flat(height: int, width: int, brightness: int) -> np.ndarray:
+    return np.full((height, width, 3), brightness, dtype=np.uint8)
+
+
+def whole(picture: np.ndarray) -> Box:
+    return Box(0.0, 0.0, float(picture.shape[1]), float(picture.shape[0]))
+
+
+def signed(height: int = 7, width: int = 7) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((height, width)).astype(np.float32)
+
+
+def levels(pixels: np.ndarray, colormap: str = "magma") -> np.ndarray:
+    """Each pixel's place on the colour map, or -1 where its colour is not on it."""
+    colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], COLORMAPS[colormap])[:, 0, ::-1]
+    level_of = {tuple(colour): level for level, colour in enumerate(colours.tolist())}
+    found = [level_of.get(tuple(pixel), -1) for pixel in pixels.reshape(-1, 3).tolist()]
+    return np.array(found).reshape(pixels.shape[:-1])
+
+
+def opacity(heatmap: np.ndarray, style: Style) -> np.ndarray:
+    """How much of the picture each pixel hides: the part of black against white that no longer shows."""
+    black, white = (draw(flat(30, 400, grey), heatmap, Box(0.0, 0.0, 400.0, 30.0), style).picture for grey in (0, 255))
+    return np.asarray(1 - (white.astype(float) - black).mean(axis=-1) / 255)
+
+
+@pytest.mark.parametrize("cell", [(1, 1), (2, 3), (3, 5)])
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [
+        ((200, 300), Box(50.0, 0.0, 200.0, 200.0)),
+        ((300, 201), Box(0.0, 49.5, 201.0, 201.0)),
+        ((200, 320), Box(33.3, 21.7, 250.4, 140.2)),
+        ((90, 224), Box(-0.4, -0.4, 224.8, 90.8)),
+    ],
+)
+def test_the_hottest_pixel_is_at_the_hottest_cells_centre(
+    size: tuple[int, int], seen: Box, cell: tuple[int, int]
+) -> None:
+    heatmap = np.zeros((5, 7), dtype=np.float32)
+    heatmap[cell] = 1
+    level = levels(draw(noisy(*size), heatmap, seen, OPAQUE).picture)
+    hottest = np.argwhere(level == level.max()).mean(axis=0) + 0.5
+    centre = (
+        seen.top_px + (cell[0] + 0.5) * seen.height_px / 5,
+        seen.left_px + (cell[1] + 0.5) * seen.width_px / 7,
+    )
+    assert level.max() > 240
+    np.testing.assert_allclose(hottest, centre, atol=1)
+
+
+def test_between_centres_evidence_goes_linearly_and_beyond_them_stays() -> None:
+    level = levels(draw(noisy(1, 200), RAMP, Box(0.0, 0.0, 200.0, 1.0), OPAQUE).picture)[0]
+    expected = np.interp(np.arange(200) + 0.5, [50, 150], [0, 255])
+    visible = expected > 0.06 * 255
+    np.testing.assert_allclose(level[visible], expected[visible], atol=0.6)
+
+
+def test_a_mirrored_picture_with_a_mirrored_map_is_drawn_mirrored() -> None:
+    picture, heatmap, seen = noisy(60, 90), signed(), Box(11.25, 3.5, 50.5, 50.5)
+    mirrored = Box(90 - 11.25 - 50.5, 3.5, 50.5, 50.5)
+    drawing = draw(picture, heatmap, seen, Style()).picture.astype(int)
+    other = draw(picture[:, ::-1], heatmap[:, ::-1], mirrored, Style()).picture.astype(int)
+    np.testing.assert_allclose(other[:, ::-1], drawing, atol=4)  # a level of the colour map, from rounding
+
+
+def test_what_the_model_did_not_see_is_grey_and_dark_behind_a_white_line() -> None:
+    picture = flat(100, 160, 200)
+    picture[..., 0] = 240
+    drawing = draw(picture, np.ones((7, 7), dtype=np.float32), Box(30.0, 0.0, 100.0, 100.0), Style()).picture
+    left, right = drawing[:, :30], drawing[:, 130:]
+    for outside in (left, right[:, ::-1]):
+        assert (outside == outside[..., :1]).all()
+        assert (outside[:, -1] == 255).all()
+        assert (outside[:, :-1] < 100).all()
+    assert (drawing[:, 30:130].std(axis=-1) > 0).all()
+
+
+def test_the_users_picture_is_not_written_to() -> None:
+    picture = noisy(40, 60)
+    before = picture.copy()
+    for heatmap in (signed(), -np.abs(signed())):
+        draw(picture, heatmap, Box(10.0, 0.0, 40.0, 40.0), Style())
+    np.testing.assert_array_equal(picture, before)
+
+
+def test_no_opacity_leaves_what_was_seen_bit_for_bit() -> None:
+    picture = noisy(256, 300)
+    drawing = draw(picture, signed(), Box(22.0, 0.0, 256.0, 256.0), Style(alpha_min=0.0, alpha_max=0.0)).picture
+    np.testing.assert_array_equal(drawing[:, 22:278], picture[:, 22:278])
+
+
+def test_zero_and_negative_evidence_leave_the_picture_bit_for_bit() -> None:
+    picture = noisy(50, 200)
+    for cold in (0, -3):
+        heatmap = np.array([[cold, cold, 1, 1]], dtype=np.float32)
+        drawing = draw(picture, heatmap, whole(picture), OPAQUE).picture
+        np.testing.assert_array_equal(drawing[:, :75], picture[:, :75])
+        assert (drawing[:, 130:] != picture[:, 130:]).any(axis=-1).mean() > 0.99
+
+
+@pytest.mark.parametrize("colormap", COLORMAPS)
+def test_full_opacity_shows_the_colour_map_alone(colormap: str) -> None:
+    picture = noisy(64, 64)
+    heatmap = np.abs(signed()) + np.float32(0.3)
+    style = Style(colormap, alpha_min=1.0, alpha_max=1.0)
+    drawing = draw(picture, heatmap, whole(picture), style).picture
+    assert (levels(drawing, colormap) >= 0).all()
+    np.testing.assert_array_equal(drawing, draw(noisy(64, 64, seed=2), heatmap, whole(picture), style).picture)
+
+
+def test_viridis_ends_where_its_authors_end_it() -> None:
+    style = Style("viridis", alpha_min=1.0, alpha_max=1.0)
+    top = draw(noisy(4, 4), np.ones((1, 1), dtype=np.float32), Box(0.0, 0.0, 4.0, 4.0), style).picture
+    np.testing.assert_allclose(top, np.broadcast_to([253, 231, 37], (4, 4, 3)), atol=2)
+
+
+def test_uniform_opacity_is_the_same_wherever_there_is_evidence() -> None:
+    hidden = opacity(RAMP + np.float32(0.1), Style(alpha_min=0.4, alpha_max=0.4))
+    np.testing.assert_allclose(hidden, 0.4, atol=0.01)
+
+
+def test_growing_opacity_grows_with_the_evidence_from_its_minimum_to_its_maximum() -> None:
+    hidden = opacity(RAMP, Style(alpha_min=0.2, alpha_max=0.9))[0]
+    assert (np.diff(hidden) > -0.006).all()  # a grey level is 0.004
+    assert hidden[0] == pytest.approx(0, abs=0.01)
+    assert hidden[-1] == pytest.approx(0.9, abs=0.01)
+    assert hidden[200] == pytest.approx(0.55, abs=0.02)
+
+
+def test_colours_fade_in_above_zero_evidence_without_an_edge() -> None:
+    assert np.abs(np.diff(opacity(RAMP, Style(alpha_min=0.5, alpha_max=0.5))[0])).max() < 0.08
+
+
+def test_clipping_to_percentiles_raises_contrast_and_is_told_in_the_legend() -> None:
+    attention = np.abs(signed()) / 20 + np.float32(0.8)
+    picture = noisy(128, 128)
+    plain = draw(picture, attention, whole(picture), OPAQUE)
+    clipped = draw(picture, attention, whole(picture), replace(OPAQUE, clip=(5.0, 95.0)))
+    assert levels(clipped.picture).std() > 4 * levels(plain.picture).std()
+    assert (levels(clipped.picture) == 255).any() and (levels(clipped.picture) == 0).any()
+    assert plain.legend.clip is None and (plain.legend.low, plain.legend.high) == (0, plain.legend.maximum)
+    assert clipped.legend.clip == (5, 95)
+    assert (clipped.legend.low, clipped.legend.high) == pytest.approx(np.percentile(attention, [5, 95]))
+
+
+def test_percentiles_are_those_of_the_positive_cells() -> None:
+    heatmap = np.array([[-9, -9, -9, 0, 1, 2, 3]], dtype=np.float32)
+    legend = legend_of(heatmap, Style(clip=(0.0, 50.0)))
+    assert (legend.low, legend.high, legend.minimum, legend.maximum) == (1, 2, -9, 3)
+
+
+@pytest.mark.parametrize("clip", [None, (2.0, 98.0)])
+def test_the_legend_says_what_was_drawn(clip: tuple[float, float] | None) -> None:
+    style = Style("magma", clip=clip)
+    picture, heatmap = noisy(30, 30), signed()
+    legend = draw(picture, heatmap, whole(picture), style).legend
+    assert legend == legend_of(heatmap, style)
+    assert (legend.colormap, legend.no_positive_evidence) == ("magma", False)
+    assert (legend.minimum, legend.maximum) == (heatmap.min(), heatmap.max())
+
+
+@pytest.mark.parametrize("value", [0, -1e-9, -2])
+@pytest.mark.parametrize("clip", [None, (2.0, 98.0)])
+def test_a_map_without_positive_evidence_is_not_coloured_and_says_so(
+    value: float, clip: tuple[float, float] | None
+) -> None:
+    picture, as_stored = noisy(200, 300), float(np.float32(value))
+    drawing = draw(picture, np.full((7, 7), value, np.float32), whole(picture), Style(clip=clip))
+    assert drawing.legend == Legend("viridis", 0.0, 0.0, as_stored, as_stored, clip, True)
+    np.testing.assert_array_equal(drawing.picture[:150], picture[:150])
+    band = drawing.picture[-15:]
+    assert (band == band[..., :1]).all() and (band > 200).any() and (band == 0).any()
+
+
+def test_rounding_above_zero_is_no_positive_evidence() -> None:
+    heatmap = np.array([[-3, 1e-7]], dtype=np.float32)
+    assert legend_of(heatmap, Style()).no_positive_evidence
+    assert not legend_of(np.array([[-3, 0.01]], dtype=np.float32), Style()).no_positive_evidence
+
+
+@pytest.mark.parametrize("value", [1e-30, 0.02, 5])
+@pytest.mark.parametrize("clip", [None, (2.0, 98.0)])
+def test_a_constant_positive_map_is_evenly_of_the_top_colour(value: float, clip: tuple[float, float] | None) -> None:
+    """Its rounding is not stretched over the colour map, whether percentiles are clipped or not."""
+    rounding = 1 + signed() * 1e-7
+    heatmap = (value * rounding).astype(np.float32)
+    picture = noisy(50, 50)
+    drawing = draw(picture, heatmap, whole(picture), replace(OPAQUE, clip=clip))
+    assert set(np.unique(levels(drawing.picture))) <= {254, 255}
+    assert drawing.legend.low == 0 and drawing.legend.high == pytest.approx(value, rel=1e-5)
+
+
+@settings(deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    grid=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    sign=st.sampled_from([-1, 1]),
+    clip=st.sampled_from([None, (2.0, 98.0)]),
+)
+def test_pictures_of_any_size_are_drawn_and_only_what_was_seen_is_coloured(
+    size: tuple[int, int], grid: tuple[int, int], sign: int, clip: tuple[float, float] | None
+) -> None:
+    height, width = size
+    side = float(min(size))
+    seen = Box((width - side) / 2, (height - side) / 2, side, side)
+    heatmap = sign * (np.abs(signed(*grid)) + np.float32(0.1))
+    drawing = draw(noisy(height, width), heatmap, seen, Style(clip=clip))
+    picture = drawing.picture
+    assert picture.shape == (height, width, 3) and picture.dtype == np.uint8
+    assert drawing.legend.no_positive_evidence == (sign < 0)
+    outside = np.ones(size, dtype=bool)
+    rows, columns = (slice(math.floor(start), math.ceil(start + side)) for start in (seen.top_px, seen.left_px))
+    outside[rows, columns] = False
+    assert (picture[outside] == picture[outside][:, :1]).all()
+
+
+def test_a_region_thinner_than_a_pixel_is_drawn_on_the_nearest_pixel() -> None:
+    """A picture of 1 × 20000 px, shrunk to a preview: the model's square is a twentieth of a pixel."""
+    drawing = draw(flat(1, 1024, 128), np.ones((7, 7), dtype=np.float32), Box(511.97, 0.0, 0.05, 0.05), OPAQUE).picture
+    coloured = (drawing != drawing[..., :1]).any(axis=-1)
+    assert np.argwhere(coloured).tolist() == [[0, 511]] or np.argwhere(coloured).tolist() == [[0, 512]]
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [Box(60.0, 0.0, 10.0, 10.0), Box(-10.0, 0.0, 10.0, 10.0), Box(0.0, 0.0, 10.0, 0.0), Box(0.0, math.nan, 5.0, 5.0)],
+)
+def test_a_region_outside_the_picture_is_refused(seen: Box) -> None:
+    with pytest.raises(ValueError, match="outside the picture"):
+        draw(noisy(40, 60), signed(), seen, Style())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_heatmap_that_is_not_finite_is_refused(value: float) -> None:
+    heatmap = signed()
+    heatmap[2, 3] = value
+    with pytest.raises(ValueError, match="not finite"):
+        draw(noisy(20, 20), heatmap, Box(0.0, 0.0, 20.0, 20.0), Style())
+
+
+@pytest.mark.parametrize("alphas", [(-0.1, 0.5), (0.5, 1.1), (0.6, 0.5), (math.nan, 0.5), (0.5, math.nan)])
+def test_an_opacity_out_of_range_is_refused_with_the_range(alphas: tuple[float, float]) -> None:
+    with pytest.raises(BadParameter, match="from 0 to 1, and alpha_min not above alpha_max"):
+        Style(alpha_min=alphas[0], alpha_max=alphas[1])
+
+
+@pytest.mark.parametrize("clip", [(-1.0, 98.0), (2.0, 101.0), (50.0, 50.0), (98.0, 2.0), (math.nan, 98.0)])
+def test_percentiles_out_of_range_are_refused_with_the_range(clip: tuple[float, float]) -> None:
+    with pytest.raises(BadParameter, match="from 0 to 100, the lower one first"):
+        Style(clip=clip)
+
+
+def test_an_unknown_colour_map_is_refused_with_those_there_are() -> None:
+    with pytest.raises(BadParameter, match=r"'rainbow': choose one of viridis, inferno, .*jet"):
+        Style(colormap="rainbow")
+
+
+def test_png_is_read_back_by_another_decoder_as_the_same_rgb() -> None:
+    picture = noisy(37, 53)
+    with Image.open(io.BytesIO(encode_png(picture))) as image:
+        assert (image.format, image.mode) == ("PNG", "RGB")
+        np.testing.assert_array_equal(np.asarray(image), picture)

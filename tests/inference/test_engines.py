@@ -1,0 +1,233 @@
+"""What every engine owes its callers. A new engine joins by its name in `ENGINES`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from app.explain.cam import gradcam
+from app.explain.overlay import encode_png
+from app.inference.engine import Engine, EngineKind, HeadResult, load_engine
+from app.inference.predictor import Predictor
+from app.inference.preprocess import Limits
+from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
+from tests.bundles import describe, tiny_model
+from tests.inference.engine_cases import CASES, Case, autograd_through_the_whole_model, make_case, write_case
+
+ENGINES: tuple[EngineKind, ...] = ("torch",)
+CROSS_ATTENTION = "cross_attention"
+TARGETS = np.random.default_rng(12).standard_normal((3, 5)).astype(np.float32)  # one a picture
+LINEAR = ("classifier.weight", "classifier.bias", "projection.weight", "projection.bias")  # of such a head
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine make tiny models ten times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def case_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
+    """`case_of(name)`: one of `CASES`, made once."""
+    return cache(lambda name: make_case(name, tmp_path_factory.mktemp("cases") / name))
+
+
+@pytest.fixture(params=ENGINES)
+def kind(request: pytest.FixtureRequest) -> EngineKind:
+    chosen: EngineKind = request.param
+    return chosen
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest, case_of: Callable[[str], Case]) -> Case:
+    return case_of(request.param)
+
+
+@pytest.fixture
+def main_case(case_of: Callable[[str], Case]) -> Case:
+    """The tiny cross-attention model with 5 classes."""
+    return case_of(CROSS_ATTENTION)
+
+
+def test_the_cams_from_the_cut_are_those_of_autograd_through_the_whole_model(case: Case, kind: EngineKind) -> None:
+    engine = load_engine(case.bundle, kind)
+    maps = engine.encode(case.images[:1])
+    for index, target in enumerate(np.eye(len(case.bundle.manifest.classes), dtype=np.float32)):
+        result = engine.explain(maps, target[None])
+        whole = autograd_through_the_whole_model(case, index)
+        assert set(arrays(result)) == set(whole.gradients) | {"logits"} | ({"attention"} & whole.sources.keys())
+        for branch, feature_map in maps.items():
+            from_cut = gradcam(feature_map, gradient_of(result, branch))
+            weights = whole.gradients[f"{branch}_gradient"].mean(dim=(2, 3), keepdim=True)
+            expected = (weights * whole.sources[branch]).sum(dim=1).numpy()
+            assert_close(from_cut, expected, 1e-5)
+        for name, gradient in whole.gradients.items():
+            assert_close(getattr(result, name), gradient.numpy(), 1e-5)
+        if (attention := whole.sources.get("attention")) is not None:
+            assert_close(result.attention, attention.numpy(), 1e-5)
+        assert_close(result.logits, whole.logits.numpy(), 1e-5)
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_a_head_of_one_mean_and_one_linear_layer_has_the_closed_form_map(
+    branch: Branch, kind: EngineKind, tmp_path: Path
+) -> None:
+    model = tiny_model(branch, classes=5, seed=3)
+    head = model.head.get_submodule(f"branches.{branch}")
+    down = head.get_submodule("mlp.down")
+    assert isinstance(down, nn.Linear)
+    nn.init.zeros_(down.weight)
+    nn.init.zeros_(down.bias)
+    case = write_case(model, tmp_path / "bundle", describe(branch, classes=5))
+    stored = {name: case.bundle.tensors[f"head.branches.{branch}.{name}"].astype(np.float64) for name in LINEAR}
+    weights = stored["classifier.weight"] @ stored["projection.weight"]
+    biases = stored["classifier.weight"] @ stored["projection.bias"] + stored["classifier.bias"]
+
+    engine = load_engine(case.bundle, kind)
+    maps = engine.encode(case.images[:1])
+    activation = getattr(maps, branch)[0].astype(np.float64)
+    for k, target in enumerate(np.eye(5, dtype=np.float32)):
+        result = engine.explain(maps, target[None])
+        heatmap = gradcam(getattr(maps, branch)[0], gradient_of(result, branch)[0])
+        assert_close(heatmap, np.tensordot(weights[k], activation, 1) / activation[0].size, 1e-5)
+        assert heatmap.sum() + biases[k] == pytest.approx(result.logits[0, k], abs=1e-5)
+
+
+def test_classify_gives_the_logits_of_explain(case: Case, kind: EngineKind) -> None:
+    engine = load_engine(case.bundle, kind)
+    maps = engine.encode(case.images)
+    explained = engine.explain(maps, np.ones((3, len(case.bundle.manifest.classes)), np.float32))
+    logits = engine.classify(maps)
+    np.testing.assert_array_equal(logits, explained.logits)
+    assert np.ptp(logits, axis=0).min() > 1e-4
+
+
+def test_gradients_are_linear_in_the_target(main_case: Case, kind: EngineKind) -> None:
+    engine = load_engine(main_case.bundle, kind)
+    maps = engine.encode(main_case.images)
+    other = np.roll(TARGETS, 1, axis=0)
+    one, two, both = (engine.explain(maps, target) for target in (TARGETS, other, 3 * TARGETS - 2 * other))
+    for name in ("cnn_gradient", "swin_gradient", "attention_gradient"):
+        assert_close(getattr(both, name), 3 * getattr(one, name) - 2 * getattr(two, name), 1e-5)
+    for name in ("logits", "attention"):
+        np.testing.assert_array_equal(getattr(both, name), getattr(one, name))
+    nothing = engine.explain(maps, np.zeros_like(TARGETS))
+    assert not any(values.any() for name, values in arrays(nothing).items() if name.endswith("gradient"))
+
+
+def test_a_batch_equals_its_singles(case: Case, kind: EngineKind) -> None:
+    engine = load_engine(case.bundle, kind)
+    targets = TARGETS[:, : len(case.bundle.manifest.classes)]
+    maps = engine.encode(case.images)
+    batch = arrays(engine.explain(maps, targets))
+    for i in range(3):
+        single_maps = engine.encode(case.images[i : i + 1])
+        for branch, feature_map in maps.items():
+            assert_close(getattr(single_maps, branch)[0], feature_map[i], 1e-5)
+        for name, values in arrays(engine.explain(single_maps, targets[i : i + 1])).items():
+            assert_close(values[0], batch[name][i], 1e-5)
+
+
+def test_the_same_question_gets_the_same_answer_to_the_bit(main_case: Case, kind: EngineKind) -> None:
+    def ask(engine: Engine) -> dict[str, np.ndarray]:
+        maps = engine.encode(main_case.images)
+        return {**dict(maps.items()), **arrays(engine.explain(maps, TARGETS))}
+
+    engine = load_engine(main_case.bundle, kind)
+    first, again, by_another = ask(engine), ask(engine), ask(load_engine(main_case.bundle, kind))
+    for name, values in first.items():
+        np.testing.assert_array_equal(again[name], values)
+        np.testing.assert_array_equal(by_another[name], values)
+
+
+def test_a_later_call_changes_neither_an_earlier_answer_nor_what_was_asked(main_case: Case, kind: EngineKind) -> None:
+    engine = load_engine(main_case.bundle, kind)
+    images, targets = main_case.images, TARGETS.copy()
+    maps = engine.encode(images)
+    result = engine.explain(maps, targets)
+    before = [array.copy() for array in (*dict(maps.items()).values(), *arrays(result).values())]
+    other = engine.encode(255 - images)
+    engine.explain(other, -targets)
+    for array, copy in zip((*dict(maps.items()).values(), *arrays(result).values()), before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+    np.testing.assert_array_equal(images, main_case.images)
+    np.testing.assert_array_equal(targets, TARGETS)
+
+
+def test_eight_threads_at_once_get_the_answers_of_one(main_case: Case, kind: EngineKind) -> None:
+    engine = load_engine(main_case.bundle, kind)
+    together = threading.Barrier(8)
+
+    def ask(i: int) -> dict[str, np.ndarray]:
+        maps = engine.encode(np.roll(main_case.images, i, axis=1))
+        return {**dict(maps.items()), **arrays(engine.explain(maps, np.roll(TARGETS, i, axis=1)))}
+
+    def ask_at_once(i: int) -> list[dict[str, np.ndarray]]:
+        together.wait(timeout=60)
+        return [ask(i) for _ in range(5)]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask_at_once, range(8)))
+    for i, of_thread in enumerate(answers):
+        alone = ask(i)
+        for answer in of_thread:
+            for name, values in alone.items():
+                np.testing.assert_allclose(answer[name], values, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="SKIPPED LOUDLY: no /proc to read memory use from")
+def test_three_hundred_explanations_leave_memory_as_it_was(main_case: Case, kind: EngineKind) -> None:
+    engine = load_engine(main_case.bundle, kind)
+    maps = engine.encode(main_case.images)
+    for _ in range(50):
+        engine.explain(maps, TARGETS)
+    before = resident_bytes()
+    for _ in range(300):
+        engine.explain(maps, TARGETS)
+    assert resident_bytes() - before < 3_000_000
+
+
+def test_an_answer_and_its_later_explanation_rest_on_the_same_numbers(case: Case, kind: EngineKind) -> None:
+    engine = load_engine(case.bundle, kind)
+    predictor = Predictor(case.bundle, engine, Limits(), preview_side_px=64)
+    upload = predictor.open(encode_png(case.images[0]))
+    prediction, _ = predictor.predict(upload)
+    kept = FeatureMaps(**{branch: m[None].astype(np.float32) for branch, m in prediction.maps.items()})
+    later = engine.explain(kept, np.ones((1, len(case.bundle.manifest.classes)), np.float32))
+    np.testing.assert_array_equal(prediction.logits, later.logits[0])
+    unrounded = engine.classify(engine.encode(upload.image[None]))[0]
+    assert 0 < np.abs(prediction.logits - unrounded).max() < 1e-2
+
+
+def arrays(result: HeadResult) -> dict[str, np.ndarray]:
+    """What there is in a result, by name."""
+    return {name: values for name, values in vars(result).items() if values is not None}
+
+
+def gradient_of(result: HeadResult, branch: Branch) -> np.ndarray:
+    gradient: np.ndarray = getattr(result, f"{branch}_gradient")
+    return gradient
+
+
+def assert_close(found: np.ndarray | None, expected: np.ndarray, tolerance: float) -> None:
+    """Equal within `tolerance`, relative to the largest expected value."""
+    assert found is not None and found.dtype == np.float32 and found.shape == expected.shape
+    largest = np.abs(expected).max()
+    assert largest > 0
+    np.testing.assert_allclose(found / largest, expected / largest, rtol=0, atol=tolerance)
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
