@@ -13,7 +13,7 @@ from app.explain.overlay import COLORMAPS
 router = APIRouter(tags=["model"])
 
 
-@router.get("/model")
+@router.get("/model", summary="The model's card")
 async def model(service: TheService, settings: TheSettings) -> ModelCard:
     """The public part of the model's manifest: classes, figures, terms, and what may be asked."""
     predictor = service.predictor

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Response
 
 from app import errors
 from app.api.dependencies import TheService, UploadedPicture
@@ -25,12 +27,14 @@ UPLOAD_ERRORS = (
 )
 
 
-@router.post("/predict", responses=documented(*UPLOAD_ERRORS), openapi_extra=OPENAPI_BODY)
+@router.post("/predict", summary="Classify a picture", responses=documented(*UPLOAD_ERRORS), openapi_extra=OPENAPI_BODY)
 async def predict(service: TheService, picture: UploadedPicture, response: Response) -> PredictionAnswer:
     """Classify one picture. The answer can be explained by its `prediction_id` until it expires.
 
     Send the picture as multipart/form-data in a field `file`, or as the body with an `image/*` content type. The
-    picture itself is not kept: only the model's feature maps and a preview of at most 1024 px.
+    picture itself is not kept: only the model's feature maps and a small preview, until the prediction expires.
+
+    `curl -F file=@picture.jpg http://127.0.0.1:8000/predict`
     """
     predicted = await service.predict(picture)
     receipt = await service.store.put(predicted.prediction)
@@ -53,8 +57,16 @@ async def predict(service: TheService, picture: UploadedPicture, response: Respo
     )
 
 
-@router.delete("/predictions/{prediction_id}", status_code=204, responses=documented(errors.UnknownPrediction))
-async def forget(service: TheService, prediction_id: str) -> None:
+@router.delete(
+    "/predictions/{prediction_id}",
+    summary="Forget a prediction",
+    status_code=204,
+    response_description="It is forgotten.",
+    responses=documented(errors.UnknownPrediction),
+)
+async def forget(
+    service: TheService, prediction_id: Annotated[str, Path(description="from the answer of POST /predict")]
+) -> None:
     """Forget a prediction now: its maps and its preview are gone, and its id is unknown from here on."""
     await service.store.forget(prediction_id)
 

@@ -5,53 +5,69 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.models.feature_maps import Branch
+
+PREDICTION_EXAMPLE: dict[str, Any] = {
+    "prediction_id": "rwMr5mbexnMfdB9dnKSgxw",
+    "expires_at": "2026-01-01T12:15:00Z",
+    "label": "malignant",
+    "probabilities": [{"label": "malignant", "probability": 0.83}, {"label": "benign", "probability": 0.17}],
+    "model": {"name": "skin-demo", "version": "1", "sha256": "8ccb48ee87bd9a2ed5364ebe8f261afe" * 2},
+    "picture": {"width_px": 600, "height_px": 450, "format": "JPEG", "notes": []},
+    "timings_ms": {"decode": 3.1, "queue": 0.1, "trunk": 44.8, "head": 4.2},
+    "links": {
+        "gradcam": "/gradcam?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
+        "attention": "/attention?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
+    },
+}
 
 
 class ClassProbability(BaseModel):
     """One class and how likely the model thinks it is."""
 
-    label: str
+    label: str = Field(description="name of the class")
     probability: float = Field(ge=0, le=1, description="calibrated with the bundle's temperature")
 
 
 class ModelVersion(BaseModel):
     """Which model answered."""
 
-    name: str
-    version: str
+    name: str = Field(description="name of the bundle")
+    version: str = Field(description="version of the bundle")
     sha256: str = Field(description="digest of the bundle's manifest, which holds the digest of every file")
 
 
 class PictureInfo(BaseModel):
     """The picture as it was understood: upright, first frame."""
 
-    width_px: int
-    height_px: int
-    format: str
+    width_px: int = Field(description="width of the upright picture")
+    height_px: int = Field(description="height of the upright picture")
+    format: str = Field(description="what the bytes are, whatever the file is named")
     notes: list[str] = Field(description="what the sender may not expect, such as frames that were not used")
 
 
 class Links(BaseModel):
     """Where to go on from here."""
 
-    gradcam: str
+    gradcam: str = Field(description="what speaks for the answer, over the picture")
     attention: str | None = Field(description="null where the model has no attention")
 
 
 class PredictionAnswer(BaseModel):
     """What `POST /predict` answers."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [PREDICTION_EXAMPLE]})
+
     prediction_id: str = Field(description="asks for explanations of this prediction until it expires")
-    expires_at: datetime
+    expires_at: datetime = Field(description="until when the prediction can be explained, UTC")
     label: str = Field(description="the class chosen, by the bundle's decision threshold where it has one")
     probabilities: list[ClassProbability] = Field(description="every class, the most likely first")
-    model: ModelVersion
-    picture: PictureInfo
-    timings_ms: dict[str, float] = Field(description="decode, queue, trunk and head")
-    links: Links
+    model: ModelVersion = Field(description="which model answered")
+    picture: PictureInfo = Field(description="the picture as it was understood")
+    timings_ms: dict[str, float] = Field(description="what decode, queue, trunk and head took, in ms")
+    links: Links = Field(description="where to go on from here")
 
 
 class Share(BaseModel):
@@ -64,7 +80,7 @@ class Share(BaseModel):
 class Legend(BaseModel):
     """How the map's values are drawn in the PNG."""
 
-    colormap: str
+    colormap: str = Field(description="name of the colour map")
     low: float = Field(description="the value at the low end of the colour map")
     high: float = Field(description="the value at the high end of the colour map")
     minimum: float = Field(description="the map's smallest value")
@@ -76,10 +92,10 @@ class Legend(BaseModel):
 class Provenance(BaseModel):
     """What made an explanation."""
 
-    bundle_sha256: str
-    model: str
-    engine: str
-    fusionlens: str
+    bundle_sha256: str = Field(description="digest of the bundle's manifest, which holds the digest of every file")
+    model: str = Field(description="name and version of the bundle")
+    engine: str = Field(description="name and version of what ran the model")
+    fusionlens: str = Field(description="version of this service")
 
 
 class ExplanationAnswer(BaseModel):
@@ -87,41 +103,41 @@ class ExplanationAnswer(BaseModel):
 
     heatmap: list[list[float]] = Field(description="the raw signed map, row by row, on the model's own grid")
     shape: tuple[int, int] = Field(description="rows and columns of the map")
-    units: str
-    method: str
+    units: str = Field(description="the unit of the map's values")
+    method: str = Field(description="how the evidence was measured, or `attention`")
     branch: str | None = Field(description="null for attention, which belongs to both branches")
     target: str | None = Field(description="the class explained; null where the map is class-agnostic")
-    branches: dict[Branch, Share]
+    branches: dict[Branch, Share] = Field(description="what each branch contributes; empty for attention")
     no_positive_evidence: bool = Field(description="nothing in the map speaks for the target")
-    legend: Legend
-    notes: list[str]
-    provenance: Provenance
+    legend: Legend = Field(description="how the map's values are drawn in the PNG")
+    notes: list[str] = Field(description="how the map is to be read, in sentences")
+    provenance: Provenance = Field(description="what made this explanation")
 
 
 class ModelCard(BaseModel):
     """The public part of the bundle's manifest, and the service's limits."""
 
-    name: str
-    version: str
-    sha256: str
-    classes: list[str]
-    input: dict[str, Any]
-    architecture: dict[str, Any]
-    calibration: dict[str, Any]
-    decision: dict[str, Any] | None
-    metrics: dict[str, Any]
-    licence: str
-    data: str
-    notes: list[str]
-    methods: list[str]
-    branches: list[str]
-    colormaps: list[str]
-    limits: dict[str, int | float]
-    engine: str
-    fusionlens: str
+    name: str = Field(description="name of the bundle")
+    version: str = Field(description="version of the bundle")
+    sha256: str = Field(description="digest of the bundle's manifest, which holds the digest of every file")
+    classes: list[str] = Field(description="what the model tells apart")
+    input: dict[str, Any] = Field(description="how a picture becomes the model's input")
+    architecture: dict[str, Any] = Field(description="both backbones and how they are fused")
+    calibration: dict[str, Any] = Field(description="temperature of the probabilities, and what it was fitted on")
+    decision: dict[str, Any] | None = Field(description="from which probability on the label is `positive`, if any")
+    metrics: dict[str, Any] = Field(description="figures of this model, and the pictures that they were taken on")
+    licence: str = Field(description="terms of the weights")
+    data: str = Field(description="where the training pictures came from, and their terms")
+    notes: list[str] = Field(description="what a user must know, such as what the model is not for")
+    methods: list[str] = Field(description="values of `method` for /gradcam")
+    branches: list[str] = Field(description="values of `branch` for /gradcam")
+    colormaps: list[str] = Field(description="values of `colormap`")
+    limits: dict[str, int | float] = Field(description="what uploads may measure, and how long predictions are kept")
+    engine: str = Field(description="name and version of what runs the model")
+    fusionlens: str = Field(description="version of this service")
 
 
 class Health(BaseModel):
     """Whether the service is up."""
 
-    status: str
+    status: str = Field(description="`live` or `ready`")

@@ -49,8 +49,8 @@ class Style:
     """
 
     colormap: str = "viridis"
-    alpha_min: float = 0.5
-    alpha_max: float = 0.5
+    alpha_min: float = 0.0
+    alpha_max: float = 0.7
     clip: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ def scene(width_px: int = 96, height_px: int = 64) -> Image.Image:
 
 def png_bytes(width_px: int = 96, height_px: int = 64) -> bytes:
     """A scene as PNG."""
-    return encoded(scene(width_px, height_px), "PNG")
+    return encoded(scene(width_px, height_px), "PNG", compress_level=1)
 
 
 def noise_bytes(width_px: int, height_px: int) -> bytes:

@@ -56,13 +56,14 @@ def test_it_says_that_it_is_of_no_class(client: httpx.Client, prediction_id: str
 
 
 def test_all_formats_are_of_the_same_map_stored_or_sent_along(client: httpx.Client, prediction_id: str) -> None:
-    for query in ({"format": "png", "query": 3}, {"format": "npy", "query": 3}, {"format": "json", "query": 3}):
+    for wanted in ("png", "npy", "json"):
+        query = {"format": wanted, "query": "3"}
         stored = client.get("/attention", params={"prediction_id": prediction_id, **query})
         sent_along = client.post("/attention", params=query, content=png_bytes(), headers=PNG)
         assert (stored.status_code, stored.content) == (200, sent_along.content)
-        if query["format"] == "png":
+        if wanted == "png":
             assert picture_of(stored).shape == (64, 96, 3)
-        if query["format"] == "npy":
+        if wanted == "npy":
             grid = np.load(io.BytesIO(stored.content), allow_pickle=False)
             expected = explained(client, "/attention", prediction_id, query=3)["heatmap"]
             np.testing.assert_array_equal(grid, expected.astype(np.float32))

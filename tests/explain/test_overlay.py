@@ -199,6 +199,13 @@ def test_a_map_without_positive_evidence_is_not_coloured_and_says_so(
     assert (band == band[..., :1]).all() and (band > 200).any() and (band == 0).any()
 
 
+def test_a_picture_too_small_for_letters_is_not_covered_by_them() -> None:
+    picture = noisy(12, 12)
+    drawing = draw(picture, -np.abs(signed()), whole(picture), Style())
+    assert drawing.legend.no_positive_evidence
+    np.testing.assert_array_equal(drawing.picture, picture)
+
+
 def test_rounding_above_zero_is_no_positive_evidence() -> None:
     heatmap = np.array([[-3, 1e-7]], dtype=np.float32)
     assert legend_of(heatmap, Style()).no_positive_evidence
@@ -250,7 +257,7 @@ def test_a_region_thinner_than_a_pixel_is_drawn_on_the_nearest_pixel() -> None:
 
 @pytest.mark.parametrize(
     "seen",
-    [Box(60.0, 0.0, 10.0, 10.0), Box(-10.0, 0.0, 10.0, 10.0), Box(0.0, 0.0, 10.0, 0.0), Box(0.0, math.nan, 5.0, 5.0)],
+    [Box(60.0, 0.0, 10.0, 10.0), Box(-10.0, 0.0, 10.0, 10.0), Box(0.0, 5.0, 10.0, 0.0), Box(0.0, math.nan, 5.0, 5.0)],
 )
 def test_a_region_outside_the_picture_is_refused(seen: Box) -> None:
     with pytest.raises(ValueError, match="outside the picture"):

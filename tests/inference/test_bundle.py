@@ -205,7 +205,7 @@ def test_only_the_pinned_manifest_is_read(folder: Path) -> None:
 
 
 def test_an_absent_folder_is_refused(tmp_path: Path) -> None:
-    assert str(tmp_path / "nowhere") in refusal(tmp_path / "nowhere", MANIFEST)
+    assert refusal(tmp_path / "nowhere", MANIFEST).startswith(f"there is no folder {tmp_path / 'nowhere'}: ")
 
 
 @pytest.mark.parametrize("text", [b"", b'{"format": 1, "name": "ti', b"\xff\xfe", b"[" * 100_000, b'{"format": NaN}'])
