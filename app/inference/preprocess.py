@@ -261,13 +261,13 @@ def _is_whole(exif: bytes) -> bool:
     block = exif.removeprefix(b"Exif\0\0")
     if not block:
         return True
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4], "")
     try:
+        order = {b"II*\0": "<", b"MM\0*": ">"}[block[:4]]
         (start,) = struct.unpack_from(f"{order}L", block, 4)
         (entries,) = struct.unpack_from(f"{order}H", block, start)
-    except struct.error:
+    except (KeyError, struct.error):
         return False
-    return bool(order) and start + 2 + 12 * entries <= len(block)
+    return start + 2 + 12 * entries <= len(block)
 
 
 def _too_large(limits: Limits) -> str:

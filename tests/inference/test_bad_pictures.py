@@ -250,6 +250,12 @@ def seeds() -> dict[str, bytes]:
     return plain | modes | packed | moving | photo
 
 
+def test_an_animation_may_break_off_anywhere() -> None:
+    whole = seeds()["animated GIF"]
+    kinds = {type(outcome(whole[:kept])) for kept in range(20, len(whole) + 1)}
+    assert kinds == {UnreadablePicture, Picture}
+
+
 @given(
     name=st.sampled_from(sorted(seeds())),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=6),
