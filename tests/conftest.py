@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
 
+# Models this small gain nothing from threads, which on a busy machine mostly wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 install_import_hook(["app", "training"], "beartype.beartype")
 
 ROOT = Path(__file__).parents[1]

@@ -267,7 +267,7 @@ def _is_whole(exif: bytes) -> bool:
         (entries,) = struct.unpack_from(f"{order}H", block, start)
     except (KeyError, struct.error):
         return False
-    return start + 2 + 12 * entries <= len(block)
+    return bool(start + 2 + 12 * entries <= len(block))
 
 
 def _too_large(limits: Limits) -> str:
