@@ -17,10 +17,7 @@ from pydantic import ValidationError
 from app import __version__
 from app.errors import FusionLensError
 from app.explain.overlay import Style, encode_png
-from app.inference.bundle import read_bundle
-from app.inference.engine import load_engine
-from app.inference.predictor import Predictor
-from app.inference.service import Service
+from app.inference.service import Service, load_predictor
 from app.main import create_app
 from app.settings import Settings
 
@@ -79,11 +76,6 @@ def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -
     return command
 
 
-def _predictor(settings: Settings) -> Predictor:
-    bundle = read_bundle(settings.bundle, settings.bundle_sha256)
-    return Predictor(bundle, load_engine(bundle, settings.engine), settings.limits, settings.preview_side_px)
-
-
 def _serve(args: argparse.Namespace, settings: Settings) -> int:
     service = Service.from_settings(settings)  # what must not be served is refused before anything listens
     listener = _listen(settings.host, settings.port)
@@ -122,7 +114,7 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
         raise FusionLensError("--gradcam writes one overlay: give one picture.")
     if args.target and not args.gradcam:
         raise FusionLensError("--target says what the overlay explains: give --gradcam OUT.png too.")
-    predictor, failed = _predictor(settings), 0
+    predictor, failed = load_predictor(settings), 0
     for path in args.pictures:
         try:
             prediction, _ = predictor.predict(predictor.open(path.read_bytes()))
@@ -136,8 +128,8 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
             record = {"picture": str(path), "label": answer.label, "probabilities": answer.probabilities}
             print(json.dumps(record, ensure_ascii=False))
         else:
-            ranked = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])
-            print(f"{path}: {answer.label} ({', '.join(f'{name} {p:.3f}' for name, p in ranked)})")
+            ranked = ", ".join(f"{name} {probability:.3f}" for name, probability in answer.probabilities.items())
+            print(f"{path}: {answer.label} ({ranked})")
         if args.gradcam:
             explanation = predictor.gradcam(prediction, "fusion", args.target, "gradcam")
             args.gradcam.write_bytes(encode_png(predictor.draw(prediction, explanation, Style()).picture))
@@ -145,7 +137,7 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _check(args: argparse.Namespace, settings: Settings) -> int:
-    predictor = _predictor(settings)
+    predictor = load_predictor(settings)
     predictor.warm_up()
     manifest = predictor.bundle.manifest
     print(

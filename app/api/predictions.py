@@ -11,7 +11,7 @@ from app.api.dependencies import TheService, UploadedPicture
 from app.api.problems import documented
 from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer
 from app.api.uploads import OPENAPI_BODY
-from app.inference.predictor import Answer, Predictor
+from app.inference.predictor import Predictor
 
 router = APIRouter(tags=["predictions"])
 UPLOAD_ERRORS = (
@@ -45,7 +45,10 @@ async def predict(service: TheService, picture: UploadedPicture, response: Respo
         prediction_id=receipt.prediction_id,
         expires_at=receipt.expires_at,
         label=predicted.answer.label,
-        probabilities=ranked(predicted.answer),
+        probabilities=[
+            ClassProbability(label=label, probability=probability)
+            for label, probability in predicted.answer.probabilities.items()
+        ],
         model=model_version(service.predictor),
         picture=PictureInfo(
             width_px=upload.width_px, height_px=upload.height_px, format=upload.format, notes=list(upload.notes)
@@ -69,12 +72,6 @@ async def forget(
 ) -> None:
     """Forget a prediction now: its maps and its preview are gone, and its id is unknown from here on."""
     await service.store.forget(prediction_id)
-
-
-def ranked(answer: Answer) -> list[ClassProbability]:
-    """Every class, the most likely first."""
-    pairs = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])
-    return [ClassProbability(label=label, probability=probability) for label, probability in pairs]
 
 
 def model_version(predictor: Predictor) -> ModelVersion:

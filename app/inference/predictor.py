@@ -53,7 +53,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Answer:
-    """Calibrated probabilities in the classes' order, and the label that the decision rule gives."""
+    """Calibrated probabilities, the most likely class first, and the label that the decision rule gives."""
 
     label: str
     probabilities: dict[str, float]
@@ -122,8 +122,9 @@ class Predictor:
         """Probabilities at the bundle's temperature; its decision threshold, where it has one, gives the label."""
         logits = prediction.logits.astype(np.float64) / self.bundle.manifest.calibration.temperature
         odds = np.exp(logits - logits.max())
-        probabilities = dict(zip(self._classes, map(float, odds / odds.sum()), strict=True))
-        label = max(probabilities, key=lambda name: probabilities[name])
+        of_class = zip(self._classes, (odds / odds.sum()).tolist(), strict=True)
+        probabilities = dict(sorted(of_class, key=lambda pair: -pair[1]))
+        label = next(iter(probabilities))
         if (decision := self.bundle.manifest.decision) is not None:
             chosen = probabilities[decision.positive] >= decision.threshold
             label = next(name for name in self._classes if (name == decision.positive) is chosen)

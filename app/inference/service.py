@@ -39,9 +39,7 @@ class Service:
     @classmethod
     def from_settings(cls, settings: Settings) -> Service:
         """Load, verify and warm up what the settings name. Raises BundleError and EngineError."""
-        bundle = read_bundle(settings.bundle, settings.bundle_sha256)
-        engine = load_engine(bundle, settings.engine)
-        predictor = Predictor(bundle, engine, settings.limits, settings.preview_side_px)
+        predictor = load_predictor(settings)
         predictor.warm_up()
         return cls(predictor, MemoryStore(settings.store_ttl_s, settings.store_max_bytes), settings)
 
@@ -56,3 +54,9 @@ class Service:
     async def explain(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run the making of an explanation in its own lane."""
         return (await self._explain_lane.run(work, *args, **kwargs)).result
+
+
+def load_predictor(settings: Settings) -> Predictor:
+    """The predictor of the bundle that the settings name, verified. Raises BundleError and EngineError."""
+    bundle = read_bundle(settings.bundle, settings.bundle_sha256)
+    return Predictor(bundle, load_engine(bundle, settings.engine), settings.limits, settings.preview_side_px)

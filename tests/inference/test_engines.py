@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from app.explain.cam import gradcam
@@ -26,15 +25,6 @@ ENGINES: tuple[EngineKind, ...] = ("torch",)
 CROSS_ATTENTION = "cross_attention"
 TARGETS = np.random.default_rng(12).standard_normal((3, 5)).astype(np.float32)  # one a picture
 LINEAR = ("classifier.weight", "classifier.bias", "projection.weight", "projection.bias")  # of such a head
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads that wait for each other on a busy machine make tiny models ten times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
