@@ -58,6 +58,7 @@ async function attempt(action) {
 
 element("picture").addEventListener("change", ({ target }) => attempt(async () => {
   if (!target.files.length) return;
+  element("answer").hidden = true;
   say("Looking at the picture…");
   const form = new FormData();
   form.append("file", target.files[0]);
