@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import signal
 import socket
 import sys
@@ -18,8 +19,10 @@ from app import __version__
 from app.errors import FusionLensError
 from app.explain.overlay import Style, encode_png
 from app.inference.service import Service, load_predictor
-from app.main import create_app
+from app.main import WEB, create_app
 from app.settings import Settings
+
+EXAMPLE = WEB / "drawn.webp"  # a drawn picture, so that the lines printed work as they stand
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ValidationError as error:
         for fault in error.errors():
             name = ".".join(map(str, fault["loc"]))
-            print(f"fusionlens: setting {name} (FUSIONLENS_{name.upper()}): {fault['msg']}", file=sys.stderr)
+            setting = f"setting {name} (FUSIONLENS_{name.upper()}): " if name else ""
+            print(f"fusionlens: {setting}{fault['msg']}", file=sys.stderr)
         return 1
     try:
         return int(args.run(args, settings))
@@ -81,10 +85,11 @@ def _serve(args: argparse.Namespace, settings: Settings) -> int:
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    picture = shlex.quote(f"file=@{EXAMPLE}")
     print(
         f"FusionLens {__version__} serves {settings.bundle} at {address}\n\n"
-        f"  curl -F file=@picture.jpg {address}/predict\n"
-        f"  curl -F file=@picture.jpg {address}/gradcam -o overlay.png\n",
+        f"  curl -F {picture} {address}/predict\n"
+        f"  curl -F {picture} {address}/gradcam -o overlay.png\n",
         flush=True,
     )
     config = uvicorn.Config(

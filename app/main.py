@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,6 +44,8 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings = settings
+    # It would log every malformed form; the sender is told, and nobody else needs to know.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     problems.install(app)
     for module in (predictions, explanations, model, health):
         app.include_router(module.router)

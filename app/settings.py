@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.inference.bundle import demo_bundle_path
@@ -13,7 +16,7 @@ from app.inference.preprocess import Limits
 
 
 class Settings(BaseSettings):
-    """The service's settings; an unknown `FUSIONLENS_` variable is ignored, a wrong value is an error at start."""
+    """The service's settings. An unknown `FUSIONLENS_` variable or a wrong value is an error at start."""
 
     model_config = SettingsConfigDict(env_prefix="FUSIONLENS_", frozen=True)
 
@@ -28,7 +31,9 @@ class Settings(BaseSettings):
     max_side_px: int = Field(16_384, ge=1, description="longest side that a picture may declare, in px")
 
     queue_limit: int = Field(64, ge=0, description="requests that may wait for the model; more are refused with 429")
-    deadline_s: float = Field(30.0, gt=0, description="longest wait for a turn, in seconds; then 504")
+    deadline_s: float = Field(
+        30.0, gt=0, description="longest wait for one turn (decoding, trunk, explanation), in seconds; then 504"
+    )
     decoders: int = Field(2, ge=1, description="pictures decoded or drawn at the same time")
 
     store_ttl_s: float = Field(900.0, gt=0, description="how long a prediction can be explained, in seconds")
@@ -36,6 +41,16 @@ class Settings(BaseSettings):
         256_000_000, ge=1, description="memory for stored predictions; the least used go first"
     )
     preview_side_px: int = Field(1024, ge=32, description="longest side of the stored preview, in px")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_misspelt_variable(cls, values: dict[str, Any]) -> dict[str, Any]:
+        known = [f"FUSIONLENS_{name.upper()}" for name in cls.model_fields]
+        for variable in os.environ:
+            if variable.upper().startswith("FUSIONLENS_") and variable.upper() not in known:
+                nearest = get_close_matches(variable.upper(), known, n=1) or known
+                raise ValueError(f"there is no setting {variable}: did you mean {nearest[0]}?")
+        return values
 
     @property
     def limits(self) -> Limits:

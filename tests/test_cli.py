@@ -59,7 +59,8 @@ def test_predict_prints_one_answer_a_picture(
     for path, line, record in zip(pictures, plain.out.splitlines(), records, strict=True):
         probabilities = record["probabilities"]
         assert record["picture"] == str(path)
-        assert list(probabilities) == list(read_bundle(tiny_bundle).manifest.classes)
+        assert set(probabilities) == set(read_bundle(tiny_bundle).manifest.classes)
+        assert list(probabilities.values()) == sorted(probabilities.values(), reverse=True)
         assert sum(probabilities.values()) == pytest.approx(1)
         assert line.startswith(f"{path}: {record['label']} (")
         assert all(f"{name} {probability:.3f}" in line for name, probability in probabilities.items())
@@ -186,7 +187,6 @@ def test_a_bundle_that_must_not_be_served_ends_the_service_before_its_port_is_op
 def test_the_curl_lines_that_serve_prints_work_and_sigterm_ends_it_cleanly(tiny_bundle: Path, tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("SKIPPED LOUDLY: no curl on this machine, so the printed curl lines cannot be tried")
-    Image.effect_noise((90, 60), 80).convert("RGB").save(tmp_path / "picture.jpg")
     with serving(tmp_path, environment(ROOT), "--bundle", str(tiny_bundle)) as served:
         assert len(served.curl_lines) == 2
         answers = [
@@ -196,7 +196,7 @@ def test_the_curl_lines_that_serve_prints_work_and_sigterm_ends_it_cleanly(tiny_
         assert served.stop(signal.SIGTERM) == (0, "")
     assert json.loads(answers[0])["label"] in read_bundle(tiny_bundle).manifest.classes
     with Image.open(tmp_path / "overlay.png") as overlay:
-        assert (overlay.format, overlay.size) == ("PNG", (90, 60))
+        assert (overlay.format, overlay.size) == ("PNG", (448, 448))
 
 
 def test_a_request_under_way_is_answered_before_the_service_ends(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -231,3 +231,11 @@ def _accepts(port: int) -> bool:
     with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=5):
         return True
     return False
+
+
+def test_a_misspelt_setting_is_refused_with_the_nearest_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_bundle: Path
+) -> None:
+    monkeypatch.setenv("FUSIONLENS_BUNDLE_SHA265", "0" * 64)
+    assert main(["check", str(tiny_bundle)]) == 1
+    assert "did you mean FUSIONLENS_BUNDLE_SHA256?" in capsys.readouterr().err

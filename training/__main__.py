@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--cnn-weights", type=Path, help="file with the CNN's weights to start from")
     command.add_argument("--swin-weights", type=Path, help="file with the Swin's weights to start from")
 
-    example = "export runs/demo weights/demo --data data/skin --card training/recipes/demo_card.yaml"
+    example = "export runs/demo bundles/demo --data data/skin --card training/recipes/demo_card.yaml"
     command = _command(commands, "export", _export, "write a finished run as a bundle", example)
     command.add_argument("train_run", type=Path, metavar="RUN", help="folder that fit wrote")
     command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write")

@@ -13,7 +13,7 @@ from training.config import Augmentation
 class TwoViews:
     """A picture to the CNN's view and the Swin's: tokens of the two mean the same place."""
 
-    def __init__(self, config: Augmentation) -> None:
+    def __init__(self, config: Augmentation, size: tuple[int, int]) -> None:
         flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()] if config.flip else []
         affine = v2.RandomAffine(
             config.rotation_degrees,
@@ -21,7 +21,9 @@ class TwoViews:
             config.scale,
             interpolation=InterpolationMode.BILINEAR,
         )
-        self.geometry = v2.Compose([*flips, v2.Pad(48, padding_mode="reflect"), affine, v2.CenterCrop(224)])
+        # Reflected by enough that turning brings in the picture's mirror image, not black corners.
+        pad = v2.Pad(min(size) * 3 // 14, padding_mode="reflect")
+        self.geometry = v2.Compose([*flips, pad, affine, v2.CenterCrop(list(size))])
         self.colour = v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)
 
     def __call__(self, image: UInt8[Tensor, "3 h w"]) -> tuple[UInt8[Tensor, "3 h w"], UInt8[Tensor, "3 h w"]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -74,7 +74,6 @@ class Recipe(Part):
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     clip_norm: float = 1.0
     ema_decay: float = Field(0.99, ge=0, lt=1)
-    selection: Literal["auroc"] = "auroc"
 
 
 def load_recipe(name_or_path: str) -> Recipe:

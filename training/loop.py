@@ -46,7 +46,7 @@ def fit(recipe: Recipe, data: Path, out: Path, weights: dict[str, Path]) -> None
     model = model.to(memory_format=torch.channels_last)
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
 
-    dataset = TrainingSet(images, labels, TwoViews(recipe.augmentation), recipe.seed)
+    dataset = TrainingSet(images, labels, TwoViews(recipe.augmentation, recipe.model.image_size), recipe.seed)
     updates = len(dataset) // recipe.batch_size * recipe.epochs
     adam = optimizer(model, recipe)
     schedule = LambdaLR(adam, warmup_cosine(int(recipe.warmup_share * updates), updates))

@@ -58,7 +58,9 @@ class DrawingQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: Format = Field("png", description="overlay on the picture, numbers with their legend, or the raw array")
-    alpha: float | None = Field(None, ge=0, le=1, description="one opacity everywhere, instead of the two below")
+    alpha: float | None = Field(
+        None, ge=0, le=1, description="one opacity everywhere, instead of the two below", examples=[0.5]
+    )
     alpha_min: float = Field(_STYLE.alpha_min, ge=0, le=1, description="opacity at the weakest evidence drawn")
     alpha_max: float = Field(_STYLE.alpha_max, ge=0, le=1, description="opacity at the strongest evidence")
     clip_low: float = Field(0, ge=0, le=100, description="percentile of the positive evidence that is drawn weakest")
@@ -83,6 +85,11 @@ class GradcamQuery(DrawingQuery):
     )
     method: str = Field("gradcam", description="how evidence is measured", json_schema_extra={"enum": [*METHODS]})
 
+    def check(self, predictor: Predictor) -> None:
+        """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
+        self.style()
+        predictor.check_gradcam(self.branch, self.target, self.method)
+
     def explain(self, predictor: Predictor, prediction: Prediction) -> Explanation:
         """The explanation asked for."""
         return predictor.gradcam(prediction, self.branch, self.target, self.method)
@@ -91,8 +98,15 @@ class GradcamQuery(DrawingQuery):
 class AttentionQuery(DrawingQuery):
     """Parameters of `/attention`."""
 
-    query: int | None = Field(None, ge=0, description="one Swin token, counted row by row; by default their mean")
-    head: int | None = Field(None, ge=0, description="one attention head; by default their mean")
+    query: int | None = Field(
+        None, ge=0, description="one Swin token, counted row by row; by default their mean", examples=[24]
+    )
+    head: int | None = Field(None, ge=0, description="one attention head; by default their mean", examples=[0])
+
+    def check(self, predictor: Predictor) -> None:
+        """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
+        self.style()
+        predictor.check_attention()
 
     def explain(self, predictor: Predictor, prediction: Prediction) -> Explanation:
         """The explanation asked for."""
@@ -102,13 +116,13 @@ class AttentionQuery(DrawingQuery):
 class StoredGradcamQuery(GradcamQuery):
     """Parameters of `GET /gradcam`."""
 
-    prediction_id: str = Field(description="from the answer of POST /predict")
+    prediction_id: str = Field(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
 
 
 class StoredAttentionQuery(AttentionQuery):
     """Parameters of `GET /attention`."""
 
-    prediction_id: str = Field(description="from the answer of POST /predict")
+    prediction_id: str = Field(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
 
 
 @router.get(
@@ -146,8 +160,7 @@ async def stored_attention(
 )
 async def gradcam(service: TheService, query: Annotated[GradcamQuery, Query()], picture: UploadedPicture) -> Response:
     """What speaks for a class in the picture sent along. Nothing is kept."""
-    prediction = (await service.predict(picture)).prediction
-    return await service.explain(_respond, service.predictor, prediction, query)
+    return await _unstored(service, query, picture)
 
 
 @router.post(
@@ -161,6 +174,11 @@ async def attention(
     service: TheService, query: Annotated[AttentionQuery, Query()], picture: UploadedPicture
 ) -> Response:
     """Where the Swin's tokens look in the CNN's map, in the picture sent along. Nothing is kept."""
+    return await _unstored(service, query, picture)
+
+
+async def _unstored(service: Service, query: GradcamQuery | AttentionQuery, picture: bytes) -> Response:
+    query.check(service.predictor)
     prediction = (await service.predict(picture)).prediction
     return await service.explain(_respond, service.predictor, prediction, query)
 

@@ -68,7 +68,10 @@ async def predict(service: TheService, picture: UploadedPicture, response: Respo
     responses=documented(errors.UnknownPrediction),
 )
 async def forget(
-    service: TheService, prediction_id: Annotated[str, Path(description="from the answer of POST /predict")]
+    service: TheService,
+    prediction_id: Annotated[
+        str, Path(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
+    ],
 ) -> None:
     """Forget a prediction now: its maps and its preview are gone, and its id is unknown from here on."""
     await service.store.forget(prediction_id)

@@ -22,6 +22,32 @@ PREDICTION_EXAMPLE: dict[str, Any] = {
         "attention": "/attention?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
     },
 }
+EXPLANATION_EXAMPLE: dict[str, Any] = {
+    "heatmap": [[-0.0021, 0.0479], [0.0135, 0.0268]],
+    "shape": [2, 2],
+    "units": "logit",
+    "method": "gradcam",
+    "branch": "fusion",
+    "target": "malignant",
+    "branches": {"cnn": {"share": 0.86, "signed_sum": 0.08}, "swin": {"share": 0.14, "signed_sum": 0.01}},
+    "no_positive_evidence": False,
+    "legend": {
+        "colormap": "viridis",
+        "low": 0.0,
+        "high": 0.0479,
+        "minimum": -0.0021,
+        "maximum": 0.0479,
+        "clip": None,
+        "no_positive_evidence": False,
+    },
+    "notes": [],
+    "provenance": {
+        "bundle_sha256": "8ccb48ee87bd9a2ed5364ebe8f261afe" * 2,
+        "model": "skin-demo 1",
+        "engine": "torch 2.14.1",
+        "fusionlens": "0.1.0",
+    },
+}
 
 
 class ClassProbability(BaseModel):
@@ -100,6 +126,8 @@ class Provenance(BaseModel):
 
 class ExplanationAnswer(BaseModel):
     """An explanation as numbers: what `format=json` answers."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXPLANATION_EXAMPLE]})
 
     heatmap: list[list[float]] = Field(description="the raw signed map, row by row, on the model's own grid")
     shape: tuple[int, int] = Field(description="rows and columns of the map")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -14,7 +14,6 @@ from app.inference.bundle import Bundle
 from app.models.feature_maps import FeatureMaps
 
 EngineKind = Literal["auto", "torch"]
-ENGINE_KINDS: tuple[EngineKind, ...] = get_args(EngineKind)
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Engine(Protocol):
 
 
 def load_engine(bundle: Bundle, kind: EngineKind) -> Engine:
-    """The engine `kind` for a bundle; `auto` takes the best one that is installed.
+    """The engine `kind` for a bundle. There is one so far, torch, which `auto` takes too.
 
     Raises EngineError if it cannot run here, and BundleError if the bundle's weights do not fit its architecture.
     """

@@ -135,10 +135,7 @@ class Predictor:
 
         Raises BadParameter, NotOffered where the model lacks the branch, and ModelGone.
         """
-        if method not in METHODS:
-            raise BadParameter(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
-        if view not in self.views:
-            raise NotOffered(f"This model has no {view} branch: choose one of {', '.join(self.views)}.")
+        self.check_gradcam(view, target, method)
         target = self.answer(prediction).label if target is None else target
         head = self._run_head(prediction, target)
         heatmaps: dict[Branch, Float32[np.ndarray, "h w"]] = {
@@ -148,19 +145,32 @@ class Predictor:
         heatmap = fuse(heatmaps) if view == "fusion" else heatmaps[view]
         return Explanation(heatmap, method, UNITS[method], view, target, branch_shares(heatmaps))
 
+    def check_gradcam(self, view: View, target: str | None, method: str) -> None:
+        """Refuse what `gradcam` cannot be asked, before anything is computed. Raises BadParameter and NotOffered."""
+        if method not in METHODS:
+            raise BadParameter(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
+        if view not in self.views:
+            raise NotOffered(f"This model has no {view} branch: choose one of {', '.join(self.views)}.")
+        if target is not None and target not in self._classes:
+            raise BadParameter(f"Unknown class {target!r}: choose one of {', '.join(self._classes)}.")
+
     def attention(self, prediction: Prediction, query: int | None, head: int | None) -> Explanation:
         """Where the Swin's tokens look in the CNN's map: one query token or their mean, one head or their mean.
 
         Raises BadParameter, NotOffered where the model has no cross-attention, and ModelGone.
         """
+        self.check_attention()
         attention = self._run_head(prediction, self._classes[0]).attention
-        if attention is None:
-            raise NotOffered(f"This model fuses by {self.bundle.manifest.architecture.fusion}, without attention.")
-        assert prediction.maps.cnn is not None
+        assert attention is not None and prediction.maps.cnn is not None
         height, width = prediction.maps.cnn.shape[1:]
         heatmap = attention_map(attention[0], (height, width), query, head)
         note = "Attention is class-agnostic: it shows where the model looks, not what speaks for a class."
         return Explanation(heatmap, "attention", "attention weight", None, None, {}, (note,))
+
+    def check_attention(self) -> None:
+        """Refuse where the model has no cross-attention. Raises NotOffered."""
+        if not self.has_attention:
+            raise NotOffered(f"This model fuses by {self.bundle.manifest.architecture.fusion}, without attention.")
 
     def draw(self, prediction: Prediction, explanation: Explanation, style: Style) -> Drawing:
         """The explanation over the picture, in the picture's own frame."""
@@ -178,8 +188,6 @@ class Predictor:
     def _run_head(self, prediction: Prediction, target: str) -> HeadResult:
         if prediction.bundle_sha256 != self.bundle.sha256:
             raise ModelGone("The model that made this prediction is no longer loaded: send the picture again.")
-        if target not in self._classes:
-            raise BadParameter(f"Unknown class {target!r}: choose one of {', '.join(self._classes)}.")
         one_hot: Float[np.ndarray, "1 k"] = np.array([[name == target for name in self._classes]], np.float32)
         return self.engine.explain(_as_batch(prediction.maps), one_hot)
 

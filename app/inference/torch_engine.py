@@ -10,10 +10,9 @@ from torch import Tensor
 from app.errors import BundleError
 from app.inference.bundle import Bundle
 from app.inference.engine import HeadResult
+from app.inference.manifest import MANIFEST, WEIGHTS
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
-
-WEIGHTS = "model.safetensors"
 
 
 class TorchEngine:
@@ -68,7 +67,12 @@ def load_model(bundle: Bundle) -> CNNViTFusion:
     """The bundle's model with its weights, in eval mode and frozen. Raises BundleError."""
     manifest = bundle.manifest
     size = (manifest.input.height_px, manifest.input.width_px)
-    model = CNNViTFusion(len(manifest.classes), image_size=size, **manifest.architecture.model_dump())
+    try:
+        model = CNNViTFusion(len(manifest.classes), image_size=size, **manifest.architecture.model_dump())
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:  # what timm and torch say of bad options
+        raise BundleError(MANIFEST, f"architecture: no model can be built of it ({error})") from error
+    if dict(model.map_shapes.items()) != manifest.map_shapes:
+        raise BundleError(MANIFEST, f"map_shapes: the architecture has {dict(model.map_shapes.items())}")
     expected = model.state_dict()
     if missing := sorted(expected.keys() - bundle.tensors.keys()):
         raise BundleError(WEIGHTS, f"tensor {missing[0]} is missing ({len(missing)} in all)")

@@ -1,6 +1,8 @@
 // Choose a picture, see the answer and what speaks for it.
 const element = (id) => document.getElementById(id);
 let prediction;
+let decision;
+let asked = 0;
 
 async function ask(url, options) {
   const response = await fetch(url, options);
@@ -27,6 +29,8 @@ function showAnswer(answer) {
     row.append(label, meter, `${(100 * probability).toFixed(1)} %`);
     return row;
   }));
+  element("rule").textContent = decision
+    ? `The answer is ${decision.positive} from ${(100 * decision.threshold).toFixed(0)} % on.` : "";
   element("target").value = answer.label;
   element("answer").hidden = false;
 }
@@ -35,11 +39,16 @@ async function showExplanation() {
   const query = new URLSearchParams({
     prediction_id: prediction.prediction_id, target: element("target").value, branch: element("branch").value,
   });
-  const response = await ask(`gradcam?${query}&format=json`);
-  const explanation = await response.json();
+  const turn = ++asked;
+  const [explanation, overlay] = await Promise.all([
+    ask(`gradcam?${query}&format=json`).then((response) => response.json()),
+    ask(`gradcam?${query}`).then((response) => response.blob()),
+  ]);
+  if (turn !== asked) return; // a newer choice is on its way
   const shares = Object.entries(explanation.branches)
     .map(([branch, { share }]) => `${branch} ${Math.round(100 * share)} %`).join(", ");
-  element("overlay").src = `gradcam?${query}`;
+  URL.revokeObjectURL(element("overlay").src);
+  element("overlay").src = URL.createObjectURL(overlay);
   element("overlay").alt = `Grad-CAM for ${explanation.target}`;
   element("caption").textContent = explanation.no_positive_evidence
     ? `Nothing in the picture speaks for ${explanation.target}. Branch shares: ${shares}.`
@@ -71,6 +80,7 @@ for (const id of ["target", "branch"]) element(id).addEventListener("change", ()
 attempt(async () => {
   const model = await (await ask("model")).json();
   element("model").textContent = `${model.name} ${model.version}: ${model.classes.join(", ")}. ${model.notes.join(" ")}`;
+  decision = model.decision;
   options(element("target"), model.classes);
   options(element("branch"), model.branches);
 });

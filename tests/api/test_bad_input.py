@@ -144,6 +144,11 @@ def test_a_bad_parameter_is_refused_with_what_is_allowed(client: httpx.Client, p
     assert client.get(f"/gradcam?prediction_id={prediction_id}").status_code == 200
 
 
+@pytest.mark.parametrize("asked", ["gradcam?target=nothing", "gradcam?alpha_min=0.9", "attention?colormap=pink"])
+def test_a_bad_parameter_is_found_before_the_picture_is_looked_at(client: httpx.Client, asked: str) -> None:
+    assert_problem(client.post(f"/{asked}", content=b"no picture", headers=PNG), 422, "bad-parameter")
+
+
 @pytest.mark.parametrize("asked", ROUTES)
 def test_what_is_not_there_is_said_to_be_so(client: httpx.Client, prediction_id: str, asked: str) -> None:
     status, name, advice = ROUTES[asked]

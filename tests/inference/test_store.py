@@ -143,7 +143,7 @@ class AnySequence(RuleBasedStateMachine):
     def expire(self) -> None:
         self.alive = {name: kept for name, kept in self.alive.items() if kept[0] > self.clock.now_s}
 
-    @rule(target=known, preview_bytes=st.integers(0, 3000) | st.just(10_000))
+    @rule(target=known, preview_bytes=st.integers(0, 1000) | st.just(10_000))
     def put(self, preview_bytes: int) -> str:
         self.expire()
         kept = prediction(preview_bytes)

@@ -42,8 +42,10 @@ def test_the_loss_is_the_one_of_sklearn() -> None:
     assert mean_nll(logits, labels) == pytest.approx(log_loss(labels, softmax(logits)), rel=1e-9)
 
 
-def test_huge_logits_give_finite_probabilities() -> None:
-    np.testing.assert_array_equal(softmax(np.array([[1e5, 0.0], [0.0, 1e5]])), np.eye(2))
+def test_huge_logits_give_finite_probabilities_and_losses() -> None:
+    logits = np.array([[1e5, 0.0], [0.0, 1e5]])
+    np.testing.assert_array_equal(softmax(logits), np.eye(2))
+    assert mean_nll(logits, np.array([0, 0])) == 5e4
 
 
 @pytest.mark.parametrize("sign", [1, -1])

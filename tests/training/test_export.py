@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from app.inference.bundle import Bundle, read_bundle
 from app.inference.engine import Engine, load_engine
 from app.inference.manifest import MANIFEST, Description
 from app.inference.preprocess import Limits, decode, prepare
+from app.models.cnnswin import FUSIONS, Fusion
 from tests.bundles import describe, tiny_architecture, tiny_model, tiny_reference
 from training.config import ModelConfig, Recipe
 from training.data import DataError
@@ -59,17 +62,22 @@ def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     return torch.from_numpy(logits).double().softmax(dim=1).numpy()
 
 
+def write_run(run: Path, classes: list[str]) -> None:
+    """The files that a training run leaves."""
+    run.mkdir()
+    recipe = Recipe(name="tiny", model=ModelConfig(**tiny_architecture().model_dump(), image_size=(64, 64)))
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    (run / "classes.json").write_text(json.dumps(classes))
+    safetensors.torch.save_model(tiny_model(classes=len(classes), seed=3), str(run / "ema.safetensors"))
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """48 drawn pictures, and a model that has learnt nothing but, by its seed, has a temperature within the bounds."""
     folder = tmp_path_factory.mktemp("export")
     data, run = folder / "data", folder / "run"
     draw_dataset(data, 48, seed=3)
-    run.mkdir()
-    recipe = Recipe(name="tiny", model=ModelConfig(**tiny_architecture().model_dump(), image_size=(64, 64)))
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-    (run / "classes.json").write_text('["benign", "malignant"]')
-    safetensors.torch.save_model(tiny_model(seed=3), str(run / "ema.safetensors"))
+    write_run(run, ["benign", "malignant"])
     bundle = export(run, data, folder / "out" / "bundle", CARD)
     return Exported(run, data, bundle, load_engine(bundle, "torch"))
 
@@ -125,6 +133,27 @@ def test_the_manifest_says_what_was_trained_and_what_the_card_says(exported: Exp
     assert CARD.model_dump(exclude={"positive"}).items() <= manifest.model_dump().items()
 
 
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_tensors_come_back_as_they_were_to_fp16_rounding(tmp_path: Path, fusion: Fusion, classes: int) -> None:
+    model = tiny_model(fusion, classes)
+    reference, description = tiny_reference(model), describe(fusion, classes)
+    write_bundle(model, tmp_path / "new", description, reference)
+    bundle = read_bundle(tmp_path / "new")
+
+    state = model.state_dict()
+    assert bundle.tensors.keys() == state.keys()
+    for name, tensor in state.items():
+        # half an fp16 step: 2^-11 of the value, and 2^-25 where it is subnormal
+        np.testing.assert_allclose(bundle.tensors[name].astype(np.float64), tensor, rtol=2**-11, atol=2**-25)
+        assert tensor.is_floating_point() == (bundle.tensors[name].dtype == np.float16)
+    assert dict(bundle.reference.items()).keys() == dict(reference.items()).keys()
+    for branch, mean in reference.items():
+        np.testing.assert_array_equal(getattr(bundle.reference, branch), mean)
+    assert description.model_dump().items() <= bundle.manifest.model_dump().items()
+    assert bundle.sha256 == hashlib.sha256((tmp_path / "new" / MANIFEST).read_bytes()).hexdigest()
+
+
 def test_the_same_parts_make_the_same_bytes(tmp_path: Path) -> None:
     model = tiny_model()
     for name in ("first", "second"):
@@ -168,7 +197,7 @@ def test_an_export_never_writes_over_anything(exported: Exported, tmp_path: Path
     (tmp_path / "mine.txt").write_text("mine")
     for place in (tmp_path, tmp_path / "mine.txt"):
         with pytest.raises(ExportError, match="choose another folder"):
-            export(exported.run, exported.data, place, CARD)
+            export(exported.run, tmp_path / "no data", place, CARD)  # refused before anything is computed
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -221,6 +250,17 @@ def test_an_unknown_positive_class_is_refused(exported: Exported, tmp_path: Path
     card = CARD.model_copy(update={"positive": "melanoma"})
     with pytest.raises(ExportError, match="'melanoma' is not one of benign, malignant"):
         export(exported.run, exported.data, tmp_path / "out", card)
+
+
+def test_a_positive_class_among_three_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", ["a", "b", "c"])
+    with pytest.raises(ExportError, match="there are 3 classes"):
+        export(tmp_path / "run", tmp_path, tmp_path / "out", CARD.model_copy(update={"positive": "a"}))
+
+
+def test_an_absent_card_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="No such file"):
+        load_card(tmp_path / "card.yaml")
 
 
 def test_the_demos_card_states_licence_and_limits() -> None:
