@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from app.__main__ import main
-from app.inference.bundle import read_bundle
+from app.inference.bundle import demo_bundle_path, read_bundle
 from tests.served_process import ROOT, SERVE, environment, serving
 
 WEIGHTS = "model.safetensors"
@@ -37,10 +37,10 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def flipped(tmp_path: Path, tiny_bundle: Path) -> Path:
-    """The tiny bundle with one bit of its weights turned round."""
+def flipped(tmp_path: Path) -> Path:
+    """The demo bundle, which takes a while to verify, with one bit of its weights turned round."""
     folder = tmp_path / "flipped"
-    shutil.copytree(tiny_bundle, folder)
+    shutil.copytree(demo_bundle_path(), folder)
     weights = bytearray((folder / WEIGHTS).read_bytes())
     weights[len(weights) // 2] ^= 1
     (folder / WEIGHTS).write_bytes(weights)
@@ -177,7 +177,7 @@ def test_a_bundle_that_must_not_be_served_ends_the_service_before_its_port_is_op
         )
         while process.poll() is None:
             assert not _accepts(port)
-            time.sleep(0.02)
+            time.sleep(0.002)
         out, err = process.communicate()
         assert process.returncode == 1
         assert err.startswith(sentence) and len(err.splitlines()) == 1
@@ -216,6 +216,7 @@ def test_a_request_under_way_is_answered_before_the_service_ends(tiny_bundle: Pa
             served.process.send_signal(signal.SIGINT)
             while _accepts(served.port):
                 time.sleep(0.02)
+            time.sleep(0.5)  # long enough to be cut off, were it not waited for
             finished.sendall(picture[100:])
             assert finished.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
             served.process.wait(timeout=30)

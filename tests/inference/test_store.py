@@ -132,7 +132,7 @@ class AnySequence(RuleBasedStateMachine):
     """Whatever is put, got, forgotten or left to expire: the books are right and the bound holds."""
 
     known = Bundle("known")
-    budget_bytes = 8000
+    budget_bytes = 4000
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class AnySequence(RuleBasedStateMachine):
     def expire(self) -> None:
         self.alive = {name: kept for name, kept in self.alive.items() if kept[0] > self.clock.now_s}
 
-    @rule(target=known, preview_bytes=st.integers(0, 1000) | st.just(10_000))
+    @rule(target=known, preview_bytes=st.integers(0, 300) | st.just(10_000))
     def put(self, preview_bytes: int) -> str:
         self.expire()
         kept = prediction(preview_bytes)
@@ -182,7 +182,7 @@ class AnySequence(RuleBasedStateMachine):
         assert self.store.used_bytes <= self.budget_bytes or len(self.store) == 1
 
 
-TestAnySequence = settings(max_examples=25, stateful_step_count=20, deadline=None)(AnySequence).TestCase
+TestAnySequence = settings(max_examples=40, stateful_step_count=30, deadline=None)(AnySequence).TestCase
 
 
 @settings(max_examples=25, deadline=None)
