@@ -178,7 +178,7 @@ content_types = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=bodies, content_type=content_types)
 def test_no_body_whatever_breaks_the_service(client: httpx.Client, body: bytes, content_type: str) -> None:
     response = client.post("/predict", content=body, headers={b"content-type": content_type.encode("latin-1")})
