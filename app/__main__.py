@@ -149,7 +149,7 @@ def _check(args: argparse.Namespace, settings: Settings) -> int:
         f"{args.bundle}: good\n"
         f"  model    {manifest.name} {manifest.version}: {', '.join(manifest.classes)}\n"
         f"  sha256   {predictor.bundle.sha256}\n"
-        f"  engine   {predictor.engine.name} {predictor.engine.version}"
+        f"  engine   {predictor.engine_version}"
     )
     return 0
 

@@ -17,8 +17,9 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from app.inference.bundle import read_bundle
 from app.inference.predictor import Predictor
-from app.inference.preprocess import Limits, as_float
+from app.inference.preprocess import Limits
 from app.inference.torch_engine import TorchEngine, load_model
+from training.loop import as_input
 
 
 def contestants(bundle: Path, picture: bytes, address: str) -> dict[str, Callable[[], object]]:
@@ -27,7 +28,7 @@ def contestants(bundle: Path, picture: bytes, address: str) -> dict[str, Callabl
     predictor = Predictor(loaded, TorchEngine(loaded), Limits(), preview_side_px=1024)
     upload = predictor.open(picture)
     model = load_model(loaded)
-    image = torch.from_numpy(as_float(upload.image[None]))
+    image = as_input(torch.from_numpy(upload.image[None]).permute(0, 3, 1, 2))
 
     def forward() -> object:
         with torch.inference_mode():

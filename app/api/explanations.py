@@ -25,6 +25,7 @@ from app.inference.service import Service
 
 router = APIRouter(tags=["explanations"])
 Format = Literal["png", "json", "npy"]
+PREDICTION_ID = Field(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
 _STYLE = Style()
 _BINARY, _TEXT = {"schema": {"type": "string", "format": "binary"}}, {"type": "string"}
 CONTENT: dict[int | str, dict[str, Any]] = {
@@ -116,13 +117,13 @@ class AttentionQuery(DrawingQuery):
 class StoredGradcamQuery(GradcamQuery):
     """Parameters of `GET /gradcam`."""
 
-    prediction_id: str = Field(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
+    prediction_id: str = PREDICTION_ID
 
 
 class StoredAttentionQuery(AttentionQuery):
     """Parameters of `GET /attention`."""
 
-    prediction_id: str = Field(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
+    prediction_id: str = PREDICTION_ID
 
 
 @router.get(
@@ -228,7 +229,7 @@ def _answer(predictor: Predictor, explanation: Explanation, style: Style) -> Exp
         provenance=Provenance(
             bundle_sha256=predictor.bundle.sha256,
             model=f"{manifest.name} {manifest.version}",
-            engine=f"{predictor.engine.name} {predictor.engine.version}",
+            engine=predictor.engine_version,
             fusionlens=__version__,
         ),
     )

@@ -33,6 +33,6 @@ async def model(service: TheService, settings: TheSettings) -> ModelCard:
             "store_ttl_s": settings.store_ttl_s,
             "preview_side_px": settings.preview_side_px,
         },
-        engine=f"{predictor.engine.name} {predictor.engine.version}",
+        engine=predictor.engine_version,
         fusionlens=__version__,
     )

@@ -87,6 +87,11 @@ class Predictor:
         return ["fusion", *(branch for branch in BRANCHES if branch in self.bundle.manifest.map_shapes)]
 
     @property
+    def engine_version(self) -> str:
+        """Name and version of what runs the model."""
+        return f"{self.engine.name} {self.engine.version}"
+
+    @property
     def has_attention(self) -> bool:
         """Whether this model's branches meet in cross-attention."""
         return self.bundle.manifest.architecture.fusion == "cross_attention"

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from app.errors import EmptyUpload, PictureTooLarge, UnreadablePicture, UnsupportedMediaType
@@ -198,11 +198,6 @@ def preview(picture: Picture, longest_side_px: int) -> Image.Image:
         return picture.image
     width, height = (max(1, round(side * factor)) for side in picture.image.size)
     return picture.image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
-
-
-def as_float(grey: UInt8[np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b 3 h w"]:
-    """A batch of model inputs as RGB in [0, 1], channels first."""
-    return np.ascontiguousarray(grey.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
 
 
 def _format(data: bytes) -> str:

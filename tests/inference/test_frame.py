@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jaxtyping import Float64
 from PIL import Image
 
-from app.inference.preprocess import Frame, Limits, Picture, as_float, decode, prepare, preview
+from app.inference.preprocess import Frame, Limits, Picture, decode, prepare, preview
 from tests.inference.pictures import Rgb, encoded, exif, turned
 
 Size = tuple[int, int]
@@ -135,11 +135,3 @@ def test_a_preview_is_bounded_and_keeps_the_picture(size: Size, expected: Size) 
 def test_small_pictures_are_their_own_preview() -> None:
     picture = Picture(Image.linear_gradient("L").convert("RGB"), "PNG")
     assert np.array_equal(np.asarray(preview(picture, 256)), np.asarray(picture.image))
-
-
-def test_floats_are_the_same_picture_channels_first() -> None:
-    grey = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3) * 2
-    floats = as_float(grey)
-    assert floats.shape == (2, 3, 4, 5) and floats.dtype == np.float32 and floats.flags.c_contiguous
-    assert floats[1, 2, 3, 4] * 255 == pytest.approx(grey[1, 3, 4, 2])
-    assert np.array_equal(np.rint(floats * 255).transpose(0, 2, 3, 1), grey)

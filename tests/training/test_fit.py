@@ -16,6 +16,7 @@ from tests.bundles import tiny_architecture
 from training.__main__ import main
 from training.augment import TwoViews, mixup
 from training.config import Augmentation, Recipe, RecipeError, load_recipe
+from training.loop import as_input
 from training.optim import optimizer, warmup_cosine
 from training.pretrained import WeightsError, load_backbone
 
@@ -82,6 +83,15 @@ def test_both_branches_see_the_same_geometry_in_their_own_colours() -> None:
         centres = [torch.nonzero(view > view.max() / 2).float().mean(dim=0) for view in (cnn, swin)]
         assert torch.allclose(centres[0], centres[1], atol=1)
         assert not torch.equal(cnn, swin)
+
+
+def test_the_models_input_is_the_same_picture_channels_first() -> None:
+    grey = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3) * 2
+    floats = as_input(torch.from_numpy(grey).permute(0, 3, 1, 2))
+    assert floats.shape == (2, 3, 4, 5) and floats.dtype == torch.float32
+    assert floats.is_contiguous(memory_format=torch.channels_last)
+    assert float(floats[1, 2, 3, 4]) * 255 == pytest.approx(grey[1, 3, 4, 2])
+    assert np.array_equal(np.rint(floats.numpy() * 255).transpose(0, 2, 3, 1), grey)
 
 
 def test_mixup_takes_one_weight_and_one_partner_for_both_branches_and_the_targets() -> None:
