@@ -1,13 +1,18 @@
-"""A recipe: every choice of a training run, as typed data read from YAML."""
+"""A recipe: every choice of a training run, as typed data read from YAML.
+
+Whatever does not fit is an error that names the key and, where one is near, the key that was probably meant.
+"""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.models.cnnswin import Fusion
 
@@ -19,71 +24,241 @@ class RecipeError(ValueError):
 class Part(BaseModel):
     """A frozen part of a recipe: an unknown key is an error, never ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(Part):
-    """The arguments of `CNNViTFusion`, and where each branch's weights start from."""
+    """The arguments of `CNNViTFusion`."""
 
     cnn: str = "efficientnet_b0"
     swin: str = "swin_tiny_patch4_window7_224"
     fusion: Fusion = "cross_attention"
-    image_size: tuple[int, int] = (224, 224)
-    dim: int = 512
-    heads: int = 8
+    image_size: tuple[int, int] = Field((224, 224), description="height and width in px")
+    dim: int = Field(512, ge=1)
+    heads: int = Field(8, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
     cnn_options: dict[str, Any] = {}
     swin_options: dict[str, Any] = {}
 
 
-class Augmentation(Part):
-    """Geometry is drawn once for both branches; colour is drawn for each."""
+class Start(Part):
+    """Where a branch's weights come from: chance, timm's own download, or a local file (never both)."""
+
+    pretrained: bool = False
+    weights: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Start:
+        if self.pretrained and self.weights:
+            raise ValueError("pretrained: true and weights: PATH exclude each other")
+        return self
+
+
+class Starts(Part):
+    """The start of each branch. The head always starts from chance."""
+
+    cnn: Start = Start()
+    swin: Start = Start()
+
+
+class Last(Part):
+    """The last `last` blocks (or stages) of the CNN, with all that stands behind them."""
+
+    unit: Literal["block", "stage"] = "block"
+    last: int = Field(ge=1)
+
+
+class Stage(Part):
+    """A stretch of epochs in which the same parameters train. The head trains in every stage."""
+
+    name: str = Field(min_length=1)
+    epochs: int = Field(ge=1)
+    cnn: Literal["frozen", "all"] | Last = "all"
+    swin: Literal["frozen", "all"] = "all"
+
+
+PROGRESSIVE = (
+    Stage(name="warmup", epochs=3, cnn="frozen"),
+    Stage(name="main", epochs=27, cnn=Last(unit="block", last=5)),
+)
+
+
+class Geometry(Part):
+    """Drawn once for both branches, so that a token of each means the same place."""
 
     flip: bool = True
-    rotation_degrees: float = 180.0
-    translate: float = 0.1
+    rotation_degrees: float = Field(180.0, ge=0, le=180)
+    translate: float = Field(0.1, ge=0, lt=1, description="largest shift, as a share of the side")
     scale: tuple[float, float] = (0.85, 1.2)
-    brightness: float = 0.2
-    contrast: float = 0.2
-    saturation: float = 0.2
-    hue: float = 0.03
-    mixup_alpha: float = Field(0.2, ge=0)
+
+
+class Photometry(Part):
+    """Drawn for each branch on its own."""
+
+    brightness: float = Field(0.2, ge=0)
+    contrast: float = Field(0.2, ge=0)
+    saturation: float = Field(0.2, ge=0)
+    hue: float = Field(0.03, ge=0, le=0.5)
+    blur: float = Field(0.0, ge=0, le=1, description="probability of a Gaussian blur")
+    erasing: float = Field(0.0, ge=0, le=1, description="probability of one erased rectangle")
+
+
+class Augmentation(Part):
+    """What is done to training pictures. The two branches' defaults follow their papers' habits."""
+
+    geometry: Geometry = Geometry()
+    cnn: Photometry = Photometry()
+    swin: Photometry = Photometry(brightness=0.3, contrast=0.3, saturation=0.3, blur=0.1, erasing=0.25)
+    mixup_alpha: float = Field(0.2, ge=0, description="0 switches MixUp off")
+    cutmix_alpha: float = Field(0.0, ge=0, description="0 switches CutMix off; with both on, a coin decides")
 
 
 class Rates(Part):
-    """Peak learning rates per group."""
+    """Peak learning rates. Norms and biases have their own, whichever part they are in."""
 
-    cnn: float = 1e-4
-    swin: float = 1e-4
-    head: float = 2e-4
-    norm_and_bias: float = 5e-5
+    cnn: float = Field(1e-4, gt=0)
+    swin: float = Field(1e-4, gt=0)
+    head: float = Field(2e-4, gt=0, description="attention and classifier")
+    norm_and_bias: float = Field(5e-5, gt=0)
+
+
+Imbalance = Literal["none", "class_weights", "balanced_sampling", "logit_adjustment"]
 
 
 class Recipe(Part):
-    """One training run."""
+    """One training run. `batch_size` is the pictures of one update, over all processes and accumulated parts."""
 
-    name: str
-    seed: int = 0
+    name: str = Field(min_length=1)
+    seed: int = Field(0, ge=0)
     model: ModelConfig = ModelConfig()
+    start: Starts = Starts()
+    stages: tuple[Stage, ...] = Field(PROGRESSIVE, min_length=1)
     augmentation: Augmentation = Augmentation()
     rates: Rates = Rates()
-    epochs: int = Field(20, ge=1)
     batch_size: int = Field(32, ge=1)
-    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of all updates spent in linear warm-up")
-    weight_decay: float = 0.05
+    accumulate: int = Field(1, ge=1, description="parts that a process cuts its share of a batch into")
+    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of all updates with rising rates")
+    weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
-    clip_norm: float = 1.0
+    imbalance: Imbalance = "none"
+    clip_norm: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.99, ge=0, lt=1)
+    batch_norm: Literal["frozen", "sync"] = Field(
+        "frozen", description="frozen: running statistics stay; sync: those of the whole batch, where its block trains"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: fp32 on a CPU")
+    val_share: float = Field(0.2, gt=0, lt=1, description="used where the data has no split of its own")
+    workers: int = Field(2, ge=0, description="processes that load pictures, for each training process")
+    log_updates: int = Field(10, ge=1, description="updates between two lines in the log")
+    checkpoint_updates: int = Field(200, ge=1, description="updates between two checkpoints inside an epoch")
+    keep_checkpoints: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages: two stages share a name among {', '.join(names)}")
+        return self
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all stages together."""
+        return sum(stage.epochs for stage in self.stages)
+
+    def stage_at(self, epoch: int) -> Stage:
+        """The stage that an epoch (from 0) belongs to."""
+        for stage in self.stages:
+            if epoch < stage.epochs:
+                return stage
+            epoch -= stage.epochs
+        raise IndexError(f"the recipe has {self.epochs} epochs")
 
 
-def load_recipe(name_or_path: str) -> Recipe:
-    """The recipe in a YAML file, or one of the shipped ones by name. Raises RecipeError."""
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.name.removesuffix(".yaml") for path in _recipes().iterdir() if path.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file, or a shipped one by name, after `changes` such as `stages.1.epochs=20`.
+
+    Raises RecipeError, which names the key that does not fit and the nearest one that would.
+    """
     path = Path(name_or_path)
     if not path.suffix:
-        path = Path(str(files("training") / "recipes" / f"{name_or_path}.yaml"))
+        path = Path(str(_recipes() / f"{name_or_path}.yaml"))
     if not path.is_file():
-        raise RecipeError(f"no recipe {name_or_path!r}: give a YAML file or the name of a shipped recipe")
+        raise RecipeError(f"no recipe {name_or_path!r}: give a YAML file or one of {', '.join(shipped_recipes())}")
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise RecipeError(f"{path.name}: {error}") from error
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path.name} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path.name} holds no keys: a recipe is a mapping, such as `name: mine`")
+    if changes:
+        # The whole recipe, so that parts which the file leaves at their defaults can be changed too.
+        content = _checked(content, path.name).model_dump(mode="json")
+        for change in changes:
+            _change(content, change)
+    return _checked(content, path.name)
+
+
+def _recipes() -> Any:
+    return files("training") / "recipes"
+
+
+def _checked(content: dict[str, Any], source: str) -> Recipe:
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError(f"{source}: " + "; ".join(_sentence(entry) for entry in error.errors())) from error
+
+
+def _sentence(entry: Any) -> str:
+    # Pydantic adds the tried type of a union to the place; keys that a user writes are no type names.
+    key = ".".join(str(step) for step in entry["loc"] if step != "Last" and not str(step).startswith("literal["))
+    if entry["type"] == "extra_forbidden":
+        return f"unknown key {key}{_nearest(entry['loc'])}"
+    reason = entry["msg"].removeprefix("Value error, ")
+    return f"{key}: {reason} (it is {entry['input']!r})" if key else reason
+
+
+def _nearest(place: tuple[int | str, ...]) -> str:
+    known = [name for part in _parts() for name in part.model_fields]
+    near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.6)
+    return f": did you mean {near[0]}?" if near else ""
+
+
+def _parts() -> list[type[Part]]:
+    return [Recipe, ModelConfig, Start, Starts, Last, Stage, Geometry, Photometry, Augmentation, Rates]
+
+
+def _change(content: dict[str, Any], change: str) -> None:
+    """Set one key, named by its path, in the plain form of a recipe."""
+    path, equals, text = change.partition("=")
+    *parents, key = path.split(".")
+    if not equals:
+        raise RecipeError(f"--set {change}: write KEY=VALUE, such as stages.1.epochs=20")
+    place: Any = content
+    for step in parents:
+        place = _inside(place, step, change)
+    if isinstance(place, list):
+        _inside(place, key, change)
+        place[int(key)] = yaml.safe_load(text)
+    elif isinstance(place, dict):
+        place[key] = yaml.safe_load(text)
+    else:
+        raise RecipeError(f"--set {change}: {'.'.join(parents)} is {place!r} and has no {key}")
+
+
+def _inside(place: Any, step: str, change: str) -> Any:
+    if isinstance(place, list):
+        if not step.isdigit() or int(step) >= len(place):
+            raise RecipeError(f"--set {change}: {step!r} is not one of the {len(place)} places, counted from 0")
+        return place[int(step)]
+    if not isinstance(place, dict) or step not in place:
+        known = list(place) if isinstance(place, dict) else []
+        near = difflib.get_close_matches(step, known, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
+        raise RecipeError(f"--set {change}: no key {step}: {hint}")
+    return place[step]
