@@ -25,7 +25,7 @@ from training.loop import as_input
 def contestants(bundle: Path, picture: bytes, address: str) -> dict[str, Callable[[], object]]:
     """Everything to be timed on one bundle and one picture; `address` is a server of the same bundle."""
     loaded = read_bundle(bundle)
-    predictor = Predictor(loaded, TorchEngine(loaded), Limits(), preview_side_px=1024)
+    predictor = Predictor(loaded, TorchEngine(load_model(loaded)), Limits(), preview_side_px=1024)
     upload = predictor.open(picture)
     model = load_model(loaded)
     image = as_input(torch.from_numpy(upload.image[None]).permute(0, 3, 1, 2))

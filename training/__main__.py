@@ -1,4 +1,4 @@
-"""Command line: python -m training fit | export | draw-data."""
+"""Command line: python -m training plan | fit | evaluate | export | ablate | doctor | draw-data."""
 
 from __future__ import annotations
 
@@ -10,42 +10,64 @@ from typing import Any
 from app.errors import FusionLensError
 from training.config import RecipeError, load_recipe
 from training.data import DataError
+from training.doctor import examine
 from training.draw import draw_dataset
+from training.evaluate import evaluate
 from training.export import ExportError, export, load_card
-from training.loop import fit
+from training.loop import TrainingError, fit
+from training.plan import plan
 from training.pretrained import WeightsError
+from training.run import RunError
+from training.tracking import TRACKERS, TrackingError
 
-MISTAKES = (FusionLensError, RecipeError, DataError, ExportError, WeightsError, OSError)
+MISTAKES = (
+    *(FusionLensError, RecipeError, DataError, ExportError, WeightsError, RunError, TrainingError, TrackingError),
+    OSError,
+)
+RECIPE_HELP = "a YAML file, or the name of a shipped recipe"
+DATA_HELP = "a CSV (path,label[,group,split,mask]), a folder with labels.csv, or a folder of classes"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit status: 0, or 1 with a sentence on standard error."""
     args = _parser().parse_args(arguments)
     try:
-        args.run(args)
+        return int(args.run(args))
     except MISTAKES as error:
         print(f"training: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train and export fusion classifiers.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = _command(commands, "fit", _fit, "train a recipe", "fit demo --data data/skin --out runs/demo")
-    command.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
-    command.add_argument("--data", type=Path, required=True, help="folder with labels.csv")
-    command.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
-    command.add_argument("--cnn-weights", type=Path, help="file with the CNN's weights to start from")
-    command.add_argument("--swin-weights", type=Path, help="file with the Swin's weights to start from")
+    command = _command(commands, "plan", _plan, "show what a recipe does, without data", "plan progressive")
+    _add_recipe(command)
+    command.add_argument("--classes", type=int, default=2, help="number of classes (default 2)")
+    command.add_argument("--pictures", type=int, help="number of training pictures, to count updates")
 
-    example = "export runs/demo bundles/demo --data data/skin --card training/recipes/demo_card.yaml"
+    command = _command(commands, "fit", _fit, "train a recipe", "fit progressive --data data/skin --out runs/mine")
+    _add_recipe(command)
+    command.add_argument("--data", type=Path, required=True, help=DATA_HELP)
+    command.add_argument("--out", type=Path, required=True, help="the run's folder; new, or with --resume an old one")
+    command.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
+    command.add_argument("--track", action="append", default=[], choices=TRACKERS, help="also log there; repeatable")
+
+    command = _command(commands, "evaluate", _evaluate, "figures of a bundle", "evaluate bundles/mine data/skin")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE")
+    command.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
+    command.add_argument("--split", help="train, val or test (default: val if the data is split, else everything)")
+    command.add_argument("--out", type=Path, default=Path("evaluation"), help="folder for evaluation.json, report.html")
+
+    example = "export runs/mine bundles/mine --card card.yaml"
     command = _command(commands, "export", _export, "write a finished run as a bundle", example)
     command.add_argument("train_run", type=Path, metavar="RUN", help="folder that fit wrote")
     command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write")
-    command.add_argument("--data", type=Path, required=True, help="the data that the run was trained on")
-    command.add_argument("--card", type=Path, required=True, help="YAML with name, version, licence, data and notes")
+    command.add_argument("--card", type=Path, help="YAML with name, version, licence, data and notes")
+
+    command = _command(commands, "doctor", _doctor, "examine data; exit 1 with findings", "doctor data/skin")
+    command.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
 
     command = _command(commands, "draw-data", _draw, "draw a small labelled set", "draw-data data/drawn --count 64")
     command.add_argument("out", type=Path, metavar="OUT", help="folder to write")
@@ -56,26 +78,57 @@ def _parser() -> argparse.ArgumentParser:
 
 def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
-        name, help=help_text, epilog=f"example: python -m training {example}"
+        name, help=help_text, description=help_text, epilog=f"example: python -m training {example}"
     )
     command.set_defaults(run=run)
     return command
 
 
-def _fit(args: argparse.Namespace) -> None:
-    files = {"cnn": args.cnn_weights, "swin": args.swin_weights}
-    fit(load_recipe(args.recipe), args.data, args.out, {branch: file for branch, file in files.items() if file})
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("recipe", help=RECIPE_HELP)
+    command.add_argument(
+        *("--set", "-s"), dest="changes", metavar="KEY=VALUE", action="append", default=[],
+        help="change one key, such as stages.1.epochs=20; repeatable",
+    )  # fmt: skip
 
 
-def _export(args: argparse.Namespace) -> None:
-    bundle = export(args.train_run, args.data, args.bundle, load_card(args.card))
+def _plan(args: argparse.Namespace) -> int:
+    print(plan(load_recipe(args.recipe, args.changes), args.classes, args.pictures))
+    return 0
+
+
+def _fit(args: argparse.Namespace) -> int:
+    recipe = load_recipe(args.recipe, args.changes)
+    fit(recipe, args.data, args.out, _say, resume=args.resume, track=args.track)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    print(evaluate(args.bundle, args.data, args.split, args.out).text())
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    bundle = export(args.train_run, args.bundle, load_card(args.card) if args.card else None)
     metrics = bundle.manifest.metrics
     figures = ", ".join(f"{name} {value:.3f}" for name, value in metrics.values.items())
     print(f"{args.bundle}: {bundle.sha256}\n{metrics.split}, {metrics.pictures} pictures: {figures}")
+    return 0
 
 
-def _draw(args: argparse.Namespace) -> None:
+def _doctor(args: argparse.Namespace) -> int:
+    report = examine(args.data)
+    print(report.text())
+    return 1 if report.findings else 0
+
+
+def _draw(args: argparse.Namespace) -> int:
     draw_dataset(args.out, args.count, args.seed)
+    return 0
+
+
+def _say(message: str) -> None:
+    print(message, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,23 @@
-"""Labelled pictures on disk: a CSV beside them says what each is and on which side of the split it stands."""
+"""Labelled pictures on disk, and which of them train and which validate.
+
+Data is a CSV beside its pictures, or a folder for each class. What does not fit is refused with a sentence that says
+what to do, so that a run never starts on data that it would silently misread.
+"""
 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
-from torch.utils.data import Dataset
+from jaxtyping import Bool, Float, Int
 
-from training.augment import TwoViews
+SPLITS = ("train", "val", "test")
+_COLUMNS = ("path", "label", "group", "split", "mask")
+_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
 
 
 class DataError(ValueError):
@@ -21,46 +26,259 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled picture."""
+    """One labelled picture. All pictures of a `group` (a patient, a lesion) belong on one side of the split."""
 
     path: Path
     label: str
-    split: str
+    group: str | None
+    split: str | None
     mask: Path | None
 
 
-def read_samples(root: Path, split: str) -> list[Sample]:
-    """The rows of `root/labels.csv` (`path,label,split[,mask]`) of one split. Raises DataError."""
-    table = root / "labels.csv"
-    if not table.is_file():
-        raise DataError(f"{root} has no labels.csv (columns path,label,split[,mask])")
-    with table.open(newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if row["split"] == split]
-    if not rows:
-        raise DataError(f"{table} has no rows with split={split}")
-    samples = [
-        Sample(root / row["path"], row["label"], split, root / row["mask"] if row.get("mask") else None) for row in rows
-    ]
-    if missing := [sample.path for sample in samples if not sample.path.is_file()]:
-        raise DataError(f"{len(missing)} pictures of {table} are missing, the first is {missing[0]}")
+def read_samples(root: Path, split: str | None = None) -> list[Sample]:
+    """The labelled pictures of `root`, or those of one split, in the table's order or sorted by path.
+
+    `root` is a CSV file or a folder with `labels.csv`: its columns are `path,label[,group,split,mask]`, others are
+    ignored, and paths are relative to its folder. Without a CSV, `root` has a folder for each class, or `train`,
+    `val` and `test` which have them; hidden files and files that are no pictures by their name are passed over.
+
+    Raises DataError for anything else, and for missing files, pictures named twice, and classes that cannot train.
+    """
+    table = root if root.is_file() else root / "labels.csv"
+    samples = _from_table(table) if table.is_file() else _from_folders(root)
+    _check(samples, root)
+    chosen = [sample for sample in samples if split in (None, sample.split)]
+    if not chosen:
+        raise DataError(f"{root} has no pictures in {split}: name that split in the table, or make such a folder")
+    return chosen
+
+
+def split_samples(samples: Sequence[Sample], val_share: float, seed: int) -> list[Sample]:
+    """The samples in their order, each in train or val (or test, where the data says so itself).
+
+    A split that the data has is kept. Otherwise whole groups are drawn, stratified by what they hold, and then moved
+    until no single move brings the classes nearer to `val_share`. A sample without a group counts as one. So each
+    class meets its share to half a picture where there are no groups, to half of the smallest group that can still be
+    moved where groups have one label each, and has a group on each side in any case. `seed` decides, the order of
+    samples does not.
+
+    Raises DataError for a group on two sides, and for a class without pictures on one.
+    """
+    if any(sample.split for sample in samples):
+        _refuse_leaks(samples)
+        placed = list(samples)
+    else:
+        val = _val_keys(samples, val_share, seed)
+        placed = [replace(sample, split="val" if _key(sample) in val else "train") for sample in samples]
+    there = {(sample.label, sample.split) for sample in placed}
+    for label in sorted({sample.label for sample in placed}):
+        for side in ("train", "val"):
+            if (label, side) not in there:
+                raise DataError(
+                    f"class {label} has no picture in {side}: each class needs pictures of at least two groups "
+                    "(a picture without a group is its own), some in train and some in val"
+                )
+    return placed
+
+
+def groups_on_two_sides(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """The groups with pictures in more than one split, and those pictures."""
+    members: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if sample.group is not None:
+            members[sample.group].append(sample)
+    return {group: found for group, found in members.items() if len({sample.split for sample in found}) > 1}
+
+
+def classes_of(samples: Iterable[Sample]) -> tuple[str, ...]:
+    """The labels of train, sorted: the order of a model's logits."""
+    return tuple(sorted({sample.label for sample in samples if sample.split == "train"}))
+
+
+def write_samples(samples: Iterable[Sample], path: Path) -> None:
+    """Save samples as a CSV with absolute paths, for `load_samples`."""
+    with path.open("w", newline="", encoding="utf-8") as lines:
+        rows = csv.writer(lines)
+        rows.writerow(_COLUMNS)
+        for sample in samples:
+            mask = sample.mask.absolute() if sample.mask else ""
+            rows.writerow([sample.path.absolute(), sample.label, sample.group or "", sample.split or "", mask])
+
+
+def load_samples(path: Path) -> list[Sample]:
+    """The samples that `write_samples` saved. Raises DataError, also where their files are no longer there."""
+    if not path.is_file():
+        raise DataError(f"there is no {path}: give the folder that a training run wrote")
+    samples = [_sample(row, Path) for row in _rows(path)]
+    _refuse_missing(samples, path)
     return samples
 
 
-class TrainingSet(Dataset[tuple[Tensor, Tensor, int]]):
-    """Pictures prepared once and kept, augmented anew at every visit.
+def _from_table(table: Path) -> list[Sample]:
+    def inside(text: str) -> Path:
+        path = Path(text)
+        if path.anchor or ".." in path.parts:
+            raise DataError(f"{table}: {text} leads out of the data: write paths relative to the table's folder")
+        return table.parent / path
 
-    What is drawn depends on (seed, epoch, index) alone: not on workers, not on the order of visits.
-    """
+    return [_sample({name: text.strip() for name, text in row.items()}, inside) for row in _rows(table)]
 
-    def __init__(self, images: UInt8[np.ndarray, "n h w 3"], labels: list[int], views: TwoViews, seed: int) -> None:
-        self.images, self.labels, self.views, self.seed, self.epoch = images, labels, views, seed, 0
 
-    def __len__(self) -> int:
-        return len(self.images)
+def _rows(table: Path) -> list[dict[str, str]]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines, restval="", strict=True)
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} is not a CSV in UTF-8: {error}") from error
+    if missing := [name for name in ("path", "label") if name not in columns]:
+        raise DataError(
+            f"{table} has no column {' and no column '.join(missing)}: "
+            f"it needs path,label[,group,split,mask] and has {','.join(columns)}"
+        )
+    for number, row in enumerate(rows, start=1):
+        if None in row:
+            raise DataError(
+                f"{table}: row {number} has more values than the header: put quotes round those with commas"
+            )
+    return rows
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
-        image = torch.from_numpy(self.images[index]).permute(2, 0, 1)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(hash((self.seed, self.epoch, index)) % 2**63)
-            cnn_view, swin_view = self.views(image)
-        return cnn_view, swin_view, self.labels[index]
+
+def _sample(row: dict[str, str], place: Callable[[str], Path]) -> Sample:
+    mask = row.get("mask")
+    return Sample(
+        path=place(row["path"]),
+        label=row["label"],
+        group=row.get("group") or None,
+        split=row.get("split") or None,
+        mask=place(mask) if mask else None,
+    )
+
+
+def _from_folders(root: Path) -> list[Sample]:
+    if not root.is_dir():
+        raise DataError(f"there is no folder or CSV file {root}: give the folder that holds the pictures")
+    names = [folder.name for folder in _folders(root)]
+    splits = [name for name in names if name in SPLITS]
+    if splits and (others := [name for name in names if name not in SPLITS]):
+        raise DataError(
+            f"{root} has {', '.join(splits)} beside {', '.join(others)}: its folders are either all classes "
+            f"or all splits ({', '.join(SPLITS)})"
+        )
+    places: list[tuple[str | None, Path]] = [(split, root / split) for split in splits]
+    return [
+        Sample(picture, folder.name, None, split, None)
+        for split, place in places or [(None, root)]
+        for folder in _folders(place)
+        for picture in _pictures(folder)
+    ]
+
+
+def _folders(place: Path) -> list[Path]:
+    found = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not found:
+        raise DataError(f"{place} has neither a labels.csv nor folders of classes: give it one or the other")
+    return found
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in _SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+    if not found:
+        raise DataError(f"the class folder {folder} has no pictures: put some there, or remove it")
+    return found
+
+
+def _check(samples: Sequence[Sample], root: Path) -> None:
+    seen: set[Path] = set()
+    for sample in samples:
+        if not sample.label:
+            raise DataError(f"{sample.path} has no label: give it one, or remove its row")
+        if sample.split not in (None, *SPLITS):
+            raise DataError(f"{sample.path} has the unknown split {sample.split}: choose one of {', '.join(SPLITS)}")
+        if sample.path in seen:
+            raise DataError(f"{sample.path} is named twice: remove one of its rows")
+        seen.add(sample.path)
+    _refuse_missing(samples, root)
+    without = [sample for sample in samples if sample.split is None]
+    if 0 < len(without) < len(samples):
+        raise DataError(
+            f"{len(without)} of {len(samples)} pictures have no split, the first is {without[0].path}: "
+            "give a split to all or to none"
+        )
+    labels = {sample.label for sample in samples}
+    if len(labels) < 2:
+        raise DataError(f"{root} has pictures of {len(labels)} class(es): a classifier needs two or more")
+    if absent := sorted(labels - {sample.label for sample in samples if sample.split in (None, "train")}):
+        raise DataError(f"class {', '.join(absent)} has no picture in train: put some there, or remove the class")
+
+
+def _refuse_missing(samples: Iterable[Sample], source: Path) -> None:
+    files = [file for sample in samples for file in (sample.path, sample.mask) if file is not None]
+    if missing := [file for file in files if not file.is_file()]:
+        raise DataError(
+            f"{len(missing)} of {len(files)} files of {source} are missing, the first is {missing[0]}: "
+            "put them back, or remove their rows"
+        )
+
+
+def _refuse_leaks(samples: Iterable[Sample]) -> None:
+    if leaks := groups_on_two_sides(samples):
+        group, members = next(iter(leaks.items()))
+        sides = " and ".join(sorted({str(member.split) for member in members}))
+        raise DataError(
+            f"group {group} has pictures in {sides}; in all, {len(leaks)} group(s) are on more than one side: "
+            "put all pictures of a group on one"
+        )
+
+
+def _key(sample: Sample) -> str | Path:
+    return sample.path if sample.group is None else sample.group
+
+
+def _val_keys(samples: Sequence[Sample], val_share: float, seed: int) -> set[str | Path]:
+    in_order = sorted(samples, key=lambda sample: sample.path)
+    keys = list(dict.fromkeys(_key(sample) for sample in in_order))
+    labels = sorted({sample.label for sample in samples})
+    row, column = ({name: i for i, name in enumerate(names)} for names in (keys, labels))
+    counts = np.zeros((len(keys), len(labels)), np.int64)
+    for sample in samples:
+        counts[row[_key(sample)], column[sample.label]] += 1
+    return {key for key, chosen in zip(keys, _drawn(counts, val_share, seed), strict=True) if chosen}
+
+
+def _drawn(counts: Int[np.ndarray, "groups labels"], share: float, seed: int) -> Bool[np.ndarray, " groups"]:
+    """Which groups go to val. `counts` are the pictures of each label that a group holds."""
+    rng = np.random.default_rng(seed)
+    kinds, kind_of_group, sizes = np.unique(counts, axis=0, return_inverse=True, return_counts=True)
+    # Groups that hold the same are alike: the share is taken of each kind, so that large groups stand on both sides.
+    chosen = np.floor(share * sizes + rng.random(len(sizes))).astype(np.int64)
+    totals = counts.sum(axis=0)
+    moves = np.concatenate([kinds, -kinds])
+    while True:
+        in_val = chosen @ kinds
+        costs = np.where(np.concatenate([chosen < sizes, chosen > 0]), _cost(in_val + moves, totals, share), np.inf)
+        best = int(costs.argmin())
+        if not costs[best] < _cost(in_val[None], totals, share)[0]:
+            break
+        chosen[best % len(kinds)] += 1 if best < len(kinds) else -1
+    drawn = np.zeros(len(counts), bool)
+    for kind, number in enumerate(chosen):
+        drawn[rng.permutation(np.flatnonzero(kind_of_group == kind))[:number]] = True
+    return drawn
+
+
+def _cost(
+    in_val: Int[np.ndarray, "n labels"], totals: Int[np.ndarray, " labels"], share: float
+) -> Float[np.ndarray, " n"]:
+    """How far splits are from the share. A label without pictures on a side outweighs every distance."""
+    empty = ((in_val == 0) | (in_val == totals)).sum(axis=1)
+    distance = np.square(in_val / totals - share).sum(axis=1)
+    return np.asarray(len(totals) * empty + distance, np.float64)

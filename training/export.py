@@ -1,16 +1,18 @@
 """A finished run as a bundle: rounded weights, mean maps, calibration, decision threshold, and its figures on val.
 
-What only a person can say (licence, where the data came from, caveats) is read from a card, a small YAML file.
+What only a person can say (licence, where the data came from, caveats) is read from a card, a small YAML file; a
+bundle without one says that nobody has said it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -22,6 +24,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from app.inference.bundle import Bundle, read_bundle
+from app.inference.engine import load_engine
 from app.inference.manifest import (
     FORMAT,
     MANIFEST,
@@ -40,10 +43,14 @@ from app.inference.torch_engine import load_model
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from training.calibration import fit_temperature, mean_nll, softmax, youden_threshold
-from training.config import Part, Recipe, load_recipe
-from training.data import DataError, Sample, read_samples
-from training.loop import as_input, predict, prepared
+from training.config import Part, Recipe
+from training.data import Sample
+from training.forward import as_input, predict, prepared
 from training.metrics import auroc
+from training.run import read_run
+
+CHECKED = 25  # pictures that a new bundle is compared on
+MOST_OFF = 1e-4
 
 
 class ExportError(ValueError):
@@ -54,11 +61,11 @@ class Card(Part):
     """What a person says about the bundle. `positive` is the class looked for, of two; by default the last."""
 
     name: str = Field(min_length=1)
-    version: str = Field(min_length=1)
+    version: str = Field("1", min_length=1)
     positive: str | None = None
-    licence: str = Field(min_length=1)
-    data: str = Field(min_length=1, description="where the pictures came from, and on what terms")
-    notes: tuple[str, ...]
+    licence: str = Field("not stated", min_length=1)
+    data: str = Field("not stated", min_length=1, description="where the pictures came from, and on what terms")
+    notes: tuple[str, ...] = ("Exported without a card: nobody has said what this model is for.",)
 
 
 def load_card(path: Path) -> Card:
@@ -69,18 +76,22 @@ def load_card(path: Path) -> Card:
         raise ExportError(f"the card {path} cannot be used: {error}") from error
 
 
-def export(run: Path, data: Path, out: Path, card: Card) -> Bundle:
-    """Write the run in the folder `run`, trained on `data`, as a bundle to the folder `out`.
+def export(folder: Path, out: Path, card: Card | None) -> Bundle:
+    """Write the finished run in `folder` as a bundle to the folder `out`.
 
     All is computed with the weights as the bundle stores them: mean maps on train, without augmentation; temperature,
-    threshold and figures on val. Raises ExportError, DataError, RecipeError and BundleError.
+    threshold and figures on val. Then the bundle is read back, and must answer val's pictures as the model does.
+    Raises ExportError, RunError, DataError, RecipeError and BundleError.
     """
     _refuse_to_overwrite(out)
-    recipe, classes, model = _read_run(run)
+    run = read_run(folder)
+    recipe, classes, size = run.recipe, run.classes, run.recipe.model.image_size
+    card = card or Card(name=recipe.name)
     positive = _positive_class(classes, card)
-    train, val = read_samples(data, "train"), read_samples(data, "val")
-    labels = _labels(val, classes)
-    logits = predict(model, prepared(val, recipe.model.image_size))
+    model = run.finished_model()
+    model.half().float()
+    labels = np.array(run.labels("val"))
+    logits = predict(model, prepared(run.on("val"), size))
     calibration, decision, metrics = judge(logits.astype(np.float64), labels, classes, positive)
     description = Description(
         name=card.name,
@@ -94,10 +105,12 @@ def export(run: Path, data: Path, out: Path, card: Card) -> Bundle:
         licence=card.licence,
         data=card.data,
         notes=card.notes,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=_public(recipe),
     )
-    write_bundle(model, out, description, mean_maps(model, prepared(train, recipe.model.image_size)))
-    return read_bundle(out)
+    write_bundle(model, out, description, mean_maps(model, prepared(run.on("train"), size)))
+    bundle = read_bundle(out)
+    _compare(bundle, run.on("val")[:CHECKED], logits[:CHECKED])
+    return bundle
 
 
 def write_bundle(model: CNNViTFusion, out: Path, description: Description, reference: FeatureMaps[np.ndarray]) -> None:
@@ -152,28 +165,34 @@ def judge(
 
 
 @torch.inference_mode()
-def mean_maps(model: CNNViTFusion, images: UInt8[np.ndarray, "n h w 3"], batch: int = 25) -> FeatureMaps[np.ndarray]:
-    """The mean of each branch's feature map over all pictures, float32 `[C, h, w]`."""
-    model.eval()
+def mean_maps(model: CNNViTFusion, batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> FeatureMaps[np.ndarray]:
+    """The mean of each branch's feature map over all pictures, float32 `[C, h, w]`. The model is in eval mode."""
     totals: dict[str, Float[np.ndarray, "c h w"]] = {}
-    for start in range(0, len(images), batch):
-        part = torch.from_numpy(images[start : start + batch]).permute(0, 3, 1, 2)
-        for branch, feature_map in model.encode(as_input(part)).items():
+    pictures = 0
+    for batch in batches:
+        pictures += len(batch)
+        for branch, feature_map in model.encode(as_input(batch)).items():
             totals[branch] = totals.get(branch, 0) + feature_map.double().sum(dim=0).numpy()
-    return FeatureMaps(**{branch: (total / len(images)).astype(np.float32) for branch, total in totals.items()})
+    return FeatureMaps(**{branch: (total / pictures).astype(np.float32) for branch, total in totals.items()})
 
 
-def _read_run(run: Path) -> tuple[Recipe, tuple[str, ...], CNNViTFusion]:
-    """The run's recipe, its classes, and the model with its averaged weights rounded as a bundle stores them."""
-    for name in ("recipe.yaml", "classes.json", "ema.safetensors"):
-        if not (run / name).is_file():
-            raise ExportError(f"{run} has no {name}: give the folder that a training run wrote")
-    recipe = load_recipe(str(run / "recipe.yaml"))
-    classes = tuple(json.loads((run / "classes.json").read_text(encoding="utf-8")))
-    model = CNNViTFusion(len(classes), **recipe.model.model_dump())
-    safetensors.torch.load_model(model, run / "ema.safetensors", strict=True)
-    model.half().float()
-    return recipe, classes, model.to(memory_format=torch.channels_last)
+def _compare(bundle: Bundle, samples: Sequence[Sample], logits: Float[np.ndarray, "n k"]) -> None:
+    """Have the service's own engine answer the pictures, and compare."""
+    engine = load_engine(bundle, "torch")
+    size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
+    images = torch.cat(list(prepared(samples, size))).permute(0, 2, 3, 1).numpy()
+    served = engine.classify(engine.encode(np.ascontiguousarray(images)))
+    if (off := float(np.abs(served - logits).max())) > MOST_OFF:
+        raise ExportError(f"the bundle's logits are {off:.1e} off the run's: at most {MOST_OFF:.0e} is rounding")
+
+
+def _public(recipe: Recipe) -> dict[str, Any]:
+    """The recipe without this machine's folders: of a weights file only its name."""
+    fields: dict[str, Any] = recipe.model_dump(mode="json")
+    for start in fields["start"].values():
+        if start["weights"] is not None:
+            start["weights"] = Path(start["weights"]).name
+    return fields
 
 
 def _positive_class(classes: Sequence[str], card: Card) -> str | None:
@@ -184,13 +203,6 @@ def _positive_class(classes: Sequence[str], card: Card) -> str | None:
     if card.positive is not None and card.positive not in classes:
         raise ExportError(f"the card's positive class {card.positive!r} is not one of {', '.join(classes)}")
     return card.positive or classes[-1]
-
-
-def _labels(samples: Sequence[Sample], classes: Sequence[str]) -> Int[np.ndarray, " n"]:
-    labels = [sample.label for sample in samples]
-    if unlike := sorted(set(labels) ^ set(classes)):
-        raise DataError(f"val and the run's classes differ in {', '.join(unlike)}: each class needs pictures in val")
-    return np.array([classes.index(label) for label in labels])
 
 
 def _refuse_to_overwrite(out: Path) -> None:

@@ -1,108 +1,290 @@
-"""The training loop: read it top to bottom."""
+"""The training loop: read it top to bottom.
+
+An interrupted run that goes on ends with the same weights and the same log as one that was left alone. All that is
+random is drawn from (seed, epoch, update, position), so a checkpoint needs no random state, only how far it came.
+"""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
-import yaml
-from jaxtyping import Float, UInt8
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from jaxtyping import Float, Int
+from timm.layers import convert_sync_batchnorm
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from app.inference.preprocess import Limits, decode, prepare
 from app.models.cnnswin import CNNViTFusion
-from training.augment import TwoViews, mixup
-from training.config import Recipe
-from training.data import Sample, TrainingSet, read_samples
+from training.augment import TwoViews
+from training.calibration import mean_nll, softmax
+from training.checkpoint import save_checkpoint, write_whole
+from training.config import Recipe, RecipeError
+from training.ema import Ema
+from training.forward import predict, prepared
+from training.loss import Loss
 from training.metrics import auroc
-from training.optim import optimizer, warmup_cosine
-from training.pretrained import load_backbone
+from training.optim import optimizer, set_rates
+from training.overlays import overlays
+from training.pretrained import load_start
+from training.processes import Processes, processes
+from training.run import Run, begin, go_on
+from training.session import StopSignal, deterministic, ignore_interrupt, stop_signal
+from training.stages import enter, trainable
+from training.tracking import Log, Tracker, trackers
+from training.update import Updater, Views
+from training.views import EpochBatches, EvaluationSet, TrainingSet
 
 
-def fit(recipe: Recipe, data: Path, out: Path, weights: dict[str, Path]) -> None:
-    """Train `recipe` on `data` and write to `out`: recipe.yaml, log.jsonl and, after each epoch, ema.safetensors."""
-    train, val = read_samples(data, "train"), read_samples(data, "val")
-    classes = sorted({sample.label for sample in train})
-    images, val_images = (prepared(samples, recipe.model.image_size) for samples in (train, val))
-    labels, val_labels = ([classes.index(sample.label) for sample in samples] for samples in (train, val))
+class TrainingError(RuntimeError):
+    """A run that had to stop, why, and what it left."""
 
-    out.mkdir(parents=True, exist_ok=False)
-    (out / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-    (out / "classes.json").write_text(json.dumps(classes))
 
-    torch.manual_seed(recipe.seed)
-    model = CNNViTFusion(len(classes), **recipe.model.model_dump())
-    for branch, path in weights.items():
-        load_backbone(getattr(model, branch), getattr(recipe.model, branch), path)
-    model = model.to(memory_format=torch.channels_last)
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+@dataclass
+class Progress:
+    """How far a run has come. The loss is summed over the epoch's updates so far."""
 
-    dataset = TrainingSet(images, labels, TwoViews(recipe.augmentation, recipe.model.image_size), recipe.seed)
-    updates = len(dataset) // recipe.batch_size * recipe.epochs
-    adam = optimizer(model, recipe)
-    schedule = LambdaLR(adam, warmup_cosine(int(recipe.warmup_share * updates), updates))
-    generator = torch.Generator().manual_seed(recipe.seed)
+    update: int = 0
+    loss_sum: float = 0.0
 
-    for epoch in range(recipe.epochs):
-        started, losses = time.perf_counter(), []
-        dataset.epoch = epoch
-        model.train()
-        for cnn_view, swin_view, label in batches(dataset, recipe.batch_size, generator):
-            one_hot = functional.one_hot(label, len(classes)).float()
-            cnn_view, swin_view, target = mixup(
-                as_input(cnn_view), as_input(swin_view), one_hot, recipe.augmentation.mixup_alpha, generator
-            )
-            logits = model(cnn_view, swin_view)
-            loss = functional.cross_entropy(logits, target, label_smoothing=recipe.label_smoothing)
-            adam.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            adam.step()
-            schedule.step()
-            ema.update_parameters(model)
-            losses.append(loss.item())
-        val_logits = predict(ema.module, val_images)
-        record = {
-            "epoch": epoch,
-            "loss": float(np.mean(losses)),
-            "val_loss": functional.cross_entropy(torch.from_numpy(val_logits), torch.tensor(val_labels)).item(),
-            "val_auroc": auroc(val_logits[:, -1] - val_logits[:, 0], np.array(val_labels) == len(classes) - 1),
-            "seconds": round(time.perf_counter() - started, 1),
+
+def fit(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    say: Callable[[str], None],
+    *,
+    resume: bool = False,
+    track: Sequence[str] = (),
+) -> None:
+    """Train `recipe` on `data` and write the run to the folder `out`; `say` gets its messages.
+
+    Returns when the run has finished, or, with a checkpoint, soon after SIGTERM or SIGINT. Raises RecipeError,
+    DataError, WeightsError, RunError and TrackingError for what is wrong from the start, and TrainingError.
+    """
+    with processes() as among, deterministic(among.device), stop_signal() as stop:
+        if resume:
+            run, state, torn = go_on(recipe, data, out)
+        else:
+            run, state, torn = begin(recipe, data, out, among), None, []
+        for path in torn if among.writes else []:
+            say(f"{path} is torn: passed over")
+        Training(run, among, say if among.writes else _silence).train(state, track, stop)
+
+
+class Training:
+    """A run while it trains."""
+
+    def __init__(self, run: Run, among: Processes, say: Callable[[str], None]) -> None:
+        self.run, self.recipe, self.processes, self.say = run, run.recipe, among, say
+        torch.manual_seed(self.recipe.seed)
+        self.model = _placed(run.new_model(), self.recipe, among)
+        self.labels = run.labels("train")
+        balanced = self.recipe.imbalance == "balanced_sampling"
+        shape = (self.recipe.batch_size, self.recipe.seed, balanced, among.rank, among.count, self.recipe.accumulate)
+        self.batches = EpochBatches(self.labels, *shape)
+        self.updates = self.batches.updates * self.recipe.epochs
+        loss = Loss.of(self.labels, len(run.classes), self.recipe.imbalance, self.recipe.label_smoothing)
+        self.updater = Updater(self.model, optimizer(self.model, self.recipe), loss, self.recipe, among)
+        for stage in self.recipe.stages:
+            if not trainable(self.model, stage):
+                raise RecipeError(f"stage {stage.name} trains nothing")
+        self.progress = Progress()
+        self._bar = None if among.writes else True  # None: shown in a terminal only
+
+    def train(self, state: dict[str, Any] | None, track: Sequence[str], stop: StopSignal) -> None:
+        """From the start, or from a checkpoint's state, to the end or to a signal."""
+        log_bytes = 0
+        if state is None:
+            load_start(self.model, self.recipe)
+        self.ema = Ema(self.model, self.recipe.ema_decay)
+        if state is not None:
+            log_bytes = self._restore(state)
+            self.say(f"going on after update {self.progress.update} of {self.updates}")
+        self.log = Log(self.run.log, log_bytes) if self.processes.writes else None
+        self.trackers: list[Tracker] = trackers(track, self.run.folder, self.recipe) if self.processes.writes else []
+        loader = self._loader()
+        try:
+            for epoch in range(self.progress.update // self.batches.updates, self.recipe.epochs):
+                if self._epoch(epoch, loader, stop):
+                    self.say(f"stopped after update {self.progress.update}: fit … --resume goes on from there")
+                    return
+            self._finish()
+        except OSError as error:
+            raise TrainingError(f"a file could not be written ({error}): the last checkpoint stays") from error
+        finally:
+            for tracker in self.trackers:
+                tracker.finish()
+            if self.log is not None:
+                self.log.close()
+
+    def _epoch(self, epoch: int, loader: DataLoader[Any], stop: StopSignal) -> bool:
+        """The rest of one epoch. True if a signal ended it."""
+        stage, started, waited = self.recipe.stage_at(epoch), time.perf_counter(), 0.0
+        enter(self.model, stage, self.recipe.batch_norm)
+        first = self.progress.update - epoch * self.batches.updates
+        self.batches.start(epoch, first)
+        parts = iter(loader)
+        name = f"epoch {epoch + 1}/{self.recipe.epochs} {stage.name}"
+        bar = tqdm(total=self.batches.updates, initial=first, desc=name, unit="update", leave=False, disable=self._bar)
+        for number in range(first, self.batches.updates):
+            waiting = time.perf_counter()
+            views: list[Views] = [next(parts) for _ in range(self.recipe.accumulate)]
+            waited += time.perf_counter() - waiting
+            stopped = self._update(views, epoch, number, stage.name, stop)
+            bar.update()
+            last = number == self.batches.updates - 1
+            if not last and (stopped or self.progress.update % self.recipe.checkpoint_updates == 0):
+                self._save()
+            if stopped and not last:
+                bar.close()
+                return True
+        bar.close()
+        seconds = time.perf_counter() - started
+        timing = {
+            "seconds": seconds,
+            "images_per_s": (self.batches.updates - first) * self.recipe.batch_size / seconds,
+            "waiting_share": waited / seconds,
         }
-        with (out / "log.jsonl").open("a") as log:
-            log.write(json.dumps(record) + "\n")
-        safetensors.torch.save_model(ema.module, str(out / "ema.safetensors"))
+        self._end_epoch(epoch, name, timing)
+        self._save()
+        return stopped
+
+    def _update(self, views: list[Views], epoch: int, number: int, stage: str, stop: StopSignal) -> bool:
+        """One update of weights and average. True if a process was asked to stop."""
+        update = self.progress.update
+        rates = set_rates(self.updater.adam, self.recipe, update, self.updates)
+        labels = self.batches.labels_of_update(epoch, number)
+        sums = self.updater.gradients(views, labels, epoch, update, stop.asked)
+        record = None
+        if update % self.recipe.log_updates == 0:
+            record = {"kind": "update", "update": update, "epoch": epoch, "stage": stage, "loss": sums.loss}
+            record |= {"gradient_norm": self.updater.gradient_norms(), "rate": rates}
+        if not np.isfinite(sums.loss) or not self.updater.apply():
+            raise TrainingError(self._not_finite(views, epoch, number, sums.loss))
+        self.ema.update(self.model, update)
+        self.progress.update += 1
+        self.progress.loss_sum += sums.loss
+        if record is not None:
+            self._write(record)
+        return sums.stop
+
+    def _end_epoch(self, epoch: int, name: str, timing: dict[str, float]) -> None:
+        """Evaluate the averaged weights and write the epoch's line."""
+        val = self._evaluate()
+        loss, self.progress.loss_sum = self.progress.loss_sum / self.batches.updates, 0.0
+        stage = self.recipe.stage_at(epoch).name
+        place = {"kind": "epoch", "epoch": epoch, "update": self.progress.update, "stage": stage}
+        self._write({**place, "loss": loss, "val": val, "timing": timing})
+        figures = ", ".join(f"{figure} {value:.3f}" for figure, value in val.items())
+        self.say(
+            f"{name}: loss {loss:.4f}; val {figures}; {timing['images_per_s']:.1f} pictures/s, "
+            f"{timing['waiting_share']:.1%} of the time waiting for data"
+        )
+        if self.trackers:
+            self._show_overlays()
+
+    def _evaluate(self) -> dict[str, float]:
+        """Figures of the averaged weights on val, every picture counted once however many processes share the work."""
+        labels = np.array(self.run.labels("val"))
+        samples = self.run.on("val")[self.processes.rank :: self.processes.count]
+        pictures = DataLoader(EvaluationSet(samples, self.recipe.model.image_size), 25, num_workers=self.recipe.workers)
+        own = predict(self.ema.model, pictures) if samples else np.empty((0, len(self.run.classes)), np.float32)
+        logits = np.empty((len(labels), len(self.run.classes)))
+        for rank, part in enumerate(self.processes.gather(own)):
+            logits[rank :: self.processes.count] = part
+        return val_figures(logits, labels)
+
+    def _finish(self) -> None:
+        if self.processes.writes:
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in self.ema.model.state_dict().items()}
+            write_whole(self.run.weights, safetensors.torch.save(tensors))
+        val = self._evaluate()
+        self._write({"kind": "end", "update": self.progress.update, "val": val})
+        self.say(f"finished after {self.progress.update} updates: {self.run.weights}")
+        self.processes.wait()
+
+    def _save(self) -> None:
+        if self.log is None:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "optimizer": self.updater.adam.state_dict(),
+            "scaler": self.updater.scaler.state_dict(),
+            "progress": asdict(self.progress),
+            "log_bytes": self.log.sync(),
+        }
+        save_checkpoint(self.run.checkpoints, self.progress.update, state, self.recipe.keep_checkpoints)
+
+    def _restore(self, state: dict[str, Any]) -> int:
+        """Take over a checkpoint's state, and return how much of the log it covers."""
+        self.model.load_state_dict(state["model"])
+        self.ema.model.load_state_dict(state["ema"])
+        self.updater.adam.load_state_dict(state["optimizer"])
+        self.updater.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        return int(state["log_bytes"])
+
+    def _not_finite(self, views: list[Views], epoch: int, number: int, loss: float) -> str:
+        """Save what shows a loss or gradient that is not finite, and say so."""
+        where = f"at update {self.progress.update} (epoch {epoch + 1}, update {number + 1} of it)"
+        path = self.run.folder / f"not-finite-{self.progress.update:08d}.pt"
+        if self.processes.writes:
+            parts = [dict(zip(("cnn", "swin", "labels"), part, strict=True)) for part in views]
+            torch.save({"model": self.model.state_dict(), "parts": parts, "loss": loss}, path)
+        kind = "the gradient" if np.isfinite(loss) else f"the loss ({loss})"
+        return f"{kind} is not finite {where}: lower the rates, or look at the pictures; {path} holds weights and batch"
+
+    def _loader(self) -> DataLoader[Any]:
+        views = TwoViews(self.recipe.augmentation, self.recipe.model.image_size)
+        pictures = TrainingSet(self.run.on("train"), self.labels, views, self.recipe.model.image_size, self.recipe.seed)
+        workers = self.recipe.workers
+        return DataLoader(
+            pictures,
+            batch_sampler=self.batches,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=ignore_interrupt,
+            pin_memory=self.processes.device.type == "cuda",
+        )
+
+    def _show_overlays(self, count: int = 4) -> None:
+        samples = self.run.on("val")[:: max(1, len(self.run.on("val")) // count)][:count]
+        images = torch.cat(list(prepared(samples, self.recipe.model.image_size))).permute(0, 2, 3, 1).numpy()
+        labels = [self.run.classes.index(sample.label) for sample in samples]
+        shown = overlays(self.ema.model, np.ascontiguousarray(images), labels, self.run.classes)
+        for tracker in self.trackers:
+            tracker.pictures("val", self.progress.update, shown)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.log is not None:
+            self.log.write(record)
+        for tracker in self.trackers:
+            tracker.log(record)
 
 
-def prepared(samples: list[Sample], size: tuple[int, int]) -> UInt8[np.ndarray, "n h w 3"]:
-    """The samples' pictures as model input, by the same rule as the service."""
-    return np.stack([prepare(decode(sample.path.read_bytes(), Limits()), size).image for sample in samples])
+def val_figures(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> dict[str, float]:
+    """Mean negative log-likelihood, accuracy of the likeliest class, and AUROC (mean of one class against the rest)."""
+    probabilities = softmax(logits)
+    areas = [auroc(probabilities[:, k], labels == k) for k in range(logits.shape[1])]
+    accuracy = float((logits.argmax(axis=1) == labels).mean())
+    return {"nll": mean_nll(logits, labels), "accuracy": accuracy, "auroc": float(np.mean(areas))}
 
 
-def batches(
-    dataset: TrainingSet, batch_size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """One epoch in random order, without the last short batch."""
-    yield from DataLoader(dataset, batch_size, shuffle=True, drop_last=True, num_workers=1, generator=generator)
+def _placed(model: CNNViTFusion, recipe: Recipe, among: Processes) -> CNNViTFusion:
+    """The model on its device. Batch norms share their statistics between processes where the recipe says so."""
+    if recipe.batch_norm == "sync" and among.count > 1:
+        if among.device.type == "cpu":
+            raise RecipeError("batch_norm: sync needs GPUs where several processes train; take frozen, or one process")
+        model = convert_sync_batchnorm(model)
+    return model.to(among.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def as_input(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """What the model takes: RGB in [0, 1], channels last in memory (faster convolutions on a CPU)."""
-    return images.float().div(255).contiguous(memory_format=torch.channels_last)
-
-
-@torch.inference_mode()
-def predict(model: nn.Module, images: UInt8[np.ndarray, "n h w 3"], batch: int = 25) -> Float[np.ndarray, "n k"]:
-    """Logits of every picture, in eval mode."""
-    model.eval()
-    parts = [torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2) for i in range(0, len(images), batch)]
-    return torch.cat([model(as_input(part)) for part in parts]).numpy()
+def _silence(message: str) -> None:
+    """What the processes that do not write say."""

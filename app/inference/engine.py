@@ -57,6 +57,6 @@ def load_engine(bundle: Bundle, kind: EngineKind) -> Engine:
     """
     if find_spec("torch") is None or find_spec("timm") is None:
         raise EngineError("The torch engine needs torch and timm: pip install 'fusionlens[torch]'.")
-    from app.inference.torch_engine import TorchEngine  # imported only where it is used: torch is an extra
+    from app.inference.torch_engine import TorchEngine, load_model  # imported only where it is used: torch is an extra
 
-    return TorchEngine(bundle)
+    return TorchEngine(load_model(bundle))

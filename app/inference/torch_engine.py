@@ -16,15 +16,14 @@ from app.models.feature_maps import FeatureMaps
 
 
 class TorchEngine:
-    """Runs a bundle's `CNNViTFusion` in eval mode, in float32, on CUDA where there is a GPU."""
+    """Runs a `CNNViTFusion` in float32, on CUDA where there is a GPU. The model must be frozen and in eval mode."""
 
     name = "torch"
     version = str(torch.__version__)
 
-    def __init__(self, bundle: Bundle) -> None:
-        """Raises BundleError if the weights do not fit the architecture to the last tensor."""
+    def __init__(self, model: CNNViTFusion) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = load_model(bundle).to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model = model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
@@ -64,7 +63,10 @@ class TorchEngine:
 
 
 def load_model(bundle: Bundle) -> CNNViTFusion:
-    """The bundle's model with its weights, in eval mode and frozen. Raises BundleError."""
+    """The bundle's model with its weights, in eval mode and frozen.
+
+    Raises BundleError if the weights do not fit the architecture to the last tensor.
+    """
     manifest = bundle.manifest
     size = (manifest.input.height_px, manifest.input.width_px)
     try:

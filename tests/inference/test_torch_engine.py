@@ -31,7 +31,7 @@ def image(bundle: Bundle) -> np.ndarray:
 
 
 def test_an_explanation_leaves_the_module_as_it_was_loaded(bundle: Bundle, image: np.ndarray) -> None:
-    engine = TorchEngine(bundle)
+    engine = TorchEngine(load_model(bundle))
     for _ in range(3):
         engine.explain(engine.encode(image), TARGET)
     model = engine._model
@@ -45,7 +45,7 @@ def test_an_explanation_leaves_the_module_as_it_was_loaded(bundle: Bundle, image
 
 
 def test_no_graph_outlives_its_explanation(bundle: Bundle, image: np.ndarray) -> None:
-    engine = TorchEngine(bundle)
+    engine = TorchEngine(load_model(bundle))
     before = in_a_graph()
     result = engine.explain(engine.encode(image), TARGET)
     assert result.cnn_gradient is not None
@@ -56,7 +56,7 @@ def test_no_graph_outlives_its_explanation(bundle: Bundle, image: np.ndarray) ->
 def test_the_callers_grad_mode_neither_matters_nor_changes(
     mode: type[AbstractContextManager[None]], bundle: Bundle, image: np.ndarray
 ) -> None:
-    engine = TorchEngine(bundle)
+    engine = TorchEngine(load_model(bundle))
 
     def ask() -> tuple[FeatureMaps[np.ndarray], HeadResult]:
         maps = engine.encode(image)

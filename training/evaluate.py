@@ -1,0 +1,177 @@
+"""How good a bundle is on labelled pictures, seen as the service sees them."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import sklearn
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from app import __version__
+from app.errors import FusionLensError
+from app.explain.overlay import Legend, Style, encode_png
+from app.inference.bundle import read_bundle
+from app.inference.engine import load_engine
+from app.inference.manifest import Manifest
+from app.inference.predictor import Prediction, Predictor
+from app.inference.preprocess import Limits
+from training.data import DataError, Sample, read_samples
+from training.metrics import Estimate, Figure, Rule, answer_figures, bootstrap, figures, ranking_figures
+from training.report import Evaluation, Mistake, as_html, as_json
+
+REPEATS, SEED = 1000, 0
+_SHOWN_MISTAKES = 12
+_PREVIEW_SIDE_PX = 320
+
+
+def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluation:
+    """Answer the pictures of one split with the bundle, and write `evaluation.json` and `report.html` to `out`.
+
+    Without a split it is `val`, or all pictures where the data has no splits. Raises BundleError, EngineError, and
+    DataError for data without a class of the bundle, with another class, or with a picture that cannot be read.
+    """
+    read = read_bundle(bundle)
+    predictor = Predictor(read, load_engine(read, "auto"), Limits(), _PREVIEW_SIDE_PX)
+    samples = _chosen(data, split)
+    labels = _labels(samples, read.manifest.classes)
+    out.mkdir(parents=True, exist_ok=True)  # before the long part, so that a place that cannot be written shows now
+    probabilities = _probabilities(predictor, samples)
+    paths = tuple(_shown_path(sample.path, data) for sample in samples)
+    groups = tuple(sample.group or path for sample, path in zip(samples, paths, strict=True))
+    rule = _rule(read.manifest)
+    overall, of_class = _estimates(probabilities, labels, groups, rule, read.manifest.classes)
+    splits = {sample.split for sample in samples}
+    evaluation = Evaluation(
+        manifest=read.manifest,
+        bundle_sha256=read.sha256,
+        data=str(data),
+        split=splits.pop() if len(splits) == 1 else None,
+        paths=paths,
+        groups=groups,
+        labels=labels,
+        probabilities=probabilities,
+        rule=rule,
+        figures=overall,
+        class_figures=of_class,
+        repeats=REPEATS,
+        seed=SEED,
+        versions=_versions(predictor),
+    )
+    mistakes = _mistakes(predictor, samples, evaluation)
+    document = json.dumps(as_json(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
+    (out / "evaluation.json").write_text(document + "\n", encoding="utf-8")
+    (out / "report.html").write_text(as_html(evaluation, mistakes), encoding="utf-8")
+    return evaluation
+
+
+def _chosen(data: Path, split: str | None) -> list[Sample]:
+    if split is not None:
+        return read_samples(data, split)
+    samples = read_samples(data)
+    splits = sorted({sample.split for sample in samples if sample.split})
+    if splits and "val" not in splits:
+        raise DataError(f"{data} has no split val: choose with --split {' or '.join(splits)}")
+    return [sample for sample in samples if sample.split == "val"] if splits else samples
+
+
+def _labels(samples: Sequence[Sample], classes: Sequence[str]) -> Int[np.ndarray, " n"]:
+    found = {sample.label for sample in samples}
+    if unknown := sorted(found - set(classes)):
+        raise DataError(f"the bundle knows {', '.join(classes)}, but pictures are labelled {', '.join(unknown)}")
+    if missing := [name for name in classes if name not in found]:
+        raise DataError(f"there are no pictures of {', '.join(missing)}: every class of the bundle needs some")
+    return np.array([classes.index(sample.label) for sample in samples])
+
+
+def _rule(manifest: Manifest) -> Rule:
+    if manifest.decision is not None:
+        return Rule(manifest.classes.index(manifest.decision.positive), manifest.decision.threshold)
+    return Rule(positive=1 if len(manifest.classes) == 2 else None)
+
+
+def _predict(predictor: Predictor, sample: Sample) -> Prediction:
+    try:
+        return predictor.predict(predictor.open(sample.path.read_bytes()))[0]
+    except FusionLensError as error:
+        raise DataError(f"{sample.path}: {error}") from error
+
+
+def _probabilities(predictor: Predictor, samples: Sequence[Sample]) -> Float[np.ndarray, "n k"]:
+    rows = []
+    for sample in tqdm(samples, desc="pictures", unit="picture", disable=None):
+        of_class = predictor.answer(_predict(predictor, sample)).probabilities
+        rows.append([of_class[name] for name in predictor.bundle.manifest.classes])
+    return np.array(rows)
+
+
+def _estimates(
+    probabilities: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, " n"],
+    groups: Sequence[str],
+    rule: Rule,
+    classes: Sequence[str],
+) -> tuple[dict[str, Estimate], dict[str, dict[str, Estimate]]]:
+    """All figures, and those of each class against the rest where there are more than two."""
+    wanted: dict[str | None, dict[str, Figure]] = {None: figures(len(classes), rule)}
+    if rule.positive is None:
+        for index, name in enumerate(classes):
+            wanted[name] = ranking_figures(index) | answer_figures(index, rule)
+    found: dict[str | None, dict[str, Estimate]] = {name: {} for name in wanted}
+    all_figures = [(owner, name, figure) for owner, some in wanted.items() for name, figure in some.items()]
+    try:
+        for owner, name, figure in tqdm(all_figures, desc="intervals", unit="figure", disable=None):
+            found[owner][name] = bootstrap(figure, probabilities, labels, groups, REPEATS, SEED)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    return found[None], {name: found[name] for name in classes if name in found}
+
+
+def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evaluation) -> list[Mistake]:
+    """The wrong answers with the highest probabilities, highest first, each with what spoke for it."""
+    answers, classes = evaluation.answers, evaluation.manifest.classes
+    probability = evaluation.probabilities[np.arange(len(answers)), answers]
+    wrong = np.flatnonzero(answers != evaluation.labels)
+    mistakes = []
+    for index in wrong[np.argsort(-probability[wrong], kind="stable")][:_SHOWN_MISTAKES].tolist():
+        prediction, answer = _predict(predictor, samples[index]), classes[answers[index]]
+        drawing = predictor.draw(prediction, predictor.gradcam(prediction, "fusion", answer, "gradcam"), Style())
+        mistakes.append(
+            Mistake(
+                path=evaluation.paths[index],
+                group=evaluation.groups[index],
+                label=samples[index].label,
+                answer=answer,
+                probability=float(probability[index]),
+                picture_jpeg=prediction.preview_jpeg,
+                overlay_png=encode_png(drawing.picture),
+                reading=_reading(drawing.legend),
+            )
+        )
+    return mistakes
+
+
+def _reading(legend: Legend) -> str:
+    if legend.no_positive_evidence:
+        return "No place in the picture spoke for it."
+    return f"Yellow stands for {legend.high:.2g} logits a cell."
+
+
+def _shown_path(path: Path, data: Path) -> str:
+    """Relative to the data where it lies there, so that the same data elsewhere gives the same document."""
+    folder = data if data.is_dir() else data.parent
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+
+
+def _versions(predictor: Predictor) -> dict[str, str]:
+    return {
+        "fusionlens": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+        predictor.engine.name: predictor.engine.version,
+    }

@@ -1,0 +1,59 @@
+"""What a training process sets up around the loop: repeatable arithmetic, and signals that wait for a good moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass
+class StopSignal:
+    """Whether this process was asked to stop."""
+
+    asked: bool = False
+
+
+@contextmanager
+def stop_signal() -> Iterator[StopSignal]:
+    """Remember SIGTERM and SIGINT instead of dying of them. A second one of the same kind has its usual effect."""
+    stop = StopSignal()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.asked = True
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in SIGNALS:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Have torch choose algorithms that give the same bits each time, and refuse those that cannot."""
+    if device.type == "cuda":
+        # cuBLAS reads this when it starts; without a fixed workspace torch refuses it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def ignore_interrupt(worker: int) -> None:
+    """For loading workers: Ctrl-C in a terminal reaches them too, but when to stop is the trainer's decision."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
