@@ -199,7 +199,8 @@ def _sizes(seen: Sequence[_Seen], input_side_px: int) -> Iterator[Finding]:
         return
     sizes = np.array([look.size for look in seen], np.float64)
     ratios = sizes / np.median(sizes, axis=0)
-    odd = [seen[i].sample for i in np.flatnonzero(np.maximum(ratios, 1 / ratios).max(axis=1) > _MAX_SIDE_RATIO)]
+    far = np.maximum(ratios, 1 / ratios).max(axis=1) > _MAX_SIDE_RATIO
+    odd = [look.sample for look, is_far in zip(seen, far, strict=True) if is_far]
     if odd:
         sentence = f"{len(odd)} picture(s) have a side more than {_MAX_SIDE_RATIO} times off the median"
         yield Finding("size", sentence, _paths(odd))

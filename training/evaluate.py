@@ -22,7 +22,7 @@ from app.inference.predictor import Prediction, Predictor
 from app.inference.preprocess import Limits
 from training.data import DataError, Sample, read_samples
 from training.metrics import Estimate, Figure, Rule, answer_figures, bootstrap, figures, ranking_figures
-from training.report import Evaluation, Mistake, as_html, as_json
+from training.report import Evaluation, Mistake, as_html
 
 REPEATS, SEED = 1000, 0
 _SHOWN_MISTAKES = 12
@@ -63,7 +63,7 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
         versions=_versions(predictor),
     )
     mistakes = _mistakes(predictor, samples, evaluation)
-    document = json.dumps(as_json(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
+    document = json.dumps(evaluation.document(), indent=2, ensure_ascii=False, allow_nan=False)
     (out / "evaluation.json").write_text(document + "\n", encoding="utf-8")
     (out / "report.html").write_text(as_html(evaluation, mistakes), encoding="utf-8")
     return evaluation

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from training.optim import optimizer, set_rates
 from training.overlays import overlays
 from training.pretrained import load_start
 from training.processes import Processes, processes
-from training.run import Run, begin, go_on
+from training.run import Run, alone, begin, go_on
 from training.session import StopSignal, deterministic, ignore_interrupt, stop_signal
 from training.stages import enter, trainable
 from training.tracking import Log, Tracker, trackers
@@ -72,9 +73,10 @@ def fit(
             run, state, torn = go_on(recipe, data, out)
         else:
             run, state, torn = begin(recipe, data, out, among), None, []
-        for path in torn if among.writes else []:
-            say(f"{path} is torn: passed over")
-        Training(run, among, say if among.writes else _silence).train(state, track, stop)
+        with alone(out) if among.writes else nullcontext():
+            for path in torn if among.writes else []:
+                say(f"{path} is torn: passed over")
+            Training(run, among, say if among.writes else _silence).train(state, track, stop)
 
 
 class Training:
@@ -107,7 +109,7 @@ class Training:
             log_bytes = self._restore(state)
             self.say(f"going on after update {self.progress.update} of {self.updates}")
         self.log = Log(self.run.log, log_bytes) if self.processes.writes else None
-        self.trackers: list[Tracker] = trackers(track, self.run.folder, self.recipe) if self.processes.writes else []
+        self.trackers: list[Tracker] = trackers(track, self.run.folder, self.recipe, self.progress.update) if self.processes.writes else []
         loader = self._loader()
         try:
             for epoch in range(self.progress.update // self.batches.updates, self.recipe.epochs):

@@ -81,6 +81,57 @@ class Evaluation:
             return f"{place}: {pictures}, each a group of its own"
         return f"{place}: {pictures} of {_count(len(set(self.groups)), 'group')}"
 
+    def text(self) -> str:
+        """A short table of the figures with their intervals."""
+        lines = [self.basis, f"{'':32} value  95 % interval"]
+        for name, estimate in self.figures.items():
+            lines.append(f"{WORDS[name][0]:32} {estimate.value:.3f}  {estimate.low:.3f} to {estimate.high:.3f}")
+        return "\n".join(lines)
+
+    def document(self) -> dict[str, Any]:
+        """All that was found, in types that JSON has; each picture's probabilities in the order of the classes."""
+        manifest, rule, classes = self.manifest, self.rule, self.manifest.classes
+        rows = zip(
+            self.paths,
+            self.groups,
+            self.labels.tolist(),
+            self.answers.tolist(),
+            self.probabilities.tolist(),
+            strict=True,
+        )
+        return {
+            "bundle": {"name": manifest.name, "version": manifest.version, "sha256": self.bundle_sha256},
+            "data": {
+                "path": self.data,
+                "split": self.split,
+                "pictures": len(self.paths),
+                "groups": len(set(self.groups)),
+                "pictures_by_class": self.pictures_by_class,
+            },
+            "classes": list(classes),
+            "decision": {
+                "positive": None if rule.positive is None else classes[rule.positive],
+                "threshold": rule.threshold,
+            },
+            "interval": {
+                "method": "bootstrap of whole groups, percentiles",
+                "percent": 95,
+                "repeats": self.repeats,
+                "seed": self.seed,
+            },
+            "figures": {name: asdict(estimate) for name, estimate in self.figures.items()},
+            "class_figures": {
+                label: {name: asdict(estimate) for name, estimate in figures.items()}
+                for label, figures in self.class_figures.items()
+            },
+            "confusion_matrix": {"rows": "label", "columns": "answer", "pictures": self.confusion.tolist()},
+            "versions": dict(self.versions),
+            "pictures": [
+                {"path": path, "group": group, "label": classes[k], "answer": classes[answer], "probabilities": row}
+                for path, group, k, answer, row in rows
+            ],
+        }
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -94,59 +145,6 @@ class Mistake:
     picture_jpeg: bytes
     overlay_png: bytes
     reading: str
-
-
-def as_text(evaluation: Evaluation) -> str:
-    """A short table of the figures with their intervals."""
-    lines = [evaluation.basis, f"{'':32} value  95 % interval"]
-    for name, estimate in evaluation.figures.items():
-        lines.append(f"{WORDS[name][0]:32} {estimate.value:.3f}  {estimate.low:.3f} to {estimate.high:.3f}")
-    return "\n".join(lines)
-
-
-def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """All that was found, in types that JSON has. Each picture's probabilities are in the order of the classes."""
-    manifest, rule, classes = evaluation.manifest, evaluation.rule, evaluation.manifest.classes
-    rows = zip(
-        evaluation.paths,
-        evaluation.groups,
-        evaluation.labels.tolist(),
-        evaluation.answers.tolist(),
-        evaluation.probabilities.tolist(),
-        strict=True,
-    )
-    return {
-        "bundle": {"name": manifest.name, "version": manifest.version, "sha256": evaluation.bundle_sha256},
-        "data": {
-            "path": evaluation.data,
-            "split": evaluation.split,
-            "pictures": len(evaluation.paths),
-            "groups": len(set(evaluation.groups)),
-            "pictures_by_class": evaluation.pictures_by_class,
-        },
-        "classes": list(classes),
-        "decision": {
-            "positive": None if rule.positive is None else classes[rule.positive],
-            "threshold": rule.threshold,
-        },
-        "interval": {
-            "method": "bootstrap of whole groups, percentiles",
-            "percent": 95,
-            "repeats": evaluation.repeats,
-            "seed": evaluation.seed,
-        },
-        "figures": {name: asdict(estimate) for name, estimate in evaluation.figures.items()},
-        "class_figures": {
-            label: {name: asdict(estimate) for name, estimate in figures.items()}
-            for label, figures in evaluation.class_figures.items()
-        },
-        "confusion_matrix": {"rows": "label", "columns": "answer", "pictures": evaluation.confusion.tolist()},
-        "versions": dict(evaluation.versions),
-        "pictures": [
-            {"path": path, "group": group, "label": classes[k], "answer": classes[answer], "probabilities": row}
-            for path, group, k, answer, row in rows
-        ],
-    }
 
 
 def as_html(evaluation: Evaluation, mistakes: list[Mistake]) -> str:
@@ -204,7 +202,9 @@ def _precision_recall(evaluation: Evaluation) -> dict[str, Any]:
     for name, scores, truth in shown:
         precision, recall, _ = (values[::-1] for values in precision_recall_curve(truth, scores))
         # The precision of a recall holds since the recall before it: a step, as average precision counts it.
-        lines.append({"name": name, "points": _points(np.repeat(recall, 2)[1:-1], np.repeat(precision[1:], 2))})
+        rises = np.diff(recall) > 0
+        ends = np.stack([recall[:-1], recall[1:]], axis=1)[rises]
+        lines.append({"name": name, "points": _points(ends.ravel(), np.repeat(precision[1:][rises], 2))})
     chart: dict[str, Any] = {
         "title": "Precision and recall",
         "x": "recall",

@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +125,17 @@ def read_run(folder: Path) -> Run:
     classes = tuple(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
     recipe = load_recipe(str(folder / "recipe.yaml"))
     return Run(folder, recipe, classes, tuple(load_samples(folder / "samples.csv")))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep every other process from writing this run. Raises RunError where one does."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"another process is training {folder}: wait for it, or stop it") from error
+        yield
 
 
 def _plan(recipe: Recipe, data: Path, folder: Path) -> Run:

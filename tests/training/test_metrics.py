@@ -227,15 +227,15 @@ def test_a_perfect_classifier_is_certain() -> None:
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
-    """Accuracy of answers that are right in 70 % of cases, over 150 data sets."""
+    """Accuracy of answers that are right in 70 % of cases, over 80 data sets."""
     rng, held = np.random.default_rng(5), 0
     accuracy, groups = figures(2, Rule(1, 0.5))["accuracy"], [str(i) for i in range(100)]
-    for _ in range(150):
+    for _ in range(80):
         labels = rng.integers(0, 2, 100)
         right = np.where(rng.random(100) < 0.7, labels, 1 - labels)
-        estimate = bootstrap(accuracy, np.eye(2)[right], labels, groups, repeats=200)
+        estimate = bootstrap(accuracy, np.eye(2)[right], labels, groups, repeats=100)
         held += estimate.low <= 0.7 <= estimate.high
-    assert 0.90 <= held / 150 <= 0.99
+    assert 0.88 <= held / 80 <= 0.99
 
 
 def test_a_model_does_not_differ_from_itself() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wandb.proto import wandb_internal_pb2
+from wandb.proto import wandb_internal_pb2 as wandb_messages
 
 _BLOCK_BYTES, _HEADER_BYTES = 32 * 1024, 7
 _FULL, _FIRST, _LAST = 1, 2, 4
@@ -55,7 +55,7 @@ class OfflineRun:
     @property
     def exit_code(self) -> int:
         """0 for a run that ended well."""
-        return next(record.exit.exit_code for record in self.records if record.HasField("exit"))
+        return int(next(record.exit.exit_code for record in self.records if record.HasField("exit")))
 
 
 def read_offline_runs(out: Path) -> list[OfflineRun]:
@@ -76,7 +76,7 @@ def _records(data: bytes) -> Iterator[Any]:
         content = part if kind in {_FULL, _FIRST} else content + part
         place += _HEADER_BYTES + length
         if kind in {_FULL, _LAST}:
-            yield wandb_internal_pb2.Record.FromString(content)
+            yield wandb_messages.Record.FromString(content)  # type: ignore[attr-defined]  # made at run time
 
 
 def _values(items: Iterable[Any]) -> dict[str, Any]:
