@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 SKIN ?= ../shared/data/skin
 
-.PHONY: serve test lint bench openapi demo clean
+.PHONY: serve test test-slow lint bench openapi demo clean
 
 serve: $(VENV)/serve.done
 	$(BIN)/python -m app serve
 
 test: $(VENV)/dev.done
 	$(BIN)/python -m pytest
+
+# What takes minutes: many interruptions of a run, and the notebook from top to bottom.
+test-slow: $(VENV)/dev.done
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ picture size, and both must fill the backbone wholly.
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,8 +25,11 @@ from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import BRANCHES, Branch
 from training.config import Recipe
 
-# What reading a damaged file raises: not a zip archive, cut off, a pickle that is no state dict.
-_DAMAGE = (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError)
+# What reading damaged files raises, found by damaging them.
+_DAMAGE = (
+    *(safetensors.SafetensorError, pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError),
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
+)
 # The first base is the error of the HTTP library that the installed huggingface_hub is built on.
 _HTTP_ERROR = cast(type[Exception], HfHubHTTPError.__bases__[0])
 _NOT_DOWNLOADED = (_HTTP_ERROR, HfHubHTTPError, EntryNotFoundError, URLError, ConnectionError)
@@ -133,8 +137,9 @@ def _read(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except _DAMAGE as error:
+        # Not torch's own words: they say how to load such a file all the same.
         raise WeightsError(
-            f"{path.name} is damaged, or not a safetensors file or a state dict of tensors alone: {error}"
+            f"{path.name} is damaged or holds more than tensors: give a safetensors file, or a state dict alone"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"{path.name} holds other things than named tensors: give the state dict alone")

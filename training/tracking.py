@@ -20,7 +20,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from training.config import Recipe
 
@@ -131,10 +130,9 @@ class WandbTracker:
 
     def pictures(self, name: str, update: int, pictures: Pictures) -> None:
         """Add the pictures to the run's history, as PNG."""
-        from wandb import Image as WandbImage
+        from wandb import Image
 
-        # Through Pillow: of an array wandb guesses the range, and brightens a dark one.
-        images = [WandbImage(Image.fromarray(rgb), caption=caption, file_type="png") for caption, rgb in pictures]
+        images = [Image(rgb, mode="RGB", caption=caption, file_type="png") for caption, rgb in pictures]
         self._run.log({"update": update, name: images})
 
     def finish(self) -> None:

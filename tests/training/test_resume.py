@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +24,23 @@ from training.__main__ import main
 from training.checkpoint import newest_checkpoint, save_checkpoint
 from training.draw import draw_dataset
 
-ROOT = Path(__file__).parents[2]
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["training.__main__"])
 RECIPE = ["smoke", "-s", "checkpoint_updates=2", "-s", "batch_size=4", "-s", "model.dropout=0.2"]
 # Small pictures, so that a run is short; MixUp, dropout, drop-path, BatchNorm statistics and EMA are all on.
 RECIPE += ["-s", "model.image_size=[32, 32]", "-s", "batch_norm=sync", "-s", "model.swin_options.window_size=2"]
 RECIPE += ["-s", "model.swin_options.depths=[1, 1, 1]", "-s", "model.swin_options.num_heads=[1, 2, 2]"]
+
+
+def run_in_child(arguments: list[str], output: Path, file_limit_bytes: int | None) -> None:
+    """The command line, with its output in a file."""
+    if file_limit_bytes is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, resource.RLIM_INFINITY))
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.exit(main(arguments))
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +58,38 @@ def whole(data: Path) -> Path:
     return out
 
 
-def start(data: Path, out: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "training", "fit", *RECIPE, "--data", str(data), "--out", str(out), *options]
-    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+@dataclass
+class Child:
+    """A process that runs `fit`, forked from one that has imported everything, so that it starts at once."""
+
+    process: ForkServerProcess
+    output: Path
+
+    def said(self) -> str:
+        """Wait for the end, and return what it printed."""
+        self.process.join()
+        return self.output.read_text()
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def wait(self) -> int | None:
+        self.process.join()
+        return self.process.exitcode
+
+
+def start(data: Path, out: Path, *options: str, file_limit_bytes: int | None = None) -> Child:
+    arguments = ["fit", *RECIPE, "--data", str(data), "--out", str(out), *options]
+    output = out.with_name(f"{out.name}.out")
+    process = CONTEXT.Process(target=run_in_child, args=(arguments, output, file_limit_bytes))
+    process.start()
+    return Child(process, output)
+
+
+def wait_until(condition: Callable[[], object], child: Child) -> None:
+    while not condition() and child.process.is_alive():
+        time.sleep(0.002)
 
 
 def log_of(out: Path) -> list[dict[str, Any]]:
@@ -67,12 +112,11 @@ def killed_at_random_moments(data: Path, out: Path, whole: Path, times: int, rng
     """Kill the run, groups of its log's lines apart, and let it go on, until it is finished."""
     lines, options = lines_of(whole), []
     for moment in sorted(rng.randrange(1, lines) for _ in range(times)):
-        process = start(data, out, *options)
-        while lines_of(out) < moment and process.poll() is None:
-            time.sleep(0.002)
+        child = start(data, out, *options)
+        wait_until(lambda moment=moment: lines_of(out) >= moment, child)  # type: ignore[misc]
         time.sleep(rng.random() * 0.1)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        child.send(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
         options = ["--resume"]
     assert start(data, out, "--resume").wait() == 0
 
@@ -91,12 +135,11 @@ def test_killed_many_times_and_resumed_a_run_ends_the_same(data: Path, whole: Pa
 
 def test_sigterm_saves_exits_cleanly_and_the_rest_is_the_same(data: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
-    process = start(data, out)
-    while lines_of(out) < 5 and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate()
-    assert process.returncode == 0 and "--resume" in output
+    child = start(data, out)
+    wait_until(lambda: lines_of(out) >= 5, child)
+    child.send(signal.SIGTERM)
+    output = child.said()
+    assert child.wait() == 0 and "--resume" in output
     state, _ = newest_checkpoint(out / "checkpoints")
     assert state is not None
     assert f"stopped after update {state['progress']['update']}" in output
@@ -108,17 +151,16 @@ def test_sigterm_saves_exits_cleanly_and_the_rest_is_the_same(data: Path, whole:
 
 def test_a_torn_checkpoint_is_passed_over_and_said(data: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "torn"
-    process = start(data, out)
-    while len(list((out / "checkpoints").glob("*.pt"))) < 2 and process.poll() is None:
-        time.sleep(0.002)
-    process.kill()
-    process.communicate()
+    child = start(data, out)
+    wait_until(lambda: len(list((out / "checkpoints").glob("*.pt"))) == 2, child)
+    child.send(signal.SIGKILL)
+    child.wait()
     newest = max((out / "checkpoints").glob("*.pt"))
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1  # torch would load this without a word
     newest.write_bytes(content)
-    process = start(data, out, "--resume")
-    assert f"{newest} is torn" in process.communicate()[0] and process.returncode == 0
+    child = start(data, out, "--resume")
+    assert f"{newest} is torn" in child.said() and child.wait() == 0
     same(whole, out)
 
 
@@ -126,22 +168,17 @@ def test_a_full_disk_stops_the_run_with_a_sentence_and_leaves_the_last_checkpoin
     data: Path, whole: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "full"
-    process = start(data, out)
-    while not list((out / "checkpoints").glob("*.pt")) and process.poll() is None:
-        time.sleep(0.002)
-    process.kill()
-    process.communicate()
+    child = start(data, out)
+    wait_until(lambda: list((out / "checkpoints").glob("*.pt")), child)
+    child.send(signal.SIGKILL)
+    child.wait()
+    [size] = {path.stat().st_size for path in (out / "checkpoints").glob("*.pt")}
     kept = {path.name for path in (out / "checkpoints").glob("*.pt")}
-    size_kb = max(path.stat().st_size for path in (out / "checkpoints").iterdir()) // 1024
     # A limit on the size of a file fails a write as a full disk does, and needs no disk to be filled.
-    command = " ".join(["trap '' XFSZ; ulimit -f", str(size_kb // 2), ";", sys.executable, "-m training fit"])
-    arguments = [f"'{argument}'" for argument in [*RECIPE, "--data", str(data), "--out", str(out), "--resume"]]
-    result = subprocess.run(
-        ["bash", "-c", " ".join([command, *arguments])], cwd=ROOT, text=True, capture_output=True, check=False
-    )
-    assert result.returncode == 1 and "the last checkpoint stays" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert kept == {path.name for path in (out / "checkpoints").iterdir()}
+    child = start(data, out, "--resume", file_limit_bytes=size // 2)
+    said = child.said()
+    assert child.wait() == 1 and "the last checkpoint stays" in said and "Traceback" not in said
+    assert kept == {path.name for path in (out / "checkpoints").iterdir() if path.suffix == ".pt"}
     assert start(data, out, "--resume").wait() == 0
     same(whole, out)
 
@@ -157,32 +194,27 @@ def test_what_a_run_cannot_go_on_with_is_said(
     assert "holds no run" in refused(RECIPE, data, tmp_path / "nothing", "--resume")
     assert "differs in seed" in refused([*RECIPE, "-s", "seed=3"], data, whole, "--resume")
     table = (data / "labels.csv").read_text().splitlines()
-    other = tmp_path / "other.csv"
-    rows = [line.replace("train/", f"{data}/train/").replace("val/", f"{data}/val/") for line in table]
-    other.write_text("\n".join(rows))
-    assert "outside" in refused(RECIPE, other, whole, "--resume") or True
-    os.rename(data / "labels.csv", data / "kept.csv")
+    (data / "labels.csv").rename(data / "kept.csv")
     try:
         (data / "labels.csv").write_text("\n".join(line.replace(",benign,", ",harmless,") for line in table))
         assert "harmless" in refused(RECIPE, data, whole, "--resume")
         (data / "labels.csv").write_text("\n".join(table[:-1]))
         assert "is not the data" in refused(RECIPE, data, whole, "--resume")
     finally:
-        os.replace(data / "kept.csv", data / "labels.csv")
+        (data / "kept.csv").replace(data / "labels.csv")
 
 
 def test_two_processes_never_write_one_run(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    process = start(data, out)
-    while lines_of(out) < 1 and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGSTOP)
+    child = start(data, out)
+    wait_until(lambda: lines_of(out) >= 1, child)
+    child.send(signal.SIGSTOP)
     try:
         assert main(["fit", *RECIPE, "--data", str(data), "--out", str(out), "--resume"]) == 1
         assert "another process" in capsys.readouterr().err
     finally:
-        process.kill()
-        process.communicate()
+        child.send(signal.SIGKILL)
+        child.wait()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_what_shows_it(

@@ -48,7 +48,7 @@ def flat(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def overlays() -> list[tuple[str, np.ndarray]]:
-    """A picture with all colours, and one so dark that a guess of its range would brighten it."""
+    """A picture with all colours, and one so dark that whoever guesses its range brightens it."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
     return [("malignant 0.83", pixels), ("benign 0.17", np.ones((40, 48, 3), dtype=np.uint8))]
 
