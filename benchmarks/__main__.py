@@ -93,7 +93,7 @@ def write_random_bundle(path: Path) -> None:
         notes=("For timing only.",),
         recipe={},
     )
-    write_bundle(model, path, description, mean_maps(model, np.zeros((1, 224, 224, 3), np.uint8)))
+    write_bundle(model, path, description, mean_maps(model, [torch.zeros(1, 3, 224, 224, dtype=torch.uint8)]))
 
 
 def table(model: str, times: dict[str, Times]) -> str:

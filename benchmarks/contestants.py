@@ -19,7 +19,7 @@ from app.inference.bundle import read_bundle
 from app.inference.predictor import Predictor
 from app.inference.preprocess import Limits
 from app.inference.torch_engine import TorchEngine, load_model
-from training.loop import as_input
+from training.forward import as_input
 
 
 def contestants(bundle: Path, picture: bytes, address: str) -> dict[str, Callable[[], object]]:

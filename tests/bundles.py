@@ -72,8 +72,8 @@ def tiny_reference(model: CNNViTFusion) -> FeatureMaps[np.ndarray]:
     """The mean maps of four pictures of blurred noise."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        pictures = _blurred_noise(4, model.image_size).mul(255).byte().permute(0, 2, 3, 1).numpy()
-    return mean_maps(model, pictures)
+        pictures = _blurred_noise(4, model.image_size).mul(255).byte()
+    return mean_maps(model, [pictures])
 
 
 def write_tiny_bundle(

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import FusionLensError
+from app.models.cnnswin import FUSIONS
+from training.ablate import ablate
 from training.config import RecipeError, load_recipe
 from training.data import DataError
 from training.doctor import examine
@@ -66,6 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write")
     command.add_argument("--card", type=Path, help="YAML with name, version, licence, data and notes")
 
+    example = "ablate smoke --data data/drawn --out runs/ablation --seeds 3 --variants concat,cross_attention"
+    command = _command(commands, "ablate", _ablate, "compare fusions, trained alike with several seeds", example)
+    _add_recipe(command)
+    command.add_argument("--data", type=Path, required=True, help=DATA_HELP)
+    command.add_argument("--out", type=Path, required=True, help="folder for the runs and the result; goes on if begun")
+    command.add_argument("--seeds", type=int, default=3, help="runs of each variant (default 3)")
+    variants = ",".join(FUSIONS)
+    command.add_argument("--variants", default=variants, help=f"cross_attention and others (default {variants})")
+
     command = _command(commands, "doctor", _doctor, "examine data; exit 1 with findings", "doctor data/skin")
     command.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
 
@@ -113,6 +124,14 @@ def _export(args: argparse.Namespace) -> int:
     metrics = bundle.manifest.metrics
     figures = ", ".join(f"{name} {value:.3f}" for name, value in metrics.values.items())
     print(f"{args.bundle}: {bundle.sha256}\n{metrics.split}, {metrics.pictures} pictures: {figures}")
+    return 0
+
+
+def _ablate(args: argparse.Namespace) -> int:
+    recipe = load_recipe(args.recipe, args.changes)
+    ablation = ablate(recipe, args.data, args.out, args.seeds, args.variants.split(","), _say)
+    if ablation is not None:
+        print(ablation.text())
     return 0
 
 

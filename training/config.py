@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from app.models.cnnswin import Fusion
 
@@ -89,7 +89,14 @@ class Geometry(Part):
     flip: bool = True
     rotation_degrees: float = Field(180.0, ge=0, le=180)
     translate: float = Field(0.1, ge=0, lt=1, description="largest shift, as a share of the side")
-    scale: tuple[float, float] = (0.85, 1.2)
+    scale: tuple[float, float] = Field((0.85, 1.2), description="smallest and largest")
+
+    @field_validator("scale")
+    @classmethod
+    def _rising(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError("give the smallest first, both above 0")
+        return scale
 
 
 class Photometry(Part):

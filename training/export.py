@@ -61,11 +61,11 @@ class Card(Part):
     """What a person says about the bundle. `positive` is the class looked for, of two; by default the last."""
 
     name: str = Field(min_length=1)
-    version: str = Field("1", min_length=1)
+    version: str = Field(min_length=1)
     positive: str | None = None
-    licence: str = Field("not stated", min_length=1)
-    data: str = Field("not stated", min_length=1, description="where the pictures came from, and on what terms")
-    notes: tuple[str, ...] = ("Exported without a card: nobody has said what this model is for.",)
+    licence: str = Field(min_length=1)
+    data: str = Field(min_length=1, description="where the pictures came from, and on what terms")
+    notes: tuple[str, ...]
 
 
 def load_card(path: Path) -> Card:
@@ -86,7 +86,7 @@ def export(folder: Path, out: Path, card: Card | None) -> Bundle:
     _refuse_to_overwrite(out)
     run = read_run(folder)
     recipe, classes, size = run.recipe, run.classes, run.recipe.model.image_size
-    card = card or Card(name=recipe.name)
+    card = card or _no_card(recipe.name)
     positive = _positive_class(classes, card)
     model = run.finished_model()
     model.half().float()
@@ -193,6 +193,11 @@ def _public(recipe: Recipe) -> dict[str, Any]:
         if start["weights"] is not None:
             start["weights"] = Path(start["weights"]).name
     return fields
+
+
+def _no_card(name: str) -> Card:
+    note = "Exported without a card: nobody has said what this model is for."
+    return Card(name=name, version="1", licence="not stated", data="not stated", notes=(note,))
 
 
 def _positive_class(classes: Sequence[str], card: Card) -> str | None:

@@ -7,7 +7,7 @@ random is drawn from (seed, epoch, update, position), so a checkpoint needs no r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,30 +16,30 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from jaxtyping import Float, Int
-from timm.layers import convert_sync_batchnorm
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from app.models.cnnswin import CNNViTFusion
 from training.augment import TwoViews
-from training.calibration import mean_nll, softmax
+from training.calibration import softmax
 from training.checkpoint import save_checkpoint, write_whole
 from training.config import Recipe, RecipeError
+from training.data import DataError
 from training.ema import Ema
 from training.forward import predict, prepared
 from training.loss import Loss
-from training.metrics import auroc
+from training.metrics import Rule, figures
 from training.optim import optimizer, set_rates
 from training.overlays import overlays
 from training.pretrained import load_start
-from training.processes import Processes, processes
-from training.run import Run, alone, begin, go_on
+from training.processes import Processes, place, processes
+from training.run import Run, alone, go_on, new_run, write_run
 from training.session import StopSignal, deterministic, ignore_interrupt, stop_signal
 from training.stages import enter, trainable
 from training.tracking import Log, Tracker, trackers
 from training.update import Updater, Views
 from training.views import EpochBatches, EvaluationSet, TrainingSet
+
+VAL_FIGURES = ("nll", "accuracy", "auroc")  # of the likeliest class; AUROC is the mean of each class against the rest
 
 
 class TrainingError(RuntimeError):
@@ -72,44 +72,51 @@ def fit(
         if resume:
             run, state, torn = go_on(recipe, data, out)
         else:
-            run, state, torn = begin(recipe, data, out, among), None, []
+            run, state, torn = new_run(recipe, data, out), None, []
+        training = Training(run, among, say if among.writes else _silence, state)
+        among.wait()  # every process has seen that the folder is free
+        if among.writes and not resume:
+            write_run(run)
         with alone(out) if among.writes else nullcontext():
             for path in torn if among.writes else []:
                 say(f"{path} is torn: passed over")
-            Training(run, among, say if among.writes else _silence).train(state, track, stop)
+            training.train(track, stop)
 
 
 class Training:
-    """A run while it trains."""
+    """A run while it trains, from the start or from a checkpoint's `state`."""
 
-    def __init__(self, run: Run, among: Processes, say: Callable[[str], None]) -> None:
+    def __init__(self, run: Run, among: Processes, say: Callable[[str], None], state: dict[str, Any] | None) -> None:
         self.run, self.recipe, self.processes, self.say = run, run.recipe, among, say
         torch.manual_seed(self.recipe.seed)
-        self.model = _placed(run.new_model(), self.recipe, among)
+        self.model = place(run.new_model(), self.recipe.batch_norm, among)
         self.labels = run.labels("train")
         balanced = self.recipe.imbalance == "balanced_sampling"
         shape = (self.recipe.batch_size, self.recipe.seed, balanced, among.rank, among.count, self.recipe.accumulate)
-        self.batches = EpochBatches(self.labels, *shape)
+        try:
+            self.batches = EpochBatches(self.labels, *shape)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
         self.updates = self.batches.updates * self.recipe.epochs
         loss = Loss.of(self.labels, len(run.classes), self.recipe.imbalance, self.recipe.label_smoothing)
         self.updater = Updater(self.model, optimizer(self.model, self.recipe), loss, self.recipe, among)
         for stage in self.recipe.stages:
-            if not trainable(self.model, stage):
-                raise RecipeError(f"stage {stage.name} trains nothing")
-        self.progress = Progress()
-        self._bar = None if among.writes else True  # None: shown in a terminal only
-
-    def train(self, state: dict[str, Any] | None, track: Sequence[str], stop: StopSignal) -> None:
-        """From the start, or from a checkpoint's state, to the end or to a signal."""
-        log_bytes = 0
+            trainable(self.model, stage)  # a stage that cannot be is an error now, not after hours
         if state is None:
             load_start(self.model, self.recipe)
-        self.ema = Ema(self.model, self.recipe.ema_decay)
+        self.ema, self.progress, self._log_bytes = Ema(self.model, self.recipe.ema_decay), Progress(), 0
         if state is not None:
-            log_bytes = self._restore(state)
+            self._restore(state)
+        self._bar = None if among.writes else True  # None: shown in a terminal only
+
+    def train(self, track: Sequence[str], stop: StopSignal) -> None:
+        """To the end, or to a signal."""
+        if self.progress.update:
             self.say(f"going on after update {self.progress.update} of {self.updates}")
-        self.log = Log(self.run.log, log_bytes) if self.processes.writes else None
-        self.trackers: list[Tracker] = trackers(track, self.run.folder, self.recipe, self.progress.update) if self.processes.writes else []
+        self.log = Log(self.run.log, self._log_bytes) if self.processes.writes else None
+        self.trackers: list[Tracker] = (
+            trackers(track, self.run.folder, self.recipe, self.progress.update) if self.processes.writes else []
+        )
         loader = self._loader()
         try:
             for epoch in range(self.progress.update // self.batches.updates, self.recipe.epochs):
@@ -136,7 +143,7 @@ class Training:
         bar = tqdm(total=self.batches.updates, initial=first, desc=name, unit="update", leave=False, disable=self._bar)
         for number in range(first, self.batches.updates):
             waiting = time.perf_counter()
-            views: list[Views] = [next(parts) for _ in range(self.recipe.accumulate)]
+            views: list[Views] = [_loaded(parts) for _ in range(self.recipe.accumulate)]
             waited += time.perf_counter() - waiting
             stopped = self._update(views, epoch, number, stage.name, stop)
             bar.update()
@@ -200,7 +207,8 @@ class Training:
         logits = np.empty((len(labels), len(self.run.classes)))
         for rank, part in enumerate(self.processes.gather(own)):
             logits[rank :: self.processes.count] = part
-        return val_figures(logits, labels)
+        measures = figures(len(self.run.classes), Rule(None, None))
+        return {name: measures[name](softmax(logits), labels) for name in VAL_FIGURES}
 
     def _finish(self) -> None:
         if self.processes.writes:
@@ -224,14 +232,12 @@ class Training:
         }
         save_checkpoint(self.run.checkpoints, self.progress.update, state, self.recipe.keep_checkpoints)
 
-    def _restore(self, state: dict[str, Any]) -> int:
-        """Take over a checkpoint's state, and return how much of the log it covers."""
+    def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.ema.model.load_state_dict(state["ema"])
         self.updater.adam.load_state_dict(state["optimizer"])
         self.updater.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
-        return int(state["log_bytes"])
+        self.progress, self._log_bytes = Progress(**state["progress"]), state["log_bytes"]
 
     def _not_finite(self, views: list[Views], epoch: int, number: int, loss: float) -> str:
         """Save what shows a loss or gradient that is not finite, and say so."""
@@ -271,21 +277,13 @@ class Training:
             tracker.log(record)
 
 
-def val_figures(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> dict[str, float]:
-    """Mean negative log-likelihood, accuracy of the likeliest class, and AUROC (mean of one class against the rest)."""
-    probabilities = softmax(logits)
-    areas = [auroc(probabilities[:, k], labels == k) for k in range(logits.shape[1])]
-    accuracy = float((logits.argmax(axis=1) == labels).mean())
-    return {"nll": mean_nll(logits, labels), "accuracy": accuracy, "auroc": float(np.mean(areas))}
-
-
-def _placed(model: CNNViTFusion, recipe: Recipe, among: Processes) -> CNNViTFusion:
-    """The model on its device. Batch norms share their statistics between processes where the recipe says so."""
-    if recipe.batch_norm == "sync" and among.count > 1:
-        if among.device.type == "cpu":
-            raise RecipeError("batch_norm: sync needs GPUs where several processes train; take frozen, or one process")
-        model = convert_sync_batchnorm(model)
-    return model.to(among.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+def _loaded(parts: Iterator[Any]) -> Views:
+    """The next part. A worker's DataError comes with its traceback, of which only the sentence is kept."""
+    try:
+        cnn, swin, labels = next(parts)
+    except DataError as error:
+        raise DataError(str(error).strip().splitlines()[-1].removeprefix("training.data.DataError: ")) from error
+    return cnn, swin, labels
 
 
 def _silence(message: str) -> None:

@@ -173,4 +173,4 @@ def _branch_warnings(model: CNNViTFusion, recipe: Recipe) -> Iterator[str]:
         elif partly:
             yield f"the {branch} starts from chance, yet rests in {', '.join(partly)}: give start.{branch}"
         if recipe.batch_norm == "frozen" and any(isinstance(module, BatchNorm) for module in backbone.modules()):
-            yield f"the {branch} starts from chance with batch norms that never learn their statistics: batch_norm: sync"
+            yield f"the {branch} starts from chance, and its batch norms never learn statistics: take batch_norm: sync"

@@ -14,7 +14,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
+
+from app.models.cnnswin import CNNViTFusion
+from training.config import RecipeError
 
 
 @dataclass(frozen=True)
@@ -57,16 +61,28 @@ class Processes:
             distributed.barrier()
 
 
+def place(model: CNNViTFusion, batch_norm: str, among: Processes) -> CNNViTFusion:
+    """The model on this process's device; where `batch_norm` is `sync`, processes share their batches' statistics.
+
+    Raises RecipeError for that on CPUs, where torch has no such batch norm.
+    """
+    if batch_norm == "sync" and among.count > 1:
+        if among.device.type == "cpu":
+            raise RecipeError("batch_norm: sync needs GPUs where several processes train; take frozen, or one process")
+        model = convert_sync_batchnorm(model)
+    return model.to(among.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
 @contextmanager
 def processes() -> Iterator[Processes]:
-    """This process among those that torchrun started (NCCL on GPUs, gloo on CPUs), or alone."""
+    """This process among those that torchrun started (NCCL on GPUs, gloo on CPUs), or alone. Can be nested."""
     rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    if count == 1:
-        yield Processes(0, 1, device)
+    if count == 1 or distributed.is_initialized():
+        yield Processes(rank, count, device)
         return
     distributed.init_process_group("nccl" if cuda else "gloo")
     try:

@@ -22,7 +22,6 @@ from app.models.cnnswin import CNNViTFusion
 from training.checkpoint import newest_checkpoint, write_whole
 from training.config import Recipe, RecipeError, load_recipe
 from training.data import Sample, classes_of, load_samples, read_samples, split_samples, write_samples
-from training.processes import Processes
 
 
 class RunError(ValueError):
@@ -82,19 +81,20 @@ def build_model(recipe: Recipe, classes: int) -> CNNViTFusion:
         raise RecipeError(f"model: none can be built of it ({error})") from error
 
 
-def begin(recipe: Recipe, data: Path, folder: Path, processes: Processes) -> Run:
-    """A new run in `folder`, which must be new or empty. Raises RunError and DataError."""
-    run = _plan(recipe, data, folder)
-    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    processes.wait()
-    if taken:
+def new_run(recipe: Recipe, data: Path, folder: Path) -> Run:
+    """A run in `folder`, which must be new or empty; nothing is written yet. Raises RunError and DataError."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} exists and is not empty: choose another folder, or go on with --resume")
-    if processes.writes:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_samples(run.samples, folder / "samples.csv")
-        write_whole(folder / "classes.json", json.dumps(run.classes).encode())
-        write_whole(folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).encode())
-    return run
+    return _plan(recipe, data, folder)
+
+
+def write_run(run: Run) -> None:
+    """Make the run's folder, with what it was begun with."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    recipe = yaml.safe_dump(run.recipe.model_dump(mode="json"), sort_keys=False)
+    write_samples(run.samples, run.folder / "samples.csv")
+    write_whole(run.folder / "classes.json", json.dumps(run.classes).encode())
+    write_whole(run.folder / "recipe.yaml", recipe.encode())
 
 
 def go_on(recipe: Recipe, data: Path, folder: Path) -> tuple[Run, dict[str, Any] | None, list[Path]]:

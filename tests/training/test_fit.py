@@ -1,137 +1,170 @@
-"""The whole way of a new model: drawn pictures, one short training, a bundle, an answer. And what a run must keep."""
+"""The whole way of a new model: drawn pictures, one short training, a bundle, an answer. And what the commands say."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import safetensors.torch
-import torch
 import yaml
 
-from app.models.cnnswin import CNNViTFusion
 from tests.bundles import tiny_architecture
 from training.__main__ import main
-from training.augment import TwoViews, mixup
-from training.config import Augmentation, Recipe, RecipeError, load_recipe
-from training.loop import as_input
-from training.optim import optimizer, warmup_cosine
-from training.pretrained import WeightsError, load_backbone
+from training.config import RecipeError, load_recipe, shipped_recipes
+from training.draw import draw_dataset
 
+ROOT = Path(__file__).parents[2]
 CARD = {"name": "drawn", "version": "1", "licence": "MIT", "data": "drawn pictures", "notes": ["For tests."]}
+COMMANDS = ["plan", "fit", "evaluate", "export", "ablate", "doctor", "draw-data"]
 
 
 @pytest.fixture(scope="module")
-def recipe() -> Recipe:
-    model = tiny_architecture().model_dump() | {"image_size": (64, 64)}
-    return Recipe.model_validate({"name": "tiny", "model": model, "epochs": 2, "batch_size": 8})
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, recipe: Recipe) -> Path:
-    """Drawn data, a recipe, a card, and two runs of the same recipe."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn data, a recipe, a card, and a run."""
     folder = tmp_path_factory.mktemp("fit")
-    (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    stages = [{"name": "warmup", "epochs": 1, "cnn": "frozen"}, {"name": "main", "epochs": 1, "cnn": {"last": 2}}]
+    model = tiny_architecture().model_dump() | {"image_size": (64, 64)}
+    recipe = {"name": "tiny", "model": model, "stages": stages, "batch_size": 8, "workers": 1, "log_updates": 1}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "card.yaml").write_text(yaml.safe_dump(CARD))
-    assert main(["draw-data", str(folder / "data"), "--count", "32"]) == 0
-    for run in ("first", "second"):
-        arguments = ["--data", str(folder / "data"), "--out", str(folder / run)]
-        assert main(["fit", str(folder / "tiny.yaml"), *arguments]) == 0
+    draw_dataset(folder / "data", 37, seed=0)  # 9 in val, which two processes cannot share evenly
+    assert main(["fit", str(folder / "tiny.yaml"), "--data", str(folder / "data"), "--out", str(folder / "run")]) == 0
     return folder
 
 
 def test_a_run_becomes_a_bundle_that_answers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from app.__main__ import main as serve
 
-    arguments = ["--data", str(folder / "data"), "--card", str(folder / "card.yaml")]
-    assert main(["export", str(folder / "first"), str(folder / "bundle"), *arguments]) == 0
+    assert main(["export", str(folder / "run"), str(folder / "bundle"), "--card", str(folder / "card.yaml")]) == 0
     picture = next((folder / "data" / "val").rglob("*.png"))
     capsys.readouterr()
     assert serve(["predict", str(picture), "--bundle", str(folder / "bundle"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["label"] in {"benign", "malignant"}
 
 
-def test_the_log_has_a_line_an_epoch_and_the_same_seed_gives_the_same_weights(folder: Path) -> None:
-    logs = [[json.loads(line) for line in (folder / run / "log.jsonl").open()] for run in ("first", "second")]
-    assert [record["epoch"] for record in logs[0]] == [0, 1]
-    first, second = (safetensors.torch.load_file(folder / run / "ema.safetensors") for run in ("first", "second"))
-    assert all(torch.equal(first[name], second[name]) for name in first)
+def test_a_run_holds_what_it_was_and_how_it_went(folder: Path) -> None:
+    records = [json.loads(line) for line in (folder / "run" / "log.jsonl").open()]
+    assert [record["kind"] for record in records] == ["update"] * 3 + ["epoch"] + ["update"] * 3 + ["epoch", "end"]
+    first, last = records[0], records[-2]
+    assert first["stage"] == "warmup" and first["gradient_norm"].keys() == {"swin", "head"}
+    assert last["stage"] == "main" and last["val"].keys() == {"nll", "accuracy", "auroc"}
+    assert records[-1]["val"] == last["val"]
+    assert 0 <= last["timing"]["waiting_share"] <= 1 and last["timing"]["images_per_s"] > 0
+    assert last["loss"] == pytest.approx(sum(record["loss"] for record in records[4:7]) / 3)
+    recipe = load_recipe(str(folder / "run" / "recipe.yaml"))
+    assert recipe == load_recipe(str(folder / "tiny.yaml"))
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_plan_says_what_a_shipped_recipe_does(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", name, "--pictures", "1750"]) == 0
+    text = capsys.readouterr().out
+    assert "warmup" in text and "norm_and_bias" in text and "updates" in text and "MiB" in text
+
+
+MISTAKES = [
+    ("rates.head=0.5", "rates.head is 0.5"),
+    ("batch_size=2", "batches of 2 often hold one class"),
+    ("batch_size=4096", "no update would be made"),
+    ("model.image_size=[64, 96]", "no multiple of its window"),
+    ("start.cnn.pretrained=false", "the cnn starts from chance"),
+    ("ema_decay=0.99999", "never catches up"),
+    ("batch_norm=sync accumulate=8", "statistics of 4 pictures"),
+]
+
+
+@pytest.mark.parametrize(("changes", "warning"), MISTAKES)
+def test_plan_warns_of_a_known_mistake(changes: str, warning: str, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["model.swin_options={embed_dim: 16, num_heads: [1, 2, 4, 8]}", "model.dim=16", "model.heads=2"]
+    arguments = [part for change in [*small, *_split(changes)] for part in ("--set", change)]
+    assert main(["plan", "progressive", "--pictures", "1750", *arguments]) == 0
+    with_mistake = capsys.readouterr().out
+    assert main(["plan", "progressive", "--pictures", "50000", *arguments[: 2 * len(small)]]) == 0
+    assert warning in with_mistake and warning not in capsys.readouterr().out
+
+
+def _split(changes: str) -> list[str]:
+    return [changes] if "[" in changes else changes.split()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert f"example: python -m training {command}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_mistake_is_told_in_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", "no-such-recipe", "--data", str(folder), "--out", str(folder / "x")]) == 1
-    assert "no-such-recipe" in capsys.readouterr().err
+    def said(*arguments: str) -> str:
+        assert main([*arguments, "--data", str(folder / "data"), "--out", str(folder / "x")]) == 1
+        assert not (folder / "x" / "checkpoints").exists()
+        return capsys.readouterr().err
+
+    tiny = str(folder / "tiny.yaml")
+    assert "give a YAML file or one of demo, progressive, smoke" in said("fit", "no-such-recipe")
+    assert "batch_size 6" in said("fit", tiny, "-s", "batch_size=6", "-s", "accumulate=2")
+    assert "has 5" in said("fit", tiny, "-s", "stages.1.cnn.last=9")
+    assert "none can be built" in said("fit", tiny, "-s", "model.heads=3")
     assert main(["fit", "demo", "--data", str(folder / "nowhere"), "--out", str(folder / "x")]) == 1
-    assert "labels.csv" in capsys.readouterr().err
+    assert "nowhere" in capsys.readouterr().err
 
 
-def test_an_unknown_key_in_a_recipe_is_an_error(tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_read_stops_the_run_with_its_name(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_dataset(tmp_path / "data", 32, seed=0)
+    broken = next((tmp_path / "data" / "train").rglob("*.png"))
+    broken.write_bytes(broken.read_bytes()[:100])
+    arguments = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    assert main(["fit", str(folder / "tiny.yaml"), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"training: {broken}") and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nbatch_sise: 3", "unknown key batch_sise: did you mean batch_size"),
+        ("name: x\nmodel: {fusoin: late}", "unknown key model.fusoin: did you mean fusion"),
+        ("name: x\nrates: {cnn: fast}", "rates.cnn: .*'fast'"),
+        ("name: x\nstages: []", "stages"),
+        ("name: x\nstages: [{name: a, epochs: 1, cnn: {lst: 5}}]", "stages.0.cnn.lst: did you mean last"),
+        ("name: x\nstart: {cnn: {pretrained: true, weights: a.pth}}", "exclude each other"),
+        ("- 3", "mapping"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_an_unusable_recipe_names_the_key(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "wrong.yaml"
-    path.write_text("name: wrong\nbatch_sise: 3\n")
-    with pytest.raises(RecipeError, match="batch_sise"):
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
         load_recipe(str(path))
 
 
-def test_both_branches_see_the_same_geometry_in_their_own_colours() -> None:
-    marker = torch.zeros(3, 224, 224, dtype=torch.uint8)
-    marker[:, 60:75, 150:165] = 200
-    torch.manual_seed(3)
-    for _ in range(5):
-        cnn, swin = (view.float().sum(dim=0) for view in TwoViews(Augmentation(), (224, 224))(marker))
-        centres = [torch.nonzero(view > view.max() / 2).float().mean(dim=0) for view in (cnn, swin)]
-        assert torch.allclose(centres[0], centres[1], atol=1)
-        assert not torch.equal(cnn, swin)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("stages.1.epoch=3", "did you mean epochs"),
+        ("stages.9.epochs=3", "one of the 2 places"),
+        ("ratse.cnn=1", "did you mean rates"),
+        ("seed", "KEY=VALUE"),
+        ("name.x=1", "has no x"),
+    ],
+)
+def test_an_unusable_change_names_the_key(change: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("progressive", [change])
+    assert load_recipe("progressive", ["stages.1.epochs=20"]).stages[1].epochs == 20
 
 
-def test_the_models_input_is_the_same_picture_channels_first() -> None:
-    grey = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3) * 2
-    floats = as_input(torch.from_numpy(grey).permute(0, 3, 1, 2))
-    assert floats.shape == (2, 3, 4, 5) and floats.dtype == torch.float32
-    assert floats.is_contiguous(memory_format=torch.channels_last)
-    assert float(floats[1, 2, 3, 4]) * 255 == pytest.approx(grey[1, 3, 4, 2])
-    assert np.array_equal(np.rint(floats.numpy() * 255).transpose(0, 2, 3, 1), grey)
-
-
-def test_mixup_takes_one_weight_and_one_partner_for_both_branches_and_the_targets() -> None:
-    size = 6
-    identity = torch.arange(size).float()
-    images = identity.view(size, 1, 1, 1).expand(size, 3, 2, 2)
-    cnn, swin, targets = mixup(images, images * 10, torch.eye(size), 0.4, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(swin, cnn * 10)
-    torch.testing.assert_close(targets @ identity, cnn[:, 0, 0, 0])
-    assert not torch.equal(targets, torch.eye(size))
-
-
-def test_every_weight_is_in_one_group_and_norms_biases_and_positions_never_decay(recipe: Recipe) -> None:
-    model = CNNViTFusion(2, **recipe.model.model_dump())
-    groups = optimizer(model, recipe).param_groups
-    ids = [id(parameter) for group in groups for parameter in group["params"]]
-    assert len(ids) == len(set(ids)) and set(ids) == {id(parameter) for parameter in model.parameters()}
-    decaying = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
-    for name, parameter in model.named_parameters():
-        spared = name.endswith(("bias", "position", "bias_table")) or "norm" in name or ".bn" in name
-        assert (id(parameter) in decaying) is not spared, name
-
-
-def test_the_rates_warm_up_in_a_line_and_fall_in_a_cosine() -> None:
-    factors = [warmup_cosine(10, 110)(update) for update in range(110)]
-    assert factors[:10] == pytest.approx(np.arange(1, 11) / 10)
-    assert factors[60] == pytest.approx(0.5)
-    assert factors == sorted(factors[:10]) + sorted(factors[10:], reverse=True)
-
-
-def test_a_backbone_takes_weights_by_name_or_by_order_and_no_others(tmp_path: Path, recipe: Recipe) -> None:
-    name = "test_efficientnet"
-    source, target = (CNNViTFusion(2, **recipe.model.model_dump()).cnn for _ in range(2))
-    assert source is not None and target is not None
-    import timm
-
-    whole = timm.create_model(name, pretrained=False).state_dict()
-    torch.save({f"renamed.{key}": value for key, value in whole.items()}, tmp_path / "renamed.pth")
-    load_backbone(target, name, tmp_path / "renamed.pth")
-    assert all(torch.equal(value, whole[key]) for key, value in target.state_dict().items())
-    torch.save(dict(list(whole.items())[:-1]), tmp_path / "short.pth")
-    with pytest.raises(WeightsError, match=r"short\.pth"):
-        load_backbone(target, name, tmp_path / "short.pth")
+def test_two_processes_train_as_one(folder: Path) -> None:
+    """One launch of torchrun for everything that needs two processes: see two_processes.py."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "127.0.0.1:0", "-m", "tests.training.two_processes", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "gradients agree" in done.stdout and "one log" in done.stdout
