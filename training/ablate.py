@@ -23,7 +23,7 @@ from app.models.cnnswin import FUSIONS, BranchesHead, ConcatHead, Fusion
 from app.models.feature_maps import BRANCHES
 from training.calibration import softmax
 from training.checkpoint import write_whole
-from training.comparison import MOST_OFF, REFERENCE, REPEATS, SEED, Ablation, Pictures, Variant, compare
+from training.comparison import FEWEST_GROUPS, MOST_OFF, REFERENCE, REPEATS, SEED, Ablation, Pictures, Variant, compare
 from training.config import Recipe, RecipeError, Start
 from training.data import DataError, Sample, classes_of, read_samples, split_samples
 from training.forward import predict
@@ -50,6 +50,8 @@ def ablate(
     samples = split_samples(read_samples(table), recipe.val_share, recipe.seed)
     val = [sample for sample in samples if sample.split == "val"]
     pictures = _pictures(val, classes_of(samples))
+    if pictures.fewest_groups < FEWEST_GROUPS:
+        say(f"val has {pictures.fewest_groups} groups of its rarest class: below {FEWEST_GROUPS} no verdict is given")
     recipes, parameters = variant_recipes(recipe, chosen, len(classes_of(samples)))
     numbers = tuple(range(recipe.seed, recipe.seed + seeds))
     runs: dict[Fusion, list[Run]] = {fusion: [] for fusion in chosen}

@@ -29,7 +29,7 @@ def save_checkpoint(folder: Path, update: int, state: dict[str, Any], keep: int)
 
 def newest_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[Path]]:
     """The newest whole checkpoint's state (None if there is none), and the torn ones that were passed over."""
-    torn = []
+    torn: list[Path] = []
     for path in _newest_first(folder):
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest()[:16] == path.stem.partition("-")[2]:

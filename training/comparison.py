@@ -16,6 +16,7 @@ REFERENCE: Fusion = "cross_attention"
 FIGURES = {"auroc": "AUROC", "accuracy": "accuracy", "nll": "NLL"}  # verdicts go by the first
 MOST_OFF = 0.05  # in the parameter count of two-branch variants
 REPEATS, SEED = 1000, 0
+FEWEST_GROUPS = 10  # of each class; of fewer a bootstrap's intervals are far too narrow, of one they have no width
 
 Verdict = Literal["better", "worse", "no difference shown"]
 Probabilities = Float[np.ndarray, "n k"]
@@ -27,6 +28,12 @@ class Pictures:
 
     labels: Int[np.ndarray, " n"]
     groups: tuple[str, ...]
+
+    @property
+    def fewest_groups(self) -> int:
+        """How many groups hold pictures of the rarest class."""
+        groups = np.array(self.groups)
+        return min(len(set(groups[self.labels == label])) for label in set(self.labels.tolist()))
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,14 @@ class Comparison:
     other: Fusion
     differences: dict[str, Estimate]
     seeds: tuple[float, ...]
+    fewest_groups: int
 
     @property
     def verdict(self) -> Verdict:
         """What is shown of cross_attention: the interval excludes 0, and every seed says the same."""
         interval = self.differences["auroc"]
+        if self.fewest_groups < FEWEST_GROUPS:
+            return "no difference shown"
         if interval.low > 0 and min(self.seeds) > 0:
             return "better"
         if interval.high < 0 and max(self.seeds) < 0:
@@ -69,7 +79,10 @@ class Comparison:
         shown = f"AUROC {interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f}), {higher}"
         if self.verdict != "no difference shown":
             return f"{REFERENCE} is {self.verdict} than {self.other}: {shown}."
-        reason = "the interval contains 0" if interval.low <= 0 <= interval.high else "the seeds disagree"
+        if self.fewest_groups < FEWEST_GROUPS:
+            reason = f"val has {self.fewest_groups} groups of a class, and an interval needs {FEWEST_GROUPS}"
+        else:
+            reason = "the interval contains 0" if interval.low <= 0 <= interval.high else "the seeds disagree"
         return f"{REFERENCE} and {self.other}: no difference shown, since {reason}: {shown}."
 
 
@@ -133,11 +146,11 @@ def _reading(seeds: int) -> str:
         "resampled groups of pictures. They cover which pictures val happens to hold, and neither chance in training "
         "nor the number of comparisons. Chance in training shows in ± and in whether the seeds agree; without any true "
         f"difference {seeds} seeds agree once in {2 ** (seeds - 1)}. A verdict goes by the AUROC: better or worse only "
-        "where the interval excludes 0 and all seeds have its sign."
+        f"where the interval excludes 0, all seeds have its sign, and each class has {FEWEST_GROUPS} groups in val."
     )
 
 
-def compare(variants: Sequence[Variant], pictures: Pictures) -> tuple[Comparison, ...]:
+def compare(variants: Sequence[Variant], pictures: Pictures, repeats: int = REPEATS) -> tuple[Comparison, ...]:
     """cross_attention against every other variant, with intervals over groups of pictures (`paired_difference`)."""
     reference = next(variant for variant in variants if variant.fusion == REFERENCE)
     seeds, _, classes = reference.probabilities.shape
@@ -149,11 +162,12 @@ def compare(variants: Sequence[Variant], pictures: Pictures) -> tuple[Comparison
             continue
         a, b = (np.hstack(list(variant.probabilities)) for variant in (reference, other))
         differences = {
-            name: paired_difference(figure, a, b, pictures.labels, pictures.groups, REPEATS, SEED)
+            name: paired_difference(figure, a, b, pictures.labels, pictures.groups, repeats, SEED)
             for name, figure in over_seeds.items()
         }
         of_seeds = zip(*(variant.figures(pictures.labels)["auroc"] for variant in (reference, other)), strict=True)
-        comparisons.append(Comparison(other.fusion, differences, tuple(ours - theirs for ours, theirs in of_seeds)))
+        per_seed = tuple(ours - theirs for ours, theirs in of_seeds)
+        comparisons.append(Comparison(other.fusion, differences, per_seed, pictures.fewest_groups))
     return tuple(comparisons)
 
 

@@ -9,10 +9,10 @@ import difflib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from app.models.cnnswin import Fusion
 
@@ -68,12 +68,19 @@ class Last(Part):
     last: int = Field(ge=1)
 
 
+# Told apart by their form, so that a mistake is one sentence and not one for each thing that it might have been.
+CnnSetting = Annotated[
+    Annotated[Literal["frozen", "all"], Tag("<word>")] | Annotated[Last, Tag("<last>")],
+    Discriminator(lambda value: "<word>" if isinstance(value, str) else "<last>"),
+]
+
+
 class Stage(Part):
     """A stretch of epochs in which the same parameters train. The head trains in every stage."""
 
     name: str = Field(min_length=1)
     epochs: int = Field(ge=1)
-    cnn: Literal["frozen", "all"] | Last = "all"
+    cnn: CnnSetting = "all"
     swin: Literal["frozen", "all"] = "all"
 
 
@@ -181,6 +188,23 @@ class Recipe(Part):
         raise IndexError(f"the recipe has {self.epochs} epochs")
 
 
+# Which part has the keys at a place in a recipe, for hints about unknown ones.
+_PARTS: dict[tuple[str, ...], type[Part]] = {
+    (): Recipe,
+    ("model",): ModelConfig,
+    ("start",): Starts,
+    ("start", "cnn"): Start,
+    ("start", "swin"): Start,
+    ("stages",): Stage,
+    ("stages", "cnn"): Last,
+    ("augmentation",): Augmentation,
+    ("augmentation", "geometry"): Geometry,
+    ("augmentation", "cnn"): Photometry,
+    ("augmentation", "swin"): Photometry,
+    ("rates",): Rates,
+}
+
+
 def shipped_recipes() -> list[str]:
     """Names of the recipes that come with the package."""
     return sorted(path.name.removesuffix(".yaml") for path in _recipes().iterdir() if path.name.endswith(".yaml"))
@@ -218,26 +242,26 @@ def _checked(content: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(f"{source}: " + "; ".join(_sentence(entry) for entry in error.errors())) from error
+        entries = error.errors()
+        # A list whose items are wrong is also said to be too short.
+        told = [e for e in entries if e["type"] != "too_short" or not e["input"]]
+        raise RecipeError(f"{source}: " + "; ".join(_sentence(entry) for entry in told)) from error
 
 
 def _sentence(entry: Any) -> str:
-    # Pydantic adds the tried type of a union to the place; keys that a user writes are no type names.
-    key = ".".join(str(step) for step in entry["loc"] if step != "Last" and not str(step).startswith("literal["))
+    steps = [step for step in entry["loc"] if not str(step).startswith("<")]
+    key = ".".join(map(str, steps))
     if entry["type"] == "extra_forbidden":
-        return f"unknown key {key}{_nearest(entry['loc'])}"
+        return f"unknown key {key}{_nearest(steps)}"
     reason = entry["msg"].removeprefix("Value error, ")
     return f"{key}: {reason} (it is {entry['input']!r})" if key else reason
 
 
-def _nearest(place: tuple[int | str, ...]) -> str:
-    known = [name for part in _parts() for name in part.model_fields]
-    near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.6)
-    return f": did you mean {near[0]}?" if near else ""
-
-
-def _parts() -> list[type[Part]]:
-    return [Recipe, ModelConfig, Start, Starts, Last, Stage, Geometry, Photometry, Augmentation, Rates]
+def _nearest(place: list[int | str]) -> str:
+    """What was probably meant, among the keys that the part at this place has."""
+    known = list(_PARTS[tuple(str(step) for step in place[:-1] if not isinstance(step, int))].model_fields)
+    near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+    return f": did you mean {near[0]}?" if near else f": there are {', '.join(known)}"
 
 
 def _change(content: dict[str, Any], change: str) -> None:

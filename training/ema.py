@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class Ema:
+
+class Ema(Generic[Model]):
     """A second model that follows the first: `model` is in eval mode and never trains.
 
     The decay warms up as (1 + t) / (10 + t), so that the first averages are not mostly the random start.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Model, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module, updates: int) -> None:
+    def update(self, model: Model, updates: int) -> None:
         """Move towards `model` after its update number `updates` (from 0). Integer buffers are copied."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
         averages, values = [], []

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.layers import convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 
 from app.models.cnnswin import CNNViTFusion
@@ -69,7 +69,7 @@ def place(model: CNNViTFusion, batch_norm: str, among: Processes) -> CNNViTFusio
     if batch_norm == "sync" and among.count > 1:
         if among.device.type == "cpu":
             raise RecipeError("batch_norm: sync needs GPUs where several processes train; take frozen, or one process")
-        model = convert_sync_batchnorm(model)
+        model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return model.to(among.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

@@ -70,7 +70,7 @@ class Run:
             raise RunError(f"{self.folder} has no {self.weights.name}: it has not finished; fit … --resume goes on")
         model = self.new_model()
         safetensors.torch.load_model(model, self.weights, strict=True)
-        return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def build_model(recipe: Recipe, classes: int) -> CNNViTFusion:
@@ -132,7 +132,8 @@ def alone(folder: Path) -> Iterator[None]:
     """Keep every other process from writing this run. Raises RunError where one does."""
     with (folder / ".lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not flock, which loading workers would inherit, and hold for seconds after this process was killed.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(f"another process is training {folder}: wait for it, or stop it") from error
         yield

@@ -51,10 +51,9 @@ class Updater:
             part = self.processes.rank * self.recipe.accumulate + number
             torch.manual_seed(_seed(self.recipe.seed, update, part))
             targets = functional.one_hot(part_labels.to(device), self.model.num_classes).to(dtype)
-            views = (as_input(view.to(device, non_blocking=True)).to(dtype) for view in (cnn, swin))
-            mixed = mix(
-                *views, targets, config=self.recipe.augmentation, seed=self.recipe.seed, epoch=epoch, update=update
-            )
+            cnn_input, swin_input = (as_input(view.to(device, non_blocking=True)).to(dtype) for view in (cnn, swin))
+            place = {"seed": self.recipe.seed, "epoch": epoch, "update": update}
+            mixed = mix(cnn_input, swin_input, targets, config=self.recipe.augmentation, **place)
             with torch.autocast(device.type, self.half, enabled=self.half is not None):
                 logits = self.model(mixed[0], mixed[1])
             loss = self.loss(logits.to(dtype), mixed[2]) / weight

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ RECIPE += ["-s", "model.swin_options.depths=[1, 1, 1]", "-s", "model.swin_option
 
 def run_in_child(arguments: list[str], output: Path, file_limit_bytes: int | None) -> None:
     """The command line, with its output in a file."""
+    set_start_method("fork", force=True)  # as in a process of its own; here it would be this process's own method
     if file_limit_bytes is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit_bytes, resource.RLIM_INFINITY))
@@ -110,7 +111,8 @@ def same(one: Path, other: Path) -> None:
 
 def killed_at_random_moments(data: Path, out: Path, whole: Path, times: int, rng: random.Random) -> None:
     """Kill the run, groups of its log's lines apart, and let it go on, until it is finished."""
-    lines, options = lines_of(whole), []
+    lines = lines_of(whole)
+    options: list[str] = []
     for moment in sorted(rng.randrange(1, lines) for _ in range(times)):
         child = start(data, out, *options)
         wait_until(lambda moment=moment: lines_of(out) >= moment, child)  # type: ignore[misc]

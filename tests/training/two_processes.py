@@ -80,9 +80,10 @@ def trained(data: Path, recipe: Recipe, among: Processes) -> Trained:
         batches.start(epoch, 0)
         for number, keys in enumerate(batches):
             items = [pictures[key] for key in keys]
-            part = (*(torch.stack([item[k] for item in items]) for k in (0, 1)), torch.tensor([i[2] for i in items]))
+            cnn, swin = torch.stack([item[0] for item in items]), torch.stack([item[1] for item in items])
+            part = (cnn, swin, torch.tensor([item[2] for item in items]))
             set_rates(updater.adam, recipe, update, 2 * batches.updates)
-            updater.gradients([part], batches.labels_of_update(epoch, number), epoch, update)  # type: ignore[list-item]
+            updater.gradients([part], batches.labels_of_update(epoch, number), epoch, update)
             gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
             assert updater.apply()
             update += 1

@@ -1,0 +1,202 @@
+"""`fit` against a plain timm and torch loop, in one run.
+
+python -m benchmarks.fit_speed [--rounds N] [--pictures N] writes docs/benchmarks-training.md and .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+
+from app.inference.preprocess import Limits, decode, prepare
+from app.models.cnnswin import CNNViTFusion
+from benchmarks.timing import Times, interleaved, median_ratio
+from training.augment import TwoViews
+from training.config import PROGRESSIVE, Recipe, Stage
+from training.data import Sample, read_samples
+from training.draw import draw_dataset
+from training.loop import fit
+from training.loss import Loss
+from training.optim import optimizer
+from training.processes import Processes
+from training.run import build_model
+from training.stages import enter
+from training.update import Updater
+
+DOCS = Path(__file__).parents[1] / "docs"
+PACKAGES = ("fusionlens", "torch", "timm", "numpy", "opencv-python-headless")
+GOAL = 0.95
+CUDA = "cuda"
+# Everything trains, batch norms included, as in a loop that nobody thought about.
+WHOLE = Recipe(name="whole", stages=(Stage(name="all", epochs=1),), batch_size=8, batch_norm="sync", workers=1)
+STEPS = Recipe(name="steps", stages=PROGRESSIVE, batch_size=8)
+
+
+class PlainPictures(Dataset[tuple[Tensor, Tensor, int]]):
+    """Two augmented views and the label: the same reading and the same augmentations as in `fit`."""
+
+    def __init__(self, samples: list[Sample], recipe: Recipe) -> None:
+        self.samples, self.size = samples, recipe.model.image_size
+        self.views = TwoViews(recipe.augmentation, self.size)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
+        sample = self.samples[index]
+        image = torch.from_numpy(prepare(decode(sample.path.read_bytes(), Limits()), self.size).image)
+        return *self.views(image.permute(2, 0, 1), np.random.default_rng()), int(sample.label == "malignant")
+
+
+def plain_epoch(samples: list[Sample], recipe: Recipe, device: str) -> float:
+    """One epoch as one would write it, and its pictures per second."""
+    model = CNNViTFusion(2, **recipe.model.model_dump()).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+    adam = torch.optim.AdamW(model.parameters(), lr=recipe.rates.swin, weight_decay=recipe.weight_decay)
+    pictures = PlainPictures(samples, recipe)
+    options = {"num_workers": recipe.workers, "pin_memory": device == CUDA}
+    loader = DataLoader(pictures, recipe.batch_size, shuffle=True, drop_last=True, **options)  # type: ignore[arg-type]
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, len(loader))
+    loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    model.train()
+    began, total = time.perf_counter(), 0.0
+    for views in loader:
+        cnn, swin = (
+            view.to(device).float().div(255).contiguous(memory_format=torch.channels_last) for view in views[:2]
+        )
+        targets = nn.functional.one_hot(views[2].to(device), 2).float()
+        weight = float(np.random.default_rng().beta(recipe.augmentation.mixup_alpha, recipe.augmentation.mixup_alpha))
+        partner = torch.randperm(len(targets), device=device)
+        cnn, swin, targets = (weight * one + (1 - weight) * one[partner] for one in (cnn, swin, targets))
+        with torch.autocast(device, torch.bfloat16, enabled=device == CUDA):
+            loss = loss_of(model(cnn, swin), targets)
+        adam.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        adam.step()
+        schedule.step()
+        average.update_parameters(model)
+        total += loss.item()
+    return len(loader) * recipe.batch_size / (time.perf_counter() - began)
+
+
+def fit_epoch(data: Path, recipe: Recipe, folder: Path) -> dict[str, float]:
+    """One epoch of `fit`, and what its log says of time: pictures per second, and the share spent waiting for data."""
+    fit(recipe, data, folder, lambda message: None)
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    shutil.rmtree(folder)
+    [timing] = [record["timing"] for record in records if record["kind"] == "epoch"]
+    return {str(name): float(value) for name, value in timing.items()}
+
+
+def epochs(rounds: int, pictures: int, device: str) -> list[dict[str, float]]:
+    """The two loops in turn, an epoch each; the first round does not count."""
+    measured = []
+    with tempfile.TemporaryDirectory() as place:
+        data = Path(place) / "data"
+        draw_dataset(data, pictures * 4 // 3 + 4, seed=0)  # a quarter of it is val
+        samples = read_samples(data, "train")
+        for number in range(rounds + 1):
+            timing = fit_epoch(data, WHOLE, Path(place) / "run")
+            row = {
+                "fit_images_per_s": timing["images_per_s"],
+                "plain_images_per_s": plain_epoch(samples, WHOLE, device),
+            }
+            row["waiting_share"] = timing["waiting_share"]
+            print(f"round {number}: {row}", flush=True)
+            measured.append(row)
+    return measured[1:]
+
+
+def step_of(stage: Stage, device: str) -> Callable[[], object]:
+    """An update of the default model in one stage, on a batch that is there already."""
+    model = build_model(STEPS, 2).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    enter(model, stage, STEPS.batch_norm)
+    loss = Loss.of([0, 1], 2, STEPS.imbalance, STEPS.label_smoothing)
+    updater = Updater(model, optimizer(model, STEPS), loss, STEPS, Processes(0, 1, torch.device(device)))
+    view = torch.randint(0, 256, (STEPS.batch_size, 3, *STEPS.model.image_size), dtype=torch.uint8)
+    labels = torch.arange(STEPS.batch_size) % 2
+
+    def step() -> None:
+        updater.gradients([(view, view, labels)], labels.tolist(), 0, 0)
+        updater.apply()
+        if device == CUDA:
+            torch.cuda.synchronize()
+
+    return step
+
+
+def page(measured: list[dict[str, float]], steps: dict[str, Times], pictures: int, about: dict[str, object]) -> str:
+    """The report as Markdown."""
+    ratio = statistics.median(row["fit_images_per_s"] / row["plain_images_per_s"] for row in measured)
+    fit_s, plain_s, waiting = (statistics.median(row[name] for row in measured) for name in measured[0])
+    warmup, main = steps["warm-up step"], steps["main step"]
+    return f"""# Benchmarks of training
+
+`make bench` wrote this page and `benchmarks-training.json`, which holds every round.
+
+EfficientNet-B0 with Swin-Tiny, 224 × 224 px, batches of {WHOLE.batch_size}, {WHOLE.workers} loading process, drawn
+pictures. `fit` and a plain timm and torch loop train the same model with the same augmentations, MixUp, AdamW, clipping
+and average, all weights trainable; an epoch of about {pictures} pictures each in turn, {len(measured)} rounds after one
+that does not count. Ratios are medians of the ratios round by round.
+
+| | pictures/s |
+| --- | ---: |
+| `fit` | {fit_s:.2f} |
+| plain loop | {plain_s:.2f} |
+| `fit` ÷ plain loop (goal ≥ {GOAL}: {"reached" if ratio >= GOAL else "missed"}) | {ratio:.3f} |
+
+`fit` waited for data {waiting:.1%} of the time.
+
+The recipe's two stages, one update of {STEPS.batch_size} pictures in each, in turn:
+
+| | median, ms |
+| --- | ---: |
+| warm-up (CNN frozen) | {warmup.median_ms:.0f} |
+| main (the CNN's last 5 blocks train) | {main.median_ms:.0f} |
+| warm-up ÷ main | {median_ratio(warmup, main):.3f} |
+
+{", ".join(f"{name} {value}" for name, value in about.items())}.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fit_speed")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--pictures", type=int, default=64, help="in an epoch (default 64)")
+    parser.add_argument("--out", type=Path, default=DOCS, help="folder for the report (default docs/)")
+    args = parser.parse_args()
+    device = CUDA if torch.cuda.is_available() else "cpu"
+    measured = epochs(args.rounds, args.pictures, device)
+    stages = dict(zip(("warm-up step", "main step"), STEPS.stages, strict=True))
+    steps = interleaved({name: step_of(stage, device) for name, stage in stages.items()}, args.rounds, warmups=1)
+    machine = (
+        torch.cuda.get_device_name() if device == CUDA else f"{platform.machine()}, {os.cpu_count()} cores, no GPU"
+    )
+    about: dict[str, object] = {"date": date.today().isoformat(), "machine": machine}
+    about |= {"Python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
+    text = page(measured, steps, args.pictures, about)
+    print(text)
+    args.out.joinpath("benchmarks-training.md").write_text(text)
+    raw = {"about": about, "epochs": measured, "steps_ms": {name: times.rounds_ms for name, times in steps.items()}}
+    args.out.joinpath("benchmarks-training.json").write_text(json.dumps(raw, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
