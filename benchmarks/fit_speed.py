@@ -70,8 +70,9 @@ def plain_epoch(samples: list[Sample], recipe: Recipe, device: str) -> float:
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
     adam = torch.optim.AdamW(model.parameters(), lr=recipe.rates.swin, weight_decay=recipe.weight_decay)
     pictures = PlainPictures(samples, recipe)
-    options = {"num_workers": recipe.workers, "pin_memory": device == CUDA}
-    loader = DataLoader(pictures, recipe.batch_size, shuffle=True, drop_last=True, **options)  # type: ignore[arg-type]
+    loader = DataLoader(
+        pictures, recipe.batch_size, True, drop_last=True, num_workers=recipe.workers, pin_memory=device == CUDA
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, len(loader))
     loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     model.train()
@@ -194,7 +195,8 @@ def main() -> None:
     text = page(measured, steps, args.pictures, about)
     print(text)
     args.out.joinpath("benchmarks-training.md").write_text(text)
-    raw = {"about": about, "epochs": measured, "steps_ms": {name: times.rounds_ms for name, times in steps.items()}}
+    rounds_ms = {name: times.rounds_ms for name, times in steps.items()}
+    raw = {"about": about, "epochs": measured, "steps_ms": rounds_ms}
     args.out.joinpath("benchmarks-training.json").write_text(json.dumps(raw, indent=1) + "\n")
 
 

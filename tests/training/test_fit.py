@@ -62,7 +62,7 @@ def test_a_run_holds_what_it_was_and_how_it_went(folder: Path) -> None:
 def test_plan_says_what_a_shipped_recipe_does(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", name, "--pictures", "1750"]) == 0
     text = capsys.readouterr().out
-    assert "warmup" in text and "norm_and_bias" in text and "updates" in text and "MiB" in text
+    assert "epochs" in text and "norm_and_bias" in text and "updates" in text and "MiB" in text
 
 
 MISTAKES = [
