@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 from app.errors import FusionLensError
 from app.models.cnnswin import FUSIONS
 from training.ablate import ablate
-from training.config import RecipeError, load_recipe
-from training.data import DataError
+from training.config import RecipeError, load_recipe, shipped_recipes
+from training.data import SPLITS, DataError
 from training.doctor import examine
 from training.draw import draw_dataset
 from training.evaluate import evaluate
@@ -26,7 +27,6 @@ MISTAKES = (
     *(FusionLensError, RecipeError, DataError, ExportError, WeightsError, RunError, TrainingError, TrackingError),
     OSError,
 )
-RECIPE_HELP = "a YAML file, or the name of a shipped recipe"
 DATA_HELP = "a CSV (path,label[,group,split,mask]), a folder with labels.csv, or a folder of classes"
 
 
@@ -35,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         return int(args.run(args))
+    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except MISTAKES as error:
         print(f"training: {error}", file=sys.stderr)
         return 1
@@ -57,16 +60,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--track", action="append", default=[], choices=TRACKERS, help="also log there; repeatable")
 
     command = _command(commands, "evaluate", _evaluate, "figures of a bundle", "evaluate bundles/mine data/skin")
-    command.add_argument("bundle", type=Path, metavar="BUNDLE")
-    command.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
-    command.add_argument("--split", help="train, val or test (default: val if the data is split, else everything)")
-    command.add_argument("--out", type=Path, default=Path("evaluation"), help="folder for evaluation.json, report.html")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that export wrote")
+    command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, or a run, for the split made for it")
+    command.add_argument("--split", choices=SPLITS, help="default: val if the data is split, else everything")
+    out_help = "folder for evaluation.json and report.html, which are replaced (default: evaluation)"
+    command.add_argument("--out", type=Path, default=Path("evaluation"), help=out_help)
 
     example = "export runs/mine bundles/mine --card card.yaml"
     command = _command(commands, "export", _export, "write a finished run as a bundle", example)
     command.add_argument("train_run", type=Path, metavar="RUN", help="folder that fit wrote")
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write")
-    command.add_argument("--card", type=Path, help="YAML with name, version, licence, data and notes")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write; must be new or empty")
+    card_help = "YAML with name, version, licence, data, notes, and of two classes the positive one"
+    command.add_argument("--card", type=Path, help=card_help)
 
     example = "ablate smoke --data data/drawn --out runs/ablation --seeds 3 --variants concat,cross_attention"
     command = _command(commands, "ablate", _ablate, "compare fusions, trained alike with several seeds", example)
@@ -96,7 +101,8 @@ def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -
 
 
 def _add_recipe(command: argparse.ArgumentParser) -> None:
-    command.add_argument("recipe", help=RECIPE_HELP)
+    recipe_help = f"a YAML file, or a shipped recipe: {', '.join(shipped_recipes())}"
+    command.add_argument("recipe", metavar="RECIPE", help=recipe_help)
     command.add_argument(
         *("--set", "-s"), dest="changes", metavar="KEY=VALUE", action="append", default=[],
         help="change one key, such as stages.1.epochs=20; repeatable",

@@ -20,7 +20,7 @@ from app.inference.engine import load_engine
 from app.inference.manifest import Manifest
 from app.inference.predictor import Prediction, Predictor
 from app.inference.preprocess import Limits
-from training.data import DataError, Sample, read_samples
+from training.data import DataError, Sample, load_samples, read_samples
 from training.metrics import Estimate, Figure, Rule, answer_figures, bootstrap, figures, ranking_figures
 from training.report import Evaluation, Mistake, as_html
 
@@ -70,13 +70,15 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
 
 
 def _chosen(data: Path, split: str | None) -> list[Sample]:
-    if split is not None:
-        return read_samples(data, split)
-    samples = read_samples(data)
+    """One split's samples, of data or of a run, which keeps the split that was made for it."""
+    table = data / "samples.csv"
+    samples = load_samples(table) if table.is_file() else read_samples(data)
     splits = sorted({sample.split for sample in samples if sample.split})
-    if splits and "val" not in splits:
-        raise DataError(f"{data} has no split val: choose with --split {' or '.join(splits)}")
-    return [sample for sample in samples if sample.split == "val"] if splits else samples
+    if split is None and not splits:
+        return samples
+    if (split := split or "val") not in splits:
+        raise DataError(f"{data} has no split {split}: choose --split among {', '.join(splits) or 'none at all'}")
+    return [sample for sample in samples if sample.split == split]
 
 
 def _labels(samples: Sequence[Sample], classes: Sequence[str]) -> Int[np.ndarray, " n"]:

@@ -78,7 +78,8 @@ def _branches(model: CNNViTFusion, recipe: Recipe) -> str:
 
 
 def _stage_lines(model: CNNViTFusion, recipe: Recipe, total: int) -> Iterator[str]:
-    yield "stage         epochs  trains                                            parameters   share     memory"
+    width = max(len(_what(model, stage)) for stage in recipe.stages)
+    yield f"stage         epochs  {'trains':<{width}}  parameters   share     memory"
     part = recipe.batch_size // recipe.accumulate
     ever: set[str] = set()
     for stage in recipe.stages:
@@ -90,7 +91,7 @@ def _stage_lines(model: CNNViTFusion, recipe: Recipe, total: int) -> Iterator[st
         held = 4 * (2 * total + count + 2 * sum(sizes[name] for name in ever))
         memory = held + part * activation_bytes(model, stage, recipe)
         yield (
-            f"{stage.name:<12}  {stage.epochs:>6}  {_what(model, stage):<48}  {count:>10,}  {count / total:>6.1%}"
+            f"{stage.name:<12}  {stage.epochs:>6}  {_what(model, stage):<{width}}  {count:>10,}  {count / total:>6.1%}"
             f"  {memory / MIB:>5,.0f} MiB"
         )
     yield f"Memory is an estimate for one process and parts of {part} pictures in fp32, buffers of kernels not counted."

@@ -140,7 +140,8 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def _plan(recipe: Recipe, data: Path, folder: Path) -> Run:
-    samples = split_samples(read_samples(data), recipe.val_share, recipe.seed)
+    # Absolute, as they are kept, so that a run can go on from another folder.
+    samples = split_samples(read_samples(data.absolute()), recipe.val_share, recipe.seed)
     return Run(folder, recipe, classes_of(samples), tuple(samples))
 
 

@@ -151,6 +151,14 @@ def test_sigterm_saves_exits_cleanly_and_the_rest_is_the_same(data: Path, whole:
     assert 0 < before < max(record["update"] for record in log_of(out))
 
 
+def test_a_run_goes_on_from_another_folder_with_relative_paths(
+    data: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(data.parent)
+    assert main(["fit", *RECIPE, "--data", data.name, "--out", whole.name, "--resume"]) == 0
+    assert "finished" in capsys.readouterr().out
+
+
 def test_a_torn_checkpoint_is_passed_over_and_said(data: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "torn"
     child = start(data, out)
