@@ -22,9 +22,10 @@ lint: $(VENV)/dev.done
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Against pytorch-grad-cam, in one run; writes docs/benchmarks.md.
+# Against pytorch-grad-cam, then fit against a plain loop; writes docs/benchmarks.md and docs/benchmarks-training.md.
 bench: $(VENV)/bench.done
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.fit_speed
 
 # Write docs/openapi.json anew after a change of the API.
 openapi: $(VENV)/dev.done

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,18 +70,14 @@ def plain_epoch(samples: list[Sample], recipe: Recipe, device: str) -> float:
     model = CNNViTFusion(2, **recipe.model.model_dump()).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
     adam = torch.optim.AdamW(model.parameters(), lr=recipe.rates.swin, weight_decay=recipe.weight_decay)
-    pictures = PlainPictures(samples, recipe)
-    loader = DataLoader(
-        pictures, recipe.batch_size, True, drop_last=True, num_workers=recipe.workers, pin_memory=device == CUDA
-    )
+    options: dict[str, Any] = {"num_workers": recipe.workers, "pin_memory": device == CUDA}
+    loader = DataLoader(PlainPictures(samples, recipe), recipe.batch_size, shuffle=True, drop_last=True, **options)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, len(loader))
     loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     model.train()
     began, total = time.perf_counter(), 0.0
     for views in loader:
-        cnn, swin = (
-            view.to(device).float().div(255).contiguous(memory_format=torch.channels_last) for view in views[:2]
-        )
+        cnn, swin = (view.to(device, memory_format=torch.channels_last).float() / 255 for view in views[:2])
         targets = nn.functional.one_hot(views[2].to(device), 2).float()
         weight = float(np.random.default_rng().beta(recipe.augmentation.mixup_alpha, recipe.augmentation.mixup_alpha))
         partner = torch.randperm(len(targets), device=device)
@@ -145,7 +142,7 @@ def step_of(stage: Stage, device: str) -> Callable[[], object]:
 
 def page(measured: list[dict[str, float]], steps: dict[str, Times], pictures: int, about: dict[str, object]) -> str:
     """The report as Markdown."""
-    ratio = statistics.median(row["fit_images_per_s"] / row["plain_images_per_s"] for row in measured)
+    ratio = statistics.median(row["fit"] / row["plain"] for row in measured)
     fit_s, plain_s, waiting = (statistics.median(row[name] for row in measured) for name in measured[0])
     warmup, main = steps["warm-up step"], steps["main step"]
     return f"""# Benchmarks of training
@@ -195,8 +192,7 @@ def main() -> None:
     text = page(measured, steps, args.pictures, about)
     print(text)
     args.out.joinpath("benchmarks-training.md").write_text(text)
-    rounds_ms = {name: times.rounds_ms for name, times in steps.items()}
-    raw = {"about": about, "epochs": measured, "steps_ms": rounds_ms}
+    raw = {"about": about, "epochs": measured, "steps_ms": {name: taken.rounds_ms for name, taken in steps.items()}}
     args.out.joinpath("benchmarks-training.json").write_text(json.dumps(raw, indent=1) + "\n")
 
 
