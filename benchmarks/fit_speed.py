@@ -142,7 +142,7 @@ def step_of(stage: Stage, device: str) -> Callable[[], object]:
 
 def page(measured: list[dict[str, float]], steps: dict[str, Times], pictures: int, about: dict[str, object]) -> str:
     """The report as Markdown."""
-    ratio = statistics.median(row["fit"] / row["plain"] for row in measured)
+    ratio = statistics.median(row["fit_images_per_s"] / row["plain_images_per_s"] for row in measured)
     fit_s, plain_s, waiting = (statistics.median(row[name] for row in measured) for name in measured[0])
     warmup, main = steps["warm-up step"], steps["main step"]
     return f"""# Benchmarks of training

@@ -161,9 +161,11 @@ def _trained(
 ) -> Run | None:
     """The finished run in `folder`, trained now as far as it is not. None if a signal stopped it."""
     begun, weights = folder / "recipe.yaml", folder / "ema.safetensors"
-    if not weights.is_file():
-        fit(recipe, data, folder, lambda message: say(f"{folder.name}: {message}"), resume=begun.is_file())
-    if not weights.is_file():
+
+    def told(message: str) -> None:
+        say(f"{folder.name}: {message}")
+
+    if not weights.is_file() and not fit(recipe, data, folder, told, resume=begun.is_file()):
         return None
     run = read_run(folder)
     if run.recipe.model_dump(mode="json") != recipe.model_dump(mode="json") or set(run.samples) != set(samples):

@@ -62,11 +62,12 @@ def fit(
     *,
     resume: bool = False,
     track: Sequence[str] = (),
-) -> None:
+) -> bool:
     """Train `recipe` on `data` and write the run to the folder `out`; `say` gets its messages.
 
-    Returns when the run has finished, or, with a checkpoint, soon after SIGTERM or SIGINT. Raises RecipeError,
-    DataError, WeightsError, RunError and TrackingError for what is wrong from the start, and TrainingError.
+    Returns when the run has finished, or, with a checkpoint, soon after SIGTERM or SIGINT, and then False. Raises
+    RecipeError, DataError, WeightsError, RunError and TrackingError for what is wrong from the start, TrainingError
+    for what stopped it later.
     """
     with processes() as among, deterministic(among.device), stop_signal() as stop:
         if resume:
@@ -81,6 +82,7 @@ def fit(
             for path in torn if among.writes else []:
                 say(f"{path} is torn: passed over")
             training.train(track, stop)
+        return not stop.asked
 
 
 class Training:

@@ -6,6 +6,7 @@ import csv
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from app.explain.overlay import Style
 from app.inference.bundle import read_bundle
 from tests.bundles import write_tiny_bundle
 from tests.training.evaluated import Evaluated, decoded, evaluated, parsed, points, predictor_of
-from training.data import DataError
+from training.data import DataError, read_samples, split_samples, write_samples
 from training.draw import draw_dataset
 from training.evaluate import evaluate
 
@@ -205,8 +206,18 @@ def test_a_damaged_picture_is_named(tiny_bundle: Path, drawn: Path, tmp_path: Pa
 
 def test_splits_without_val_need_a_choice(tiny_bundle: Path, drawn: Path, tmp_path: Path) -> None:
     shutil.copytree(drawn / "train", tmp_path / "data" / "train")
-    with pytest.raises(DataError, match="has no split val: choose with --split train"):
+    with pytest.raises(DataError, match="has no split val: choose --split among train"):
         evaluate(tiny_bundle, tmp_path / "data", None, tmp_path / "out")
+
+
+def test_a_run_is_evaluated_on_the_split_that_was_made_for_it(tiny_bundle: Path, drawn: Path, tmp_path: Path) -> None:
+    unsplit = [replace(sample, split=None, group=None) for sample in read_samples(drawn)]
+    split = split_samples(unsplit, 0.25, seed=1)
+    tmp_path.joinpath("run").mkdir()
+    write_samples(split, tmp_path / "run" / "samples.csv")
+    evaluation = evaluate(tiny_bundle, tmp_path / "run", None, tmp_path / "out")
+    assert evaluation.split == "val"
+    assert {Path(path).name for path in evaluation.paths} == {s.path.name for s in split if s.split == "val"}
 
 
 @pytest.mark.parametrize("which", ["two", "three"])
