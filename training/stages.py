@@ -48,8 +48,6 @@ def enter(model: CNNViTFusion, stage: Stage, batch_norm: str) -> None:
     names = trainable(model, stage)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
-        if name not in names:
-            parameter.grad = None
     model.train()
     for module in model.modules():
         parameters = list(module.parameters())
