@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from app.inference.preprocess import Limits, decode, prepare
 from training.data import Sample
+from training.views import EvaluationSet
 
 
 def prepared(samples: Sequence[Sample], size: tuple[int, int], batch: int = 25) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
-    """The samples' pictures in batches, as model input, by the same rule as the service."""
+    """The samples' pictures in batches, as the service prepares them. Raises DataError as `EvaluationSet` does."""
+    pictures = EvaluationSet(samples, size)
     for start in range(0, len(samples), batch):
-        part = [prepare(decode(s.path.read_bytes(), Limits()), size).image for s in samples[start : start + batch]]
-        yield torch.from_numpy(np.stack(part)).permute(0, 3, 1, 2)
+        yield torch.stack([pictures[index] for index in range(start, min(start + batch, len(samples)))])
 
 
 def as_input(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from app.models.cnnswin import CNNViTFusion
 from training.config import Last, Rates, Recipe, Stage
-from training.optim import group_of, optimizer, warmup_cosine
+from training.optim import optimizer, warmup_cosine
 from training.run import build_model
 from training.stages import BatchNorm, enter, trainable
 
@@ -109,11 +109,9 @@ def _what(model: CNNViTFusion, stage: Stage) -> str:
 
 def _group_lines(model: CNNViTFusion, recipe: Recipe, total: int) -> Iterator[str]:
     yield "group          peak rate  weight decay  tensors  parameters   share"
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
     for group in optimizer(model, recipe).param_groups:
         count = sum(parameter.numel() for parameter in group["params"])
         tables = not group["weight_decay"] and group["rate"] != "norm_and_bias"
-        assert all(group_of(names[id(p)], p)[0] == group["rate"] for p in group["params"])
         yield (
             f"{group['rate'] + (' tables' if tables else ''):<13}  {group['lr']:>9.1e}  {group['weight_decay']:>12g}"
             f"  {len(group['params']):>7}  {count:>10,}  {count / total:>6.1%}"
