@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from app import __version__
 from app.errors import FusionLensError
-from app.explain.overlay import Style, encode_png
+from app.explain.overlay import Style
+from app.explain.png import encode_png
 from app.inference.service import Service, load_predictor
 from app.main import WEB, create_app
 from app.settings import Settings

@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.inference.bundle import demo_bundle_path
+from app.inference.cores import available_cores
 from app.inference.engine import EngineKind
-from app.inference.preprocess import Limits
+from app.inference.preprocess import PREVIEW_SIDE_PX, Limits
 
 
 class Settings(BaseSettings):
@@ -23,6 +24,7 @@ class Settings(BaseSettings):
     bundle: Path = Field(default_factory=demo_bundle_path, description="folder of the model to serve")
     bundle_sha256: str | None = Field(None, description="refuse any bundle whose manifest has another digest")
     engine: EngineKind = Field("auto", description="what runs the model")
+    cache: Path | None = Field(None, description="folder that keeps compiled graphs, for a quicker start")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
 
@@ -30,9 +32,17 @@ class Settings(BaseSettings):
     max_pixels: int = Field(50_000_000, ge=1, le=178_000_000, description="most pixels that a picture may declare")
     max_side_px: int = Field(16_384, ge=1, description="longest side that a picture may declare, in px")
 
+    threads: int = Field(
+        default_factory=available_cores, ge=1, description="cores for the model; by default all that there are for us"
+    )
+    gather_ms: float = Field(
+        3.0, ge=0, description="on a GPU, how long a picture waits for others to form a batch, in ms"
+    )
     queue_limit: int = Field(64, ge=0, description="requests that may wait for the model; more are refused with 429")
     deadline_s: float = Field(
-        30.0, gt=0, description="longest wait for one turn (decoding, trunk, explanation), in seconds; then 504"
+        30.0,
+        gt=0,
+        description="longest time to an answer, in seconds; beyond it 429 at once, or 504",
     )
     decoders: int = Field(2, ge=1, description="pictures decoded or drawn at the same time")
 
@@ -40,7 +50,7 @@ class Settings(BaseSettings):
     store_max_bytes: int = Field(
         256_000_000, ge=1, description="memory for stored predictions; the least used go first"
     )
-    preview_side_px: int = Field(1024, ge=32, description="longest side of the stored preview, in px")
+    preview_side_px: int = Field(PREVIEW_SIDE_PX, ge=32, description="longest side of the stored preview, in px")
 
     @model_validator(mode="before")
     @classmethod

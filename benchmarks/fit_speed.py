@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from app.inference.preprocess import Limits, decode, prepare
+from app.inference.preprocess import Limits, Needs, decode, prepare
 from app.models.cnnswin import CNNViTFusion
 from benchmarks.timing import Times, interleaved, median_ratio
 from training.augment import TwoViews
@@ -61,7 +61,7 @@ class PlainPictures(Dataset[tuple[Tensor, Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         sample = self.samples[index]
-        image = torch.from_numpy(prepare(decode(sample.path.read_bytes(), Limits()), self.size).image)
+        image = torch.from_numpy(prepare(decode(sample.path.read_bytes(), Limits(), Needs(self.size)), self.size).image)
         return *self.views(image.permute(2, 0, 1), np.random.default_rng()), int(sample.label == "malignant")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -21,7 +21,7 @@ class Times:
     @property
     def quartiles_ms(self) -> tuple[float, float]:
         """The spread: a quarter of the rounds lies below the first, a quarter above the second."""
-        low, _, high = statistics.quantiles(self.rounds_ms, n=4)
+        low, _, high = statistics.quantiles(self.rounds_ms, n=4, method="inclusive")
         return low, high
 
 
@@ -39,4 +39,18 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int, wa
 
 def median_ratio(times: Times, against: Times) -> float:
     """The median of the ratios, round by round."""
-    return statistics.median(a / b for a, b in zip(times.rounds_ms, against.rounds_ms, strict=True))
+    return ratio_of_rounds(times.rounds_ms, against.rounds_ms)
+
+
+def ratio_of_rounds(values: Sequence[float], against: Sequence[float]) -> float:
+    """The median of the ratios of two lists of measurements that were taken in the same rounds."""
+    return statistics.median(a / b for a, b in zip(values, against, strict=True))
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value at a percentile, by linear interpolation."""
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * percent / 100
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)

@@ -85,7 +85,7 @@ def write_tiny_bundle(
 ) -> Path:
     """The bundle of `tiny_model` with the same arguments, written to `path`."""
     model = tiny_model(fusion, classes, seed, image_size)
-    write_bundle(model, path, describe(fusion, classes), tiny_reference(model))
+    write_bundle(model, path, describe(fusion, classes), tiny_reference(model), {})
     return path
 
 

@@ -1,4 +1,4 @@
-"""Command line: python -m training plan | fit | evaluate | export | ablate | doctor | draw-data."""
+"""Command line: python -m training plan | fit | evaluate | export | compile | ablate | doctor | draw-data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from app.errors import FusionLensError
 from app.models.cnnswin import FUSIONS
 from training.ablate import ablate
 from training.config import RecipeError, load_recipe, shipped_recipes
-from training.data import SPLITS, DataError
+from training.data import SPLITS, DataError, read_samples
 from training.doctor import examine
 from training.draw import draw_dataset
 from training.evaluate import evaluate
-from training.export import ExportError, export, load_card
+from training.export import CHECKED, ExportError, compile_bundle, export, load_card
+from training.graphs import GraphError
 from training.loop import TrainingError, fit
 from training.plan import plan
 from training.pretrained import WeightsError
@@ -24,8 +25,8 @@ from training.run import RunError
 from training.tracking import TRACKERS, TrackingError
 
 MISTAKES = (
-    *(FusionLensError, RecipeError, DataError, ExportError, WeightsError, RunError, TrainingError, TrackingError),
-    OSError,
+    *(FusionLensError, RecipeError, DataError, ExportError, GraphError, WeightsError, RunError),
+    *(TrainingError, TrackingError, OSError),
 )
 DATA_HELP = "a CSV (path,label[,group,split,mask]), a folder with labels.csv, or a folder of classes"
 
@@ -72,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write; must be new or empty")
     card_help = "YAML with name, version, licence, data, notes, and of two classes the positive one"
     command.add_argument("--card", type=Path, help=card_help)
+
+    example = "compile weights/demo bundles/demo --data data/skin"
+    command = _command(commands, "compile", _compile, "make a bundle's graphs anew", example)
+    command.add_argument("source", type=Path, metavar="BUNDLE", help="folder of a bundle")
+    command.add_argument("bundle", type=Path, metavar="OUT", help="folder to write; must be new or empty")
+    command.add_argument("--data", type=Path, help=f"also check on {CHECKED} of these pictures: {DATA_HELP}")
 
     example = "ablate smoke --data data/drawn --out runs/ablation --seeds 3 --variants concat,cross_attention"
     command = _command(commands, "ablate", _ablate, "compare fusions, trained alike with several seeds", example)
@@ -130,6 +137,13 @@ def _export(args: argparse.Namespace) -> int:
     metrics = bundle.manifest.metrics
     figures = ", ".join(f"{name} {value:.3f}" for name, value in metrics.values.items())
     print(f"{args.bundle}: {bundle.sha256}\n{metrics.split}, {metrics.pictures} pictures: {figures}")
+    return 0
+
+
+def _compile(args: argparse.Namespace) -> int:
+    samples = read_samples(args.data) if args.data else []
+    bundle = compile_bundle(args.source, args.bundle, samples[:: max(1, len(samples) // CHECKED)][:CHECKED])
+    print(f"{args.bundle}: {bundle.sha256}")
     return 0
 
 

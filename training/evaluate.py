@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from app import __version__
 from app.errors import FusionLensError
-from app.explain.overlay import Legend, Style, encode_png
+from app.explain.overlay import Legend, Style
+from app.explain.png import encode_png
 from app.inference.bundle import read_bundle
 from app.inference.engine import load_engine
 from app.inference.manifest import Manifest

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,6 +46,7 @@ from training.calibration import fit_temperature, mean_nll, softmax, youden_thre
 from training.config import Part, Recipe
 from training.data import Sample
 from training.forward import as_input, predict, prepared
+from training.graphs import as_uploaded, write_graphs
 from training.metrics import auroc
 from training.run import read_run
 
@@ -107,16 +108,40 @@ def export(folder: Path, out: Path, card: Card | None) -> Bundle:
         notes=card.notes,
         recipe=_public(recipe),
     )
-    write_bundle(model, out, description, mean_maps(model, prepared(run.on("train"), size)))
+    graphs = write_graphs(model, as_uploaded(prepared(run.on("val")[:CHECKED], size)))
+    write_bundle(model, out, description, mean_maps(model, prepared(run.on("train"), size)), graphs)
     bundle = read_bundle(out)
     _compare(bundle, run.on("val")[:CHECKED], logits[:CHECKED])
     return bundle
 
 
-def write_bundle(model: CNNViTFusion, out: Path, description: Description, reference: FeatureMaps[np.ndarray]) -> None:
+def compile_bundle(path: Path, out: Path, samples: Sequence[Sample]) -> Bundle:
+    """Write the bundle in `path` with graphs made anew to the folder `out`; all else stays as it is.
+
+    The graphs are checked on noise and on the pictures of `samples`. Raises ExportError, GraphError, DataError and
+    BundleError.
+    """
+    _refuse_to_overwrite(out)
+    bundle = read_bundle(path)
+    model = load_model(bundle)
+    size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
+    graphs = write_graphs(model, as_uploaded(prepared(samples, size)))
+    description = Description(**{name: getattr(bundle.manifest, name) for name in Description.model_fields})
+    write_bundle(model, out, description, bundle.reference, graphs)
+    return read_bundle(out)
+
+
+def write_bundle(
+    model: CNNViTFusion,
+    out: Path,
+    description: Description,
+    reference: FeatureMaps[np.ndarray],
+    graphs: Mapping[str, bytes],
+) -> None:
     """Write a bundle with the model's weights in fp16 and the mean maps `reference` (`[C, h, w]` each) to `out`.
 
-    The folder appears complete and verified, or not at all. Raises ExportError if `out` exists and is not empty, and
+    `graphs` holds the files that `write_graphs` made of the model; with none, only torch can serve the bundle. The
+    folder appears complete and verified, or not at all. Raises ExportError if `out` exists and is not empty, and
     BundleError if the parts do not fit each other.
     """
     _refuse_to_overwrite(out)
@@ -124,7 +149,7 @@ def write_bundle(model: CNNViTFusion, out: Path, description: Description, refer
     means: dict[str, np.ndarray] = {
         branch: np.ascontiguousarray(mean, np.float32) for branch, mean in reference.items()
     }
-    contents = {WEIGHTS: safetensors.torch.save(weights), REFERENCE: safetensors.numpy.save(means)}
+    contents = {WEIGHTS: safetensors.torch.save(weights), REFERENCE: safetensors.numpy.save(means), **graphs}
     manifest = _manifest(model, description, {name: hashlib.sha256(d).hexdigest() for name, d in contents.items()})
     fields = {"format": manifest.format, **manifest.model_dump(mode="json")}
     contents[MANIFEST] = (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
@@ -180,8 +205,8 @@ def _compare(bundle: Bundle, samples: Sequence[Sample], logits: Float[np.ndarray
     """Have the service's own engine answer the pictures, and compare."""
     engine = load_engine(bundle, "torch")
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
-    images = torch.cat(list(prepared(samples, size))).permute(0, 2, 3, 1).numpy()
-    served = engine.classify(engine.encode(np.ascontiguousarray(images)))
+    images = np.concatenate(list(as_uploaded(prepared(samples, size))))
+    served = engine.classify(engine.encode(images))
     if (off := float(np.abs(served - logits).max())) > MOST_OFF:
         raise ExportError(f"the bundle's logits are {off:.1e} off the run's: at most {MOST_OFF:.0e} is rounding")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from app.errors import FusionLensError
-from app.inference.preprocess import Limits, decode, prepare
+from app.inference.preprocess import Limits, Needs, decode, prepare
 from training.augment import TwoViews
 from training.data import DataError, Sample
 
@@ -129,7 +129,7 @@ def epoch_order(labels: Sequence[int], epoch: int, seed: int, balanced: bool) ->
 
 def _read(sample: Sample, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
     try:
-        picture = decode(sample.path.read_bytes(), Limits())
+        picture = decode(sample.path.read_bytes(), Limits(), Needs(size))
     except (OSError, FusionLensError) as error:
         raise DataError(f"{sample.path} cannot be read: {error}") from error
     return torch.from_numpy(prepare(picture, size).image).permute(2, 0, 1)

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -13,13 +14,14 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app import __version__, errors
-from app.api.dependencies import TheService, UploadedPicture
+from app.api.dependencies import TheService, UploadedPicture, unless_gone
 from app.api.predictions import UPLOAD_ERRORS
 from app.api.problems import documented
 from app.api.schemas import ExplanationAnswer, Legend, Provenance, Share
 from app.api.uploads import OPENAPI_BODY
 from app.explain.cam import METHODS
-from app.explain.overlay import COLORMAPS, Style, encode_png, legend_of
+from app.explain.overlay import COLORMAPS, Style, legend_of
+from app.explain.png import encode_png
 from app.inference.predictor import Explanation, Prediction, Predictor, View
 from app.inference.service import Service
 
@@ -159,9 +161,11 @@ async def stored_attention(
     responses=documented(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
     openapi_extra=OPENAPI_BODY,
 )
-async def gradcam(service: TheService, query: Annotated[GradcamQuery, Query()], picture: UploadedPicture) -> Response:
+async def gradcam(
+    service: TheService, query: Annotated[GradcamQuery, Query()], picture: UploadedPicture, request: Request
+) -> Response:
     """What speaks for a class in the picture sent along. Nothing is kept."""
-    return await _unstored(service, query, picture)
+    return await unless_gone(request, _unstored(service, query, picture))
 
 
 @router.post(
@@ -172,16 +176,17 @@ async def gradcam(service: TheService, query: Annotated[GradcamQuery, Query()], 
     openapi_extra=OPENAPI_BODY,
 )
 async def attention(
-    service: TheService, query: Annotated[AttentionQuery, Query()], picture: UploadedPicture
+    service: TheService, query: Annotated[AttentionQuery, Query()], picture: UploadedPicture, request: Request
 ) -> Response:
     """Where the Swin's tokens look in the CNN's map, in the picture sent along. Nothing is kept."""
-    return await _unstored(service, query, picture)
+    return await unless_gone(request, _unstored(service, query, picture))
 
 
 async def _unstored(service: Service, query: GradcamQuery | AttentionQuery, picture: bytes) -> Response:
     query.check(service.predictor)
-    prediction = (await service.predict(picture)).prediction
-    return await service.explain(_respond, service.predictor, prediction, query)
+    until = service.deadline()
+    prediction = (await service.predict(picture, until)).prediction
+    return await service.explain(partial(_respond, service.predictor, prediction, query), until)
 
 
 async def _stored(service: Service, query: StoredGradcamQuery | StoredAttentionQuery, request: Request) -> Response:
@@ -191,7 +196,8 @@ async def _stored(service: Service, query: StoredGradcamQuery | StoredAttentionQ
     caching = {"ETag": f'"{hashlib.sha256(asked.encode()).hexdigest()[:32]}"', "Cache-Control": "private, no-cache"}
     if caching["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=caching)
-    response = await service.explain(_respond, service.predictor, prediction, query)
+    work = service.explain(partial(_respond, service.predictor, prediction, query), service.deadline())
+    response = await unless_gone(request, work)
     response.headers.update(caching)
     return response
 

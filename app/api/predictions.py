@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from app import errors
-from app.api.dependencies import TheService, UploadedPicture
+from app.api.dependencies import TheService, UploadedPicture, unless_gone
 from app.api.problems import documented
 from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer
 from app.api.uploads import OPENAPI_BODY
@@ -28,7 +28,9 @@ UPLOAD_ERRORS = (
 
 
 @router.post("/predict", summary="Classify a picture", responses=documented(*UPLOAD_ERRORS), openapi_extra=OPENAPI_BODY)
-async def predict(service: TheService, picture: UploadedPicture, response: Response) -> PredictionAnswer:
+async def predict(
+    service: TheService, picture: UploadedPicture, request: Request, response: Response
+) -> PredictionAnswer:
     """Classify one picture. The answer can be explained by its `prediction_id` until it expires.
 
     Send the picture as multipart/form-data in a field `file`, or as the body with an `image/*` content type. The
@@ -36,7 +38,7 @@ async def predict(service: TheService, picture: UploadedPicture, response: Respo
 
     `curl -F file=@picture.jpg http://127.0.0.1:8000/predict`
     """
-    predicted = await service.predict(picture)
+    predicted = await unless_gone(request, service.predict(picture, service.deadline()))
     receipt = await service.store.put(predicted.prediction)
     response.headers["Cache-Control"] = "no-store"
     query = f"?prediction_id={receipt.prediction_id}"

@@ -8,6 +8,7 @@ not see is grey and dark, outside a thin white line.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -123,7 +124,7 @@ def draw(
     down = _interpolation(rows, seen.top_px, seen.height_px, heatmap.shape[0])
     across = _interpolation(columns, seen.left_px, seen.width_px, heatmap.shape[1])
     evidence = down @ (heatmap / legend.high).astype(np.float32) @ across.T
-    canvas[rows, columns] = _coloured(picture[rows, columns], evidence, legend.low / legend.high, style)
+    _colour(canvas[rows, columns], picture[rows, columns], evidence, legend.low / legend.high, style)
     return Drawing(canvas, legend)
 
 
@@ -139,15 +140,6 @@ def legend_of(heatmap: Float[np.ndarray, "grid_h grid_w"], style: Style) -> Lege
         # Percentiles that all but coincide would stretch rounding over the whole colour map.
         low, high = (lower if upper - lower > upper * _ROUNDING else 0.0), upper
     return Legend(style.colormap, low, high, minimum, maximum, style.clip, not evident)
-
-
-def encode_png(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """An RGB picture as PNG, compressed lightly: an overlay is sent once, and time matters more than bytes."""
-    quick = [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
-    encoded, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quick)
-    if not encoded:
-        raise RuntimeError("the picture could not be encoded as PNG")
-    return bytes(data)
 
 
 def _pixels(start_px: float, length_px: float, size_px: int) -> slice:
@@ -166,28 +158,46 @@ def _interpolation(pixels: slice, start_px: float, length_px: float, cells: int)
     return np.asarray(np.maximum(1 - np.abs(cell[:, None] - np.arange(cells)), 0), dtype=np.float32)
 
 
-def _coloured(
-    picture: UInt8[np.ndarray, "h w 3"], evidence: Float32[np.ndarray, "h w"], low: float, style: Style
-) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture under the colours of its evidence, given in units of the scale's high end; `low` is its low end."""
-    # In place: at the size of a picture, temporaries are what costs.
-    scale = np.float32(255 / (1 - low))
-    level = evidence * scale
-    level += np.float32(0.5) - np.float32(low) * scale
-    levels = np.clip(level, 0, 255, out=level).astype(np.uint8)
-    weight = evidence * np.float32(1 / _FADE)
-    np.clip(weight, 0, 1, out=weight)
-    weight *= cv2.LUT(levels, np.linspace(style.alpha_min, style.alpha_max, 256, dtype=np.float32))
-    colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], COLORMAPS[style.colormap])[..., ::-1]
-    overlay = cv2.applyColorMap(levels, np.ascontiguousarray(colours))
-    return np.asarray(cv2.blendLinear(overlay, picture, weight, 1 - weight), dtype=np.uint8)
+def _colour(
+    canvas: UInt8[np.ndarray, "h w 3"],
+    picture: UInt8[np.ndarray, "h w 3"],
+    evidence: Float32[np.ndarray, "h w"],
+    low: float,
+    style: Style,
+) -> None:
+    """Draw the picture on the canvas, under the colours of its evidence.
+
+    Evidence is in units of the scale's high end, and is overwritten; `low` is the scale's low end.
+    """
+    # In bytes, and in place: at the size of a picture, wide temporaries are what costs.
+    np.clip(evidence, 0, 1, out=evidence)
+    fade = cv2.convertScaleAbs(evidence, alpha=255 / _FADE)
+    scale = 255 / (1 - low)
+    levels = cv2.convertScaleAbs(np.clip(evidence, low, 1, out=evidence), alpha=scale, beta=-low * scale)
+    opacity = cv2.convertScaleAbs(levels, alpha=style.alpha_max - style.alpha_min, beta=255 * style.alpha_min)
+    weight = cv2.cvtColor(cv2.multiply(fade, opacity, scale=1 / 255), cv2.COLOR_GRAY2RGB)
+    colours = cv2.applyColorMap(levels, _rgb_of_levels(style.colormap))
+    cv2.multiply(colours, weight, dst=colours, scale=1 / 255)
+    cv2.bitwise_not(weight, dst=weight)
+    cv2.multiply(picture, weight, dst=weight, scale=1 / 255)
+    cv2.add(colours, weight, dst=canvas)
+
+
+@functools.cache
+def _rgb_of_levels(colormap: str) -> UInt8[np.ndarray, "256 1 3"]:
+    """The colour map as a table, which takes OpenCV longer to make than to apply."""
+    bgr = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], COLORMAPS[colormap])
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def _not_seen(picture: UInt8[np.ndarray, "h w 3"], rows: slice, columns: slice) -> UInt8[np.ndarray, "h w 3"]:
     """The picture drawn as not seen, with a line around the region seen, which the caller fills."""
-    grey = cv2.convertScaleAbs(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), alpha=_NOT_SEEN_BRIGHTNESS)
-    canvas = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
-    line_px = 1 + max(grey.shape) // 500
+    canvas = np.empty(picture.shape, np.uint8)
+    for band in (np.s_[: rows.start], np.s_[rows.stop :], np.s_[rows, : columns.start], np.s_[rows, columns.stop :]):
+        if canvas[band].size:
+            grey = cv2.cvtColor(picture[band], cv2.COLOR_RGB2GRAY)
+            cv2.cvtColor(cv2.convertScaleAbs(grey, alpha=_NOT_SEEN_BRIGHTNESS), cv2.COLOR_GRAY2RGB, dst=canvas[band])
+    line_px = 1 + max(picture.shape[:2]) // 500
     canvas[
         max(rows.start - line_px, 0) : rows.stop + line_px, max(columns.start - line_px, 0) : columns.stop + line_px
     ] = 255

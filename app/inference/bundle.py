@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,10 @@ class Bundle:
     tensors: Mapping[str, np.ndarray]
     reference: FeatureMaps[np.ndarray]
     graphs: Mapping[str, bytes]
+
+    def without_weights(self) -> Bundle:
+        """What is still needed once an engine is loaded: all but the tensors and the graphs."""
+        return replace(self, tensors={}, graphs={})
 
 
 def read_bundle(path: Path, pinned_sha256: str | None = None) -> Bundle:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,9 +14,11 @@ from jaxtyping import Float, Float32, UInt8
 
 from app.errors import EngineError
 from app.inference.bundle import Bundle
+from app.inference.cores import available_cores
 from app.models.feature_maps import FeatureMaps
 
-EngineKind = Literal["auto", "torch"]
+EngineKind = Literal["auto", "openvino", "torch"]
+_COMPILE = "make them with python -m training compile BUNDLE OUT (pip install 'fusionlens[train]')"
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,15 @@ class HeadResult:
 
 @runtime_checkable
 class Engine(Protocol):
-    """Runs one bundle, numpy in and out, safe to call from several threads, without state between calls."""
+    """Runs one bundle, numpy in and out, safe to call from several threads, without state between calls.
+
+    `passes` is how many calls at once use the machine best, `batch` how many pictures to a call.
+    """
 
     name: str
     version: str
+    passes: int
+    batch: int
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         """Prepared pictures to feature maps, float32."""
@@ -50,13 +60,45 @@ class Engine(Protocol):
         ...
 
 
-def load_engine(bundle: Bundle, kind: EngineKind) -> Engine:
-    """The engine `kind` for a bundle. There is one so far, torch, which `auto` takes too.
+def load_engine(bundle: Bundle, kind: EngineKind, threads: int | None = None, cache: Path | None = None) -> Engine:
+    """The engine `kind` for a bundle; `auto` is torch where torch finds a CUDA GPU, else OpenVINO if it has graphs.
 
-    Raises EngineError if it cannot run here, and BundleError if the bundle's weights do not fit its architecture.
+    On a CPU it uses up to `threads` cores, by default all that there are for this process. OpenVINO keeps what
+    compiling took in the folder `cache`, if one is given. Raises EngineError if the engine cannot run here, and
+    BundleError if the bundle's weights or graphs are not those of its manifest.
     """
-    if find_spec("torch") is None or find_spec("timm") is None:
-        raise EngineError("The torch engine needs torch and timm: pip install 'fusionlens[torch]'.")
-    from app.inference.torch_engine import TorchEngine, load_model  # imported only where it is used: torch is an extra
+    if kind == "torch" or (kind == "auto" and (_torch_has_cuda() or (not bundle.graphs and _has_torch()))):
+        if not _has_torch():
+            raise EngineError("The torch engine needs torch and timm: pip install 'fusionlens[torch]'.")
+        import torch  # only here: torch is an extra
 
-    return TorchEngine(load_model(bundle))
+        from app.inference.torch_engine import TorchEngine, load_model
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return TorchEngine(load_model(bundle))
+    if not bundle.graphs:
+        raise EngineError(
+            f"The bundle {bundle.path} has no compiled graphs: {_COMPILE}, "
+            "or serve it with torch (pip install 'fusionlens[torch]', FUSIONLENS_ENGINE=torch)."
+        )
+    from app.inference.openvino_engine import load_openvino_engine  # only here: it takes a while to load
+
+    return load_openvino_engine(bundle, threads or available_cores(), cache)
+
+
+def _has_torch() -> bool:
+    return find_spec("torch") is not None and find_spec("timm") is not None
+
+
+def _torch_has_cuda() -> bool:
+    """Whether torch can use a GPU; torch, which takes seconds to import, is asked only where there is a driver."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    if not _has_torch():
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,10 +14,12 @@ from jaxtyping import Float, Float16, Float32, UInt8
 from app.errors import BadParameter, ModelGone, NotOffered
 from app.explain.attention import attention_map
 from app.explain.cam import METHODS, UNITS, BranchShare, branch_shares, fuse
-from app.explain.overlay import Box, Drawing, Style, draw, encode_png
+from app.explain.overlay import Box, Drawing, Style, draw
+from app.explain.png import encode_png
 from app.inference.bundle import Bundle
 from app.inference.engine import Engine, HeadResult
-from app.inference.preprocess import Frame, Limits, decode, prepare, preview
+from app.inference.preprocess import Frame, Limits, Needs, decode, prepare
+from app.inference.preview import preview
 from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
 
 View = Literal["fusion", "cnn", "swin"]
@@ -98,30 +101,39 @@ class Predictor:
 
     def open(self, data: bytes) -> Upload:
         """Decode an upload. Raises what `preprocess.decode` raises."""
-        picture = decode(data, self._limits)
+        picture = decode(data, self._limits, Needs(self._input_size, self._preview_side_px))
         prepared = prepare(picture, self._input_size)
         shrunk = preview(picture, self._preview_side_px)
+        height, width = shrunk.shape[:2]
         return Upload(
             picture.width_px,
             picture.height_px,
             picture.format,
             picture.notes,
             prepared.image,
-            _to_jpeg(np.asarray(shrunk)),
-            prepared.frame.scaled(shrunk.width / picture.width_px, shrunk.height / picture.height_px),
+            _to_jpeg(shrunk),
+            prepared.frame.scaled(width / picture.width_px, height / picture.height_px),
         )
 
     def predict(self, upload: Upload) -> tuple[Prediction, dict[str, float]]:
         """The prediction for a picture, and what trunk and head took in ms."""
+        return self.predict_batch([upload])[0]
+
+    def predict_batch(self, uploads: Sequence[Upload]) -> list[tuple[Prediction, dict[str, float]]]:
+        """`predict` for several pictures in one pass; the times are the pass's."""
         began = time.perf_counter()
-        maps = self.engine.encode(upload.image[None])
+        maps = self.engine.encode(np.stack([upload.image for upload in uploads]))
         encoded = time.perf_counter()
         # Rounded before the head, so that the answer and its later explanations rest on the same numbers.
-        kept = FeatureMaps(**{branch: m[0].astype(np.float16) for branch, m in maps.items()})
-        logits = self.engine.classify(_as_batch(kept))[0]
-        ended = time.perf_counter()
-        prediction = Prediction(self.bundle.sha256, logits, kept, upload.preview_jpeg, upload.frame)
-        return prediction, {"trunk": (encoded - began) * 1e3, "head": (ended - encoded) * 1e3}
+        rounded = {branch: m.astype(np.float16) for branch, m in maps.items()}
+        logits = self.engine.classify(_widened(rounded))
+        spent_ms = {"trunk": (encoded - began) * 1e3, "head": (time.perf_counter() - encoded) * 1e3}
+        predictions = []
+        for n, upload in enumerate(uploads):
+            kept = FeatureMaps(**{branch: m[n].copy() for branch, m in rounded.items()})
+            prediction = Prediction(self.bundle.sha256, logits[n], kept, upload.preview_jpeg, upload.frame)
+            predictions.append((prediction, spent_ms))
+        return predictions
 
     def answer(self, prediction: Prediction) -> Answer:
         """Probabilities at the bundle's temperature; its decision threshold, where it has one, gives the label."""
@@ -194,11 +206,12 @@ class Predictor:
         if prediction.bundle_sha256 != self.bundle.sha256:
             raise ModelGone("The model that made this prediction is no longer loaded: send the picture again.")
         one_hot: Float[np.ndarray, "1 k"] = np.array([[name == target for name in self._classes]], np.float32)
-        return self.engine.explain(_as_batch(prediction.maps), one_hot)
+        maps = {branch: feature_map[None] for branch, feature_map in prediction.maps.items()}
+        return self.engine.explain(_widened(maps), one_hot)
 
 
-def _as_batch(maps: FeatureMaps[Float16[np.ndarray, "c h w"]]) -> FeatureMaps[Float32[np.ndarray, "1 c h w"]]:
-    return FeatureMaps(**{branch: m[None].astype(np.float32) for branch, m in maps.items()})
+def _widened(maps: Mapping[Branch, Float16[np.ndarray, "b c h w"]]) -> FeatureMaps[Float32[np.ndarray, "b c h w"]]:
+    return FeatureMaps(**{branch: feature_map.astype(np.float32) for branch, feature_map in maps.items()})
 
 
 def _to_jpeg(rgb: UInt8[np.ndarray, "h w 3"]) -> bytes:
@@ -208,6 +221,6 @@ def _to_jpeg(rgb: UInt8[np.ndarray, "h w 3"]) -> bytes:
 
 
 def _from_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert bgr is not None  # the service wrote it itself
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert rgb is not None  # the service wrote it itself
+    return rgb

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-import struct
 import warnings
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from app.errors import EmptyUpload, PictureTooLarge, UnreadablePicture, UnsupportedMediaType
+from app.inference.orientation import DAMAGE, Sides, orientation, upright
 
 # The formats we decode, by the bytes that a file of each starts with. Pillow's other loaders are never reached.
 SIGNATURES: dict[str, tuple[bytes, ...]] = {
@@ -24,22 +23,12 @@ SIGNATURES: dict[str, tuple[bytes, ...]] = {
     "TIFF": (b"II*\0", b"MM\0*"),
     "BMP": (b"BM",),
 }
-# What Pillow's loaders for these formats raise on damaged files, asserts on a missing palette among it.
-_DAMAGE = (
-    *(OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, LookupError, TypeError),
-    *(AssertionError, AttributeError),
-)
+PREVIEW_SIDE_PX = 1024
 _PILLOW_MAX_PIXELS = 178_956_970
-_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0x0112, 258, 262  # of EXIF and TIFF, which share their tags
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# A whole factor shrinks a picture to no less than this many times what is made of it: so much, and the smooth resize
+# that follows hides how the pixels were averaged. Measured in tests/inference/test_reduced_decoding.py.
+_SPARE_FOR_INPUT, _SPARE_FOR_PREVIEW = 3.0, 1.5
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
 @dataclass(frozen=True)
@@ -58,20 +47,46 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What a picture is decoded for: a model's input (height, width), and a preview of this longest side.
+
+    Both count, wherever a picture is read: the service and evaluation get the same input from the same file.
+    """
+
+    input_size: tuple[int, int]
+    preview_side_px: int = PREVIEW_SIDE_PX
+
+    def reduction(self, width_px: int, height_px: int) -> int:
+        """By how much a JPEG of this size, which may lie on its side, may be reduced while decoding: 1, 2, 4 or 8."""
+        for_input = min(width_px, height_px) / max(self.input_size) / _SPARE_FOR_INPUT
+        for_preview = max(width_px, height_px) / self.preview_side_px / _SPARE_FOR_PREVIEW
+        return next((factor for factor in (8, 4, 2) if factor <= min(for_input, for_preview)), 1)
+
+
+@dataclass(frozen=True)
 class Picture:
-    """A decoded upload: upright 8-bit RGB, no metadata. `notes` say what the sender may not expect, in sentences."""
+    """A decoded upload: upright 8-bit RGB, no metadata. `notes` say what the sender may not expect, in sentences.
+
+    `image` is smaller than the upload where it was decoded at a reduced scale: each of its pixels stands for
+    `reduced_by` × `reduced_by` of the upload's. A side that this does not divide ends within a pixel: `overhang` is
+    how far the image reaches over the picture at its left, top, right and bottom, in pixels of the image.
+    """
 
     image: Image.Image
     format: str
     notes: tuple[str, ...] = ()
+    reduced_by: int = 1
+    overhang: Sides = (0.0, 0.0, 0.0, 0.0)
 
     @property
     def width_px(self) -> int:
-        return self.image.width
+        """Of the upload, upright."""
+        return round((self.image.width - self.overhang[0] - self.overhang[2]) * self.reduced_by)
 
     @property
     def height_px(self) -> int:
-        return self.image.height
+        """Of the upload, upright."""
+        return round((self.image.height - self.overhang[1] - self.overhang[3]) * self.reduced_by)
 
 
 @dataclass(frozen=True)
@@ -137,11 +152,12 @@ class Prepared:
     frame: Frame
 
 
-def decode(data: bytes, limits: Limits) -> Picture:
+def decode(data: bytes, limits: Limits, needs: Needs | None = None) -> Picture:
     """Decode an upload: first frame, upright by its EXIF orientation, on white where transparent, 8-bit RGB.
 
-    Raises EmptyUpload, UnsupportedMediaType, PictureTooLarge (from the header, before any pixel is decoded) and
-    UnreadablePicture.
+    A large JPEG is decoded at the smallest of libjpeg's scales 1, 1/2, 1/4 and 1/8 that `needs` allows, which saves
+    most of the time; without needs, and in every other format, at full size. Raises EmptyUpload, UnsupportedMediaType,
+    PictureTooLarge (from the header, before any pixel is decoded) and UnreadablePicture.
     """
     if not data:
         raise EmptyUpload("The upload is empty: send the bytes of a picture.")
@@ -155,21 +171,21 @@ def decode(data: bytes, limits: Limits) -> Picture:
         if getattr(image, "is_animated", False):
             notes.append("The file holds several frames; only the first was used.")
             image.seek(0)
+        reduced_by, overhang = _reduce(image, needs)
         image.load()
         rgb = _to_rgb(image)
     except Image.DecompressionBombError as error:
         raise PictureTooLarge(_too_large(limits)) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise UnreadablePicture(
             f"The {format_name} picture is damaged or cut off and cannot be decoded: send the whole file."
         ) from error
-    orientation = _orientation(image)
-    if orientation is None:
+    stored = orientation(image)
+    if stored is None:
         notes.append("The EXIF data is damaged; the picture was taken as upright.")
-    elif orientation in _TRANSPOSE:
-        rgb = rgb.transpose(_TRANSPOSE[orientation])
+    rgb, overhang = upright(rgb, overhang, stored)
     rgb.info.clear()
-    return Picture(rgb, format_name, tuple(notes))
+    return Picture(rgb, format_name, tuple(notes), reduced_by, overhang)
 
 
 def prepare(picture: Picture, input_size: tuple[int, int]) -> Prepared:
@@ -177,11 +193,13 @@ def prepare(picture: Picture, input_size: tuple[int, int]) -> Prepared:
 
     A picture six times as large or more is first shrunk by a whole factor, which saves time and cannot be seen.
     """
-    frame = Frame.shortest_side(picture.image.size, input_size)
+    frame = Frame.shortest_side((picture.width_px, picture.height_px), input_size)
     height, width = input_size
-    factor = max(1, int(frame.width_px / width / 3))
-    edges = frame.left_px, frame.top_px, frame.left_px + frame.width_px, frame.top_px + frame.height_px
-    left, top, right, bottom = (edge / factor for edge in edges)
+    factor = max(1, int(frame.width_px / picture.reduced_by / width / _SPARE_FOR_INPUT))
+    over_left, over_top, _, _ = picture.overhang
+    across, down = (frame.left_px, frame.left_px + frame.width_px), (frame.top_px, frame.top_px + frame.height_px)
+    left, right = ((over_left + edge / picture.reduced_by) / factor for edge in across)
+    top, bottom = ((over_top + edge / picture.reduced_by) / factor for edge in down)
     # As floats: in 8 bits Pillow rounds and clips between its two passes, and its versions differ in their order.
     channels = [
         channel.convert("F").resize((width, height), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
@@ -189,15 +207,6 @@ def prepare(picture: Picture, input_size: tuple[int, int]) -> Prepared:
     ]
     resized = np.stack([np.asarray(channel) for channel in channels], axis=-1)
     return Prepared(np.clip(np.rint(resized), 0, 255).astype(np.uint8), frame)
-
-
-def preview(picture: Picture, longest_side_px: int) -> Image.Image:
-    """The upright picture, shrunk to a longest side where it is larger."""
-    factor = longest_side_px / max(picture.image.size)
-    if factor >= 1:
-        return picture.image
-    width, height = (max(1, round(side * factor)) for side in picture.image.size)
-    return picture.image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
 
 
 def _format(data: bytes) -> str:
@@ -218,6 +227,19 @@ def _silence_pillow() -> None:
         warnings.filterwarnings("ignore", module=module)
 
 
+def _reduce(image: Image.Image, needs: Needs | None) -> tuple[int, Sides]:
+    """Have a JPEG that is not loaded yet decoded at a reduced scale: by which factor, and the overhang.
+
+    libjpeg averages squares from the upper left corner on and rounds the sides up. It cannot reduce lossless JPEGs,
+    which are those without quantization tables.
+    """
+    width, height = image.size
+    factor = needs.reduction(width, height) if needs and getattr(image, "quantization", None) else 1
+    if factor == 1 or image.draft(None, (width // factor, height // factor)) is None:
+        return 1, (0.0, 0.0, 0.0, 0.0)
+    return factor, (0.0, 0.0, image.width - width / factor, image.height - height / factor)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in {"I", "F", "LAB"}:
         raise UnreadablePicture(
@@ -226,7 +248,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _eight_bit(image).convert("RGB")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     on_white = Image.new("RGB", rgba.size, "white")
     on_white.paste(rgba, mask=rgba.getchannel("A"))
@@ -239,31 +261,6 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     white = 2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
     grey = (np.asarray(image).astype(np.uint32) * 255 + white // 2) // white
     return Image.fromarray((255 - grey if tags.get(_PHOTOMETRIC) == 0 else grey).astype(np.uint8))
-
-
-def _orientation(image: Image.Image) -> int | None:
-    """The EXIF orientation, 1 where there is none, None where the data is damaged."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION)
-    except _DAMAGE:
-        return None
-    if orientation is None and _is_whole(image.info.get("exif", b"")):
-        return 1
-    return orientation if orientation in range(1, 9) else None
-
-
-def _is_whole(exif: bytes) -> bool:
-    """Whether an EXIF block's first directory, the orientation's place, is all there. Pillow skips what is not."""
-    block = exif.removeprefix(b"Exif\0\0")
-    if not block:
-        return True
-    try:
-        order = {b"II*\0": "<", b"MM\0*": ">"}[block[:4]]
-        (start,) = struct.unpack_from(f"{order}L", block, 4)
-        (entries,) = struct.unpack_from(f"{order}H", block, start)
-    except (KeyError, struct.error):
-        return False
-    return bool(start + 2 + 12 * entries <= len(block))
 
 
 def _too_large(limits: Limits) -> str:

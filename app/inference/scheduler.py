@@ -1,79 +1,129 @@
-"""The bounded queue in front of the engine: work runs in threads, never on the event loop."""
+"""The bounded queues in front of the engine: work runs in threads, never on the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Generic, ParamSpec, TypeVar
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
+import anyio
 import anyio.to_thread
 
 from app.errors import DeadlineExceeded, Overloaded
 
-P = ParamSpec("P")
-T = TypeVar("T")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_NEWEST = 0.1  # what the newest pass weighs in the average time of a pass
 
 
 @dataclass(frozen=True)
-class Ran(Generic[T]):
-    """A call's result, how long it waited for its turn and how long it ran, in ms."""
+class Ran(Generic[Result]):
+    """An item's result, how long it waited for its turn, and how long the pass took that it was in, in ms."""
 
-    result: T
+    result: Result
     waited_ms: float
     ran_ms: float
 
 
-class Lane:
-    """Runs at most `width` calls at once, each in a thread; up to `queue_limit` more wait for their turn.
+@dataclass(eq=False)
+class _Entry(Generic[Item, Result]):
+    item: Item
+    answer: asyncio.Future[Ran[Result]]
+    came: float = field(default_factory=time.monotonic)
 
-    A call that finds the queue full, or an expected wait beyond the deadline, is refused at once.
+
+class Lane(Generic[Item, Result]):
+    """Passes of work over queued items: at most `width` passes at once, each in a thread, of up to `most` items.
+
+    First come, first served. Where a pass takes several items, one that could start waits up to `gather_s` for more.
+    An item whose caller has gone, or whose time is over, leaves the queue and costs nothing; what runs is not cut off.
+    Times named `until` are those of `time.monotonic`.
     """
 
-    def __init__(self, width: int, queue_limit: int, deadline_s: float) -> None:
-        self._width, self._queue_limit, self._deadline_s = width, queue_limit, deadline_s
-        self._turns, self._threads = asyncio.Semaphore(width), anyio.CapacityLimiter(width)
-        self._waiting = self._running = 0
-        self._usual_s = 0.0  # a moving average of what one call takes
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Result]],
+        width: int,
+        queue_limit: int,
+        most: int = 1,
+        gather_s: float = 0.0,
+    ) -> None:
+        self._work, self._width, self._most = work, width, most
+        self._queue_limit, self._gather_s = queue_limit, gather_s
+        self._queue: deque[_Entry[Item, Result]] = deque()
+        self._passes: set[asyncio.Task[None]] = set()
+        self._threads = anyio.CapacityLimiter(width)
+        self._usual_s = 0.0  # a moving average of what a pass takes
 
-    def expected_wait_s(self) -> float:
-        """When a call that came now would get its turn, judged by what recent calls took."""
-        ahead = self._waiting + self._running - self._width + 1
-        return max(0, ahead) * self._usual_s / self._width
+    def expected_wait_s(self, coming: int = 0) -> float:
+        """When an item that came now, after `coming` others, would get its turn, judged by what passes took."""
+        before = len(self._passes) + (len(self._queue) + coming) // self._most
+        return max(0, before - self._width + 1) * self._usual_s / self._width
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Ran[T]:
-        """Run `function` in a thread. Raises Overloaded, DeadlineExceeded, and whatever the function raises."""
-        expected_s = self.expected_wait_s()
-        full = self._turns.locked() and self._waiting >= self._queue_limit
-        if full or expected_s > self._deadline_s:
+    def admit(self, until: float, coming: int = 0) -> None:
+        """Refuse at once an item that would not be done in time, or finds the queue full. Raises Overloaded."""
+        expected_s = self.expected_wait_s(coming)
+        full = len(self._passes) + len(self._queue) + coming >= self._width + self._queue_limit
+        if full or time.monotonic() + expected_s + self._usual_s > until:
             raise Overloaded(max(1, math.ceil(expected_s)))
-        came = time.perf_counter()
-        await self._take_turn()
-        waited_ms = (time.perf_counter() - came) * 1e3
-        # A thread cannot be stopped: a caller that leaves early must not hand its turn on before the thread is done.
-        return await asyncio.shield(asyncio.create_task(self._in_thread(partial(function, *args, **kwargs), waited_ms)))
 
-    async def _in_thread(self, call: Callable[[], T], waited_ms: float) -> Ran[T]:
-        began = time.perf_counter()
+    async def run(self, item: Item, until: float) -> Ran[Result]:
+        """Have an item's turn. Raises DeadlineExceeded if none comes in time, and whatever the work raises."""
+        loop = asyncio.get_running_loop()
+        entry: _Entry[Item, Result] = _Entry(item, loop.create_future())
+        self._queue.append(entry)
+        self._start_passes()
+        overdue = loop.call_later(until - time.monotonic(), self._expire, entry)
         try:
-            result = await anyio.to_thread.run_sync(call, limiter=self._threads)
+            return await entry.answer
         finally:
-            self._turns.release()
-            self._running -= 1
-        ran_s = time.perf_counter() - began
-        self._usual_s = ran_s if self._usual_s == 0 else 0.9 * self._usual_s + 0.1 * ran_s
-        return Ran(result, waited_ms, ran_s * 1e3)
+            overdue.cancel()
+            if entry in self._queue:
+                self._queue.remove(entry)
 
-    async def _take_turn(self) -> None:
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(self._deadline_s):
-                await self._turns.acquire()
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"No turn came within {self._deadline_s:g} s; try again later.") from error
-        finally:
-            self._waiting -= 1
-        self._running += 1
+    def _expire(self, entry: _Entry[Item, Result]) -> None:
+        if entry in self._queue:
+            self._queue.remove(entry)
+            entry.answer.set_exception(DeadlineExceeded("No turn came within the time limit; try again later."))
+
+    def _start_passes(self) -> None:
+        while self._queue and len(self._passes) < self._width:
+            first = self._queue[0]
+            gathering_s = self._gather_s - (time.monotonic() - first.came)
+            if len(self._queue) < self._most and gathering_s > 0:
+                asyncio.get_running_loop().call_later(gathering_s, self._start_passes)
+                return
+            batch = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
+            # A task of its own: a thread cannot be stopped, so a caller that leaves must not hand its turn on.
+            running = asyncio.create_task(self._pass(batch))
+            self._passes.add(running)
+            running.add_done_callback(self._passed)
+
+    def _passed(self, task: asyncio.Task[None]) -> None:
+        self._passes.discard(task)
+        self._start_passes()
+
+    async def _pass(self, batch: list[_Entry[Item, Result]]) -> None:
+        began = time.monotonic()
+        items = [entry.item for entry in batch]
+        call = asyncio.ensure_future(anyio.to_thread.run_sync(self._work, items, limiter=self._threads))
+        await asyncio.wait([call])
+        ran_s = time.monotonic() - began
+        callers = [entry for entry in batch if not entry.answer.done()]  # the others have gone
+        if (error := call.exception()) is not None:
+            for entry in callers:
+                entry.answer.set_exception(error)
+            return
+        self._usual_s = ran_s if self._usual_s == 0 else (1 - _NEWEST) * self._usual_s + _NEWEST * ran_s
+        of_item = dict(zip(batch, call.result(), strict=True))
+        for entry in callers:
+            entry.answer.set_result(Ran(of_item[entry], (began - entry.came) * 1e3, ran_s * 1e3))
+
+
+def each(items: Sequence[Callable[[], Result]]) -> list[Result]:
+    """The work of a lane whose items are calls."""
+    return [call() for call in items]

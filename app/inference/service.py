@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from app.inference.bundle import read_bundle
 from app.inference.engine import load_engine
 from app.inference.predictor import Answer, Prediction, Predictor, Upload
-from app.inference.scheduler import Lane
+from app.inference.scheduler import Lane, each
 from app.inference.store import MemoryStore, PredictionStore
 from app.settings import Settings
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -28,13 +29,20 @@ class Predicted:
 
 
 class Service:
-    """One loaded bundle, ready to answer. Pictures are decoded beside the model; explanations have their own lane."""
+    """One loaded bundle, ready to answer.
+
+    Pictures are decoded beside the model, and explanations of stored predictions have a lane of their own: a few
+    milliseconds of work need not wait behind a backbone's.
+    """
 
     def __init__(self, predictor: Predictor, store: PredictionStore, settings: Settings) -> None:
-        self.predictor, self.store = predictor, store
-        self._decode_lane = Lane(settings.decoders, settings.queue_limit, settings.deadline_s)
-        self._trunk_lane = Lane(1, settings.queue_limit, settings.deadline_s)
-        self._explain_lane = Lane(settings.decoders, settings.queue_limit, settings.deadline_s)
+        self.predictor, self.store, self._deadline_s = predictor, store, settings.deadline_s
+        limit, engine = settings.queue_limit, predictor.engine
+        gather_s = settings.gather_ms / 1e3 if engine.batch > 1 else 0.0
+        self._decoding: Lane[Callable[[], Any], Any] = Lane(each, settings.decoders, limit)
+        self._predicting = Lane(predictor.predict_batch, engine.passes, limit, engine.batch, gather_s)
+        self._explaining: Lane[Callable[[], Any], Any] = Lane(each, settings.decoders, limit)
+        self._being_decoded = 0
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Service:
@@ -43,20 +51,37 @@ class Service:
         predictor.warm_up()
         return cls(predictor, MemoryStore(settings.store_ttl_s, settings.store_max_bytes), settings)
 
-    async def predict(self, data: bytes) -> Predicted:
-        """Decode and classify an upload; nothing is kept."""
-        opened = await self._decode_lane.run(self.predictor.open, data)
-        ran = await self._trunk_lane.run(self.predictor.predict, opened.result)
+    def deadline(self) -> float:
+        """By when, on the clock of `time.monotonic`, a request that comes now must be answered."""
+        return time.monotonic() + self._deadline_s
+
+    async def predict(self, data: bytes, until: float) -> Predicted:
+        """Decode and classify an upload; nothing is kept.
+
+        Raises Overloaded, before anything is decoded, and DeadlineExceeded.
+        """
+        self._decoding.admit(until)
+        self._predicting.admit(until, coming=self._being_decoded)
+        self._being_decoded += 1
+        try:
+            opened = await self._decoding.run(partial(self.predictor.open, data), until)
+        finally:
+            self._being_decoded -= 1
+        upload: Upload = opened.result
+        ran = await self._predicting.run(upload, until)
         prediction, spent_ms = ran.result
         timings_ms = {"decode": opened.ran_ms, "queue": opened.waited_ms + ran.waited_ms, **spent_ms}
-        return Predicted(prediction, self.predictor.answer(prediction), opened.result, timings_ms)
+        return Predicted(prediction, self.predictor.answer(prediction), upload, timings_ms)
 
-    async def explain(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run the making of an explanation in its own lane."""
-        return (await self._explain_lane.run(work, *args, **kwargs)).result
+    async def explain(self, work: Callable[[], T], until: float) -> T:
+        """Run the making of an explanation in its own lane. Raises Overloaded and DeadlineExceeded."""
+        self._explaining.admit(until)
+        result: T = (await self._explaining.run(work, until)).result
+        return result
 
 
 def load_predictor(settings: Settings) -> Predictor:
     """The predictor of the bundle that the settings name, verified. Raises BundleError and EngineError."""
     bundle = read_bundle(settings.bundle, settings.bundle_sha256)
-    return Predictor(bundle, load_engine(bundle, settings.engine), settings.limits, settings.preview_side_px)
+    engine = load_engine(bundle, settings.engine, settings.threads, settings.cache)
+    return Predictor(bundle.without_weights(), engine, settings.limits, settings.preview_side_px)

@@ -14,15 +14,19 @@ from app.inference.manifest import MANIFEST, WEIGHTS
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 
+GPU_BATCH = 16  # pictures that a GPU takes in one pass
+
 
 class TorchEngine:
     """Runs a `CNNViTFusion` in float32, on CUDA where there is a GPU. The model must be frozen and in eval mode."""
 
     name = "torch"
     version = str(torch.__version__)
+    passes = 1
 
     def __init__(self, model: CNNViTFusion) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.batch = GPU_BATCH if self._device.type == "cuda" else 1
         self._model = model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()

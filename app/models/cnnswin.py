@@ -271,8 +271,8 @@ def channels_first(tokens: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]
 
 
 def as_tokens(feature_map: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
-    """A map's cells as tokens, row by row."""
-    return feature_map.flatten(2).transpose(1, 2)
+    """A map's cells as tokens, row by row; contiguous, so that a linear layer on them is one matrix product."""
+    return feature_map.flatten(2).transpose(1, 2).contiguous()
 
 
 def _shapes(maps: FeatureMaps[Tensor]) -> FeatureMaps[Shape]:

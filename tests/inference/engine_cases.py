@@ -58,7 +58,7 @@ def make_case(name: str, folder: Path) -> Case:
 def write_case(model: CNNViTFusion, folder: Path, description: Description) -> Case:
     """A model as a case; its weights are rounded as a bundle stores them."""
     model.half().float()
-    write_bundle(model, folder, description, tiny_reference(model))
+    write_bundle(model, folder, description, tiny_reference(model), {})
     return Case(model, read_bundle(folder))
 
 

@@ -142,7 +142,7 @@ def test_map_shapes_other_than_the_architecture_has_are_refused(folder: Path) ->
 @pytest.mark.parametrize("fusion", ["cross_attention", "late"])
 def test_another_number_of_classes_than_the_weights_have_is_refused(tmp_path: Path, fusion: Fusion) -> None:
     model = tiny_model(fusion, 5)
-    write_bundle(model, tmp_path / "new", describe(fusion, 5), tiny_reference(model))
+    write_bundle(model, tmp_path / "new", describe(fusion, 5), tiny_reference(model), {})
     edit(tmp_path / "new", lambda fields: fields["classes"].pop())
     assert "the manifest names 4 classes" in refusal(tmp_path / "new", WEIGHTS)
 

@@ -13,7 +13,7 @@ import pytest
 from torch import nn
 
 from app.explain.cam import gradcam
-from app.explain.overlay import encode_png
+from app.explain.png import encode_png
 from app.inference.engine import Engine, EngineKind, HeadResult, load_engine
 from app.inference.predictor import Predictor
 from app.inference.preprocess import Limits

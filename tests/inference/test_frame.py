@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from jaxtyping import Float64
 from PIL import Image
 
-from app.inference.preprocess import Frame, Limits, Picture, decode, prepare, preview
+from app.inference.preprocess import Frame, Limits, Picture, decode, prepare
+from app.inference.preview import preview
 from tests.inference.pictures import Rgb, encoded, exif, turned
 
 Size = tuple[int, int]
@@ -127,11 +128,33 @@ def test_a_spot_seen_by_the_model_lies_where_it_was_drawn(
 def test_a_preview_is_bounded_and_keeps_the_picture(size: Size, expected: Size) -> None:
     picture = Picture(Image.linear_gradient("L").resize(size).convert("RGB"), "PNG")
     shrunk = preview(picture, 1024)
-    assert shrunk.size == expected
-    again = np.asarray(shrunk.resize((1, 16)), int)
+    assert shrunk.shape == (expected[1], expected[0], 3)
+    again = np.asarray(Image.fromarray(shrunk).resize((1, 16)), int)
     assert np.abs(again - np.asarray(picture.image.resize((1, 16)), int)).max() <= 2
+
+
+@given(
+    size=st.tuples(st.integers(1, 1500), st.integers(1, 1500)),
+    reduced_by=st.sampled_from([1, 2, 4, 8]),
+    ends_first=st.booleans(),
+    longest_side_px=st.integers(32, 400),
+)
+@example(size=(1, 1500), reduced_by=8, ends_first=True, longest_side_px=32)
+@repeatable
+def test_a_preview_has_the_shape_of_the_picture_and_no_other_colour(
+    size: Size, reduced_by: int, ends_first: bool, longest_side_px: int
+) -> None:
+    stored = -(-size[0] // reduced_by), -(-size[1] // reduced_by)
+    over = stored[0] - size[0] / reduced_by, stored[1] - size[1] / reduced_by
+    overhang = (*over, 0.0, 0.0) if ends_first else (0.0, 0.0, *over)
+    picture = Picture(Image.new("RGB", stored, (9, 99, 200)), "JPEG", (), reduced_by, overhang)
+    assert (picture.width_px, picture.height_px) == size
+    scale = min(longest_side_px / max(size), 1 / reduced_by)
+    shrunk = preview(picture, longest_side_px)
+    assert shrunk.shape == (max(1, round(size[1] * scale)), max(1, round(size[0] * scale)), 3)
+    assert np.abs(shrunk.astype(int) - (9, 99, 200)).max() <= 1
 
 
 def test_small_pictures_are_their_own_preview() -> None:
     picture = Picture(Image.linear_gradient("L").convert("RGB"), "PNG")
-    assert np.array_equal(np.asarray(preview(picture, 256)), np.asarray(picture.image))
+    assert np.array_equal(preview(picture, 256), np.asarray(picture.image))

@@ -1,0 +1,186 @@
+"""The OpenVINO engine: a bundle's two graphs on a CPU, gradients included, with no torch in the process."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from jaxtyping import Float, Float32, UInt8
+
+from app.errors import BundleError, EngineError
+from app.inference.bundle import Bundle
+from app.inference.engine import HeadResult
+from app.models.feature_maps import FeatureMaps
+
+_OPTIONAL = ("attention", "cnn_gradient", "swin_gradient", "attention_gradient")
+# A graph's name and its number of streams, calls that run beside each other, to the compiled graph.
+Compile = Callable[[str, int], "Graph"]
+
+
+class OpenVINOEngine:
+    """Runs a trunk and a head, as `training.graphs` makes them, in float32 on `threads` cores.
+
+    A picture that comes alone has all cores. Where several come at once, each has its part of them: that takes longer
+    for one, but no core waits for another.
+    """
+
+    name = "openvino"
+    version = ov.get_version().partition("-")[0]
+    batch = 1  # on a CPU a batch is no faster than its pictures one by one
+
+    def __init__(self, compiled: Compile, threads: int) -> None:
+        self.passes = 1 if threads == 1 else max(2, threads // 2)
+        self._alone = compiled("trunk", 1)
+        self._shared = compiled("trunk", self.passes) if self.passes > 1 else self._alone
+        self._head, self._classifier = compiled("head", 1), compiled("classifier", 1)
+        self._encoding = _Count()
+
+    def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
+        """See `Engine.encode`."""
+        with self._encoding as callers:
+            trunk = self._alone if callers == 1 else self._shared
+            maps = [trunk.run({"images": image[None]}) for image in images]
+        return FeatureMaps(**{branch: np.concatenate([of_one[branch] for of_one in maps]) for branch in maps[0]})
+
+    def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
+        """See `Engine.classify`."""
+        return self._classifier.run(dict(maps.items()))["logits"]
+
+    def explain(self, maps: FeatureMaps[np.ndarray], target: Float[np.ndarray, "b k"]) -> HeadResult:
+        """See `Engine.explain`."""
+        results = self._head.run({**dict(maps.items()), "target": target.astype(np.float32, copy=False)})
+        return HeadResult(results.pop("logits"), **{name: results.get(name) for name in _OPTIONAL})
+
+
+def openvino_engine(trunk: ov.Model, head: ov.Model, threads: int) -> OpenVINOEngine:
+    """The engine for graphs in memory."""
+    graphs = {"trunk": trunk, "head": head, "classifier": _without_gradients(head)}
+    core = ov.Core()
+
+    def compiled(name: str, streams: int) -> Graph:
+        return Graph(core.compile_model(graphs[name], "CPU", _options(threads, streams)))
+
+    return OpenVINOEngine(compiled, threads)
+
+
+def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> OpenVINOEngine:
+    """The engine for a bundle with graphs.
+
+    What compiling took is kept in the folder `cache` for the next start; whoever can write there can change the model.
+    Raises BundleError if the graphs are not the manifest's, and EngineError if the cache cannot be used.
+    """
+    trunk, head = (_read_checked(bundle, name) for name in ("trunk", "head"))
+    if cache is None:
+        return openvino_engine(trunk, head, threads)
+    graphs = {"trunk": trunk, "head": head, "classifier": _without_gradients(head)}
+    core = ov.Core()
+
+    def compiled(name: str, streams: int) -> Graph:
+        options = _options(threads, streams)
+        what = f"{bundle.sha256} {name} {ov.get_version()} {core.get_property('CPU', 'FULL_DEVICE_NAME')}"
+        file = cache / f"{hashlib.sha256(what.encode()).hexdigest()}.blob"
+        if not file.exists():
+            _write_whole(file, core.compile_model(graphs[name], "CPU", options).export_model().getvalue())
+        return _import(core, file, options)
+
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return OpenVINOEngine(compiled, threads)
+    except OSError as error:
+        reason = f"The cache folder {cache} cannot be used ({error.strerror}): choose another."
+        raise EngineError(reason) from error
+
+
+def read_graph(files: Mapping[str, bytes], name: str) -> ov.Model:
+    """The graph `name`, `trunk` or `head`, out of a bundle's files. Raises RuntimeError as OpenVINO does."""
+    return ov.Core().read_model(files[f"{name}.xml"], files[f"{name}.bin"])
+
+
+def _read_checked(bundle: Bundle, name: str) -> ov.Model:
+    manifest = bundle.manifest
+    expected: dict[str, list[int]] = {branch: [-1, *shape] for branch, shape in manifest.map_shapes.items()}
+    expected["target"] = [-1, len(manifest.classes)]
+    if name == "trunk":
+        expected = {"images": [1, manifest.input.height_px, manifest.input.width_px, 3]}
+    try:
+        graph = read_graph(bundle.graphs, name)
+    except RuntimeError as error:
+        raise BundleError(f"{name}.xml", f"is not a graph that OpenVINO {ov.get_version()} reads: {error}") from error
+    found = {port.any_name: port.partial_shape for port in graph.inputs}
+    if found != {port: ov.PartialShape(shape) for port, shape in expected.items()}:
+        described = {port: str(shape) for port, shape in found.items()}
+        raise BundleError(f"{name}.xml", f"takes {described}, but the manifest needs {expected}: compile it again")
+    return graph
+
+
+def _without_gradients(head: ov.Model) -> ov.Model:
+    """The head cut off behind its logits: what nobody asked for need not be computed."""
+    maps = [parameter for parameter in head.get_parameters() if "target" not in parameter.output(0).get_names()]
+    return ov.Model([head.output("logits")], maps)
+
+
+def _options(threads: int, streams: int) -> dict[str, Any]:
+    return {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+
+
+def _import(core: ov.Core, file: Path, options: dict[str, Any]) -> Graph:
+    """The compiled graph in a file, which is mapped, read once, and given back to the system."""
+    with file.open("rb") as opened:
+        mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO takes nothing that is read-only
+    try:
+        compiled = core.import_model(ov.Tensor(np.frombuffer(mapping, np.uint8), shared_memory=True), "CPU", options)
+    except RuntimeError as error:
+        raise EngineError(f"The cached graph {file} cannot be used ({error}): delete it.") from error
+    if hasattr(mapping, "madvise"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+    return Graph(compiled, mapping)
+
+
+def _write_whole(file: Path, content: bytes) -> None:
+    """Write a file that others see complete or not at all."""
+    with NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
+        temporary.write(content)
+    Path(temporary.name).replace(file)
+
+
+class Graph:
+    """A compiled graph for several threads: each takes an idle request, or makes one."""
+
+    def __init__(self, compiled: ov.CompiledModel, memory: mmap.mmap | None = None) -> None:
+        self._compiled, self._memory = compiled, memory  # OpenVINO itself does not keep alive what it was imported from
+        self._outputs = [output.any_name for output in compiled.outputs]
+        self._idle: deque[ov.InferRequest] = deque()
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, Float32[np.ndarray, "..."]]:
+        """The outputs by name, in arrays of their own."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        results = request.infer(inputs, share_inputs=True)
+        self._idle.append(request)
+        return dict(zip(self._outputs, results.to_tuple(), strict=True))
+
+
+class _Count:
+    """How many threads are inside, one's own included."""
+
+    def __init__(self) -> None:
+        self._inside, self._lock = 0, Lock()
+
+    def __enter__(self) -> int:
+        with self._lock:
+            self._inside += 1
+            return self._inside
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1

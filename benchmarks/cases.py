@@ -1,0 +1,64 @@
+"""The two models that everything runs, and the picture that it is asked about."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from app.inference.bundle import demo_bundle_path
+from app.inference.manifest import Architecture, Calibration, Description, Metrics
+from app.models.cnnswin import CNNViTFusion
+from benchmarks.models import Case
+from training.draw import draw_lesion
+from training.export import compile_bundle, mean_maps, write_bundle
+
+PICTURE_SIDE_PX = 600
+
+
+def cases(folder: Path) -> tuple[Case, Case]:
+    """The default model with random weights, and the demo. What they need is written to `folder`."""
+    picture, random_bundle = folder / "picture.jpg", folder / "b0-swin-tiny"
+    image = draw_lesion(np.random.default_rng(0), "malignant", PICTURE_SIDE_PX).image
+    picture.write_bytes(bytes(cv2.imencode(".jpg", image[..., ::-1])[1]))
+    write_random_bundle(random_bundle)
+    return (
+        Case("B0 + Swin-Tiny, random weights", random_bundle, picture, folder / "cache-random"),
+        Case("demo bundle", demo_bundle_path(), picture, folder / "cache-demo"),
+    )
+
+
+def write_random_bundle(path: Path) -> None:
+    """The default model, EfficientNet-B0 with Swin-Tiny, with random weights."""
+    torch.manual_seed(0)
+    model = CNNViTFusion(2).eval()
+    description = Description(
+        name="random",
+        version="1",
+        created=date.today(),
+        classes=("benign", "malignant"),
+        architecture=Architecture(
+            cnn="efficientnet_b0",
+            swin="swin_tiny_patch4_window7_224",
+            cnn_options={},
+            swin_options={},
+            fusion="cross_attention",
+            dim=512,
+            heads=8,
+            dropout=0.0,
+        ),
+        calibration=Calibration(temperature=1.0, chosen_on="nothing"),
+        decision=None,
+        metrics=Metrics(split="none", pictures=1, values={}),
+        licence="MIT",
+        data="none: the weights are random",
+        notes=("For timing only.",),
+        recipe={},
+    )
+    reference = mean_maps(model, [torch.zeros(1, 3, 224, 224, dtype=torch.uint8)])
+    without_graphs = path.with_name(f"{path.name}-torch")
+    write_bundle(model, without_graphs, description, reference, graphs={})
+    compile_bundle(without_graphs, path, samples=[])
