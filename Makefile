@@ -43,12 +43,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/serve.done $(VENV)/dev.done $(VENV)/bench.done: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".[$(EXTRA)]"
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".$(EXTRA)"
 	touch $@
 
-$(VENV)/serve.done: EXTRA := torch
-$(VENV)/dev.done: EXTRA := dev
-$(VENV)/bench.done: EXTRA := bench
+$(VENV)/dev.done: EXTRA := [dev]
+$(VENV)/bench.done: EXTRA := [bench]
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

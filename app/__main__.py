@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from pydantic import ValidationError
 
 from app import __version__
@@ -20,10 +19,9 @@ from app.errors import FusionLensError
 from app.explain.overlay import Style
 from app.explain.png import encode_png
 from app.inference.service import Service, load_predictor
-from app.main import WEB, create_app
 from app.settings import Settings
 
-EXAMPLE = WEB / "drawn.webp"  # a drawn picture, so that the lines printed work as they stand
+EXAMPLE = Path(__file__).parent / "web" / "drawn.webp"  # a drawn picture, so that the lines printed work as they stand
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,6 +80,10 @@ def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -
 
 
 def _serve(args: argparse.Namespace, settings: Settings) -> int:
+    import uvicorn  # here, since no other command needs a server, and both take their time to load
+
+    from app.main import create_app
+
     service = Service.from_settings(settings)  # what must not be served is refused before anything listens
     listener = _listen(settings.host, settings.port)
     host, port = listener.getsockname()[:2]

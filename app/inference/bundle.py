@@ -90,9 +90,16 @@ def _tensors(name: str, data: bytes) -> dict[str, np.ndarray]:
         tensors: dict[str, np.ndarray] = safetensors.numpy.load(data)
     except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a number format that numpy has not
         raise BundleError(name, f"is not a readable safetensors file ({error}): export it again") from error
-    if broken := [tensor for tensor, values in tensors.items() if not np.isfinite(values).all()]:
+    if broken := [tensor for tensor, values in tensors.items() if not _is_finite(values)]:
         raise BundleError(name, f"tensor {broken[0]} holds values that are not finite: export other weights")
     return tensors
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    if values.dtype != np.float16:
+        return bool(np.isfinite(values).all())
+    exponents = values.view(np.uint16) & 0x7C00  # all ones for infinities and NaN: numpy itself looks at fp16 slowly
+    return not bool((exponents == 0x7C00).any())
 
 
 def _check_weights(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> None:

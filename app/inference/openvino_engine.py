@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Lock
@@ -29,7 +32,7 @@ class OpenVINOEngine:
     """Runs a trunk and a head, as `training.graphs` makes them, in float32 on `threads` cores.
 
     A picture that comes alone has all cores. Where several come at once, each has its part of them: that takes longer
-    for one, but no core waits for another.
+    for one, but no core waits for another. The trunk is compiled for that when it happens for the first time.
     """
 
     name = "openvino"
@@ -39,16 +42,33 @@ class OpenVINOEngine:
     def __init__(self, compiled: Compile, threads: int) -> None:
         self.passes = 1 if threads == 1 else max(2, threads // 2)
         self._alone = compiled("trunk", 1)
-        self._shared = compiled("trunk", self.passes) if self.passes > 1 else self._alone
-        self._head, self._classifier = compiled("head", 1), compiled("classifier", 1)
-        self._encoding = _Count()
+        self._compile_shared = partial(compiled, "trunk", self.passes)
+        self._shared: Future[Graph] | None = None
+        # The head waits for memory rather than for arithmetic: a second core gains little, and is taken from a trunk.
+        self._head, self._classifier = compiled("head", threads), compiled("classifier", threads)
+        self._encoding, self._lock = 0, Lock()
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         """See `Engine.encode`."""
-        with self._encoding as callers:
-            trunk = self._alone if callers == 1 else self._shared
+        with self._trunk() as trunk:
             maps = [trunk.run({"images": image[None]}) for image in images]
         return FeatureMaps(**{branch: np.concatenate([of_one[branch] for of_one in maps]) for branch in maps[0]})
+
+    @contextmanager
+    def _trunk(self) -> Iterator[Graph]:
+        """The trunk to run: on all cores where nobody else does, and until the other one is compiled."""
+        with self._lock:
+            self._encoding += 1
+            several = self._encoding > 1
+            if several and self._shared is None:
+                background = ThreadPoolExecutor(1, "compile")
+                self._shared = background.submit(self._compile_shared)
+                background.shutdown(wait=False)
+        try:
+            yield self._shared.result() if several and self._shared and self._shared.done() else self._alone
+        finally:
+            with self._lock:
+                self._encoding -= 1
 
     def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
         """See `Engine.classify`."""
@@ -77,22 +97,22 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
     What compiling took is kept in the folder `cache` for the next start; whoever can write there can change the model.
     Raises BundleError if the graphs are not the manifest's, and EngineError if the cache cannot be used.
     """
-    trunk, head = (_read_checked(bundle, name) for name in ("trunk", "head"))
-    if cache is None:
-        return openvino_engine(trunk, head, threads)
-    graphs = {"trunk": trunk, "head": head, "classifier": _without_gradients(head)}
     core = ov.Core()
 
     def compiled(name: str, streams: int) -> Graph:
         options = _options(threads, streams)
+        if cache is None:
+            return Graph(core.compile_model(_read_checked(bundle, name), "CPU", options))
         what = f"{bundle.sha256} {name} {ov.get_version()} {core.get_property('CPU', 'FULL_DEVICE_NAME')}"
         file = cache / f"{hashlib.sha256(what.encode()).hexdigest()}.blob"
         if not file.exists():
-            _write_whole(file, core.compile_model(graphs[name], "CPU", options).export_model().getvalue())
+            graph = core.compile_model(_read_checked(bundle, name), "CPU", options)
+            _write_whole(file, graph.export_model().getvalue())
         return _import(core, file, options)
 
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        if cache is not None:
+            cache.mkdir(parents=True, exist_ok=True)
         return OpenVINOEngine(compiled, threads)
     except OSError as error:
         reason = f"The cache folder {cache} cannot be used ({error.strerror}): choose another."
@@ -100,24 +120,31 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
 
 
 def read_graph(files: Mapping[str, bytes], name: str) -> ov.Model:
-    """The graph `name`, `trunk` or `head`, out of a bundle's files. Raises RuntimeError as OpenVINO does."""
-    return ov.Core().read_model(files[f"{name}.xml"], files[f"{name}.bin"])
+    """The graph `name` (trunk, head, or classifier, which is a head without gradients) out of a bundle's files.
+
+    Raises RuntimeError as OpenVINO does.
+    """
+    stored = "head" if name == "classifier" else name
+    graph = ov.Core().read_model(files[f"{stored}.xml"], files[f"{stored}.bin"])
+    return _without_gradients(graph) if name == "classifier" else graph
 
 
 def _read_checked(bundle: Bundle, name: str) -> ov.Model:
     manifest = bundle.manifest
     expected: dict[str, list[int]] = {branch: [-1, *shape] for branch, shape in manifest.map_shapes.items()}
-    expected["target"] = [-1, len(manifest.classes)]
+    if name == "head":
+        expected["target"] = [-1, len(manifest.classes)]
     if name == "trunk":
         expected = {"images": [1, manifest.input.height_px, manifest.input.width_px, 3]}
+    file = "head.xml" if name == "classifier" else f"{name}.xml"
     try:
         graph = read_graph(bundle.graphs, name)
     except RuntimeError as error:
-        raise BundleError(f"{name}.xml", f"is not a graph that OpenVINO {ov.get_version()} reads: {error}") from error
+        raise BundleError(file, f"is not a graph that OpenVINO {ov.get_version()} reads: {error}") from error
     found = {port.any_name: port.partial_shape for port in graph.inputs}
     if found != {port: ov.PartialShape(shape) for port, shape in expected.items()}:
         described = {port: str(shape) for port, shape in found.items()}
-        raise BundleError(f"{name}.xml", f"takes {described}, but the manifest needs {expected}: compile it again")
+        raise BundleError(file, f"takes {described}, but the manifest needs {expected}: compile it again")
     return graph
 
 
@@ -168,19 +195,3 @@ class Graph:
         results = request.infer(inputs, share_inputs=True)
         self._idle.append(request)
         return dict(zip(self._outputs, results.to_tuple(), strict=True))
-
-
-class _Count:
-    """How many threads are inside, one's own included."""
-
-    def __init__(self) -> None:
-        self._inside, self._lock = 0, Lock()
-
-    def __enter__(self) -> int:
-        with self._lock:
-            self._inside += 1
-            return self._inside
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
