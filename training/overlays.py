@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
-from app.explain.cam import fuse, gradcam
+from app.explain.cam import gradcam
+from app.explain.fusion import fuse
 from app.explain.overlay import Box, Style, draw
 from app.inference.torch_engine import TorchEngine
 from app.models.cnnswin import CNNViTFusion
@@ -34,5 +36,5 @@ def overlays(
     for n, (image, label, answer) in enumerate(zip(images, labels, answers, strict=True)):
         heatmap = fuse({branch: each[n] for branch, each in heatmaps.items()})
         caption = f"{classes[label]}, answered {classes[answer]} with {probabilities[n, answer]:.2f}"
-        drawn.append((caption, draw(image, heatmap, Box(0, 0, width, height), Style()).picture))
+        drawn.append((caption, draw(Image.fromarray(image), heatmap, Box(0, 0, width, height), Style()).picture))
     return drawn

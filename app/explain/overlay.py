@@ -11,32 +11,27 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, UInt8, UInt32
+from PIL import Image, ImageDraw, ImageFont
 
 from app.errors import BadParameter
 
-COLORMAPS: dict[str, int] = {
-    "viridis": cv2.COLORMAP_VIRIDIS,
-    "inferno": cv2.COLORMAP_INFERNO,
-    "magma": cv2.COLORMAP_MAGMA,
-    "plasma": cv2.COLORMAP_PLASMA,
-    "cividis": cv2.COLORMAP_CIVIDIS,
-    "turbo": cv2.COLORMAP_TURBO,
-    "jet": cv2.COLORMAP_JET,
-}
+COLORMAPS = ("viridis", "inferno", "magma", "plasma", "cividis", "turbo", "jet")
 # Below this part of the map's largest magnitude, a difference may be float32 rounding and counts as none.
 _ROUNDING = 1e-4
 # Colours fade in over this first part of the scale: a hard edge at 0 would make the weakest evidence catch the eye.
 _FADE = 0.05
 _NOT_SEEN_BRIGHTNESS = 0.4
+# Colours are looked up in steps of evidence, so many to each of a colour map's 255: where colours fade in, a step is
+# then less than a level of grey. An odd number, so that both round at the same places.
+_STEPS_OF_LEVEL = 33
 _NO_EVIDENCE_LINES = (("no positive evidence",), ("no positive", "evidence"), ("no", "positive", "evidence"))
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_LINE_PX = 40  # height of a line of text at scale 1
-_LEGIBLE_SCALE = 0.25
+_LEGIBLE_PX = 8.0  # smallest size of letters
+_LINE_HEIGHT = 1.35  # in sizes of the letters
 
 
 @dataclass(frozen=True)
@@ -105,27 +100,24 @@ class Drawing:
     legend: Legend
 
 
-def draw(
-    picture: UInt8[np.ndarray, "h w 3"], heatmap: Float[np.ndarray, "grid_h grid_w"], seen: Box, style: Style
-) -> Drawing:
+def draw(picture: Image.Image, heatmap: Float[np.ndarray, "grid_h grid_w"], seen: Box, style: Style) -> Drawing:
     """The heatmap over an RGB picture, whose region `seen` is what the model saw and what the cells tile.
 
     Between the cells' centres the signed map is interpolated bilinearly, and continued evenly to the region's edges.
     Raises ValueError for a heatmap that is not finite, or a region outside the picture.
     """
     legend = legend_of(heatmap, style)
-    height, width = picture.shape[:2]
-    rows, columns = _pixels(seen.top_px, seen.height_px, height), _pixels(seen.left_px, seen.width_px, width)
-    canvas = _not_seen(picture, rows, columns)
+    rows = _pixels(seen.top_px, seen.height_px, picture.height)
+    columns = _pixels(seen.left_px, seen.width_px, picture.width)
+    canvas = _with_the_rest_dimmed(picture, rows, columns)
     if legend.no_positive_evidence:
-        canvas[rows, columns] = picture[rows, columns]
         _stamp_no_evidence(canvas)
-        return Drawing(canvas, legend)
-    down = _interpolation(rows, seen.top_px, seen.height_px, heatmap.shape[0])
-    across = _interpolation(columns, seen.left_px, seen.width_px, heatmap.shape[1])
-    evidence = down @ (heatmap / legend.high).astype(np.float32) @ across.T
-    _colour(canvas[rows, columns], picture[rows, columns], evidence, legend.low / legend.high, style)
-    return Drawing(canvas, legend)
+    else:
+        down = _interpolation(rows, seen.top_px, seen.height_px, heatmap.shape[0])
+        across = _interpolation(columns, seen.left_px, seen.width_px, heatmap.shape[1])
+        layer = _layer(down, heatmap / legend.high, across, _palette(legend.low / legend.high, style))
+        canvas.paste(layer, (columns.start, rows.start), layer)
+    return Drawing(np.asarray(canvas), legend)
 
 
 def legend_of(heatmap: Float[np.ndarray, "grid_h grid_w"], style: Style) -> Legend:
@@ -158,70 +150,75 @@ def _interpolation(pixels: slice, start_px: float, length_px: float, cells: int)
     return np.asarray(np.maximum(1 - np.abs(cell[:, None] - np.arange(cells)), 0), dtype=np.float32)
 
 
-def _colour(
-    canvas: UInt8[np.ndarray, "h w 3"],
-    picture: UInt8[np.ndarray, "h w 3"],
-    evidence: Float32[np.ndarray, "h w"],
-    low: float,
-    style: Style,
-) -> None:
-    """Draw the picture on the canvas, under the colours of its evidence.
+def _layer(
+    down: Float32[np.ndarray, "h grid_h"],
+    evidence: Float[np.ndarray, "grid_h grid_w"],
+    across: Float32[np.ndarray, "w grid_w"],
+    palette: UInt32[np.ndarray, " steps"],
+) -> Image.Image:
+    """The colours of evidence, which is in units of the scale's high end, to be laid over the picture: RGBA."""
+    last = len(palette) - 1
+    # Scaled in the few cells of the grid, not in the many pixels. The half makes cutting off a fraction round it.
+    step = down @ (evidence * last + 0.5).astype(np.float32) @ across.T
+    pixels = palette.take(np.clip(step, 0, last, out=step).astype(np.uint16))
+    return Image.frombuffer("RGBA", pixels.shape[::-1], pixels, "raw", "RGBA", 0, 1)
 
-    Evidence is in units of the scale's high end, and is overwritten; `low` is the scale's low end.
+
+@functools.lru_cache(maxsize=16)
+def _palette(low: float, style: Style) -> UInt32[np.ndarray, " steps"]:
+    """Colours and opacities, as the four bytes of RGBA, of evidence from 0 to the scale's high end in even steps.
+
+    `low` is the scale's low end, in units of its high end.
     """
-    # In bytes, and in place: at the size of a picture, wide temporaries are what costs.
-    np.clip(evidence, 0, 1, out=evidence)
-    fade = cv2.convertScaleAbs(evidence, alpha=255 / _FADE)
-    scale = 255 / (1 - low)
-    levels = cv2.convertScaleAbs(np.clip(evidence, low, 1, out=evidence), alpha=scale, beta=-low * scale)
-    opacity = cv2.convertScaleAbs(levels, alpha=style.alpha_max - style.alpha_min, beta=255 * style.alpha_min)
-    weight = cv2.cvtColor(cv2.multiply(fade, opacity, scale=1 / 255), cv2.COLOR_GRAY2RGB)
-    colours = cv2.applyColorMap(levels, _rgb_of_levels(style.colormap))
-    cv2.multiply(colours, weight, dst=colours, scale=1 / 255)
-    cv2.bitwise_not(weight, dst=weight)
-    cv2.multiply(picture, weight, dst=weight, scale=1 / 255)
-    cv2.add(colours, weight, dst=canvas)
+    steps = min(math.ceil(255 * _STEPS_OF_LEVEL / (1 - low)), np.iinfo(np.uint16).max)
+    evidence = np.arange(steps + 1, dtype=np.float32) / steps
+    level = np.rint(255 * np.clip((evidence - low) / (1 - low), 0, 1)).astype(np.intp)
+    opacity = np.minimum(evidence / _FADE, 1) * (style.alpha_min + (style.alpha_max - style.alpha_min) * level / 255)
+    rgba = np.column_stack([_colours(style.colormap)[level], np.rint(255 * opacity).astype(np.uint8)])
+    return rgba.view(np.uint32)[:, 0]
 
 
 @functools.cache
-def _rgb_of_levels(colormap: str) -> UInt8[np.ndarray, "256 1 3"]:
-    """The colour map as a table, which takes OpenCV longer to make than to apply."""
-    bgr = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], COLORMAPS[colormap])
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+def _colours(colormap: str) -> UInt8[np.ndarray, "256 3"]:
+    with np.load(Path(__file__).with_name("colormaps.npz")) as colours:
+        return np.asarray(colours[colormap], dtype=np.uint8)
 
 
-def _not_seen(picture: UInt8[np.ndarray, "h w 3"], rows: slice, columns: slice) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture drawn as not seen, with a line around the region seen, which the caller fills."""
-    canvas = np.empty(picture.shape, np.uint8)
-    for band in (np.s_[: rows.start], np.s_[rows.stop :], np.s_[rows, : columns.start], np.s_[rows, columns.stop :]):
-        if canvas[band].size:
-            grey = cv2.cvtColor(picture[band], cv2.COLOR_RGB2GRAY)
-            cv2.cvtColor(cv2.convertScaleAbs(grey, alpha=_NOT_SEEN_BRIGHTNESS), cv2.COLOR_GRAY2RGB, dst=canvas[band])
-    line_px = 1 + max(picture.shape[:2]) // 500
-    canvas[
-        max(rows.start - line_px, 0) : rows.stop + line_px, max(columns.start - line_px, 0) : columns.stop + line_px
-    ] = 255
+def _with_the_rest_dimmed(picture: Image.Image, rows: slice, columns: slice) -> Image.Image:
+    """A copy of the picture that is grey and dark outside a region, and has a white line around it."""
+    canvas = picture.copy()
+    (left, right), (top, bottom) = (columns.start, columns.stop), (rows.start, rows.stop)
+    above, below = (0, 0, picture.width, top), (0, bottom, picture.width, picture.height)
+    for band in (above, below, (0, top, left, bottom), (right, top, picture.width, bottom)):
+        if band[0] < band[2] and band[1] < band[3]:
+            grey = picture.crop(band).convert("L")
+            canvas.paste(grey.point(lambda brightness: brightness * _NOT_SEEN_BRIGHTNESS), band)
+    line_px = 1 + max(picture.size) // 500
+    around = (left - line_px, top - line_px, right + line_px - 1, bottom + line_px - 1)
+    ImageDraw.Draw(canvas).rectangle(around, outline="white", width=line_px)
     return canvas
 
 
-def _stamp_no_evidence(canvas: UInt8[np.ndarray, "h w 3"]) -> None:
+def _stamp_no_evidence(canvas: Image.Image) -> None:
     """White on a black band at the bottom, broken into the lines that give the largest letters up to a pleasant size.
 
     A picture too small for legible letters is left as it is, rather than covered.
     """
-    height, width = canvas.shape[:2]
+    width, height = canvas.size
+    hundred_px = ImageFont.load_default(100)
 
-    def fitting_scale(lines: tuple[str, ...]) -> float:
-        widest = max(cv2.getTextSize(line, _FONT, 1, 1)[0][0] for line in lines)
-        return float(min(0.9 * width / widest, 0.5 * height / (_LINE_PX * len(lines)), 0.5 + max(height, width) / 1500))
+    def fitting_px(lines: tuple[str, ...]) -> float:
+        widest = max(hundred_px.getlength(line) for line in lines) / 100
+        return min(0.9 * width / widest, 0.5 * height / (_LINE_HEIGHT * len(lines)), 15 + max(height, width) / 50)
 
-    lines = max(_NO_EVIDENCE_LINES, key=fitting_scale)
-    scale = fitting_scale(lines)
-    if scale < _LEGIBLE_SCALE:
+    lines = max(_NO_EVIDENCE_LINES, key=fitting_px)
+    letters_px = fitting_px(lines)
+    if letters_px < _LEGIBLE_PX:
         return
-    line_px = math.ceil(_LINE_PX * scale)
-    canvas[height - line_px * len(lines) :] = 0
+    line_px = math.ceil(_LINE_HEIGHT * letters_px)
+    top_px = height - line_px * len(lines)
+    pen = ImageDraw.Draw(canvas)
+    pen.rectangle((0, top_px, width, height), fill="black")
+    font = ImageFont.load_default(letters_px)
     for index, line in enumerate(lines):
-        (line_width, _), _ = cv2.getTextSize(line, _FONT, scale, 1)
-        origin = ((width - line_width) // 2, height - line_px * (len(lines) - 1 - index) - line_px // 3)
-        cv2.putText(canvas, line, origin, _FONT, scale, (255, 255, 255), max(1, round(2 * scale)), cv2.LINE_AA)
+        pen.text((width / 2, top_px + (index + 0.5) * line_px), line, fill="white", font=font, anchor="mm")

@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.explain.overlay import Box, Style, draw
+from app.explain.overlay import Box, Style
 from app.explain.png import encode_png
-from tests.explain.test_overlay import noisy, signed
+from tests.explain.test_overlay import draw, noisy, signed
 
 
 @settings(deadline=None)

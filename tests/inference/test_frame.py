@@ -128,8 +128,8 @@ def test_a_spot_seen_by_the_model_lies_where_it_was_drawn(
 def test_a_preview_is_bounded_and_keeps_the_picture(size: Size, expected: Size) -> None:
     picture = Picture(Image.linear_gradient("L").resize(size).convert("RGB"), "PNG")
     shrunk = preview(picture, 1024)
-    assert shrunk.shape == (expected[1], expected[0], 3)
-    again = np.asarray(Image.fromarray(shrunk).resize((1, 16)), int)
+    assert (shrunk.size, shrunk.mode) == (expected, "RGB")
+    again = np.asarray(shrunk.resize((1, 16)), int)
     assert np.abs(again - np.asarray(picture.image.resize((1, 16)), int)).max() <= 2
 
 
@@ -151,10 +151,10 @@ def test_a_preview_has_the_shape_of_the_picture_and_no_other_colour(
     assert (picture.width_px, picture.height_px) == size
     scale = min(longest_side_px / max(size), 1 / reduced_by)
     shrunk = preview(picture, longest_side_px)
-    assert shrunk.shape == (max(1, round(size[1] * scale)), max(1, round(size[0] * scale)), 3)
-    assert np.abs(shrunk.astype(int) - (9, 99, 200)).max() <= 1
+    assert shrunk.size == (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    assert shrunk.getcolors() == [(shrunk.width * shrunk.height, (9, 99, 200))]
 
 
 def test_small_pictures_are_their_own_preview() -> None:
     picture = Picture(Image.linear_gradient("L").convert("RGB"), "PNG")
-    assert np.array_equal(preview(picture, 256), np.asarray(picture.image))
+    assert preview(picture, 256) == picture.image
