@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SKIN ?= ../shared/data/skin
 
-.PHONY: serve test test-slow lint bench openapi demo clean
+.PHONY: serve test test-slow test-base lint bench openapi demo clean
 
 serve: $(VENV)/serve.done
 	$(BIN)/python -m app serve
@@ -15,6 +15,13 @@ test: $(VENV)/dev.done
 # What takes minutes: many interruptions of a run, and the notebook from top to bottom.
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow
+
+# The base package alone, in a new environment.
+test-base:
+	rm -rf .venv-base
+	$(PYTHON) -m venv .venv-base
+	.venv-base/bin/pip install --quiet --disable-pip-version-check -c constraints.txt .
+	$(PYTHON) tests/base_installation.py .venv-base/bin/python
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
@@ -50,4 +57,4 @@ $(VENV)/dev.done: EXTRA := [dev]
 $(VENV)/bench.done: EXTRA := [bench]
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-base .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
