@@ -10,14 +10,17 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from app import __version__
 from app.errors import FusionLensError
+from app.explain.fusion import FUSES
+from app.explain.methods import DEFAULT, METHODS
 from app.explain.overlay import Style
 from app.explain.png import encode_png
+from app.inference.explanation import View
 from app.inference.service import Service, load_predictor
 from app.settings import Settings
 
@@ -59,7 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
     predict.add_argument("--gradcam", type=Path, metavar="OUT.png", help="write the overlay of the one picture here")
-    predict.add_argument("--target", help="the class that the overlay explains (default: the one answered)")
+    overlay = predict.add_argument_group("what the overlay shows")
+    overlay.add_argument("--branch", choices=get_args(View), help="both branches together, or one (default: fusion)")
+    overlay.add_argument("--method", choices=METHODS, help=f"how evidence is measured (default: {DEFAULT})")
+    overlay.add_argument("--target", help="the class that it explains (default: the one answered)")
+    overlay.add_argument("--against", help="a class to contrast the target with: why this rather than that")
+    overlay.add_argument("--fuse", choices=FUSES, help="how the branches become one map (default: the method's)")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
 
     check = commands.add_parser(
@@ -120,9 +128,13 @@ def _listen(host: str, port: int) -> socket.socket:
 def _predict(args: argparse.Namespace, settings: Settings) -> int:
     if args.gradcam and len(args.pictures) > 1:
         raise FusionLensError("--gradcam writes one overlay: give one picture.")
-    if args.target and not args.gradcam:
-        raise FusionLensError("--target says what the overlay explains: give --gradcam OUT.png too.")
+    for option in ("branch", "method", "target", "against", "fuse"):
+        if getattr(args, option) and not args.gradcam:
+            raise FusionLensError(f"--{option} says what the overlay shows: give --gradcam OUT.png too.")
+    view: View = args.branch or "fusion"
+    asked = (view, args.target, args.method or DEFAULT, args.against, args.fuse)
     predictor, failed = load_predictor(settings), 0
+    predictor.check_gradcam(*asked)
     for path in args.pictures:
         try:
             prediction, _ = predictor.predict(predictor.open(path.read_bytes()))
@@ -139,7 +151,9 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
             ranked = ", ".join(f"{name} {probability:.3f}" for name, probability in answer.probabilities.items())
             print(f"{path}: {answer.label} ({ranked})")
         if args.gradcam:
-            explanation = predictor.gradcam(prediction, "fusion", args.target, "gradcam")
+            explanation = predictor.gradcam(prediction, *asked)
+            for sentence in (*explanation.notes, *explanation.warnings):
+                print(f"{args.gradcam}: {sentence}", file=sys.stderr)
             args.gradcam.write_bytes(encode_png(predictor.draw(prediction, explanation, Style()).picture))
     return failed
 

@@ -19,16 +19,23 @@ from training.export import compile_bundle, mean_maps, write_bundle
 PICTURE_SIDE_PX = 600
 
 
-def cases(folder: Path) -> tuple[Case, Case]:
-    """The default model with random weights, and the demo. What they need is written to `folder`."""
-    picture, random_bundle = folder / "picture.jpg", folder / "b0-swin-tiny"
+def demo_case(folder: Path) -> Case:
+    """The bundle that comes with the project. What is needed besides is written to `folder`."""
+    return Case("demo bundle", demo_bundle_path(), _write_picture(folder), folder / "cache-demo")
+
+
+def random_case(folder: Path) -> Case:
+    """The default model with random weights, exported and compiled in `folder`."""
+    write_random_bundle(folder / "b0-swin-tiny")
+    name = "B0 + Swin-Tiny, random weights"
+    return Case(name, folder / "b0-swin-tiny", _write_picture(folder), folder / "cache-random")
+
+
+def _write_picture(folder: Path) -> Path:
     image = draw_lesion(np.random.default_rng(0), "malignant", PICTURE_SIDE_PX).image
+    picture = folder / "picture.jpg"
     picture.write_bytes(bytes(cv2.imencode(".jpg", image[..., ::-1])[1]))
-    write_random_bundle(random_bundle)
-    return (
-        Case("B0 + Swin-Tiny, random weights", random_bundle, picture, folder / "cache-random"),
-        Case("demo bundle", demo_bundle_path(), picture, folder / "cache-demo"),
-    )
+    return picture
 
 
 def write_random_bundle(path: Path) -> None:

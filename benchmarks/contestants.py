@@ -12,7 +12,7 @@ from itertools import cycle
 import numpy as np
 import torch
 
-from app.explain.cam import METHODS
+from app.explain.methods import METHODS
 from app.inference.bundle import read_bundle
 from app.inference.engine import load_engine
 from app.inference.predictor import Prediction, Predictor, Upload
@@ -29,7 +29,7 @@ TORCH_FORWARD, CAPTUM, OWN_CNN_MAP = "torch forward", "captum LayerGradCam", "ex
 COMPILED = "torch.compile forward"
 FORWARDS = (TORCH_FORWARD, COMPILED, "ONNX Runtime forward", BARE_OPENVINO)
 OTHER_CAMS = (THEIRS, CAPTUM, "torch-cam")
-SLOW = ("integrated",)  # takes many passes through the head by its definition
+UNBOUNDED = (f"{FURTHER}integrated",)  # many passes through the head by its definition: timed, but without a goal
 
 
 def fusionlens(case: Case) -> Runs:
@@ -54,14 +54,15 @@ def fusionlens(case: Case) -> Runs:
         return predictor.gradcam(predicted(upload), "cnn", bundle.manifest.classes[CLASS], "gradcam").heatmap
 
     def further(method: str) -> Callable[[], object]:
-        questions = cycle([(view, name) for view in predictor.views for name in bundle.manifest.classes])
+        targets = [None] if METHODS[method].class_agnostic else bundle.manifest.classes
+        questions = cycle([(view, name) for view in predictor.views for name in targets])
         return lambda: predictor.gradcam(kept, *next(questions), method).heatmap
 
     return {
         EXPLAINED: explained,
         OWN_CNN_MAP: cnn_branch,
         OPEN_PREDICT: lambda: predicted(predictor.open(data)).logits,
-    } | {FURTHER + method: further(method) for method in METHODS if method not in SLOW}
+    } | {FURTHER + method: further(method) for method in METHODS}
 
 
 def over_http(case: Case, address: str) -> Runs:

@@ -14,6 +14,7 @@ from benchmarks.contestants import (
     OPEN_PREDICT,
     POST_PREDICT,
     THEIRS,
+    UNBOUNDED,
 )
 from benchmarks.served import CLIENTS, Served
 from benchmarks.timing import Times
@@ -30,8 +31,8 @@ class Measured:
     starts: dict[str, Times]
 
     def slowest_further(self) -> str:
-        """The contestant of further explanations that takes longest."""
-        names = [name for name in self.times if name.startswith(FURTHER)]
+        """The contestant of further explanations that takes longest, of those that have a goal."""
+        names = [name for name in self.times if name.startswith(FURTHER) and name not in UNBOUNDED]
         return max(names, key=lambda name: self.times[name].median_ms)
 
 
@@ -101,7 +102,7 @@ GOALS = (
     Goal(f"explained prediction (logits and the fused heatmap) ÷ {THEIRS}", _times(EXPLAINED, THEIRS), 1 / 4.5),
     Goal("explained prediction ÷ bare OpenVINO forward", _times(EXPLAINED, BARE_OPENVINO), 1.12),
     Goal(
-        f"further explanation of a stored prediction (the slowest method) ÷ {THEIRS}",
+        f"further explanation of a stored prediction (the slowest method but `integrated`) ÷ {THEIRS}",
         _times(Measured.slowest_further, THEIRS),
         1 / 35,
     ),

@@ -56,7 +56,7 @@ def _latency(axis: Any, measured: Measured) -> None:
     axis.invert_yaxis()
     axis.tick_params(axis="y", labelsize=8)
     axis.margins(x=0.1)
-    axis.set_xlabel("ms, median and quartiles: one picture (green: FusionLens)")
+    axis.set_xlabel("ms, median and quartiles (green: FusionLens, grey: no explanation)")
 
 
 def _throughput(axis: Any, measured: Measured) -> None:
@@ -64,7 +64,7 @@ def _throughput(axis: Any, measured: Measured) -> None:
     for (name, sweep), color in zip(served.sweep.items(), LINES, strict=False):
         rates = [load.per_second for load in sweep] + [median(served.rates(name))]
         axis.plot([*FEWER_CLIENTS, CLIENTS], rates, marker="o", color=color, label=name)
-    axis.set_xscale("log", base=2, minor=[])
+    axis.set_xscale("log", base=2, subs=[])
     axis.set_xticks([*FEWER_CLIENTS, CLIENTS], [str(clients) for clients in (*FEWER_CLIENTS, CLIENTS)])
     axis.set_ylim(bottom=0)
     axis.set_xlabel("clients, each waiting for its answer (bare: no explanation)")

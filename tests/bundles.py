@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from app.inference.manifest import Architecture, Calibration, Decision, Descript
 from app.models.cnnswin import CNNViTFusion, Fusion
 from app.models.feature_maps import FeatureMaps
 from training.export import mean_maps, write_bundle
+from training.graphs import write_graphs
 
 
 def tiny_architecture(fusion: Fusion = "cross_attention") -> Architecture:
@@ -82,11 +85,18 @@ def write_tiny_bundle(
     classes: int = 2,
     seed: int = 0,
     image_size: tuple[int, int] = (64, 64),
+    graphs: Mapping[str, bytes] | None = None,
 ) -> Path:
-    """The bundle of `tiny_model` with the same arguments, written to `path`."""
+    """The bundle of `tiny_model` with the same arguments, written to `path`. Only torch serves one without graphs."""
     model = tiny_model(fusion, classes, seed, image_size)
-    write_bundle(model, path, describe(fusion, classes), tiny_reference(model), {})
+    write_bundle(model, path, describe(fusion, classes), tiny_reference(model), graphs or {})
     return path
+
+
+@cache
+def tiny_graphs(fusion: Fusion = "cross_attention", classes: int = 2) -> Mapping[str, bytes]:
+    """The graph files for the bundle of `tiny_model` with these arguments. The first call takes seconds."""
+    return write_graphs(tiny_model(fusion, classes).half().float(), [])
 
 
 def _blurred_noise(count: int, size: tuple[int, ...]) -> Float[Tensor, "b 3 h w"]:

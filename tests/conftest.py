@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from jaxtyping import install_import_hook
@@ -11,6 +14,9 @@ from jaxtyping import install_import_hook
 # Models this small gain nothing from threads, which on a busy machine mostly wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 install_import_hook(["app", "training"], "beartype.beartype")
+
+if TYPE_CHECKING:
+    from tests.inference.engine_cases import Case
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,7 +32,18 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a tiny cross-attention bundle with the classes benign and malignant. Not to be changed: copy it."""
-    from tests.bundles import write_tiny_bundle  # behind the import hook, and no torch for tests that do without
+    """The folder of a tiny cross-attention bundle with the classes benign and malignant. Not to be changed: copy it.
 
-    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+    It has graphs, so that it is served as a bundle usually is.
+    """
+    from tests.bundles import tiny_graphs, write_tiny_bundle  # behind the hook, and no torch for tests without
+
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny", graphs=tiny_graphs())
+
+
+@pytest.fixture(scope="session")
+def case_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
+    """`case_of(name)`: one of `CASES`, made once."""
+    from tests.inference.engine_cases import make_case  # as above
+
+    return cache(lambda name: make_case(name, tmp_path_factory.mktemp("cases") / name))

@@ -35,10 +35,10 @@ class Served:
         return self.process.returncode, error_output
 
 
-def environment(python_path: Path, **settings: str) -> dict[str, str]:
-    """This process's environment, but: no settings of the service but these, one place to import from, one thread."""
+def environment(*python_path: Path, **settings: str) -> dict[str, str]:
+    """This process's environment, but: no settings of the service but these, these places to import from, one thread."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("FUSIONLENS_")}
-    return own | {"PYTHONPATH": str(python_path), "OMP_NUM_THREADS": "1"} | settings
+    return own | {"PYTHONPATH": os.pathsep.join(map(str, python_path)), "OMP_NUM_THREADS": "1"} | settings
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Command line: python -m training plan | fit | evaluate | export | compile | ablate | doctor | draw-data."""
+"""Command line: python -m training COMMAND.
+
+Commands are plan, fit, evaluate, explain-eval, export, compile, ablate, doctor and draw-data.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from training.data import SPLITS, DataError, read_samples
 from training.doctor import examine
 from training.draw import draw_dataset
 from training.evaluate import evaluate
+from training.explain_eval import PICTURES, explain_eval
 from training.export import CHECKED, ExportError, compile_bundle, export, load_card
 from training.graphs import GraphError
 from training.loop import TrainingError, fit
@@ -65,6 +69,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, or a run, for the split made for it")
     command.add_argument("--split", choices=SPLITS, help="default: val if the data is split, else everything")
     out_help = "folder for evaluation.json and report.html, which are replaced (default: evaluation)"
+    command.add_argument("--out", type=Path, default=Path("evaluation"), help=out_help)
+
+    example = "explain-eval bundles/mine data/skin --pictures 50"
+    command = _command(commands, "explain-eval", _explain_eval, "how far each heatmap can be believed", example)
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that export wrote")
+    command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, or a run, for the split made for it")
+    command.add_argument("--split", choices=SPLITS, help="default: val if the data is split, else everything")
+    pictures_help = f"so many, drawn by chance; each takes about half a minute on two cores (default {PICTURES})"
+    command.add_argument("--pictures", type=int, default=PICTURES, help=pictures_help)
+    out_help = "folder for explanations.json and explanations.html, which are replaced (default: evaluation)"
     command.add_argument("--out", type=Path, default=Path("evaluation"), help=out_help)
 
     example = "export runs/mine bundles/mine --card card.yaml"
@@ -129,6 +143,11 @@ def _fit(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     print(evaluate(args.bundle, args.data, args.split, args.out).text())
+    return 0
+
+
+def _explain_eval(args: argparse.Namespace) -> int:
+    print(explain_eval(args.bundle, args.data, args.split, args.pictures, args.out).text())
     return 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -84,7 +85,9 @@ def trunk_graph(model: CNNViTFusion) -> ov.Model:
 def head_graph(model: CNNViTFusion) -> ov.Model:
     """The head with its gradients, for any batch."""
     shapes = [*(shape for _, shape in model.map_shapes.items()), (model.num_classes,)]
-    example = [torch.zeros(3, *shape) for shape in shapes]  # not 1 or 2: a trace takes those for constants
+    # A trace takes 1 and 2 for constants, and two equal sizes for one and the same.
+    batch_size = next(n for n in count(3) if all(n not in shape for shape in shapes))
+    example = [torch.zeros(batch_size, *shape) for shape in shapes]
     aten = torch.ops.aten
     to_core: dict[Any, Any] = core_aten_decompositions() | get_decompositions(
         [aten.native_layer_norm, aten.native_layer_norm_backward, aten._softmax_backward_data, aten.gelu_backward]

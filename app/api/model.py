@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from app import __version__
 from app.api.dependencies import TheService, TheSettings
 from app.api.schemas import ModelCard
-from app.explain.cam import METHODS
+from app.explain.methods import METHODS
 from app.explain.overlay import COLORMAPS
 
 router = APIRouter(tags=["model"])

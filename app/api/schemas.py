@@ -28,8 +28,16 @@ EXPLANATION_EXAMPLE: dict[str, Any] = {
     "units": "logit",
     "method": "gradcam",
     "branch": "fusion",
+    "fuse": "sum",
     "target": "malignant",
-    "branches": {"cnn": {"share": 0.86, "signed_sum": 0.08}, "swin": {"share": 0.14, "signed_sum": 0.01}},
+    "against": None,
+    "branches": {
+        "cnn": {"share": 0.86, "signed_sum": 0.08, "shapley_value": 0.31, "integrated_gradients_sum": None},
+        "swin": {"share": 0.14, "signed_sum": 0.01, "shapley_value": 0.02, "integrated_gradients_sum": None},
+    },
+    "score": 0.42,
+    "reference_score": 0.09,
+    "completeness_error": None,
     "no_positive_evidence": False,
     "legend": {
         "colormap": "viridis",
@@ -41,6 +49,7 @@ EXPLANATION_EXAMPLE: dict[str, Any] = {
         "no_positive_evidence": False,
     },
     "notes": [],
+    "warnings": [],
     "provenance": {
         "bundle_sha256": "8ccb48ee87bd9a2ed5364ebe8f261afe" * 2,
         "model": "skin-demo 1",
@@ -97,10 +106,24 @@ class PredictionAnswer(BaseModel):
 
 
 class Share(BaseModel):
-    """What one branch contributes to a map."""
+    """What one branch contributes to a map, and what it is worth."""
 
-    share: float = Field(ge=0, le=1, description="sum of its map's absolute values over that of both branches")
-    signed_sum: float = Field(description="sum of its map, in the map's units")
+    share: float | None = Field(
+        ge=0,
+        le=1,
+        description="sum of its map's absolute values over that of both branches; null where they have no common unit",
+    )
+    signed_sum: float = Field(description="sum of its map, in the method's units")
+    shapley_value: float | None = Field(
+        None,
+        description="in logits, what the branch adds to the score, averaged over both orders of adding the branches "
+        "to the training data's mean maps; null where the map is class-agnostic",
+    )
+    integrated_gradients_sum: float | None = Field(
+        None,
+        description="in logits, what the score gains by the branch where both branches' maps grow together from the "
+        "mean maps; null but for the method `integrated`",
+    )
 
 
 class Legend(BaseModel):
@@ -134,11 +157,26 @@ class ExplanationAnswer(BaseModel):
     units: str = Field(description="the unit of the map's values")
     method: str = Field(description="how the evidence was measured, or `attention`")
     branch: str | None = Field(description="null for attention, which belongs to both branches")
+    fuse: str | None = Field(description="how the branches' maps became one; null where the map is of one")
     target: str | None = Field(description="the class explained; null where the map is class-agnostic")
+    against: str | None = Field(description="the class that the target is contrasted with, if any")
     branches: dict[Branch, Share] = Field(description="what each branch contributes; empty for attention")
+    score: float | None = Field(
+        None,
+        description="the target's logit before temperature, less that of `against`; null for attention, and where the "
+        "map is class-agnostic",
+    )
+    reference_score: float | None = Field(
+        None, description="the score of the training data's mean maps; both branches' Shapley values add up to the rest"
+    )
+    completeness_error: float | None = Field(
+        description="in logits, what both branches' maps add up to, less the difference of score and reference_score; "
+        "null but for the method `integrated`"
+    )
     no_positive_evidence: bool = Field(description="nothing in the map speaks for the target")
     legend: Legend = Field(description="how the map's values are drawn in the PNG")
     notes: list[str] = Field(description="how the map is to be read, in sentences")
+    warnings: list[str] = Field(description="what is amiss with this very map, in sentences")
     provenance: Provenance = Field(description="what made this explanation")
 
 

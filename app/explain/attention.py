@@ -1,19 +1,25 @@
-"""Where the Swin tokens look in the CNN's map: the cross-attention as a heatmap.
+"""The cross-attention as a heatmap: where the Swin tokens look in the CNN's map, and where that speaks for a class.
 
-Attention is class-agnostic: it says what was looked at, not which class that spoke for.
+Attention is class-agnostic: it says what was looked at, not which class that spoke for. Its product with the score's
+gradient is of a class.
 """
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from app.errors import BadParameter
+
+AttentionMethod = Literal["raw", "gradient"]
+ATTENTION_METHODS: tuple[AttentionMethod, ...] = get_args(AttentionMethod)
 
 
 def attention_map(
     attention: Float[np.ndarray, "heads q k"], grid: tuple[int, int], query: int | None, head: int | None
-) -> Float[np.ndarray, "h w"]:
+) -> Float32[np.ndarray, "h w"]:
     """The attention of one query token, or the mean over all; of one head, or the mean over all.
 
     `attention` holds rows that sum to 1, so the map does too. `grid` is the CNN map's (rows, columns), whose cells
@@ -26,6 +32,17 @@ def attention_map(
     of_heads = attention if head is None else attention[head : head + 1]
     chosen = of_heads if query is None else of_heads[:, query : query + 1]
     return np.asarray(chosen.mean(axis=(0, 1), dtype=np.float64).reshape(grid), dtype=np.float32)
+
+
+def attention_times_gradient(
+    attention: Float[np.ndarray, "heads q k"], gradient: Float[np.ndarray, "heads q k"]
+) -> Float[np.ndarray, "heads q k"]:
+    """The positive part of gradient × attention, in logits (Chefer et al. 2021, "Generic Attention-model
+    Explainability for Interpreting Bi-Modal and Encoder-Decoder Transformers", equation 5, before its mean over heads).
+
+    `gradient` is the derivative of the score at `attention`. `attention_map` makes a map of it as of attention itself.
+    """
+    return np.asarray(np.maximum(attention * gradient, 0))
 
 
 def _check(name: str, index: int | None, count: int) -> None:

@@ -1,87 +1,107 @@
-"""Class activation maps from a feature map and the score's gradient at it, and the two branches' maps as one.
+"""Class activation maps: from a feature map and the score's gradient at it to a heatmap.
 
-A heatmap is signed float32 on the model's own grid: no ReLU, no resize, no normalisation. `app.explain.overlay`
-turns it into a picture.
-
-Every method is a plain function in `METHODS`; `UNITS` says in what unit its values are. Heatmaps in one unit can be
-added, and so can the branches.
+A heatmap is signed float32 on the map's own grid: no ReLU, no resize, no normalisation, all of which belong to
+drawing. Each method is one plain function; `app.explain.methods` says what their values mean. Sums are taken in
+double precision, so that what cancels, cancels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
-from app.models.feature_maps import Branch
-
-Heatmap = Float[np.ndarray, "_ _"]
-
-
-@dataclass(frozen=True)
-class BranchShare:
-    """How much of an explanation is one branch's: its part of the total magnitude (0 to 1), and its signed sum."""
-
-    share: float
-    signed_sum: float
+_CELLS = (-2, -1)
+# A channel whose cells cancel to less than this part of their magnitude has a sum of nothing but rounding.
+_CANCELS = 1e-6
 
 
 def gradcam(
     activation: Float[np.ndarray, "*batch c h w"], gradient: Float[np.ndarray, "*batch c h w"]
-) -> Float[np.ndarray, "*batch h w"]:
+) -> Float32[np.ndarray, "*batch h w"]:
     """Grad-CAM (Selvaraju et al. 2017) without its ReLU: each channel weighted by its mean gradient, then summed.
 
-    `gradient` is the derivative of the score at `activation`. The values are in the score's unit, logits: for a head
-    of one global mean and a linear layer they add up to the score without its bias.
+    `gradient` is the derivative of the score at `activation`, here as in all other methods. The values are in the
+    score's unit, logits: for a head of one global mean and a linear layer they add up to the score without its bias.
     """
-    weights = gradient.mean(axis=(-2, -1), dtype=np.float32)
-    return np.asarray(np.einsum("...chw,...c->...hw", activation, weights), dtype=np.float32)
+    return weighted(activation, gradient.mean(axis=_CELLS, dtype=np.float64))
 
 
-METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"gradcam": gradcam}
-UNITS: dict[str, str] = {"gradcam": "logit"}
+def gradcam_plus_plus(
+    activation: Float[np.ndarray, "*batch c h w"], gradient: Float[np.ndarray, "*batch c h w"]
+) -> Float32[np.ndarray, "*batch h w"]:
+    """Grad-CAM++ (Chattopadhay et al. 2018, equations 10 and 19) for the score's exponential, without its ReLU.
 
-
-def resize_keeping_sum(
-    heatmap: Float[np.ndarray, "*batch h w"], grid: tuple[int, int]
-) -> Float[np.ndarray, "*batch new_h new_w"]:
-    """The heatmap on another grid (rows, columns) over the same area, its sum unchanged.
-
-    Every cell is dealt out to the new cells by the area in which they overlap, so that evidence is neither made nor
-    lost. On its own grid a heatmap stays as it is.
+    A channel's weight is the sum of alpha × ReLU(gradient), where the paper's alpha, g² / (2 g² + S g³) with S the
+    sum of the channel's cells, is 1 / (2 + S g) wherever g > 0. The paper's maps have no negative values. For those
+    that do, S is taken over the positive cells, or alpha would have a pole.
     """
-    rows, columns = (_overlap(old, new) for old, new in zip(heatmap.shape[-2:], grid, strict=True))
-    return np.asarray(rows @ heatmap @ columns.T, dtype=np.float32)
+    positive = np.maximum(gradient, 0, dtype=np.float64)
+    total = np.maximum(activation, 0).sum(axis=_CELLS, dtype=np.float64, keepdims=True)
+    return weighted(activation, (positive / (2 + total * positive)).sum(axis=_CELLS))
 
 
-def fuse(heatmaps: Mapping[Branch, Heatmap]) -> Heatmap:
-    """The branches' heatmaps, which must be in one unit, added on the finer of their grids (axis by axis).
+def hirescam(
+    activation: Float[np.ndarray, "*batch c h w"], gradient: Float[np.ndarray, "*batch c h w"]
+) -> Float32[np.ndarray, "*batch h w"]:
+    """HiResCAM (Draelos & Carin 2020) without its ReLU: gradient × activation, summed over channels.
 
-    A branch that hardly moves the score hardly shows in the sum. Raises ValueError if there is no heatmap.
+    Its values, in logits, add up to the first-order term of the score at the map.
     """
-    rows, columns = zip(*(heatmap.shape for heatmap in heatmaps.values()), strict=True)
-    grid = (max(rows), max(columns))
-    return np.asarray(sum(resize_keeping_sum(heatmap, grid) for heatmap in heatmaps.values()))
+    return _summed(gradient, activation)
 
 
-def branch_shares(heatmaps: Mapping[Branch, Heatmap]) -> dict[Branch, BranchShare]:
-    """Each branch's share of the total magnitude, sum |its map| / sum over branches, each on its own grid.
+def layercam(
+    activation: Float[np.ndarray, "*batch c h w"], gradient: Float[np.ndarray, "*batch c h w"]
+) -> Float32[np.ndarray, "*batch h w"]:
+    """LayerCAM (Jiang et al. 2021) without its ReLU: ReLU(gradient) × activation, summed over channels.
 
-    Shares add up to 1. If every map is zero there is nothing to share out, and every share is 0.
+    Of one layer, without the paper's tanh, which is for joining several.
     """
-    magnitudes = {branch: float(np.abs(heatmap).sum(dtype=np.float64)) for branch, heatmap in heatmaps.items()}
-    total = sum(magnitudes.values())
-    return {
-        branch: BranchShare(magnitudes[branch] / total if total else 0.0, float(heatmap.sum(dtype=np.float64)))
-        for branch, heatmap in heatmaps.items()
-    }
+    return _summed(np.maximum(gradient, 0), activation)
 
 
-def _overlap(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """For cells of one line cut into `old` and into `new` equal parts: which part of an old cell lies in a new one."""
-    # The line is taken as old * new long, so that all cell edges are whole numbers and a column's sum is exact.
-    old_edges, new_edges = np.arange(old + 1) * new, np.arange(new + 1)[:, None] * old
-    overlap = np.minimum(old_edges[1:], new_edges[1:]) - np.maximum(old_edges[:-1], new_edges[:-1])
-    return np.asarray(np.maximum(overlap, 0) / new)
+def xgradcam(
+    activation: Float[np.ndarray, "*batch c h w"], gradient: Float[np.ndarray, "*batch c h w"]
+) -> Float32[np.ndarray, "*batch h w"]:
+    """XGrad-CAM (Fu et al. 2020) without its ReLU: a channel's weight is its gradient's mean, weighted by activation.
+
+    The values, in logits, add up to what `hirescam`'s do. The weight of a channel whose cells cancel has no bound, so
+    that maps with negative values can give a map of large values that cancel; a channel that cancels to rounding
+    has weight 0.
+    """
+    total = activation.sum(axis=_CELLS, dtype=np.float64)
+    magnitude = np.abs(activation).sum(axis=_CELLS, dtype=np.float64)
+    first_order = np.einsum("...hw,...hw->...", activation, gradient, dtype=np.float64)
+    cancels = np.abs(total) <= _CANCELS * magnitude
+    return weighted(activation, np.where(cancels, 0, first_order / np.where(cancels, 1, total)))
+
+
+def eigencam(activation: Float[np.ndarray, "*batch c h w"]) -> Float32[np.ndarray, "*batch h w"]:
+    """Eigen-CAM (Muhammad & Yeasin 2020): the cells projected on the first principal component of their channels.
+
+    Class-agnostic: it needs no gradient. The channels' means are subtracted first, as pytorch-grad-cam does, since
+    the first component is little but that mean otherwise. A component's sign is free: here cells of large magnitude
+    (Euclidean norm over channels) are on the positive side.
+    """
+    cells = activation.astype(np.float64).reshape(*activation.shape[:-2], -1)
+    centred = cells - cells.mean(axis=-1, keepdims=True)
+    # The left singular vectors are those of the small matrix of cells by cells.
+    values, vectors = np.linalg.eigh(centred.swapaxes(-1, -2) @ centred)
+    projection = vectors[..., -1] * np.sqrt(np.maximum(values[..., -1:], 0))
+    norm = np.sqrt((cells**2).sum(axis=-2))
+    along = (projection * (norm - norm.mean(axis=-1, keepdims=True))).sum(axis=-1, keepdims=True)
+    signed = np.where(along < 0, -projection, projection)
+    return np.asarray(signed.reshape(*activation.shape[:-3], *activation.shape[-2:]), dtype=np.float32)
+
+
+def weighted(
+    activation: Float[np.ndarray, "*batch c h w"], weights: Float[np.ndarray, "*batch c"]
+) -> Float32[np.ndarray, "*batch h w"]:
+    """The sum of a map's channels, each times its weight."""
+    return np.asarray(np.einsum("...chw,...c->...hw", activation, weights, dtype=np.float64), dtype=np.float32)
+
+
+def _summed(
+    one: Float[np.ndarray, "*batch c h w"], other: Float[np.ndarray, "*batch c h w"]
+) -> Float32[np.ndarray, "*batch h w"]:
+    return np.asarray(np.einsum("...chw,...chw->...hw", one, other, dtype=np.float64), dtype=np.float32)

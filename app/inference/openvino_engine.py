@@ -145,6 +145,10 @@ def _read_checked(bundle: Bundle, name: str) -> ov.Model:
     if found != {port: ov.PartialShape(shape) for port, shape in expected.items()}:
         described = {port: str(shape) for port, shape in found.items()}
         raise BundleError(file, f"takes {described}, but the manifest needs {expected}: compile it again")
+    gradients = {f"{branch}_gradient" for branch in manifest.map_shapes}
+    needed = {"trunk": {*manifest.map_shapes}, "head": {"logits"} | gradients, "classifier": {"logits"}}[name]
+    if missing := sorted(needed - {port.any_name for port in graph.outputs}):
+        raise BundleError(file, f"gives no {', '.join(missing)}: compile it again")
     return graph
 
 
@@ -160,11 +164,11 @@ def _options(threads: int, streams: int) -> dict[str, Any]:
 
 def _import(core: ov.Core, file: Path, options: dict[str, Any]) -> Graph:
     """The compiled graph in a file, which is mapped, read once, and given back to the system."""
-    with file.open("rb") as opened:
-        mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO takes nothing that is read-only
     try:
+        with file.open("rb") as opened:
+            mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO takes nothing that is read-only
         compiled = core.import_model(ov.Tensor(np.frombuffer(mapping, np.uint8), shared_memory=True), "CPU", options)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise EngineError(f"The cached graph {file} cannot be used ({error}): delete it.") from error
     if hasattr(mapping, "madvise"):
         mapping.madvise(mmap.MADV_DONTNEED)

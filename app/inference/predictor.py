@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-import cv2
 import numpy as np
-from jaxtyping import Float, Float16, Float32, UInt8
+from jaxtyping import Float16, Float32, UInt8
+from PIL import Image
 
 from app.errors import BadParameter, ModelGone, NotOffered
-from app.explain.attention import attention_map
-from app.explain.cam import METHODS, UNITS, BranchShare, branch_shares, fuse
+from app.explain.attention import ATTENTION_METHODS, AttentionMethod, attention_map, attention_times_gradient
+from app.explain.fusion import Fuse
+from app.explain.methods import DEFAULT, METHODS
 from app.explain.overlay import Box, Drawing, Style, draw
 from app.explain.png import encode_png
+from app.explain.shapley import BranchValues, shapley_values
+from app.explain.subject import Maps, Subject
 from app.inference.bundle import Bundle
-from app.inference.engine import Engine, HeadResult
+from app.inference.engine import Engine
+from app.inference.explanation import Explanation, Question, View, explain
 from app.inference.preprocess import Frame, Limits, Needs, decode, prepare
 from app.inference.preview import preview
+from app.inference.target import HeadScore, check_classes, target_weights
 from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
-
-View = Literal["fusion", "cnn", "swin"]
 
 
 @dataclass(frozen=True)
@@ -62,19 +65,6 @@ class Answer:
     probabilities: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """A signed map on the model's grid, and what it means."""
-
-    heatmap: Float32[np.ndarray, "h w"]
-    method: str
-    units: str
-    branch: View | None
-    target: str | None
-    shares: dict[Branch, BranchShare]
-    notes: tuple[str, ...] = ()
-
-
 class Predictor:
     """Answers and explains with one bundle on one engine."""
 
@@ -104,7 +94,6 @@ class Predictor:
         picture = decode(data, self._limits, Needs(self._input_size, self._preview_side_px))
         prepared = prepare(picture, self._input_size)
         shrunk = preview(picture, self._preview_side_px)
-        height, width = shrunk.shape[:2]
         return Upload(
             picture.width_px,
             picture.height_px,
@@ -112,7 +101,7 @@ class Predictor:
             picture.notes,
             prepared.image,
             _to_jpeg(shrunk),
-            prepared.frame.scaled(width / picture.width_px, height / picture.height_px),
+            prepared.frame.scaled(shrunk.width / picture.width_px, shrunk.height / picture.height_px),
         )
 
     def predict(self, upload: Upload) -> tuple[Prediction, dict[str, float]]:
@@ -147,47 +136,84 @@ class Predictor:
             label = next(name for name in self._classes if (name == decision.positive) is chosen)
         return Answer(label, probabilities)
 
-    def gradcam(self, prediction: Prediction, view: View, target: str | None, method: str) -> Explanation:
+    def gradcam(
+        self,
+        prediction: Prediction,
+        view: View,
+        target: str | None,
+        method: str,
+        against: str | None = None,
+        fuse: Fuse | None = None,
+    ) -> Explanation:
         """What speaks for `target` (the answer's label if None), in one branch or both together.
 
-        Raises BadParameter, NotOffered where the model lacks the branch, and ModelGone.
+        With `against`, what speaks for it rather than for that class. `fuse` is how the branches become one map: by
+        default their sum, or where a method's values have no unit the mean of the maps, each scaled to its maximum.
+        Raises BadParameter, NotOffered where the model lacks what is asked for, and ModelGone.
         """
-        self.check_gradcam(view, target, method)
-        target = self.answer(prediction).label if target is None else target
-        head = self._run_head(prediction, target)
-        heatmaps: dict[Branch, Float32[np.ndarray, "h w"]] = {
-            branch: METHODS[method](feature_map.astype(np.float32), getattr(head, f"{branch}_gradient")[0])
-            for branch, feature_map in prediction.maps.items()
-        }
-        heatmap = fuse(heatmaps) if view == "fusion" else heatmaps[view]
-        return Explanation(heatmap, method, UNITS[method], view, target, branch_shares(heatmaps))
+        self.check_gradcam(view, target, method, against, fuse)
+        target = self._target(prediction, target, against, METHODS[method].class_agnostic)
+        return explain(self._subject(prediction, target, against), Question(view, method, target, against, fuse))
 
-    def check_gradcam(self, view: View, target: str | None, method: str) -> None:
+    def check_gradcam(
+        self,
+        view: View,
+        target: str | None,
+        method: str,
+        against: str | None = None,
+        fuse: Fuse | None = None,
+    ) -> None:
         """Refuse what `gradcam` cannot be asked, before anything is computed. Raises BadParameter and NotOffered."""
-        if method not in METHODS:
-            raise BadParameter(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
-        if view not in self.views:
-            raise NotOffered(f"This model has no {view} branch: choose one of {', '.join(self.views)}.")
-        if target is not None and target not in self._classes:
-            raise BadParameter(f"Unknown class {target!r}: choose one of {', '.join(self._classes)}.")
+        Question(view, method, target, against, fuse).check(self.views, self._classes)
 
-    def attention(self, prediction: Prediction, query: int | None, head: int | None) -> Explanation:
+    def branch_values(self, prediction: Prediction, target: str | None, against: str | None = None) -> BranchValues:
+        """What each branch is worth for `target` (the answer's label if None): its Shapley value, in logits.
+
+        Raises BadParameter and ModelGone.
+        """
+        target = self._target(prediction, target, against)
+        return shapley_values(self._subject(prediction, target, against))
+
+    def attention(
+        self,
+        prediction: Prediction,
+        query: int | None,
+        head: int | None,
+        method: AttentionMethod = "raw",
+        target: str | None = None,
+        against: str | None = None,
+    ) -> Explanation:
         """Where the Swin's tokens look in the CNN's map: one query token or their mean, one head or their mean.
 
-        Raises BadParameter, NotOffered where the model has no cross-attention, and ModelGone.
+        With `method` gradient, where that speaks for `target` (the answer's label if None), if `against` is given
+        rather than for that class. Raises BadParameter, NotOffered where the model has no cross-attention, and
+        ModelGone.
         """
-        self.check_attention()
-        attention = self._run_head(prediction, self._classes[0]).attention
-        assert attention is not None and prediction.maps.cnn is not None
-        height, width = prediction.maps.cnn.shape[1:]
-        heatmap = attention_map(attention[0], (height, width), query, head)
+        self.check_attention(method, target, against)
+        target = self._target(prediction, target, against, class_agnostic=method == "raw")
+        maps = FeatureMaps(**{branch: present[None] for branch, present in self._maps(prediction).items()})
+        found = self.engine.explain(maps, target_weights(self._classes, target, against)[None])
+        assert found.attention is not None and found.attention_gradient is not None and maps.cnn is not None
+        weights, units = found.attention[0], "attention weight"
         note = "Attention is class-agnostic: it shows where the model looks, not what speaks for a class."
-        return Explanation(heatmap, "attention", "attention weight", None, None, {}, (note,))
+        if method == "gradient":
+            weights, units = attention_times_gradient(weights, found.attention_gradient[0]), "logit"
+            note = "Attention × gradient: where a larger weight would speak against the class, the map is 0."
+        heatmap = attention_map(weights, maps.cnn.shape[2:], query, head)
+        name = "attention" if method == "raw" else "attention_times_gradient"
+        return Explanation(heatmap, name, units, None, target, {}, (note,), against)
 
-    def check_attention(self) -> None:
-        """Refuse where the model has no cross-attention. Raises NotOffered."""
+    def check_attention(
+        self, method: AttentionMethod = "raw", target: str | None = None, against: str | None = None
+    ) -> None:
+        """Refuse what `attention` cannot be asked. Raises NotOffered without cross-attention, and BadParameter."""
         if not self.has_attention:
             raise NotOffered(f"This model fuses by {self.bundle.manifest.architecture.fusion}, without attention.")
+        if method not in ATTENTION_METHODS:
+            raise BadParameter(f"Unknown method {method!r}: choose one of {', '.join(ATTENTION_METHODS)}.")
+        if method == "raw" and (target or against):
+            raise BadParameter("Raw attention is of no class: leave out target and against, or choose method gradient.")
+        check_classes(self._classes, target, against)
 
     def draw(self, prediction: Prediction, explanation: Explanation, style: Style) -> Drawing:
         """The explanation over the picture, in the picture's own frame."""
@@ -199,28 +225,40 @@ class Predictor:
         """One prediction with its overlay, so that the first caller does not pay for lazy set-up."""
         grey = np.full((*self._input_size, 3), 128, np.uint8)
         prediction, _ = self.predict(self.open(encode_png(grey)))
-        explanation = self.gradcam(prediction, "fusion", None, "gradcam")
+        explanation = self.gradcam(prediction, "fusion", None, DEFAULT)
         encode_png(self.draw(prediction, explanation, Style()).picture)
 
-    def _run_head(self, prediction: Prediction, target: str) -> HeadResult:
+    def _target(
+        self, prediction: Prediction, target: str | None, against: str | None, class_agnostic: bool = False
+    ) -> str | None:
+        """The class to explain: the answer's label where none is named. Raises BadParameter."""
+        if target is None and not class_agnostic:
+            target = self.answer(prediction).label
+        check_classes(self._classes, target, against)
+        return target
+
+    def _subject(self, prediction: Prediction, target: str | None, against: str | None) -> Subject:
+        weights = target_weights(self._classes, target, against)
+        reference: Maps = dict(self.bundle.reference.items())
+        return Subject(self._maps(prediction), reference, HeadScore(self.engine, weights))
+
+    def _maps(self, prediction: Prediction) -> Maps:
+        """Raises ModelGone."""
         if prediction.bundle_sha256 != self.bundle.sha256:
             raise ModelGone("The model that made this prediction is no longer loaded: send the picture again.")
-        one_hot: Float[np.ndarray, "1 k"] = np.array([[name == target for name in self._classes]], np.float32)
-        maps = {branch: feature_map[None] for branch, feature_map in prediction.maps.items()}
-        return self.engine.explain(_widened(maps), one_hot)
+        return {branch: feature_map.astype(np.float32) for branch, feature_map in prediction.maps.items()}
 
 
 def _widened(maps: Mapping[Branch, Float16[np.ndarray, "b c h w"]]) -> FeatureMaps[Float32[np.ndarray, "b c h w"]]:
     return FeatureMaps(**{branch: feature_map.astype(np.float32) for branch, feature_map in maps.items()})
 
 
-def _to_jpeg(rgb: UInt8[np.ndarray, "h w 3"]) -> bytes:
+def _to_jpeg(rgb: Image.Image) -> bytes:
+    data = io.BytesIO()
     # 4:4:4 and a high quality: the overlay's colours stand on this picture
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 92, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    return bytes(cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), quality)[1])
+    rgb.save(data, "JPEG", quality=92, subsampling="4:4:4")
+    return data.getvalue()
 
 
-def _from_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    rgb = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    assert rgb is not None  # the service wrote it itself
-    return rgb
+def _from_jpeg(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=["JPEG"])

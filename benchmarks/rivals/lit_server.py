@@ -3,8 +3,7 @@
 python -m benchmarks.rivals.lit_server BUNDLE --port P --answer bare|gradcam --workers W --threads T --batch B
 
 Written after LitServe's documentation (`LitAPI` with `setup`, `decode_request`, `predict`, `encode_response`) and its
-own comparison with FastAPI (tests/parity_fastapi), which decodes where the model runs and, on a CPU, uses 2 workers,
-batches of 8 and the fast queue.
+own comparison with FastAPI (tests/parity_fastapi), which on a CPU uses 2 workers and batches of 8.
 """
 
 import argparse
@@ -72,13 +71,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     args = parser.parse_args()
     api = (Bare if args.answer == "bare" else Gradcam)(args.bundle, args.threads, args.batch)
-    server = litserve.LitServer(
-        api,
-        accelerator="cpu",
-        workers_per_device=args.workers,
-        timeout=False,
-        fast_queue=args.batch > 1,
-    )
+    # Its fast_queue is for hundreds of requests a second; here it would poll a sixth of a core away while idle.
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=args.workers, timeout=False)
     server.run(host="127.0.0.1", port=args.port, log_level="warning", generate_client_file=False)
 
 

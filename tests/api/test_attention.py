@@ -51,8 +51,43 @@ def test_it_says_that_it_is_of_no_class(client: httpx.Client, prediction_id: str
     answer = explained(client, "/attention", prediction_id)
     assert answer["target"] is None
     assert "class-agnostic" in " ".join(answer["notes"])
-    query = {"prediction_id": prediction_id, "target": "benign"}
-    assert "target" in assert_problem(client.get("/attention", params=query), 422, "bad-parameter")
+    for name in ("target", "against"):
+        query = {"prediction_id": prediction_id, name: "benign"}
+        detail = assert_problem(client.get("/attention", params=query), 422, "bad-parameter")
+        assert "leave out target and against, or choose method gradient" in detail
+
+
+def test_its_product_with_the_gradient_is_of_a_class(client: httpx.Client, prediction_id: str) -> None:
+    benign, malignant, contrast, by_default = (
+        explained(client, "/attention", prediction_id, method="gradient", query=5, head=1, **of_class)
+        for of_class in (
+            {"target": "benign"},
+            {"target": "malignant"},
+            {"target": "malignant", "against": "benign"},
+            {},
+        )
+    )
+    assert (contrast["method"], contrast["units"]) == ("attention_times_gradient", "logit")
+    assert (contrast["target"], contrast["against"], benign["against"]) == ("malignant", "benign", None)
+    assert by_default["target"] in ("benign", "malignant")
+    assert "class-agnostic" not in " ".join(contrast["notes"])
+    maps = [answer["heatmap"] for answer in (benign, malignant, contrast)]
+    assert min(heatmap.min() for heatmap in maps) == 0 < min(heatmap.max() for heatmap in maps)
+    assert np.abs(maps[0] - maps[1]).max() > 0.1 * maps[0].max()
+    heads = [
+        explained(client, "/attention", prediction_id, method="gradient", target="benign", head=head)["heatmap"]
+        for head in range(HEADS)
+    ]
+    mean = explained(client, "/attention", prediction_id, method="gradient", target="benign")["heatmap"]
+    np.testing.assert_allclose(mean, np.mean(heads, axis=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [{"target": "cat"}, {"against": "cat"}, {"target": "benign", "against": "benign"}])
+def test_classes_that_cannot_be_explained_are_refused(
+    client: httpx.Client, prediction_id: str, wrong: dict[str, str]
+) -> None:
+    query = {"prediction_id": prediction_id, "method": "gradient", **wrong}
+    assert "choose" in assert_problem(client.get("/attention", params=query), 422, "bad-parameter")
 
 
 def test_all_formats_are_of_the_same_map_stored_or_sent_along(client: httpx.Client, prediction_id: str) -> None:

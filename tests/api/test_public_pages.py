@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from app.explain.cam import METHODS
+from app.explain.methods import METHODS
 from app.explain.overlay import COLORMAPS
 from tests.api.asking import png_bytes, predict
 from tests.api.conftest import MAX_UPLOAD_BYTES

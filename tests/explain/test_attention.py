@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.errors import BadParameter
-from app.explain.attention import attention_map
+from app.explain.attention import attention_map, attention_times_gradient
 
 HEADS, QUERIES, GRID = 3, 6, (2, 5)
 
@@ -56,3 +56,11 @@ def test_a_query_or_head_that_is_not_there_is_refused_with_what_there_is(
 ) -> None:
     with pytest.raises(BadParameter, match=says):
         attention_map(attention, GRID, query, head)
+
+
+def test_attention_times_gradient_is_the_positive_part_of_what_weights_add_to_the_score() -> None:
+    attention = np.array([[[0.25, 0.75]], [[0.5, 0.5]]], dtype=np.float32)
+    gradient = np.array([[[2.0, -1.0]], [[4.0, 0.0]]], dtype=np.float32)
+    weights = attention_times_gradient(attention, gradient)
+    np.testing.assert_array_equal(weights, [[[0.5, 0]], [[2, 0]]])
+    np.testing.assert_array_equal(attention_map(weights, (1, 2), None, None), [[1.25, 0]])

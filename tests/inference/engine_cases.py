@@ -1,34 +1,35 @@
-"""Models for the engine tests, each as a bundle and as a module: every fusion, three seeds, one of the demo's size."""
+"""Models for the engine tests, each as a bundle, as a module and as graphs: every fusion, two seeds, and the demo."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import openvino as ov
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from app.inference.bundle import Bundle, read_bundle
-from app.inference.manifest import Architecture, Description
+from app.inference.bundle import Bundle, demo_bundle_path, read_bundle
+from app.inference.cores import available_cores
+from app.inference.engine import Engine, EngineKind, load_engine
+from app.inference.manifest import Description
+from app.inference.openvino_engine import openvino_engine
+from app.inference.torch_engine import load_model
 from app.models.cnnswin import FUSIONS, CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from tests.bundles import describe, tiny_model, tiny_reference
 from training.export import write_bundle
+from training.graphs import _in_fp16, head_graph, trunk_graph
 
-DEMO_SIZE = Architecture(
-    cnn="tf_efficientnet_lite0",
-    swin="swin_tiny_patch4_window7_224",
-    cnn_options={},
-    swin_options={"embed_dim": 32, "num_heads": [2, 4, 8, 16]},
-    fusion="cross_attention",
-    dim=256,
-    heads=8,
-    dropout=0.1,
-)
-
-CASES = (*FUSIONS, "cross_attention-seed-1", "demo-size-seed-2")
+# Tracing takes seconds, so not every case is one of OpenVINO's.
+CASES: Mapping[EngineKind, tuple[str, ...]] = {
+    "torch": (*FUSIONS, "cross_attention-seed-1", "demo"),
+    "openvino": (*FUSIONS, "demo"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,46 @@ class Case:
 
     model: CNNViTFusion
     bundle: Bundle
+    _engines: dict[EngineKind, Engine] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> int:
+        return len(self.bundle.manifest.classes)
 
     @property
     def images(self) -> UInt8[np.ndarray, "3 h w 3"]:
         """Three pictures of noise, always the same."""
         return np.random.default_rng(11).integers(0, 256, (3, *self.model.image_size, 3), np.uint8)
 
+    @cached_property
+    def graphs(self) -> tuple[ov.Model, ov.Model]:
+        """The model's trunk and head as graphs in float32."""
+        return trunk_graph(self.model), head_graph(self.model)
+
+    @cached_property
+    def compiled(self) -> Bundle:
+        """The bundle with the graphs in it, in fp16."""
+        return replace(self.bundle, graphs=_in_fp16(*self.graphs))
+
+    def engine(self, kind: EngineKind) -> Engine:
+        """The case's engine of this kind, one for all tests."""
+        if kind not in self._engines:
+            self._engines[kind] = self.new_engine(kind)
+        return self._engines[kind]
+
+    def new_engine(self, kind: EngineKind) -> Engine:
+        """Another engine for the same bundle, exact: OpenVINO's runs graphs in float32, as none stores them."""
+        return (
+            openvino_engine(*self.graphs, available_cores()) if kind == "openvino" else load_engine(self.bundle, kind)
+        )
+
 
 def make_case(name: str, folder: Path) -> Case:
-    """The case called `name`, one of `CASES`, with its bundle written to `folder`."""
+    """The case called `name`, one of `CASES`; unless it is the demo, its bundle is written to `folder`."""
+    if name == "demo":
+        bundle = read_bundle(demo_bundle_path())
+        return Case(load_model(bundle), bundle)
     seed = int(name.rpartition("-seed-")[2]) if "-seed-" in name else 0
-    if name.startswith("demo-size"):
-        torch.manual_seed(seed)
-        model = CNNViTFusion(2, **DEMO_SIZE.model_dump()).eval()
-        return write_case(model, folder, describe().model_copy(update={"architecture": DEMO_SIZE}))
     fusion = next(fusion for fusion in FUSIONS if name.startswith(fusion))
     return write_case(tiny_model(fusion, classes=5, seed=seed), folder, describe(fusion, classes=5))
 

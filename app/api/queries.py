@@ -1,0 +1,115 @@
+"""What may be asked of an explanation: the parameters of `/gradcam` and `/attention`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from app.errors import BadParameter
+from app.explain.attention import AttentionMethod
+from app.explain.fusion import Fuse
+from app.explain.methods import DEFAULT, METHODS
+from app.explain.overlay import COLORMAPS, Style
+from app.inference.explanation import Explanation, View
+from app.inference.predictor import Prediction, Predictor
+
+Format = Literal["png", "json", "npy"]
+PREDICTION_ID = Field(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
+_STYLE = Style()
+_OF_NO_CLASS = [name for name, method in METHODS.items() if method.class_agnostic]
+
+
+class DrawingQuery(BaseModel):
+    """How an explanation is wanted, and of which class."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Format = Field("png", description="overlay on the picture, numbers with their legend, or the raw array")
+    target: str | None = Field(
+        None, description="the class to explain; by default the one that was answered", examples=["malignant"]
+    )
+    against: str | None = Field(
+        None,
+        description="another class: what speaks for the target rather than for this one",
+        examples=["benign"],
+    )
+    alpha: float | None = Field(
+        None, ge=0, le=1, description="one opacity everywhere, instead of the two below", examples=[0.5]
+    )
+    alpha_min: float = Field(_STYLE.alpha_min, ge=0, le=1, description="opacity at the weakest evidence drawn")
+    alpha_max: float = Field(_STYLE.alpha_max, ge=0, le=1, description="opacity at the strongest evidence")
+    clip_low: float = Field(0, ge=0, le=100, description="percentile of the positive evidence that is drawn weakest")
+    clip_high: float = Field(100, ge=0, le=100, description="percentile of it from which on it is drawn strongest")
+    colormap: str = Field(_STYLE.colormap, description="name of a colour map", json_schema_extra={"enum": [*COLORMAPS]})
+
+    def style(self) -> Style:
+        """Raises BadParameter."""
+        if self.alpha is not None and self.model_fields_set & {"alpha_min", "alpha_max"}:
+            raise BadParameter("Choose either alpha, or alpha_min and alpha_max.")
+        low, high = (self.alpha_min, self.alpha_max) if self.alpha is None else (self.alpha, self.alpha)
+        clip = (self.clip_low, self.clip_high)
+        return Style(self.colormap, low, high, None if clip == (0, 100) else clip)
+
+
+class GradcamQuery(DrawingQuery):
+    """Parameters of `/gradcam`."""
+
+    branch: View = Field("fusion", description="both branches together, or one of them")
+    method: str = Field(
+        DEFAULT,
+        description=f"how evidence is measured; {' and '.join(_OF_NO_CLASS)} is of no class, and takes no target",
+        json_schema_extra={"enum": [*METHODS]},
+    )
+    fuse: Fuse | None = Field(
+        None,
+        description="how the branches become one map: their sum in logits, which is the default, or the mean, maximum "
+        "or product of the maps, each scaled to its own maximum; the mean where a method's values have no unit",
+    )
+
+    @field_validator("method")
+    @classmethod
+    def _with_its_plus_signs(cls, method: str) -> str:
+        return method.replace(" ", "+")  # a URL's "gradcam++" arrives like this, unless its signs were escaped
+
+    def check(self, predictor: Predictor) -> None:
+        """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
+        self.style()
+        predictor.check_gradcam(self.branch, self.target, self.method, self.against, self.fuse)
+
+    def explain(self, predictor: Predictor, prediction: Prediction) -> Explanation:
+        """The explanation asked for."""
+        return predictor.gradcam(prediction, self.branch, self.target, self.method, self.against, self.fuse)
+
+
+class AttentionQuery(DrawingQuery):
+    """Parameters of `/attention`."""
+
+    method: AttentionMethod = Field(
+        "raw", description="the weights, which are of no class and take no target, or their product with the gradient"
+    )
+    query: int | None = Field(
+        None, ge=0, description="one Swin token, counted row by row; by default their mean", examples=[24]
+    )
+    head: int | None = Field(None, ge=0, description="one attention head; by default their mean", examples=[0])
+
+    def check(self, predictor: Predictor) -> None:
+        """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
+        self.style()
+        predictor.check_attention(self.method, self.target, self.against)
+
+    def explain(self, predictor: Predictor, prediction: Prediction) -> Explanation:
+        """The explanation asked for."""
+        return predictor.attention(prediction, self.query, self.head, self.method, self.target, self.against)
+
+
+class StoredGradcamQuery(GradcamQuery):
+    """Parameters of `GET /gradcam`."""
+
+    prediction_id: str = PREDICTION_ID
+
+
+class StoredAttentionQuery(AttentionQuery):
+    """Parameters of `GET /attention`."""
+
+    prediction_id: str = PREDICTION_ID

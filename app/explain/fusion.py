@@ -1,0 +1,112 @@
+"""Two branches' heatmaps as one, and how much of an explanation is each branch's.
+
+Maps in logits are added: a branch that hardly moves the score then hardly shows. Maps without a common unit can only
+be compared after each was scaled to its own maximum, which hides how much its branch matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from app.models.feature_maps import Branch
+
+Heatmap = Float[np.ndarray, "_ _"]
+Fuse = Literal["sum", "mean", "max", "product"]
+FUSES: tuple[Fuse, ...] = get_args(Fuse)
+
+
+@dataclass(frozen=True)
+class BranchShare:
+    """How much of an explanation is one branch's: its part of the total magnitude (0 to 1), and its signed sum.
+
+    `share` is None where the branches' maps have no common unit.
+    """
+
+    share: float | None
+    signed_sum: float
+
+
+def resize_keeping_sum(
+    heatmap: Float[np.ndarray, "*batch h w"], grid: tuple[int, int]
+) -> Float32[np.ndarray, "*batch new_h new_w"]:
+    """The heatmap on another grid (rows, columns) over the same area, its sum unchanged.
+
+    Every cell is dealt out to the new cells by the area in which they overlap, so that evidence is neither made nor
+    lost. On its own grid a heatmap stays as it is.
+    """
+    rows, columns = (_overlap(old, new) for old, new in zip(heatmap.shape[-2:], grid, strict=True))
+    return np.asarray(rows @ heatmap @ columns.T, dtype=np.float32)
+
+
+def fuse(heatmaps: Mapping[Branch, Heatmap]) -> Heatmap:
+    """The branches' heatmaps, which must be in one unit, added on the finer of their grids (axis by axis).
+
+    A branch that hardly moves the score hardly shows in the sum. Raises ValueError if there is no heatmap.
+    """
+    grid = _finest(heatmaps)
+    return np.asarray(sum(resize_keeping_sum(heatmap, grid) for heatmap in heatmaps.values()))
+
+
+def fuse_normalised(heatmaps: Mapping[Branch, Heatmap], how: Fuse) -> Heatmap:
+    """The comparators of fusion papers: each map's positive part over its maximum, then `mean`, `max` or `product`.
+
+    Cell by cell, on the finer grid, where a cell takes the mean of what it covers. Unitless, from 0 to 1; a map
+    without positive values is 0 everywhere. Raises ValueError for any other `how`, or if there is no heatmap.
+    """
+    grid = _finest(heatmaps)
+    scaled = np.stack([_resized_by_mean(_normalised(heatmap), grid) for heatmap in heatmaps.values()])
+    match how:
+        case "mean":
+            return np.asarray(scaled.mean(axis=0))
+        case "max":
+            return np.asarray(scaled.max(axis=0))
+        case "product":
+            return np.asarray(scaled.prod(axis=0))
+        case _:
+            raise ValueError(f"maps scaled to their own maxima are not joined by {how}")
+
+
+def branch_shares(heatmaps: Mapping[Branch, Heatmap]) -> dict[Branch, BranchShare]:
+    """Each branch's share of the total magnitude, sum |its map| / sum over branches, each on its own grid.
+
+    The maps must be in one unit. Shares add up to 1; if every map is zero there is nothing to share out, and every
+    share is 0.
+    """
+    magnitudes = {branch: float(np.abs(heatmap).sum(dtype=np.float64)) for branch, heatmap in heatmaps.items()}
+    total = sum(magnitudes.values())
+    return {
+        branch: BranchShare(magnitudes[branch] / total if total else 0.0, signed_sum(heatmap))
+        for branch, heatmap in heatmaps.items()
+    }
+
+
+def signed_sum(heatmap: Heatmap) -> float:
+    """What the map's cells add up to."""
+    return float(heatmap.sum(dtype=np.float64))
+
+
+def _normalised(heatmap: Heatmap) -> Heatmap:
+    positive = np.maximum(heatmap, 0)
+    return np.asarray(positive / (positive.max() or 1))
+
+
+def _resized_by_mean(heatmap: Heatmap, grid: tuple[int, int]) -> Heatmap:
+    return np.asarray(resize_keeping_sum(heatmap, grid) * np.float32(grid[0] * grid[1] / heatmap.size))
+
+
+def _finest(heatmaps: Mapping[Branch, Heatmap]) -> tuple[int, int]:
+    rows, columns = zip(*(heatmap.shape for heatmap in heatmaps.values()), strict=True)
+    return max(rows), max(columns)
+
+
+def _overlap(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """For cells of one line cut into `old` and into `new` equal parts: which part of an old cell lies in a new one."""
+    # The line is taken as old * new long, so that all cell edges are whole numbers and a column's sum is exact.
+    old_edges, new_edges = np.arange(old + 1) * new, np.arange(new + 1)[:, None] * old
+    overlap = np.minimum(old_edges[1:], new_edges[1:]) - np.maximum(old_edges[:-1], new_edges[:-1])
+    return np.asarray(np.maximum(overlap, 0) / new)

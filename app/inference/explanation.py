@@ -1,0 +1,104 @@
+"""What may be asked of a class activation map, and the explanation that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from app.errors import BadParameter, NotOffered
+from app.explain.fusion import BranchShare, Fuse, branch_shares
+from app.explain.methods import METHODS, fused, fusion_note, fusion_of, warnings_of
+from app.explain.subject import Completeness, Subject
+from app.inference.target import check_classes
+from app.models.feature_maps import Branch
+
+View = Literal["fusion", "cnn", "swin"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a class activation map: of which branch, by which method, for which class.
+
+    `target` None is the class that was answered. `against` is a class to contrast it with. `fuse` is how several
+    branches become one map; None leaves that to the method.
+    """
+
+    view: View
+    method: str
+    target: str | None = None
+    against: str | None = None
+    fuse: Fuse | None = None
+
+    def check(self, views: Sequence[View], classes: Sequence[str]) -> None:
+        """Refuse what cannot be asked of a model with these views and classes. Raises BadParameter and NotOffered."""
+        if self.method not in METHODS:
+            raise BadParameter(f"Unknown method {self.method!r}: choose one of {', '.join(METHODS)}.")
+        if self.view not in views:
+            raise NotOffered(f"This model has no {self.view} branch: choose one of {', '.join(views)}.")
+        if METHODS[self.method].class_agnostic and (self.target or self.against):
+            raise BadParameter(f"{self.method} is of no class: leave out target and against, or choose another method.")
+        check_classes(classes, self.target, self.against)
+        if self.fuse is not None and self.view != "fusion":
+            raise BadParameter(f"With {self.view} alone there is nothing to fuse: leave out fuse, or ask for fusion.")
+        if self.fuse is not None and len(views) == 2:
+            raise NotOffered("This model has one branch, and nothing to fuse: leave out fuse.")
+        fusion_of(self.method, self.fuse)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A signed map on the model's grid, and what it means.
+
+    `target` is the class explained and `against` the one that it is contrasted with; both are None where the map is
+    class-agnostic. `fuse` is how several branches became one map. `warnings` say what is amiss with this very map.
+    """
+
+    heatmap: Float32[np.ndarray, "h w"]
+    method: str
+    units: str
+    branch: View | None
+    target: str | None
+    shares: Mapping[Branch, BranchShare]
+    notes: tuple[str, ...] = ()
+    against: str | None = None
+    fuse: Fuse | None = None
+    completeness: Completeness | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def explain(subject: Subject, question: Question) -> Explanation:
+    """The answer to a question that was checked. Of one branch, the fusion is the branch itself."""
+    method = METHODS[question.method]
+    found = method.attribute(subject)
+    shares = branch_shares(found.heatmaps)
+    if method.units != "logit":
+        shares = {branch: BranchShare(None, share.signed_sum) for branch, share in shares.items()}
+    fuse: Fuse | None = None
+    units, notes, seen = str(method.units), [method.note], dict(subject.maps)
+    if question.view != "fusion":
+        seen = {question.view: subject.maps[question.view]}
+        heatmap = found.heatmaps[question.view]
+    elif len(seen) == 1:
+        (heatmap,) = found.heatmaps.values()
+    else:
+        fuse = fusion_of(question.method, question.fuse)
+        heatmap = fused(found, fuse)
+        units = units if fuse == "sum" else "unitless"
+        notes.append(fusion_note(fuse))
+    return Explanation(
+        heatmap,
+        question.method,
+        units,
+        question.view,
+        question.target,
+        shares,
+        tuple(note for note in notes if note),
+        question.against,
+        fuse,
+        found.completeness,
+        warnings_of(question.method, seen, found.completeness),
+    )

@@ -1,0 +1,71 @@
+"""`python -m app predict --gradcam`: the overlay by any method, branch, contrast and fusion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.__main__ import main
+from tests.api.asking import png_bytes
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A small picture."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(png_bytes())
+    return path
+
+
+def overlay(picture: Path, bundle: Path, *options: str) -> bytes:
+    """The file that the command writes with these options."""
+    out = picture.with_name("overlay.png")
+    assert main(["predict", str(picture), "--bundle", str(bundle), "--gradcam", str(out), *options]) == 0
+    return out.read_bytes()
+
+
+def test_each_option_changes_the_overlay_and_defaults_are_what_the_help_says(picture: Path, tiny_bundle: Path) -> None:
+    target = ("--target", "malignant")
+    by_default = overlay(picture, tiny_bundle, *target)
+    assert by_default == overlay(picture, tiny_bundle, *target, "--method", "gradcam", "--branch", "fusion")
+    others = [
+        overlay(picture, tiny_bundle, *target, *options)
+        for options in (
+            ("--method", "hirescam"),
+            ("--branch", "swin"),
+            ("--fuse", "max"),
+            ("--against", "benign", "--branch", "swin"),
+        )
+    ]
+    assert len({by_default, *others}) == 1 + len(others)
+
+
+def test_how_the_overlay_is_to_be_read_is_said_beside_the_answer(
+    picture: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlay(picture, tiny_bundle)
+    assert capsys.readouterr().err == ""
+    overlay(picture, tiny_bundle, "--method", "eigencam")
+    said = capsys.readouterr()
+    assert said.out.startswith(f"{picture}: ") and len(said.out.splitlines()) == 1
+    assert "Eigen-CAM is class-agnostic" in said.err
+
+
+@pytest.mark.parametrize("option", ["--branch=cnn", "--method=hirescam", "--against=benign", "--fuse=max"])
+def test_options_of_the_overlay_are_refused_without_one(
+    option: str, picture: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(picture), "--bundle", str(tiny_bundle), option]) == 1
+    assert capsys.readouterr().err == (
+        f"fusionlens: {option.partition('=')[0]} says what the overlay shows: give --gradcam OUT.png too.\n"
+    )
+
+
+def test_what_cannot_be_asked_is_refused_before_anything_is_answered(
+    picture: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--gradcam", str(picture.with_name("overlay.png")), "--method", "layercam", "--fuse", "sum"]
+    assert main(["predict", str(picture), "--bundle", str(tiny_bundle), *options]) == 1
+    said = capsys.readouterr()
+    assert "choose fuse mean, max, product" in said.err and said.out == ""
