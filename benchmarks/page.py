@@ -81,7 +81,8 @@ weights; before anything is timed, the forwards' logits and the CNN branch's map
 torch-cam are asked for one map of one layer, the CNN's last, which is the least work; FusionLens gives the logits, both
 branches' maps and their sum. `torch.compile` has its default options: its `freezing` is slower here.
 
-**Over HTTP**, all servers stand side by side and are loaded in turn, {{load_rounds}} rounds, never two at once, each
+**Over HTTP**, all servers stand side by side, each stopped (SIGSTOP) while another is loaded, since idle LitServe workers poll; they are
+loaded in turn, {{load_rounds}} rounds, never two at once, each
 after a warm-up. Each of {CLIENTS} clients sends its next request when it has its answer; the rate is all answers over
 the time to the last. The client is Python's `http.client` on kept-alive connections, in a process of its own; it took
 {{client_ms:.1f}} ms of a core a request, from the same cores. All are sent the same form with the same file. FusionLens

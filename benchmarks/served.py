@@ -1,4 +1,4 @@
-"""What is measured over HTTP: all servers stand side by side and are loaded in turn, never two at once."""
+"""What is measured over HTTP: all servers stand side by side, and only the one that is loaded runs."""
 
 from __future__ import annotations
 
@@ -78,9 +78,8 @@ def measure(case: Case, effort: Effort, say: Callable[[str], None]) -> Served:
         for server in servers_of(case):
             say(f"starting {server.name}")
             up[server.name] = stack.enter_context(running(server))
+            _load(up[server.name], case, CLIENTS, WARM_UP_S)
         own, own_torch, lit_default, *others = up
-        for one in up.values():
-            _load(one, case, CLIENTS, WARM_UP_S)
         loads: dict[str, list[Load]] = {name: [] for name in up}
         predicts = []
         for number in range(effort.rounds):
@@ -116,4 +115,5 @@ def measure(case: Case, effort: Effort, say: Callable[[str], None]) -> Served:
 
 
 def _load(one: Running, case: Case, clients: int, seconds: float, *options: str, path: str | None = None) -> Load:
-    return Load.run(one.address, path or one.server.asked, case.picture, clients, seconds, *options)
+    with one.awake():
+        return Load.run(one.address, path or one.server.asked, case.picture, clients, seconds, *options)

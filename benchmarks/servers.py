@@ -40,6 +40,15 @@ class Running:
     address: str
     process: subprocess.Popen[bytes]
 
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let its processes run for a while. Otherwise they are stopped: LitServe's workers poll while they are idle."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGSTOP)
+
     def memory_mb(self) -> float:
         """Resident memory in MB, of all its processes: what each has alone, and what they share once."""
         weighed = [_memory_kb(pid) for pid in _tree(self.process.pid)]
@@ -91,6 +100,7 @@ def running(server: Server) -> Iterator[Running]:
         yield Running(server, address, process)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGCONT)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:

@@ -36,7 +36,7 @@ class Served:
 
 
 def environment(*python_path: Path, **settings: str) -> dict[str, str]:
-    """This process's environment, but: no settings of the service but these, these places to import from, one thread."""
+    """This process's environment, but: no settings of the service but these, these import paths, one thread."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("FUSIONLENS_")}
     return own | {"PYTHONPATH": os.pathsep.join(map(str, python_path)), "OMP_NUM_THREADS": "1"} | settings
 

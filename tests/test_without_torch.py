@@ -17,7 +17,7 @@ from tests.api.asking import png_bytes
 from tests.bundles import write_tiny_bundle
 from tests.served_process import ROOT, environment, serving
 
-TRAINING_ONLY = {"torch", "torchvision", "timm", "training"}
+NOT_OF_THE_SERVICE = {"cv2", "torch", "torchvision", "timm", "training"}
 NOTED = """
 import atexit, pathlib, sys
 atexit.register(lambda: pathlib.Path({out!r}).write_text(" ".join(sys.modules)))
@@ -69,7 +69,7 @@ def test_a_service_that_predicts_and_explains_has_not_imported_torch(tiny_bundle
     assert overlay.content.startswith(b"\x89PNG")
     imported = set(noted.read_text().split())
     assert {"openvino", "app.inference.openvino_engine", "app.api.explanations"} <= imported
-    assert not imported & TRAINING_ONLY
+    assert not imported & NOT_OF_THE_SERVICE
 
 
 @pytest.mark.parametrize("engine", ["auto", "openvino"])

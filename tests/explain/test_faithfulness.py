@@ -193,6 +193,7 @@ def test_correlation_is_pearsons(image: UInt8[np.ndarray, "h w 3"]) -> None:
     assert correlation(a, b) == pytest.approx(pearsonr(a.ravel(), b.ravel()).statistic)
     assert correlation(a, 3 * a - 7) == pytest.approx(1)
     assert correlation(a, -a) == pytest.approx(-1)
+    assert correlation(np.full(a.shape, 0.1), a) == 0  # its mean is not quite 0.1
 
 
 @pytest.mark.parametrize("by", [(3, -5), (-4, 0), (0, 7)])

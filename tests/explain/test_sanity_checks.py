@@ -1,22 +1,23 @@
 """The sanity checks of Adebayo et al. (2018): a map must change when what the model has learnt is taken away.
 
 First the head's weights are made random, then the trunk's as well. A map's rank correlation with the trained model's
-is taken over the map's cells, with its sign, and averaged over several random models and pictures: one random head can
-turn a map round as well as keep it, so that only the mean must be near zero.
+is taken over the map's cells, with its sign, and averaged over random models. Only the mean must be near zero: one
+random head turns a map round as often as it keeps it, and where a map has few directions, it does little else.
 
-| method                                           | random head           | random head and trunk |
-| ------------------------------------------------ | --------------------- | --------------------- |
-| gradcam, hirescam, xgradcam, ablationcam,        | below 0.3             | below 0.3             |
-| integrated                                       |                       |                       |
-| gradcam++, layercam on maps without negative     | above 0.5: they fail, | not stated            |
-| values (the demo's CNN)                          | and a note says so    |                       |
-| eigencam                                         | 1: it is of no class  | below 0.3             |
+| method                               | random head                                       | random head and trunk |
+| ------------------------------------ | ------------------------------------------------- | --------------------- |
+| gradcam, hirescam, xgradcam,         | below 0.3 in magnitude                            | below 0.3             |
+| integrated, ablationcam (tiny model) |                                                   |                       |
+| gradcam++, layercam                  | above 0.5 for the demo's CNN, whose map has no    | not stated            |
+|                                      | negative values: they fail, and their note says it|                       |
+| eigencam                             | 1: it is of no class                              | below 0.7             |
 """
 
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import cache
+from functools import cache, partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -25,17 +26,17 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from app.explain.methods import METHODS
-from app.explain.subject import Maps
-from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import BRANCHES, Branch
-from tests.explain.subjects import Explained, demo, pictures, tiny
+from tests.explain.subjects import Explained, demo, tiny
 
-CONTRAST, PICTURES, SEEDS = (-1.0, 1.0), 3, 6
-BOUND, FAILS = 0.3, 0.5
-SANE = ("gradcam", "hirescam", "xgradcam", "ablationcam", "integrated")
-MODELS = {"tiny": lambda: tiny(image_size=(256, 256)), "demo": demo}  # at 256 px the tiny maps have 64 and 256 cells
-each_sane_method = pytest.mark.parametrize("method", SANE)
-each_model = pytest.mark.parametrize("name", MODELS)
+CONTRAST, HEADS, TRUNKS = (-1.0, 1.0), 20, 8
+BOUND, EIGENCAMS_BOUND, FAILS = 0.3, 0.7, 0.5
+SANE = ("gradcam", "hirescam", "xgradcam", "integrated")
+MODELS = {"tiny": partial(tiny, image_size=(256, 256)), "demo": demo}  # at 256 px the tiny maps have 64 and 256 cells
+each_case = pytest.mark.parametrize(
+    ("name", "method"),
+    [*product(MODELS, SANE), ("tiny", "ablationcam")],  # which takes seconds on the demo
+)
 
 
 def made_random(module: nn.Module, seed: int) -> nn.Module:
@@ -53,59 +54,48 @@ def made_random(module: nn.Module, seed: int) -> nn.Module:
 
 
 @cache
-def trained_maps(name: str) -> list[Maps]:
-    return maps_of(MODELS[name]())
-
-
-def maps_of(case: Explained) -> list[Maps]:
-    found = case.engine.encode(pictures(PICTURES, case.model.image_size))
-    return [{branch: each[n] for branch, each in found.items()} for n in range(PICTURES)]
-
-
-@cache
-def random_models(name: str, with_trunk: bool) -> list[tuple[Explained, list[Maps]]]:
-    """Models whose head, and trunk if asked for, has learnt nothing, and the pictures' maps in each."""
+def random_models(name: str, with_trunk: bool) -> list[Explained]:
+    """Models whose head, and trunk if asked for, has learnt nothing."""
     case, made = MODELS[name](), []
-    for seed in range(SEEDS):
+    for seed in range(TRUNKS if with_trunk else HEADS):
         model = deepcopy(case.model)
         model.head = made_random(model.head, seed)
         if with_trunk:
             assert model.cnn is not None and model.swin is not None
             model.cnn, model.swin = made_random(model.cnn, seed), made_random(model.swin, seed)
-        changed = Explained(model.eval(), case.reference)
-        made.append((changed, maps_of(changed) if with_trunk else trained_maps(name)))
+        made.append(Explained(model.eval(), case.reference))
     return made
 
 
 def correlation(name: str, method: str, with_trunk: bool) -> dict[Branch, float]:
     """The mean rank correlation of each branch's map with that of the trained model."""
     attribute, case = METHODS[method].attribute, MODELS[name]()
-    trained = [attribute(case.subject(CONTRAST, maps)).heatmaps for maps in trained_maps(name)]
+    trained = attribute(case.subject(CONTRAST)).heatmaps
     found: dict[Branch, list[float]] = {branch: [] for branch in BRANCHES}
-    for changed, of_pictures in random_models(name, with_trunk):
-        for before, maps in zip(trained, of_pictures, strict=True):
-            after = attribute(changed.subject(CONTRAST, maps)).heatmaps
-            for branch in BRANCHES:
-                found[branch].append(float(spearmanr(before[branch].ravel(), after[branch].ravel()).statistic))
+    for changed in random_models(name, with_trunk):
+        maps = changed.maps if with_trunk else case.maps
+        for branch, heatmap in attribute(changed.subject(CONTRAST, maps)).heatmaps.items():
+            found[branch].append(float(spearmanr(trained[branch].ravel(), heatmap.ravel()).statistic))
     return {branch: float(np.mean(values)) for branch, values in found.items()}
 
 
-@each_model
-@each_sane_method
+@each_case
 def test_with_a_random_head_maps_are_others(name: str, method: str) -> None:
     found = correlation(name, method, with_trunk=False)
     assert all(abs(value) < BOUND for value in found.values()), found
 
 
-@each_model
-@pytest.mark.parametrize("method", [*SANE, "eigencam"])
+@each_case
 def test_with_a_random_head_and_trunk_maps_are_others(name: str, method: str) -> None:
     found = correlation(name, method, with_trunk=True)
     assert all(abs(value) < BOUND for value in found.values()), found
 
 
-def test_a_class_agnostic_map_knows_nothing_of_the_head() -> None:
-    assert correlation("demo", "eigencam", with_trunk=False) == pytest.approx({"cnn": 1, "swin": 1})
+@pytest.mark.parametrize("name", MODELS)
+def test_a_class_agnostic_map_knows_the_trunk_but_nothing_of_the_head(name: str) -> None:
+    assert correlation(name, "eigencam", with_trunk=False) == pytest.approx({"cnn": 1, "swin": 1})
+    found = correlation(name, "eigencam", with_trunk=True)
+    assert all(abs(value) < EIGENCAMS_BOUND for value in found.values()), found
 
 
 @pytest.mark.parametrize("method", ["gradcam++", "layercam"])

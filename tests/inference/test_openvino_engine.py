@@ -1,4 +1,4 @@
-"""What only the OpenVINO engine must hold: torch's answers, no graphs but the bundle's own, and a cache that is safe."""
+"""What only the OpenVINO engine must hold: torch's answers, no graphs but the bundle's own, and a safe cache."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ def bundle(tiny_bundle: Path) -> Bundle:
     return read_bundle(tiny_bundle)
 
 
-def pictures(size: tuple[int, int]) -> UInt8[np.ndarray, "n h w 3"]:
+def pictures(size: tuple[int, ...]) -> UInt8[np.ndarray, "n h w 3"]:
     """Soft pictures, and noise."""
-    soft = [prepare(decode(png_bytes(*sides), Limits()), size).image for sides in ((96, 64), (300, 200), (64, 96))]
+    soft = [
+        prepare(decode(png_bytes(*sides), Limits()), (size[0], size[1])).image
+        for sides in ((96, 64), (300, 200), (64, 96))
+    ]
     return np.stack([*soft, np.random.default_rng(3).integers(0, 256, (*size, 3), np.uint8)])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import DeadlineExceeded, Overloaded, UnreadablePicture
+from app.errors import DeadlineExceeded, UnreadablePicture
 from app.inference.scheduler import Lane, each
 
 PATIENCE_S = 10.0

@@ -130,7 +130,7 @@ def test_a_model_that_no_graph_can_stand_for_is_refused() -> None:
     model = tiny_model("cnn").half().float()
     projection = model.head.get_submodule("branches.cnn.projection")
     model.head.get_submodule("branches.cnn").projection = Fickle(projection)
-    with pytest.raises(GraphError, match="^the head's logits without gradients is"):
+    with pytest.raises(GraphError, match=r"^the head's logits without gradients is"):
         write_graphs(model, [])
 
 
@@ -138,7 +138,7 @@ def test_a_model_whose_weights_fp16_cannot_hold_is_refused() -> None:
     model = tiny_model("cnn").half().float()
     with torch.no_grad():
         model.head.get_parameter("branches.cnn.classifier.weight")[0, 0] = 1e6
-    with pytest.raises(GraphError, match="^in fp16 the graphs' logits are"):
+    with pytest.raises(GraphError, match=r"^in fp16 the graphs' logits are"):
         write_graphs(model, [])
 
 
