@@ -19,11 +19,12 @@ from benchmarks.goals import Measured
 from benchmarks.models import Case
 from benchmarks.served import Effort, measure
 from benchmarks.servers import own_server, running
-from benchmarks.startup import installed_mb, start_times
+from benchmarks.startup import busy_share, installed_mb, start_times
 from benchmarks.turns import Group, Raced, take_turns
 
 DOCS = Path(__file__).parents[1] / "docs"
 WHOLE = Effort(rounds=3, load_s=6, sweep_s=3, steady_s=60, watched_s=15)
+MOST_BUSY = 0.1
 QUICK = Effort(rounds=2, load_s=2, sweep_s=1, steady_s=5, watched_s=4)
 
 
@@ -40,6 +41,9 @@ def main() -> None:
     def say(message: str) -> None:
         print(f"{time.monotonic() - began:6.0f} s  {message}", flush=True)
 
+    busy = busy_share()
+    if busy > MOST_BUSY:
+        say(f"WARNING: {busy:.0%} of the cores' time is in use by others: these figures will not be worth much")
     installed = None if args.quick or args.without_install else installed_mb()
     measured = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +51,7 @@ def main() -> None:
             case = make(Path(folder))
             say(case.name)
             measured[case.name] = _measured(case, effort, rounds, starts, say)
-    print(page.write(measured, installed, out))
+    print(page.write(measured, installed, busy, out))
     plots.draw(measured, out / "benchmarks")
     say(f"written to {out}")
 

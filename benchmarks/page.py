@@ -31,16 +31,20 @@ def about() -> dict[str, object]:
         "date": date.today().isoformat(),
         "machine": f"{_cpu()}, {os.cpu_count()} cores, {_memory_gb():.0f} GB",
         "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
+        "python": f"Python {platform.python_version()}",
         "versions": {package: version(package) for package in PACKAGES},
     }
 
 
-def write(measured: Mapping[str, Measured], installed_mb: float | None, folder: Path) -> str:
-    """Write both files to `folder` and return the Markdown."""
-    text = page(measured, installed_mb)
+def write(measured: Mapping[str, Measured], installed_mb: float | None, busy: float, folder: Path) -> str:
+    """Write both files to `folder` and return the Markdown. `busy` is the part of the cores in use before the run."""
+    text = page(measured, installed_mb, busy)
     folder.joinpath("benchmarks.md").write_text(text)
-    raw = {"about": about(), "installed_mb": installed_mb, "models": {m: asdict(of_m) for m, of_m in measured.items()}}
+    raw = {
+        "about": about() | {"busy_before": busy},
+        "installed_mb": installed_mb,
+        "models": {name: asdict(of_model) for name, of_model in measured.items()},
+    }
     lines = json.dumps(_rounded(raw), indent=1)
     # One list of numbers a line: there are thousands.
     lines = re.sub(r"\[\s+(-?[\d.][^\[\]{}\"]*?)\s+\]", lambda found: "".join(found[0].split()), lines)
@@ -48,7 +52,7 @@ def write(measured: Mapping[str, Measured], installed_mb: float | None, folder: 
     return text
 
 
-def page(measured: Mapping[str, Measured], installed_mb: float | None) -> str:
+def page(measured: Mapping[str, Measured], installed_mb: float | None, busy: float) -> str:
     """The whole report as Markdown."""
     facts = about()
     versions = ", ".join(f"{name} {number}" for name, number in facts.pop("versions").items())  # type: ignore[attr-defined]
@@ -58,6 +62,7 @@ def page(measured: Mapping[str, Measured], installed_mb: float | None) -> str:
         [
             HEAD.format(rounds=rounds, load_rounds=len(first.served.predicts), **_client(measured)),
             f"{', '.join(str(fact) for fact in facts.values())}; {versions}.",
+            f"Before the run {busy:.0%} of the cores' time was in use.",
             "",
             "## Goals",
             "",
@@ -81,8 +86,8 @@ weights; before anything is timed, the forwards' logits and the CNN branch's map
 torch-cam are asked for one map of one layer, the CNN's last, which is the least work; FusionLens gives the logits, both
 branches' maps and their sum. `torch.compile` has its default options: its `freezing` is slower here.
 
-**Over HTTP**, all servers stand side by side, each stopped (SIGSTOP) while another is loaded, since idle LitServe workers poll; they are
-loaded in turn, {{load_rounds}} rounds, never two at once, each
+**Over HTTP**, all servers stand side by side, each stopped (SIGSTOP) while another is loaded, since idle
+LitServe workers poll; they are loaded in turn, {{load_rounds}} rounds, never two at once, each
 after a warm-up. Each of {CLIENTS} clients sends its next request when it has its answer; the rate is all answers over
 the time to the last. The client is Python's `http.client` on kept-alive connections, in a process of its own; it took
 {{client_ms:.1f}} ms of a core a request, from the same cores. All are sent the same form with the same file. FusionLens

@@ -42,7 +42,7 @@ class Running:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Let its processes run for a while. Otherwise they are stopped: LitServe's workers poll while they are idle."""
+        """Let its processes run for a while, then stop them: LitServe's workers poll while they are idle."""
         os.killpg(self.process.pid, signal.SIGCONT)
         try:
             yield

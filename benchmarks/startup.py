@@ -1,10 +1,11 @@
-"""From nothing: how long the first explained prediction takes, and how much disk an installation."""
+"""What does not depend on a running service: the first prediction of a process, an installation, the machine."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,3 +41,17 @@ def installed_mb() -> float:
         pip = [f"{folder}/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), str(ROOT)], check=True)
         return sum(file.lstat().st_blocks * 512 for file in Path(folder).rglob("*")) / 1e6
+
+
+def busy_share(seconds: float = 3.0) -> float:
+    """The part of all cores' time that is in use, 0 to 1: before a run it should be next to nothing. Linux only."""
+    began = _core_times()
+    time.sleep(seconds)
+    idle, every = (after - before for before, after in zip(began, _core_times(), strict=True))
+    return 1 - idle / every
+
+
+def _core_times() -> tuple[int, int]:
+    """Idle and all time of the cores since the start of the machine, in ticks."""
+    ticks = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)

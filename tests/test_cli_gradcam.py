@@ -10,6 +10,14 @@ from app.__main__ import main
 from tests.api.asking import png_bytes
 
 
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle without graphs, which torch runs: it starts sooner than graphs are compiled."""
+    from tests.bundles import write_tiny_bundle  # behind the import hook
+
+    return write_tiny_bundle(tmp_path_factory.mktemp("cli") / "tiny")
+
+
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     """A small picture."""
@@ -25,12 +33,12 @@ def overlay(picture: Path, bundle: Path, *options: str) -> bytes:
     return out.read_bytes()
 
 
-def test_each_option_changes_the_overlay_and_defaults_are_what_the_help_says(picture: Path, tiny_bundle: Path) -> None:
+def test_each_option_changes_the_overlay_and_defaults_are_what_the_help_says(picture: Path, bundle: Path) -> None:
     target = ("--target", "malignant")
-    by_default = overlay(picture, tiny_bundle, *target)
-    assert by_default == overlay(picture, tiny_bundle, *target, "--method", "gradcam", "--branch", "fusion")
+    by_default = overlay(picture, bundle, *target)
+    assert by_default == overlay(picture, bundle, *target, "--method", "gradcam", "--branch", "fusion")
     others = [
-        overlay(picture, tiny_bundle, *target, *options)
+        overlay(picture, bundle, *target, *options)
         for options in (
             ("--method", "hirescam"),
             ("--branch", "swin"),
@@ -42,11 +50,11 @@ def test_each_option_changes_the_overlay_and_defaults_are_what_the_help_says(pic
 
 
 def test_how_the_overlay_is_to_be_read_is_said_beside_the_answer(
-    picture: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+    picture: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overlay(picture, tiny_bundle)
+    overlay(picture, bundle)
     assert capsys.readouterr().err == ""
-    overlay(picture, tiny_bundle, "--method", "eigencam")
+    overlay(picture, bundle, "--method", "eigencam")
     said = capsys.readouterr()
     assert said.out.startswith(f"{picture}: ") and len(said.out.splitlines()) == 1
     assert "Eigen-CAM is class-agnostic" in said.err
@@ -54,18 +62,18 @@ def test_how_the_overlay_is_to_be_read_is_said_beside_the_answer(
 
 @pytest.mark.parametrize("option", ["--branch=cnn", "--method=hirescam", "--against=benign", "--fuse=max"])
 def test_options_of_the_overlay_are_refused_without_one(
-    option: str, picture: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+    option: str, picture: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["predict", str(picture), "--bundle", str(tiny_bundle), option]) == 1
+    assert main(["predict", str(picture), "--bundle", str(bundle), option]) == 1
     assert capsys.readouterr().err == (
         f"fusionlens: {option.partition('=')[0]} says what the overlay shows: give --gradcam OUT.png too.\n"
     )
 
 
 def test_what_cannot_be_asked_is_refused_before_anything_is_answered(
-    picture: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+    picture: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--gradcam", str(picture.with_name("overlay.png")), "--method", "layercam", "--fuse", "sum"]
-    assert main(["predict", str(picture), "--bundle", str(tiny_bundle), *options]) == 1
+    assert main(["predict", str(picture), "--bundle", str(bundle), *options]) == 1
     said = capsys.readouterr()
     assert "choose fuse mean, max, product" in said.err and said.out == ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from app.inference.preprocess import Limits
 from training.data import DataError, Sample
 from training.evaluate import _chosen, _shown_path, _versions
 from training.explain_figures import FIGURES
-from training.explain_pictures import BASELINES, Measured, Variant, measure, variants_of
+from training.explain_pictures import BASELINES, Measured, Opened, Variant, measure, open_picture, variants_of
 from training.explain_report import ExplanationFigures, Found, Row, Shown, Table, as_html
 from training.metrics import Estimate, resamples
 
@@ -38,16 +40,13 @@ def explain_eval(bundle: Path, data: Path, split: str | None, pictures: int, out
     read = read_bundle(bundle)
     predictor = Predictor(read, load_engine(read, "auto"), Limits(), _SHOWN_SIDE_PX)
     samples = _drawn(_chosen(data, split), pictures)
-    out.mkdir(parents=True, exist_ok=True)  # before the long part, so that a place that cannot be written shows now
-    measured = [
-        measure(predictor, sample, SEED + number)
-        for number, sample in enumerate(tqdm(samples, desc="pictures", unit="picture", disable=None))
-    ]
-    rows = [_row(sample, one, data) for sample, one in zip(samples, measured, strict=True)]
+    # What cannot be read or written shows before the long part.
+    opened = [open_picture(predictor, sample) for sample in samples]
+    out.mkdir(parents=True, exist_ok=True)
+    measured = _measured(predictor, opened)
+    rows = [_row(sample, one, answer, data) for sample, one, answer in zip(samples, opened, measured, strict=True)]
     variants = variants_of(predictor)
     values = _values(measured, variants)
-    groups = [row.group for row in rows]
-    explained = np.array([row.explained for row in rows])
     splits = {sample.split for sample in samples}
     result = ExplanationFigures(
         manifest=read.manifest,
@@ -57,13 +56,9 @@ def explain_eval(bundle: Path, data: Path, split: str | None, pictures: int, out
         rows=rows,
         variants=variants,
         values=values,
-        table=_table(variants, values, groups),
-        class_tables={
-            label: _table(variants, values[explained == label], np.array(groups)[explained == label].tolist())
-            for label in read.manifest.classes
-            if label in explained
-        },
-        shown=_shown(measured, rows),
+        table=_table(variants, values, rows),
+        class_tables=_class_tables(variants, values, rows),
+        shown=_shown(opened, measured, rows),
         repeats=REPEATS,
         seed=SEED,
         versions=_versions(predictor),
@@ -76,15 +71,26 @@ def explain_eval(bundle: Path, data: Path, split: str | None, pictures: int, out
 
 def _drawn(samples: Sequence[Sample], pictures: int) -> list[Sample]:
     """So many of the samples, drawn by chance, in their own order; all where there are no more."""
-    if min(pictures, len(samples)) < 2:
-        raise DataError("figures with intervals need at least two pictures: choose --pictures 2 or more")
-    chosen = np.random.default_rng(SEED).permutation(len(samples))[:pictures]
-    return [samples[index] for index in sorted(chosen.tolist())]
+    numbers = np.random.default_rng(SEED).permutation(len(samples))[: max(pictures, 0)]
+    chosen = [samples[number] for number in sorted(numbers.tolist())]
+    if len({sample.group or sample.path for sample in chosen}) < 2:
+        raise DataError("figures with intervals need pictures of at least two groups: choose more --pictures")
+    return chosen
 
 
-def _row(sample: Sample, measured: Measured, data: Path) -> Row:
+def _measured(predictor: Predictor, opened: Sequence[Opened]) -> list[Measured]:
+    """Each picture by itself, as many at once as the engine uses the machine best with."""
+    pool = ThreadPoolExecutor(predictor.engine.passes)
+    try:
+        each = pool.map(partial(measure, predictor), opened, range(SEED, SEED + len(opened)))
+        return list(tqdm(each, desc="pictures", unit="picture", total=len(opened), disable=None))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _row(sample: Sample, opened: Opened, measured: Measured, data: Path) -> Row:
     path = _shown_path(sample.path, data)
-    share = None if measured.mask is None else float(measured.mask.mean())
+    share = None if opened.mask is None else float(opened.mask.mean())
     return Row(path, sample.group or path, sample.label, measured.explained, measured.probability, share)
 
 
@@ -94,20 +100,18 @@ def _values(measured: Sequence[Measured], variants: Sequence[Variant]) -> Float[
     )
 
 
-def _table(
-    variants: Sequence[Variant], values: Float[np.ndarray, "n variants figures"], groups: Sequence[str]
-) -> Table:
+def _table(variants: Sequence[Variant], values: Float[np.ndarray, "n variants figures"], rows: Sequence[Row]) -> Table:
     """Means over pictures with their bootstrap intervals, and the differences to the baselines, picture by picture.
 
-    A figure that no picture has is left out.
+    A figure that fewer than two groups have is left out.
     """
     table: dict[Variant, dict[str, Found]] = {variant: {} for variant in variants}
     for f, name in enumerate(FIGURES):
-        there = ~np.isnan(values[:, 0, f])
-        if not there.any():
+        there = np.flatnonzero(~np.isnan(values[:, 0, f])).tolist()
+        of_figure, groups = values[there, :, f], [rows[n].group for n in there]
+        if len(set(groups)) < 2:
             continue
-        of_figure = values[there, :, f]
-        means = _resampled_means(of_figure, [group for group, has in zip(groups, there, strict=True) if has])
+        means = _resampled_means(of_figure, groups)
         for v, variant in enumerate(variants):
             less = {
                 other.name: _estimate(of_figure[:, v] - of_figure[:, o], means[:, v] - means[:, o])
@@ -116,6 +120,18 @@ def _table(
             }
             table[variant][name] = Found(_estimate(of_figure[:, v], means[:, v]), less)
     return table
+
+
+def _class_tables(
+    variants: Sequence[Variant], values: Float[np.ndarray, "n variants figures"], rows: Sequence[Row]
+) -> dict[str, Table]:
+    """The table of each class's pictures, those for which it was explained, where they are of two groups or more."""
+    tables = {}
+    for label in sorted({row.explained for row in rows}):
+        theirs = [n for n, row in enumerate(rows) if row.explained == label]
+        if len({rows[n].group for n in theirs}) > 1:
+            tables[label] = _table(variants, values[theirs], [rows[n] for n in theirs])
+    return tables
 
 
 def _resampled_means(
@@ -131,17 +147,17 @@ def _estimate(values: Float[np.ndarray, " n"], means: Float[np.ndarray, " repeat
     return Estimate(float(values.mean()), low, high)
 
 
-def _shown(measured: Sequence[Measured], rows: Sequence[Row]) -> list[Shown]:
+def _shown(opened: Sequence[Opened], measured: Sequence[Measured], rows: Sequence[Row]) -> list[Shown]:
     """The first of the pictures, those with masks before the others: chosen by nothing that they look like."""
-    pairs = sorted(zip(measured, rows, strict=True), key=lambda pair: pair[1].mask_share is None)
     found = []
-    for one, row in pairs[:_SHOWN_PICTURES]:
-        height, width = one.image.shape[:2]
-        scale = _SHOWN_SIDE_PX / max(height, width)
-        small = Image.fromarray(one.image).resize((round(width * scale), round(height * scale)))
+    for n in sorted(range(len(rows)), key=lambda n: opened[n].mask is None)[:_SHOWN_PICTURES]:
+        seen = Image.fromarray(opened[n].upload.image)
+        scale = _SHOWN_SIDE_PX / max(seen.size)
+        small = seen.resize((round(seen.width * scale), round(seen.height * scale)))
         whole = Box(0.0, 0.0, float(small.width), float(small.height))
-        overlays = {v: _jpeg(draw(small, heatmap, whole, Style()).picture) for v, heatmap in one.heatmaps.items()}
-        found.append(Shown(row, _jpeg(_outlined(small, one.mask)), overlays))
+        heatmaps = measured[n].heatmaps.items()
+        overlays = {variant: _jpeg(draw(small, heatmap, whole, Style()).picture) for variant, heatmap in heatmaps}
+        found.append(Shown(rows[n], _jpeg(_outlined(small, opened[n].mask)), overlays))
     return found
 
 

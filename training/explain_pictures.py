@@ -64,32 +64,43 @@ BASELINES = (RANDOM, CENTRED)
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """One picture as the model sees it, the class explained, and each variant's heatmap and figures.
+class Opened:
+    """A picture and its mask in the frame of the model's input; None where there is none or it does not count."""
 
-    `mask` is in the frame of `image`, None where there is none or it is not used.
-    """
-
-    image: UInt8[np.ndarray, "h w 3"]
+    upload: Upload
     mask: Bool[np.ndarray, "h w"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The class explained in a picture and its probability, and each variant's heatmap and figures."""
+
     explained: str
     probability: float
     heatmaps: Mapping[Variant, Heatmap]
     figures: Mapping[Variant, Mapping[str, float]]
 
 
-def measure(predictor: Predictor, sample: Sample, seed: int) -> Measured:
-    """Explain the service's answer to one picture in every way, and take each way's figures.
-
-    All variants meet the same random numbers, which `seed` decides. Raises DataError for a picture or a mask that
-    cannot be used.
-    """
-    upload = _open(predictor, sample.path)
-    (prediction, _), *_ = predictor.predict_batch([upload])
-    answer = predictor.answer(prediction)
+def open_picture(predictor: Predictor, sample: Sample) -> Opened:
+    """Read a picture and its mask. Raises DataError where that cannot be done, and as `read_mask` does."""
+    try:
+        upload = predictor.open(sample.path.read_bytes())
+    except FusionLensError as error:
+        raise DataError(f"{sample.path}: {error}") from error
     mask = read_mask(sample.mask, upload) if sample.mask else None
     if mask is not None and not MASK_SHARES[0] <= mask.mean() <= MASK_SHARES[1]:
         mask = None
+    return Opened(upload, mask)
+
+
+def measure(predictor: Predictor, opened: Opened, seed: int) -> Measured:
+    """Explain the service's answer to one picture in every way, and take each way's figures.
+
+    All variants meet the same random numbers, which `seed` decides.
+    """
+    upload, mask = opened.upload, opened.mask
+    (prediction, _), *_ = predictor.predict_batch([upload])
+    answer = predictor.answer(prediction)
     rng = np.random.default_rng([seed, 1])
     heatmaps = heatmaps_of(predictor, prediction, answer.label, rng)
     stability = _stability(predictor, upload, answer.label, heatmaps, rng)
@@ -100,7 +111,7 @@ def measure(predictor: Predictor, sample: Sample, seed: int) -> Measured:
         shown = enlarge(heatmap, upload.image.shape[:2])
         located = {} if mask is None else {"pointing": pointing(shown, mask), "energy": energy_inside(shown, mask)}
         figures[variant] = _faithfulness(score, upload.image, blur, shown, seed) | located | stability[variant]
-    return Measured(upload.image, mask, answer.label, answer.probabilities[answer.label], heatmaps, figures)
+    return Measured(answer.label, answer.probabilities[answer.label], heatmaps, figures)
 
 
 def variants_of(predictor: Predictor) -> list[Variant]:
@@ -177,13 +188,6 @@ def read_mask(path: Path, upload: Upload) -> Bool[np.ndarray, "h w"]:
     frame = Frame.shortest_side(size, (height, width))
     box = (frame.left_px, frame.top_px, frame.left_px + frame.width_px, frame.top_px + frame.height_px)
     return np.asarray(inside.convert("F").resize((width, height), Image.Resampling.BOX, box)) >= 127.5
-
-
-def _open(predictor: Predictor, path: Path) -> Upload:
-    try:
-        return predictor.open(path.read_bytes())
-    except FusionLensError as error:
-        raise DataError(f"{path}: {error}") from error
 
 
 def _faithfulness(

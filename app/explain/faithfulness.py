@@ -21,7 +21,7 @@ Heatmap = Float[np.ndarray, "h w"]
 Score = Callable[[UInt8[np.ndarray, "n h w 3"]], Float[np.ndarray, " n"]]
 
 STEPS = 10
-ROAD_FRACTIONS = (0.1, 0.3, 0.5, 0.7)
+ROAD_FRACTIONS = (0.1, 0.3, 0.5)
 
 
 class Kept(NamedTuple):

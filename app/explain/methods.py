@@ -111,7 +111,7 @@ def warnings_of(method: str, maps: Maps, completeness: Completeness | None) -> t
             f"{method} is defined for feature maps without negative values, and there are some in the map of "
             f"{' and '.join(negative)}: compare it with another method."
         )
-    if completeness is not None and completeness.relative_error > 1e-3:
+    if completeness is not None and not completeness.is_small:
         found.append(
             f"The map adds up to {completeness.difference + completeness.error:.4g} logits where the score differs by "
             f"{completeness.difference:.4g}: its values are approximate."

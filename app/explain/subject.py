@@ -62,6 +62,11 @@ class Completeness:
         """|error| over |difference|, which counts as 0.1 logit where it is less: nearly nothing needs no precision."""
         return abs(self.error) / max(abs(self.difference), 0.1)
 
+    @property
+    def is_small(self) -> bool:
+        """Whether the error is below a thousandth."""
+        return self.relative_error < 1e-3
+
 
 @dataclass(frozen=True)
 class Attribution:

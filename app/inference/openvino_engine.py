@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Lock
@@ -31,8 +30,8 @@ Compile = Callable[[str, int], "Graph"]
 class OpenVINOEngine:
     """Runs a trunk and a head, as `training.graphs` makes them, in float32 on `threads` cores.
 
-    A picture that comes alone has all cores. Where several come at once, each has its part of them: that takes longer
-    for one, but no core waits for another. The trunk is compiled for that when it happens for the first time.
+    A call that comes alone has all cores. Where several come at once, each has its part of them: that takes longer for
+    one, but no core waits for another. Graphs are compiled for that when it happens for the first time.
     """
 
     name = "openvino"
@@ -41,43 +40,43 @@ class OpenVINOEngine:
 
     def __init__(self, compiled: Compile, threads: int) -> None:
         self.passes = 1 if threads == 1 else max(2, threads // 2)
-        self._alone = compiled("trunk", 1)
-        self._compile_shared = partial(compiled, "trunk", self.passes)
-        self._shared: Future[Graph] | None = None
-        # The head waits for memory rather than for arithmetic: a second core gains little, and is taken from a trunk.
-        self._head, self._classifier = compiled("head", threads), compiled("classifier", threads)
-        self._encoding, self._lock = 0, Lock()
+        self._alone = {name: compiled(name, 1) for name in ("trunk", "head", "classifier")}
+        self._compile_shared = lambda: {name: compiled(name, self.passes) for name in self._alone}
+        self._shared: Future[dict[str, Graph]] | None = None
+        self._calls, self._lock = 0, Lock()
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         """See `Engine.encode`."""
-        with self._trunk() as trunk:
+        with self._graph("trunk") as trunk:
             maps = [trunk.run({"images": image[None]}) for image in images]
         return FeatureMaps(**{branch: np.concatenate([of_one[branch] for of_one in maps]) for branch in maps[0]})
 
+    def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
+        """See `Engine.classify`."""
+        with self._graph("classifier") as classifier:
+            return classifier.run(dict(maps.items()))["logits"]
+
+    def explain(self, maps: FeatureMaps[np.ndarray], target: Float[np.ndarray, "b k"]) -> HeadResult:
+        """See `Engine.explain`."""
+        with self._graph("head") as head:
+            results = head.run({**dict(maps.items()), "target": target.astype(np.float32, copy=False)})
+        return HeadResult(results.pop("logits"), **{name: results.get(name) for name in _OPTIONAL})
+
     @contextmanager
-    def _trunk(self) -> Iterator[Graph]:
-        """The trunk to run: on all cores where nobody else does, and until the other one is compiled."""
+    def _graph(self, name: str) -> Iterator[Graph]:
+        """The graph to run: on all cores where nobody else does, and until the others are compiled."""
         with self._lock:
-            self._encoding += 1
-            several = self._encoding > 1
+            self._calls += 1
+            several = self._calls > 1 and self.passes > 1
             if several and self._shared is None:
                 background = ThreadPoolExecutor(1, "compile")
                 self._shared = background.submit(self._compile_shared)
                 background.shutdown(wait=False)
         try:
-            yield self._shared.result() if several and self._shared and self._shared.done() else self._alone
+            yield self._shared.result()[name] if several and self._shared and self._shared.done() else self._alone[name]
         finally:
             with self._lock:
-                self._encoding -= 1
-
-    def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
-        """See `Engine.classify`."""
-        return self._classifier.run(dict(maps.items()))["logits"]
-
-    def explain(self, maps: FeatureMaps[np.ndarray], target: Float[np.ndarray, "b k"]) -> HeadResult:
-        """See `Engine.explain`."""
-        results = self._head.run({**dict(maps.items()), "target": target.astype(np.float32, copy=False)})
-        return HeadResult(results.pop("logits"), **{name: results.get(name) for name in _OPTIONAL})
+                self._calls -= 1
 
 
 def openvino_engine(trunk: ov.Model, head: ov.Model, threads: int) -> OpenVINOEngine:

@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float16, Float32, UInt8
@@ -73,6 +74,12 @@ class Predictor:
         self._limits, self._preview_side_px = limits, preview_side_px
         self._classes = bundle.manifest.classes
         self._input_size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
+
+    @cached_property
+    def _reference_logits(self) -> Float32[np.ndarray, " k"]:
+        """The logits of the training data's mean maps."""
+        maps = FeatureMaps(**{branch: mean[None] for branch, mean in self.bundle.reference.items()})
+        return self.engine.classify(maps)[0]
 
     @property
     def views(self) -> list[View]:
@@ -172,7 +179,12 @@ class Predictor:
         Raises BadParameter and ModelGone.
         """
         target = self._target(prediction, target, against)
-        return shapley_values(self._subject(prediction, target, against))
+        weights = target_weights(self._classes, target, against)
+        known = {
+            frozenset(branch for branch, _ in prediction.maps.items()): float(prediction.logits @ weights),
+            frozenset[Branch](): float(self._reference_logits @ weights),
+        }
+        return shapley_values(self._subject(prediction, target, against), known)
 
     def attention(
         self,

@@ -67,7 +67,7 @@ def run() -> Measured:
 
 
 def test_the_page_gives_every_goal_with_its_figure_and_verdict(run: Measured) -> None:
-    text = page.page({"a model": run}, installed_mb=451)
+    text = page.page({"a model": run}, installed_mb=451, busy=0.01)
     rows = [line.split(" | ") for line in text.splitlines() if "reached" in line or "**missed**" in line]
     assert [row[0].removeprefix("| ") for row in rows[:-1]] == [goal.meaning for goal in GOALS]
     figures = [row[2].partition(" ")[0].rstrip(",") for row in rows]
@@ -81,16 +81,16 @@ def test_the_slowest_method_that_has_a_goal_stands_for_further_explanations(run:
 
 def test_a_request_lost_in_the_long_run_is_a_missed_goal_and_on_the_page(run: Measured) -> None:
     lossy = replace(run, served=replace(run.served, steady=replace(run.served.steady, lost=["503"])))
-    [row] = [line for line in page.page({"a model": lossy}, None).splitlines() if "nothing lost" in line]
+    [row] = [line for line in page.page({"a model": lossy}, None, 0.01).splitlines() if "nothing lost" in line]
     assert row.endswith("**missed** |")
 
 
 def test_a_contestant_that_could_not_run_is_said_to_be_missing(run: Measured) -> None:
-    assert "**torch.compile forward could not be timed" in page.page({"a model": run}, None)
+    assert "**torch.compile forward could not be timed" in page.page({"a model": run}, None, 0.01)
 
 
 def test_the_json_holds_every_single_time(run: Measured, tmp_path: Path) -> None:
-    page.write({"a model": run}, None, tmp_path)
+    page.write({"a model": run}, None, 0.01, tmp_path)
     raw = json.loads((tmp_path / "benchmarks.json").read_text())
     stored = raw["models"]["a model"]
     for name, taken in run.times.items():
