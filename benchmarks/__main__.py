@@ -23,7 +23,7 @@ from benchmarks.startup import busy_share, installed_mb, start_times
 from benchmarks.turns import Group, Raced, take_turns
 
 DOCS = Path(__file__).parents[1] / "docs"
-WHOLE = Effort(rounds=3, load_s=6, sweep_s=3, steady_s=60, watched_s=15)
+WHOLE = Effort(rounds=2, load_s=6, sweep_s=3, steady_s=60, watched_s=15)
 MOST_BUSY = 0.1
 QUICK = Effort(rounds=2, load_s=2, sweep_s=1, steady_s=5, watched_s=4)
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--without-install", action="store_true", help="do not measure the size of an installation")
     parser.add_argument("--out", type=Path, help="folder for the report (default docs/; with --quick, a new folder)")
     args = parser.parse_args()
-    effort, rounds, starts = (QUICK, 2, 2) if args.quick else (WHOLE, 15, 5)
+    effort, rounds, starts = (QUICK, 2, 2) if args.quick else (WHOLE, 9, 3)
     out = args.out or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if args.quick else DOCS)
     began = time.monotonic()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from http.client import HTTPConnection
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 BOUNDARY = "fusionlens-benchmark"
 TIMEOUT_S = 120
+IDLE_S = 4  # uvicorn closes a connection that is idle for 5 s, by default
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,13 @@ class Answer:
 
 
 class Client:
-    """One connection to one server. Raises OSError or HTTPException where it breaks."""
+    """One connection to one server, opened anew where it was idle for long. Raises OSError or HTTPException where it breaks."""
 
     def __init__(self, address: str) -> None:
         host = urlsplit(address)
         assert host.hostname is not None
         self._connection = HTTPConnection(host.hostname, host.port, timeout=TIMEOUT_S)
+        self._last_used = time.monotonic()
 
     def get(self, path: str) -> Answer:
         """Raises RuntimeError for any status but 200."""
@@ -45,9 +48,12 @@ class Client:
         self._connection.close()
 
     def _ask(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Answer:
+        if time.monotonic() - self._last_used > IDLE_S:
+            self.close()  # the request opens another
         self._connection.request(method, path, body, headers)
         response = self._connection.getresponse()
         answer = Answer(response.status, response.read())
+        self._last_used = time.monotonic()
         if answer.status != 200:
             raise RuntimeError(f"{method} {path}: {answer.status} {answer.body[:300]!r}")
         return answer

@@ -70,7 +70,6 @@ def over_http(case: Case, address: str) -> Runs:
     client = Client(address)
     picture = case.picture.read_bytes()
     stored = client.post("/predict", picture).json()["prediction_id"]
-    client.close()  # it would not be kept alive until the last contestant is ready; the next request opens another
     return {
         POST_PREDICT: lambda: len(client.post("/predict", picture).body),
         GET_GRADCAM: lambda: len(client.get(f"/gradcam?prediction_id={stored}").body),

@@ -37,9 +37,9 @@ def explain_eval(bundle: Path, data: Path, split: str | None, pictures: int, out
     DataError for data without that split, with fewer than two pictures, or with a picture or a mask that cannot be
     used.
     """
+    samples = _drawn(_chosen(data, split), pictures)
     read = read_bundle(bundle)
     predictor = Predictor(read, load_engine(read, "auto"), Limits(), _SHOWN_SIDE_PX)
-    samples = _drawn(_chosen(data, split), pictures)
     # What cannot be read or written shows before the long part.
     opened = [open_picture(predictor, sample) for sample in samples]
     out.mkdir(parents=True, exist_ok=True)

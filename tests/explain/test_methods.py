@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
 from app.errors import BadParameter
+from app.explain.ablation import GROUPS, ablationcam
 from app.explain.fusion import Heatmap
 from app.explain.integrated import integrated
 from app.explain.methods import METHODS, fusion_of, warnings_of
-from app.explain.subject import Completeness, Maps, Subject
+from app.explain.subject import Batch, Completeness, Maps, Score, Subject
 from app.models.cnnswin import FUSIONS, CrossAttentionHead, Fusion
 from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
-from tests.explain.subjects import MODELS, Explained, model_called, tiny
+from tests.explain.subjects import MODELS, Explained, demo, model_called, tiny
 
 CONTRAST = (-1.0, 1.0)
 LINEAR = ("gradcam", "hirescam", "xgradcam", "integrated")
@@ -97,6 +98,14 @@ def test_integrated_gradients_are_complete(name: str, weights: Sequence[float]) 
     assert found.completeness.error == pytest.approx(total - (scores[0] - scores[1]), abs=1e-6)
 
 
+def test_more_nodes_are_taken_where_the_map_would_not_account_for_the_score() -> None:
+    subject = demo().subject(CONTRAST)
+    few, more, enough = (integrated(subject, nodes).completeness for nodes in ((2,), (2, 64), (64, 2)))
+    assert few is not None and more is not None and enough is not None
+    assert not few.is_small
+    assert more.is_small and more.error == enough.error
+
+
 def test_the_completeness_error_counts_against_a_tenth_of_a_logit_at_least() -> None:
     assert Completeness(difference=-2.0, error=0.5).relative_error == 0.25
     assert Completeness(difference=0.01, error=-0.05).relative_error == 0.5
@@ -161,6 +170,34 @@ def test_maps_of_zeros_give_finite_heatmaps(method: str) -> None:
     zeros = {branch: np.zeros_like(present) for branch, present in tiny().maps.items()}
     for heatmap in maps_of(method, tiny().subject(CONTRAST, zeros)).values():
         assert np.isfinite(heatmap).all()
+
+
+@dataclass(frozen=True)
+class OfSwinAlone:
+    """A score in which the CNN's map is fixed."""
+
+    score: Score
+    cnn: np.ndarray
+
+    def values(self, maps: Batch) -> np.ndarray:
+        return self.score.values(self._with_cnn(maps))
+
+    def gradients(self, maps: Batch) -> tuple[np.ndarray, Batch]:
+        values, gradients = self.score.gradients(self._with_cnn(maps))
+        return values, {"swin": gradients["swin"]}
+
+    def _with_cnn(self, maps: Batch) -> Batch:
+        return {"cnn": np.broadcast_to(self.cnn, (len(maps["swin"]), *self.cnn.shape)), **maps}
+
+
+def test_ablation_by_groups_is_near_ablation_one_by_one() -> None:
+    of_both = demo().subject(CONTRAST)
+    maps: Maps = {"swin": of_both.maps["swin"]}
+    reference: Maps = {"swin": of_both.reference["swin"]}
+    subject = Subject(maps, reference, OfSwinAlone(of_both.score, of_both.maps["cnn"]))
+    groups, one_by_one = (ablationcam(subject, groups).heatmaps["swin"] for groups in (GROUPS, len(maps["swin"])))
+    assert np.corrcoef(groups.ravel(), one_by_one.ravel())[0, 1] > 0.99
+    assert np.abs(groups - one_by_one).max() > 0
 
 
 def test_values_in_logits_are_added_and_others_are_not() -> None:

@@ -265,9 +265,10 @@ def test_ablation_by_groups_is_made_of_what_captums_feature_ablation_finds() -> 
     case = tiny()
     subject = case.subject(ONE_HOT)
     logits, maps, reference = of_the_head(case)
-    gradient, masks, first = subject.gradient(), [], 0
+    gradient, masks, losses, first = subject.gradient(), [], {}, 0
     for branch in BRANCHES:
         loss = (gradient[branch] * (case.maps[branch] - case.reference[branch])).sum(axis=(1, 2))
+        losses[branch] = loss
         group = np.empty(len(loss), dtype=np.int64)
         for number, channels in enumerate(np.array_split(np.argsort(loss), GROUPS)):
             group[channels] = first + number
@@ -276,6 +277,7 @@ def test_ablation_by_groups_is_made_of_what_captums_feature_ablation_finds() -> 
     found = FeatureAblation(logits).attribute(maps, reference, target=CLASS, feature_mask=tuple(masks))
     ours = ablationcam(subject).heatmaps
     for branch, lost, mask, present in zip(BRANCHES, found, masks, maps, strict=True):
-        sizes = np.bincount(mask[0, :, 0, 0], minlength=first)
-        weights = lost[0, :, 0, 0].detach().numpy() / sizes[mask[0, :, 0, 0]]
+        group = mask[0, :, 0, 0].numpy()
+        besides = lost[0, :, 0, 0].detach().numpy() - np.bincount(group, losses[branch])[group]
+        weights = losses[branch] + besides / np.bincount(group)[group]
         assert_same(ours[branch], np.einsum("c,chw->hw", weights, present[0].numpy()), 1e-4)

@@ -15,6 +15,7 @@ random head turns a map round as often as it keeps it, and where a map has few d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from functools import cache, partial
 from itertools import product
@@ -32,7 +33,10 @@ from tests.explain.subjects import Explained, demo, tiny
 CONTRAST, HEADS, TRUNKS = (-1.0, 1.0), 20, 8
 BOUND, EIGENCAMS_BOUND, FAILS = 0.3, 0.7, 0.5
 SANE = ("gradcam", "hirescam", "xgradcam", "integrated")
-MODELS = {"tiny": partial(tiny, image_size=(256, 256)), "demo": demo}  # at 256 px the tiny maps have 64 and 256 cells
+MODELS: dict[str, Callable[[], Explained]] = {
+    "tiny": partial(tiny, image_size=(256, 256)),
+    "demo": demo,
+}  # at 256 px the tiny maps have 64 and 256 cells
 each_case = pytest.mark.parametrize(
     ("name", "method"),
     [*product(MODELS, SANE), ("tiny", "ablationcam")],  # which takes seconds on the demo
@@ -45,11 +49,11 @@ def made_random(module: nn.Module, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for part in module.modules():
-            if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
-            for parameter in part.parameters(recurse=False):
-                if not hasattr(part, "reset_parameters"):
-                    nn.init.normal_(parameter, std=0.02)
+            if callable(reset := getattr(part, "reset_parameters", None)):
+                reset()
+                continue
+            for table in part.parameters(recurse=False):
+                nn.init.normal_(table, std=0.02)
     return module
 
 
