@@ -27,7 +27,7 @@ class Answer:
 
 
 class Client:
-    """One connection to one server, opened anew where it was idle for long. Raises OSError or HTTPException where it breaks."""
+    """One connection to one server, opened anew after a pause. Raises OSError or HTTPException where it breaks."""
 
     def __init__(self, address: str) -> None:
         host = urlsplit(address)

@@ -58,7 +58,8 @@ def _grids(removed: Bool[np.ndarray, "h w"]) -> list[_Grid]:
 
     A coarse pixel is unknown where all that it stands for is, so that it never reaches over known pixels.
     """
-    grids, unknown = [], removed
+    grids: list[_Grid] = []
+    unknown = removed
     while not grids or unknown.any():
         weight = _weighted_neighbours(np.ones(unknown.shape, np.float32))
         grids.append(_Grid(unknown.astype(np.float32), weight, np.float32(_DAMPING) / weight))
@@ -104,7 +105,7 @@ def _weighted_neighbours(values: Float32[np.ndarray, "*c h w"]) -> Float32[np.nd
     both[..., :-1] += down[..., 1:]
     both -= 4 * values
     both *= np.float32(1 / 12)
-    return both
+    return np.asarray(both)
 
 
 def _sums_of_four(values: Float32[np.ndarray, "*c h w"]) -> Float32[np.ndarray, "*c half_h half_w"]:

@@ -145,8 +145,12 @@ def _read_checked(bundle: Bundle, name: str) -> ov.Model:
         described = {port: str(shape) for port, shape in found.items()}
         raise BundleError(file, f"takes {described}, but the manifest needs {expected}: compile it again")
     gradients = {f"{branch}_gradient" for branch in manifest.map_shapes}
-    needed = {"trunk": {*manifest.map_shapes}, "head": {"logits"} | gradients, "classifier": {"logits"}}[name]
-    if missing := sorted(needed - {port.any_name for port in graph.outputs}):
+    needed: dict[str, set[str]] = {
+        "trunk": {*manifest.map_shapes},
+        "head": {"logits"} | gradients,
+        "classifier": {"logits"},
+    }
+    if missing := sorted(needed[name] - {port.any_name for port in graph.outputs}):
         raise BundleError(file, f"gives no {', '.join(missing)}: compile it again")
     return graph
 

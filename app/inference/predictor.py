@@ -79,7 +79,7 @@ class Predictor:
     def _reference_logits(self) -> Float32[np.ndarray, " k"]:
         """The logits of the training data's mean maps."""
         maps = FeatureMaps(**{branch: mean[None] for branch, mean in self.bundle.reference.items()})
-        return self.engine.classify(maps)[0]
+        return np.asarray(self.engine.classify(maps)[0])
 
     @property
     def views(self) -> list[View]:
