@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Models this small gain nothing from threads, which on a busy machine mostly wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 install_import_hook(["app", "training"], "beartype.beartype")
+settings.register_profile("unhurried", deadline=None)  # how fast the machine is at the moment is no law
+settings.load_profile("unhurried")
 
 if TYPE_CHECKING:
     from tests.inference.engine_cases import Case
