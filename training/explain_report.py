@@ -25,15 +25,16 @@ class Found(NamedTuple):
     less: Mapping[str, Estimate]
 
     def verdict(self, higher_is_better: bool) -> str:
-        """`*` if better than every baseline, `-` if worse than one, by intervals without 0; else nothing."""
+        """`better` than every baseline, `worse` than one, or nothing, by intervals without 0."""
         sign = 1 if higher_is_better else -1
         bounds = [sorted((sign * one.low, sign * one.high)) for one in self.less.values()]
         if bounds and all(low > 0 for low, _ in bounds):
-            return "*"
-        return "-" if any(high < 0 for _, high in bounds) else ""
+            return "better"
+        return "worse" if any(high < 0 for _, high in bounds) else ""
 
 
 Table = Mapping[Variant, Mapping[str, Found]]
+_MARKS = {"better": "*", "worse": "!", "": " "}
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,8 @@ class ExplanationFigures:
         """What the figures rest on, in words."""
         masks = sum(row.mask_share is not None for row in self.rows)
         place = self.data if self.split is None else f"{self.split} of {self.data}"
-        return (
-            f"{place}: {len(self.rows)} pictures, {masks} with a mask of {MASK_SHARES[0]:.0%} to {MASK_SHARES[1]:.0%}"
-        )
+        least, most = (100 * share for share in MASK_SHARES)
+        return f"{place}: {len(self.rows)} pictures, {masks} with a mask of {least:.0f} to {most:.0f} %"
 
     @property
     def chance(self) -> float | None:
@@ -93,10 +93,15 @@ class ExplanationFigures:
         shares = [row.mask_share for row in self.rows if row.mask_share is not None]
         return float(np.mean(shares)) if shares else None
 
+    @property
+    def ranked(self) -> list[str]:
+        """The figures that ranks are taken over, as far as there are any pictures for them."""
+        return _ranked(self.table)
+
     def ranks(self, table: Table) -> dict[Variant, float]:
         """Each variant's mean rank over the figures of `RANKED` that there are, 1 the best; equal ones share."""
         ranks = []
-        for name in (name for name in RANKED if name in next(iter(table.values()))):
+        for name in _ranked(table):
             sign = -1 if FIGURES[name].higher_is_better else 1
             worth = np.array([sign * found[name].estimate.value for found in table.values()])
             ranks.append(1 + (worth < worth[:, None]).sum(axis=1) + ((worth == worth[:, None]).sum(axis=1) - 1) / 2)
@@ -113,10 +118,11 @@ class ExplanationFigures:
         ]
         for variant, found in self.table.items():
             cells = [
-                f"{one.estimate.value:9.3f}{one.verdict(FIGURES[n].higher_is_better):1}" for n, one in found.items()
+                f"{one.estimate.value:9.3f}{_MARKS[one.verdict(FIGURES[name].higher_is_better)]}"
+                for name, one in found.items()
             ]
             lines.append(f"{variant.name:24}" + "".join(cells) + f"{ranks[variant]:7.1f}")
-        lines.append("* better than the random map and the centred Gaussian, - worse than one of them (95 % intervals)")
+        lines.append("* better than the random map and the centred Gaussian, ! worse than one of them (95 % intervals)")
         return "\n".join(lines)
 
     def document(self) -> dict[str, Any]:
@@ -126,7 +132,7 @@ class ExplanationFigures:
             "data": {"path": self.data, "split": self.split, "pictures": len(self.rows)},
             "score": SCORE,
             "figures": {name: figure._asdict() for name, figure in FIGURES.items()},
-            "ranked": list(RANKED),
+            "ranked": self.ranked,
             "chance_inside_mask": self.chance,
             "baselines": {
                 "random map": "normal, on the model's grid",
@@ -164,6 +170,10 @@ class ExplanationFigures:
         ]
 
 
+def _ranked(table: Table) -> list[str]:
+    return [name for name in RANKED if name in next(iter(table.values()))]
+
+
 def as_html(result: ExplanationFigures) -> str:
     """One page that needs no other file and no network."""
     environment = Environment(
@@ -177,7 +187,6 @@ def as_html(result: ExplanationFigures) -> str:
     return environment.get_template("explain_report.html").render(
         result=result,
         figures=FIGURES,
-        ranked=[FIGURES[name].title for name in RANKED],
         score=SCORE,
         mask_shares=MASK_SHARES,
     )

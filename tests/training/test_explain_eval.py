@@ -177,10 +177,10 @@ def test_ranks_are_from_best_to_worst(document: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("low", "high", "higher_is_better", "verdict"),
     [
-        (0.1, 0.2, True, "*"),
-        (0.1, 0.2, False, "-"),
-        (-0.2, -0.1, False, "*"),
-        (-0.2, -0.1, True, "-"),
+        (0.1, 0.2, True, "better"),
+        (0.1, 0.2, False, "worse"),
+        (-0.2, -0.1, False, "better"),
+        (-0.2, -0.1, True, "worse"),
         (-1.0, 1.0, True, ""),
     ],
 )
