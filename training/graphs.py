@@ -32,7 +32,7 @@ from app.inference.torch_engine import TorchEngine
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 
-Images = UInt8[np.ndarray, "b h w 3"]
+Images = UInt8[np.ndarray, "_b h w 3"]  # batches of one call differ in size
 
 TRUNK_OFF, HEAD_OFF = 1e-3, 1e-5  # most that a graph may differ from the module, over the largest value
 STORED_OFF = 1e-2  # most that fp16 storage may change a logit

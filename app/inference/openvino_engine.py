@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Lock
@@ -97,6 +98,7 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
     Raises BundleError if the graphs are not the manifest's, and EngineError if the cache cannot be used.
     """
     core = ov.Core()
+    bundle = replace(bundle, tensors={})  # what is kept for compiling later needs no weights
 
     def compiled(name: str, streams: int) -> Graph:
         options = _options(threads, streams)

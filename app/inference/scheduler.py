@@ -86,7 +86,7 @@ class Lane(Generic[Item, Result]):
                 self._queue.remove(entry)
 
     def _expire(self, entry: _Entry[Item, Result]) -> None:
-        if entry in self._queue:
+        if entry in self._queue and not entry.answer.done():
             self._queue.remove(entry)
             entry.answer.set_exception(DeadlineExceeded("No turn came within the time limit; try again later."))
 
