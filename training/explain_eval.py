@@ -34,8 +34,7 @@ def explain_eval(bundle: Path, data: Path, split: str | None, pictures: int, out
     """Explain the answers to `pictures` of one split, drawn by chance, and write `explanations.json` and `.html`.
 
     Without a split it is `val`, or all pictures where the data has no splits. Raises BundleError, EngineError, and
-    DataError for data without that split, with fewer than two pictures, or with a picture or a mask that cannot be
-    used.
+    DataError for data without that split, pictures of fewer than two groups, and a picture or mask that cannot be used.
     """
     samples = _drawn(_chosen(data, split), pictures)
     read = read_bundle(bundle)

@@ -29,11 +29,10 @@ def ablationcam(subject: Subject, groups: int = GROUPS) -> Attribution:
         for branch, losses in first_order.items()
         for channels in np.array_split(np.argsort(losses, kind="stable"), min(groups, len(losses)))
     ]
-    # The first item is the whole picture, then one for each group without that group.
-    batch = {branch: np.repeat(present[None], 1 + len(grouped), axis=0) for branch, present in subject.maps.items()}
-    for item, (branch, channels) in enumerate(grouped, start=1):
+    batch = {branch: np.repeat(present[None], len(grouped), axis=0) for branch, present in subject.maps.items()}
+    for item, (branch, channels) in enumerate(grouped):
         batch[branch][item, channels] = subject.reference[branch][channels]
-    whole, *without = subject.score.values(batch).astype(np.float64)
+    without, whole = subject.score.values(batch).astype(np.float64), subject.ends().picture
     weights = {branch: losses.copy() for branch, losses in first_order.items()}
     for (branch, channels), value in zip(grouped, without, strict=True):
         weights[branch][channels] += (whole - value - first_order[branch][channels].sum()) / len(channels)

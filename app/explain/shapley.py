@@ -19,22 +19,21 @@ class BranchValues:
     of_branch: Mapping[Branch, float]
 
 
-def shapley_values(subject: Subject, known: Mapping[frozenset[Branch], float] | None = None) -> BranchValues:
+def shapley_values(subject: Subject) -> BranchValues:
     """Each branch's Shapley value, where an absent branch is its mean map; they add up to the score's difference.
 
     A branch's value is what it adds to the score, averaged over the orders in which the branches can come. Every set
-    of branches whose score is not among the `known` is one item of one batch through the head.
+    of some branches but not all is one item of one batch through the head: two for two branches.
     """
-    branches = list(subject.maps)
-    sets = [frozenset(some) for size in range(len(branches) + 1) for some in combinations(branches, size)]
-    value_of = dict(known or {})
-    if unknown := [some for some in sets if some not in value_of]:
-        items = [{b: subject.maps[b] if b in some else subject.reference[b] for b in branches} for some in unknown]
-        value_of |= zip(unknown, subject.score.values(stacked(items)).tolist(), strict=True)
+    branches, ends = list(subject.maps), subject.ends()
+    value_of = {frozenset[Branch](): ends.reference, frozenset(branches): ends.picture}
+    some = [frozenset(few) for size in range(1, len(branches)) for few in combinations(branches, size)]
+    if some:
+        items = [{b: subject.maps[b] if b in few else subject.reference[b] for b in branches} for few in some]
+        value_of |= zip(some, subject.score.values(stacked(items)).tolist(), strict=True)
     added: dict[Branch, list[float]] = {branch: [] for branch in branches}
     for order in permutations(branches):
         for position, branch in enumerate(order):
             before = frozenset(order[:position])
             added[branch].append(value_of[before | {branch}] - value_of[before])
-    mean = {branch: sum(gains) / len(gains) for branch, gains in added.items()}
-    return BranchValues(value_of[sets[-1]], value_of[sets[0]], mean)
+    return BranchValues(ends.picture, ends.reference, {b: sum(gains) / len(gains) for b, gains in added.items()})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -33,13 +33,30 @@ class Score(Protocol):
         ...
 
 
+class Ends(NamedTuple):
+    """The score of the mean maps, and that of the picture."""
+
+    reference: float
+    picture: float
+
+
 @dataclass(frozen=True)
 class Subject:
-    """One picture to explain. `reference` holds the training data's mean maps, which stand for what is absent."""
+    """One picture to explain. `reference` holds the training data's mean maps, which stand for what is absent.
+
+    `known` is what `ends` would compute, from whoever has it.
+    """
 
     maps: Maps
     reference: Maps
     score: Score
+    known: Ends | None = None
+
+    def ends(self) -> Ends:
+        """The score without the picture and with it."""
+        if self.known is not None:
+            return self.known
+        return Ends(*self.score.values(stacked([self.reference, self.maps])).tolist())
 
     def gradient(self) -> Maps:
         """The score's derivative at the picture's maps."""

@@ -19,7 +19,7 @@ from app.explain.methods import DEFAULT, METHODS
 from app.explain.overlay import Box, Drawing, Style, draw
 from app.explain.png import encode_png
 from app.explain.shapley import BranchValues, shapley_values
-from app.explain.subject import Maps, Subject
+from app.explain.subject import Ends, Maps, Subject
 from app.inference.bundle import Bundle
 from app.inference.engine import Engine
 from app.inference.explanation import Explanation, Question, View, explain
@@ -179,12 +179,7 @@ class Predictor:
         Raises BadParameter and ModelGone.
         """
         target = self._target(prediction, target, against)
-        weights = target_weights(self._classes, target, against)
-        known = {
-            frozenset(branch for branch, _ in prediction.maps.items()): float(prediction.logits @ weights),
-            frozenset[Branch](): float(self._reference_logits @ weights),
-        }
-        return shapley_values(self._subject(prediction, target, against), known)
+        return shapley_values(self._subject(prediction, target, against))
 
     def attention(
         self,
@@ -250,9 +245,11 @@ class Predictor:
         return target
 
     def _subject(self, prediction: Prediction, target: str | None, against: str | None) -> Subject:
-        weights = target_weights(self._classes, target, against)
+        """Raises ModelGone."""
+        maps, weights = self._maps(prediction), target_weights(self._classes, target, against)
         reference: Maps = dict(self.bundle.reference.items())
-        return Subject(self._maps(prediction), reference, HeadScore(self.engine, weights))
+        known = Ends(float(self._reference_logits @ weights), float(prediction.logits @ weights))
+        return Subject(maps, reference, HeadScore(self.engine, weights), known)
 
     def _maps(self, prediction: Prediction) -> Maps:
         """Raises ModelGone."""

@@ -93,10 +93,10 @@ def test_comparators_do_not_see_how_large_a_map_is(
 
 
 def test_comparators_join_maps_cut_off_at_zero_and_scaled_to_their_maximum() -> None:
-    maps: dict[Branch, np.ndarray] = {"cnn": np.array([[2.0, -7.0]]), "swin": np.array([[1.0, 0.0], [4.0, 3.0]])}
-    np.testing.assert_allclose(fuse_normalised(maps, "mean"), [[0.625, 0.0], [1.0, 0.375]])
-    np.testing.assert_allclose(fuse_normalised(maps, "max"), [[1.0, 0.0], [1.0, 0.75]])
-    np.testing.assert_allclose(fuse_normalised(maps, "product"), [[0.25, 0.0], [1.0, 0.0]])
+    maps: dict[Branch, np.ndarray] = {"cnn": np.array([[2.0, 1.0]]), "swin": np.array([[1.0, -3.0], [4.0, 3.0]])}
+    np.testing.assert_allclose(fuse_normalised(maps, "mean"), [[0.625, 0.25], [1.0, 0.625]])
+    np.testing.assert_allclose(fuse_normalised(maps, "max"), [[1.0, 0.5], [1.0, 0.75]])
+    np.testing.assert_allclose(fuse_normalised(maps, "product"), [[0.25, 0.0], [1.0, 0.375]])
 
 
 @pytest.mark.parametrize("how", COMPARATORS)
