@@ -56,7 +56,7 @@ def _latency(axis: Any, measured: Measured) -> None:
     axis.invert_yaxis()
     axis.tick_params(axis="y", labelsize=8)
     axis.margins(x=0.1)
-    axis.set_xlabel("ms, median and quartiles (green: FusionLens, grey: no explanation)")
+    axis.set_xlabel("ms (green: FusionLens, grey: not explained)")
 
 
 def _throughput(axis: Any, measured: Measured) -> None:

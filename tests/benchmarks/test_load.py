@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.load import drive
-from benchmarks.servers import Running, Server
+from benchmarks.servers import Running, Server, running
 
 
 class EveryFourthFails(BaseHTTPRequestHandler):
@@ -66,3 +66,11 @@ def test_memory_that_processes_share_is_counted_once() -> None:
         memory_mb = Running(Server("", (), "", ""), "", process).memory_mb()
         process.stdin.close()
     assert 150 < memory_mb < 220
+
+
+def test_a_server_that_cannot_start_is_named() -> None:
+    with (
+        pytest.raises(RuntimeError, match="broken ended before it was ready"),
+        running(Server("broken", ("nothing",), "", "/")),
+    ):
+        pass
