@@ -65,21 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--track", action="append", default=[], choices=TRACKERS, help="also log there; repeatable")
 
     command = _command(commands, "evaluate", _evaluate, "figures of a bundle", "evaluate bundles/mine data/skin")
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that export wrote")
-    command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, or a run, for the split made for it")
-    command.add_argument("--split", choices=SPLITS, help="default: val if the data is split, else everything")
-    out_help = "folder for evaluation.json and report.html, which are replaced (default: evaluation)"
-    command.add_argument("--out", type=Path, default=Path("evaluation"), help=out_help)
+    _add_evaluated(command, "evaluation.json and report.html")
 
     example = "explain-eval bundles/mine data/skin --pictures 50"
     command = _command(commands, "explain-eval", _explain_eval, "how far each heatmap can be believed", example)
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that export wrote")
-    command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, or a run, for the split made for it")
-    command.add_argument("--split", choices=SPLITS, help="default: val if the data is split, else everything")
+    _add_evaluated(command, "explanations.json and explanations.html")
     pictures_help = f"so many, drawn by chance; each takes about half a minute on two cores (default {PICTURES})"
     command.add_argument("--pictures", type=int, default=PICTURES, help=pictures_help)
-    out_help = "folder for explanations.json and explanations.html, which are replaced (default: evaluation)"
-    command.add_argument("--out", type=Path, default=Path("evaluation"), help=out_help)
 
     example = "export runs/mine bundles/mine --card card.yaml"
     command = _command(commands, "export", _export, "write a finished run as a bundle", example)
@@ -128,6 +120,14 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
         *("--set", "-s"), dest="changes", metavar="KEY=VALUE", action="append", default=[],
         help="change one key, such as stages.1.epochs=20; repeatable",
     )  # fmt: skip
+
+
+def _add_evaluated(command: argparse.ArgumentParser, files: str) -> None:
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that export wrote")
+    command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, or a run, for the split made for it")
+    command.add_argument("--split", choices=SPLITS, help="default: val if the data is split, else everything")
+    out_help = f"folder for {files}, which are replaced (default: evaluation)"
+    command.add_argument("--out", type=Path, default=Path("evaluation"), help=out_help)
 
 
 def _plan(args: argparse.Namespace) -> int:

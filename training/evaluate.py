@@ -19,7 +19,7 @@ from app.explain.png import encode_png
 from app.inference.bundle import read_bundle
 from app.inference.engine import load_engine
 from app.inference.manifest import Manifest
-from app.inference.predictor import Prediction, Predictor
+from app.inference.predictor import Prediction, Predictor, Upload
 from app.inference.preprocess import Limits
 from training.data import DataError, Sample, load_samples, read_samples
 from training.metrics import Estimate, Figure, Rule, answer_figures, bootstrap, figures, ranking_figures
@@ -38,11 +38,11 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
     """
     read = read_bundle(bundle)
     predictor = Predictor(read, load_engine(read, "auto"), Limits(), _PREVIEW_SIDE_PX)
-    samples = _chosen(data, split)
+    samples = chosen_samples(data, split)
     labels = _labels(samples, read.manifest.classes)
     out.mkdir(parents=True, exist_ok=True)  # before the long part, so that a place that cannot be written shows now
     probabilities = _probabilities(predictor, samples)
-    paths = tuple(_shown_path(sample.path, data) for sample in samples)
+    paths = tuple(shown_path(sample.path, data) for sample in samples)
     groups = tuple(sample.group or path for sample, path in zip(samples, paths, strict=True))
     rule = _rule(read.manifest)
     overall, of_class = _estimates(probabilities, labels, groups, rule, read.manifest.classes)
@@ -61,7 +61,7 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
         class_figures=of_class,
         repeats=REPEATS,
         seed=SEED,
-        versions=_versions(predictor),
+        versions=versions_of(predictor),
     )
     mistakes = _mistakes(predictor, samples, evaluation)
     document = json.dumps(evaluation.document(), indent=2, ensure_ascii=False, allow_nan=False)
@@ -70,7 +70,7 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
     return evaluation
 
 
-def _chosen(data: Path, split: str | None) -> list[Sample]:
+def chosen_samples(data: Path, split: str | None) -> list[Sample]:
     """One split's samples, of data or of a run, which keeps the split that was made for it."""
     table = data / "samples.csv"
     samples = load_samples(table) if table.is_file() else read_samples(data)
@@ -97,11 +97,16 @@ def _rule(manifest: Manifest) -> Rule:
     return Rule(positive=1 if len(manifest.classes) == 2 else None)
 
 
-def _predict(predictor: Predictor, sample: Sample) -> Prediction:
+def open_sample(predictor: Predictor, sample: Sample) -> Upload:
+    """The sample's picture as the service opens it. Raises DataError where that cannot be done."""
     try:
-        return predictor.predict(predictor.open(sample.path.read_bytes()))[0]
+        return predictor.open(sample.path.read_bytes())
     except FusionLensError as error:
         raise DataError(f"{sample.path}: {error}") from error
+
+
+def _predict(predictor: Predictor, sample: Sample) -> Prediction:
+    return predictor.predict(open_sample(predictor, sample))[0]
 
 
 def _probabilities(predictor: Predictor, samples: Sequence[Sample]) -> Float[np.ndarray, "n k"]:
@@ -164,13 +169,14 @@ def _reading(legend: Legend) -> str:
     return f"Yellow stands for {legend.high:.2g} logits a cell."
 
 
-def _shown_path(path: Path, data: Path) -> str:
+def shown_path(path: Path, data: Path) -> str:
     """Relative to the data where it lies there, so that the same data elsewhere gives the same document."""
     folder = data if data.is_dir() else data.parent
     return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
-def _versions(predictor: Predictor) -> dict[str, str]:
+def versions_of(predictor: Predictor) -> dict[str, str]:
+    """What made the figures."""
     return {
         "fusionlens": __version__,
         "python": platform.python_version(),

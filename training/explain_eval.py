@@ -20,7 +20,7 @@ from app.inference.engine import load_engine
 from app.inference.predictor import Predictor
 from app.inference.preprocess import Limits
 from training.data import DataError, Sample
-from training.evaluate import _chosen, _shown_path, _versions
+from training.evaluate import chosen_samples, shown_path, versions_of
 from training.explain_figures import FIGURES
 from training.explain_pictures import BASELINES, Measured, Opened, Variant, measure, open_picture, variants_of
 from training.explain_report import ExplanationFigures, Found, Row, Shown, Table, as_html
@@ -36,7 +36,7 @@ def explain_eval(bundle: Path, data: Path, split: str | None, pictures: int, out
     Without a split it is `val`, or all pictures where the data has no splits. Raises BundleError, EngineError, and
     DataError for data without that split, pictures of fewer than two groups, and a picture or mask that cannot be used.
     """
-    samples = _drawn(_chosen(data, split), pictures)
+    samples = _drawn(chosen_samples(data, split), pictures)
     read = read_bundle(bundle)
     predictor = Predictor(read, load_engine(read, "auto"), Limits(), _SHOWN_SIDE_PX)
     # What cannot be read or written shows before the long part.
@@ -60,7 +60,7 @@ def explain_eval(bundle: Path, data: Path, split: str | None, pictures: int, out
         shown=_shown(opened, measured, rows),
         repeats=REPEATS,
         seed=SEED,
-        versions=_versions(predictor),
+        versions=versions_of(predictor),
     )
     document = json.dumps(result.document(), indent=1, ensure_ascii=False, allow_nan=False)
     (out / "explanations.json").write_text(document + "\n", encoding="utf-8")
@@ -88,7 +88,7 @@ def _measured(predictor: Predictor, opened: Sequence[Opened]) -> list[Measured]:
 
 
 def _row(sample: Sample, opened: Opened, measured: Measured, data: Path) -> Row:
-    path = _shown_path(sample.path, data)
+    path = shown_path(sample.path, data)
     share = None if opened.mask is None else float(opened.mask.mean())
     return Row(path, sample.group or path, sample.label, measured.explained, measured.probability, share)
 

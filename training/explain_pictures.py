@@ -30,12 +30,11 @@ from app.explain.faithfulness import (
 )
 from app.explain.fusion import FUSES, Fuse, Heatmap
 from app.explain.methods import METHODS, fused
-from app.explain.subject import Subject
 from app.inference.explanation import View
 from app.inference.predictor import Prediction, Predictor, Upload
 from app.inference.preprocess import Frame, Limits, decode
-from app.inference.target import HeadScore, target_weights
 from training.data import DataError, Sample
+from training.evaluate import open_sample
 
 JPEG_QUALITY = 75
 BLUR = 1 / 32  # standard deviation, of each picture's shorter side
@@ -83,10 +82,7 @@ class Measured:
 
 def open_picture(predictor: Predictor, sample: Sample) -> Opened:
     """Read a picture and its mask. Raises DataError where that cannot be done, and as `read_mask` does."""
-    try:
-        upload = predictor.open(sample.path.read_bytes())
-    except FusionLensError as error:
-        raise DataError(f"{sample.path}: {error}") from error
+    upload = open_sample(predictor, sample)
     mask = read_mask(sample.mask, upload) if sample.mask else None
     if mask is not None and not MASK_SHARES[0] <= mask.mean() <= MASK_SHARES[1]:
         mask = None
@@ -99,7 +95,7 @@ def measure(predictor: Predictor, opened: Opened, seed: int) -> Measured:
     All variants meet the same random numbers, which `seed` decides.
     """
     upload, mask = opened.upload, opened.mask
-    (prediction, _), *_ = predictor.predict_batch([upload])
+    prediction, _ = predictor.predict(upload)
     answer = predictor.answer(prediction)
     rng = np.random.default_rng([seed, 1])
     heatmaps = heatmaps_of(predictor, prediction, answer.label, rng)
@@ -130,11 +126,9 @@ def heatmaps_of(
     predictor: Predictor, prediction: Prediction, target: str, rng: np.random.Generator
 ) -> dict[Variant, Heatmap]:
     """The heatmap for `target` of each of `variants_of`, on the model's grid; a random map is new each time."""
-    maps = {branch: present.astype(np.float32) for branch, present in prediction.maps.items()}
-    weights = target_weights(predictor.bundle.manifest.classes, target, None)
-    subject = Subject(maps, dict(predictor.bundle.reference.items()), HeadScore(predictor.engine, weights))
+    subject = predictor.subject(prediction, target, None)
     attributions = {name: method.attribute(subject) for name, method in METHODS.items()}
-    rows, columns = (max(side) for side in zip(*(present.shape[1:] for present in maps.values()), strict=True))
+    rows, columns = (max(side) for side in zip(*(present.shape[1:] for present in subject.maps.values()), strict=True))
     heatmaps: dict[Variant, Heatmap] = {}
     for variant in variants_of(predictor):
         if variant == RANDOM:
@@ -212,7 +206,7 @@ def _stability(
     down_px, right_px = max(1, round(SHIFT * height)), max(1, round(SHIFT * width))
     shifts = [(down_px, right_px), (-down_px, -right_px)]
     images = [_as_jpeg(upload.image), *(shifted(upload.image, *by) for by in shifts)]
-    predictions = [predictor.predict_batch([replace(upload, image=image)])[0][0] for image in images]
+    predictions = [predictor.predict(replace(upload, image=image))[0] for image in images]
     of_jpeg, *of_shifted = [heatmaps_of(predictor, prediction, target, rng) for prediction in predictions]
     found = {}
     for variant, heatmap in heatmaps.items():

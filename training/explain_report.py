@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.inference.manifest import Manifest
 from training.explain_figures import FIGURES, RANKED, SCORE
 from training.explain_pictures import GAUSSIAN, MASK_SHARES, Variant
-from training.metrics import Estimate
+from training.metrics import Estimate, described_intervals
+from training.pages import render
 
 
 class Found(NamedTuple):
@@ -138,12 +136,7 @@ class ExplanationFigures:
                 "random map": "normal, on the model's grid",
                 "centred Gaussian": f"{GAUSSIAN:g} of each side",
             },
-            "interval": {
-                "method": "bootstrap of whole groups, percentiles",
-                "percent": 95,
-                "repeats": self.repeats,
-                "seed": self.seed,
-            },
+            "interval": described_intervals(self.repeats, self.seed),
             "table": self._table(self.table),
             "class_tables": {label: self._table(table) for label, table in self.class_tables.items()},
             "versions": dict(self.versions),
@@ -176,17 +169,4 @@ def _ranked(table: Table) -> list[str]:
 
 def as_html(result: ExplanationFigures) -> str:
     """One page that needs no other file and no network."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_uri"] = lambda jpeg: f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
-    return environment.get_template("explain_report.html").render(
-        result=result,
-        figures=FIGURES,
-        score=SCORE,
-        mask_shares=MASK_SHARES,
-    )
+    return render("explain_report.html", result=result, figures=FIGURES, score=SCORE, mask_shares=MASK_SHARES)

@@ -177,6 +177,16 @@ def figures(classes: int, rule: Rule) -> dict[str, Figure]:
     return of_classes | whole | {"brier": brier, "ece": ece, "nll": nll}
 
 
+def described_intervals(repeats: int, seed: int) -> dict[str, str | int]:
+    """How the intervals of `bootstrap` came about, for a document."""
+    return {
+        "method": "bootstrap of whole groups, percentiles",
+        "percent": 95,
+        "repeats": repeats,
+        "seed": seed,
+    }
+
+
 def bootstrap(
     figure: Figure,
     probabilities: Float[np.ndarray, "n k"],

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
 from app.inference.manifest import Manifest
-from training.metrics import BINS, Estimate, Rule, confidence, reliability
+from training.metrics import BINS, Estimate, Rule, confidence, described_intervals, reliability
+from training.pages import render
 
 # The name for people, and what the figure says.
 WORDS = {
@@ -113,12 +111,7 @@ class Evaluation:
                 "positive": None if rule.positive is None else classes[rule.positive],
                 "threshold": rule.threshold,
             },
-            "interval": {
-                "method": "bootstrap of whole groups, percentiles",
-                "percent": 95,
-                "repeats": self.repeats,
-                "seed": self.seed,
-            },
+            "interval": described_intervals(self.repeats, self.seed),
             "figures": {name: asdict(estimate) for name, estimate in self.figures.items()},
             "class_figures": {
                 label: {name: asdict(estimate) for name, estimate in figures.items()}
@@ -149,16 +142,9 @@ class Mistake:
 
 def as_html(evaluation: Evaluation, mistakes: list[Mistake]) -> str:
     """One page that needs no other file and no network, `mistakes` in the order given."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_uri"] = _data_uri
     wrong = int((evaluation.answers != evaluation.labels).sum())
-    return environment.get_template("report.html").render(
+    return render(
+        "report.html",
         evaluation=evaluation,
         manifest=evaluation.manifest,
         confusion=evaluation.confusion.tolist(),
@@ -241,10 +227,6 @@ def _reliability(evaluation: Evaluation) -> dict[str, Any]:
 def _points(x: Any, y: Any) -> str:
     """Points of the unit square as an SVG polyline's, y upwards."""
     return " ".join(f"{_PLOT_PX * a:.2f},{_PLOT_PX * (1 - b):.2f}" for a, b in zip(x, y, strict=True))
-
-
-def _data_uri(content: bytes, media_type: str) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -18,7 +18,6 @@ from app.inference.cores import available_cores
 from app.models.feature_maps import FeatureMaps
 
 EngineKind = Literal["auto", "openvino", "torch"]
-_COMPILE = "make them with python -m training compile BUNDLE OUT (pip install 'fusionlens[train]')"
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,9 @@ def load_engine(bundle: Bundle, kind: EngineKind, threads: int | None = None, ca
         return TorchEngine(load_model(bundle))
     if not bundle.graphs:
         raise EngineError(
-            f"The bundle {bundle.path} has no compiled graphs: {_COMPILE}, "
-            "or serve it with torch (pip install 'fusionlens[torch]', FUSIONLENS_ENGINE=torch)."
+            f"The bundle {bundle.path} has no compiled graphs: make them with python -m training compile BUNDLE OUT "
+            "(pip install 'fusionlens[train]'), or serve it with torch (pip install 'fusionlens[torch]', "
+            "FUSIONLENS_ENGINE=torch)."
         )
     from app.inference.openvino_engine import load_openvino_engine  # only here: it takes a while to load
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -18,14 +19,19 @@ import numpy as np
 import openvino as ov
 from jaxtyping import Float, Float32, UInt8
 
-from app.errors import BundleError, EngineError
+from app.errors import BundleError, EngineError, FusionLensError
 from app.inference.bundle import Bundle
 from app.inference.engine import HeadResult
 from app.models.feature_maps import FeatureMaps
 
+_LOG = logging.getLogger(__name__)
+_GRAPHS = ("trunk", "head", "classifier")
 _OPTIONAL = ("attention", "cnn_gradient", "swin_gradient", "attention_gradient")
 # A graph's name and its number of streams, calls that run beside each other, to the compiled graph.
 Compile = Callable[[str, int], "Graph"]
+# One for the process. OpenVINO's CPU plugin sets up a stack for signals when a core first needs it, and frees it with
+# the core; of several cores that go in another order, a freed stack stays in use, and the next signal is a crash.
+_CORE = ov.Core()
 
 
 class OpenVINOEngine:
@@ -41,8 +47,8 @@ class OpenVINOEngine:
 
     def __init__(self, compiled: Compile, threads: int) -> None:
         self.passes = 1 if threads == 1 else max(2, threads // 2)
-        self._alone = {name: compiled(name, 1) for name in ("trunk", "head", "classifier")}
-        self._compile_shared = lambda: {name: compiled(name, self.passes) for name in self._alone}
+        self._alone = {name: compiled(name, 1) for name in _GRAPHS}
+        self._compiled: Compile | None = compiled if self.passes > 1 else None  # let go of where no longer needed
         self._shared: Future[dict[str, Graph]] | None = None
         self._calls, self._lock = 0, Lock()
 
@@ -68,25 +74,34 @@ class OpenVINOEngine:
         """The graph to run: on all cores where nobody else does, and until the others are compiled."""
         with self._lock:
             self._calls += 1
-            several = self._calls > 1 and self.passes > 1
-            if several and self._shared is None:
+            several = self._calls > 1
+            if several and self._compiled is not None:
                 background = ThreadPoolExecutor(1, "compile")
-                self._shared = background.submit(self._compile_shared)
+                self._shared = background.submit(_compile_shared, self._compiled, self.passes)
                 background.shutdown(wait=False)
+                self._compiled = None
         try:
-            yield self._shared.result()[name] if several and self._shared and self._shared.done() else self._alone[name]
+            shared = self._shared.result() if several and self._shared and self._shared.done() else {}
+            yield shared.get(name, self._alone[name])
         finally:
             with self._lock:
                 self._calls -= 1
 
 
+def _compile_shared(compiled: Compile, streams: int) -> dict[str, Graph]:
+    try:
+        return {name: compiled(name, streams) for name in _GRAPHS}
+    except (RuntimeError, OSError, FusionLensError):
+        _LOG.exception("Graphs for calls side by side could not be compiled: such calls will wait for each other.")
+        return {}
+
+
 def openvino_engine(trunk: ov.Model, head: ov.Model, threads: int) -> OpenVINOEngine:
     """The engine for graphs in memory."""
     graphs = {"trunk": trunk, "head": head, "classifier": _without_gradients(head)}
-    core = ov.Core()
 
     def compiled(name: str, streams: int) -> Graph:
-        return Graph(core.compile_model(graphs[name], "CPU", _options(threads, streams)))
+        return Graph(_CORE.compile_model(graphs[name], "CPU", _options(threads, streams)))
 
     return OpenVINOEngine(compiled, threads)
 
@@ -97,19 +112,18 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
     What compiling took is kept in the folder `cache` for the next start; whoever can write there can change the model.
     Raises BundleError if the graphs are not the manifest's, and EngineError if the cache cannot be used.
     """
-    core = ov.Core()
     bundle = replace(bundle, tensors={})  # what is kept for compiling later needs no weights
 
     def compiled(name: str, streams: int) -> Graph:
         options = _options(threads, streams)
         if cache is None:
-            return Graph(core.compile_model(_read_checked(bundle, name), "CPU", options))
-        what = f"{bundle.sha256} {name} {ov.get_version()} {core.get_property('CPU', 'FULL_DEVICE_NAME')}"
+            return Graph(_CORE.compile_model(_read_checked(bundle, name), "CPU", options))
+        what = f"{bundle.sha256} {name} {ov.get_version()} {_CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
         file = cache / f"{hashlib.sha256(what.encode()).hexdigest()}.blob"
         if not file.exists():
-            graph = core.compile_model(_read_checked(bundle, name), "CPU", options)
+            graph = _CORE.compile_model(_read_checked(bundle, name), "CPU", options)
             _write_whole(file, graph.export_model().getvalue())
-        return _import(core, file, options)
+        return _import(file, options)
 
     try:
         if cache is not None:
@@ -126,7 +140,7 @@ def read_graph(files: Mapping[str, bytes], name: str) -> ov.Model:
     Raises RuntimeError as OpenVINO does.
     """
     stored = "head" if name == "classifier" else name
-    graph = ov.Core().read_model(files[f"{stored}.xml"], files[f"{stored}.bin"])
+    graph = _CORE.read_model(files[f"{stored}.xml"], files[f"{stored}.bin"])
     return _without_gradients(graph) if name == "classifier" else graph
 
 
@@ -167,12 +181,12 @@ def _options(threads: int, streams: int) -> dict[str, Any]:
     return {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
 
 
-def _import(core: ov.Core, file: Path, options: dict[str, Any]) -> Graph:
+def _import(file: Path, options: dict[str, Any]) -> Graph:
     """The compiled graph in a file, which is mapped, read once, and given back to the system."""
     try:
         with file.open("rb") as opened:
             mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO takes nothing that is read-only
-        compiled = core.import_model(ov.Tensor(np.frombuffer(mapping, np.uint8), shared_memory=True), "CPU", options)
+        compiled = _CORE.import_model(ov.Tensor(np.frombuffer(mapping, np.uint8), shared_memory=True), "CPU", options)
     except (RuntimeError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise EngineError(f"The cached graph {file} cannot be used ({error}): delete it.") from error
     if hasattr(mapping, "madvise"):

@@ -160,7 +160,7 @@ class Predictor:
         """
         self.check_gradcam(view, target, method, against, fuse)
         target = self._target(prediction, target, against, METHODS[method].class_agnostic)
-        return explain(self._subject(prediction, target, against), Question(view, method, target, against, fuse))
+        return explain(self.subject(prediction, target, against), Question(view, method, target, against, fuse))
 
     def check_gradcam(
         self,
@@ -179,7 +179,7 @@ class Predictor:
         Raises BadParameter and ModelGone.
         """
         target = self._target(prediction, target, against)
-        return shapley_values(self._subject(prediction, target, against))
+        return shapley_values(self.subject(prediction, target, against))
 
     def attention(
         self,
@@ -244,8 +244,11 @@ class Predictor:
         check_classes(self._classes, target, against)
         return target
 
-    def _subject(self, prediction: Prediction, target: str | None, against: str | None) -> Subject:
-        """Raises ModelGone."""
+    def subject(self, prediction: Prediction, target: str | None, against: str | None) -> Subject:
+        """What the methods of `app.explain` are given: the picture's maps and the score that is explained.
+
+        Raises ModelGone.
+        """
         maps, weights = self._maps(prediction), target_weights(self._classes, target, against)
         reference: Maps = dict(self.bundle.reference.items())
         known = Ends(float(self._reference_logits @ weights), float(prediction.logits @ weights))

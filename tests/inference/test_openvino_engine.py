@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +22,7 @@ from app.inference.openvino_engine import openvino_engine
 from app.inference.preprocess import Limits, decode, prepare
 from tests.api.asking import png_bytes
 from tests.inference.engine_cases import CASES, Case
+from tests.served_process import ROOT
 
 Answers = dict[str, np.ndarray]
 
@@ -92,6 +95,24 @@ def test_on_any_number_of_cores_alone_or_beside_others_the_answers_are_the_same(
         for branch, values in expected.items():
             # Not to the bit: on another number of cores sums may run in another order.
             np.testing.assert_allclose(getattr(maps, branch), values, rtol=0, atol=1e-5 * np.abs(values).max())
+
+
+def test_where_a_second_form_of_the_graphs_cannot_be_had_calls_go_on_with_the_first(
+    bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = load_engine(bundle, "openvino", threads=2, cache=tmp_path)
+    images = pictures((bundle.manifest.input.height_px, bundle.manifest.input.width_px))
+    expected = engine.encode(images)
+    for blob in tmp_path.iterdir():
+        broken = tmp_path / "broken"
+        broken.write_bytes(b"not a graph")
+        broken.replace(blob)
+    with ThreadPoolExecutor(4) as callers:
+        found = [*callers.map(lambda _: engine.encode(images), range(100))]
+    assert "could not be compiled" in caplog.text
+    for maps in found:
+        for branch, values in expected.items():
+            np.testing.assert_array_equal(getattr(maps, branch), values)
 
 
 Files = dict[str, bytes]
@@ -180,3 +201,27 @@ def test_a_bundle_without_graphs_is_refused_with_the_command_that_makes_them(bun
     assert set(bundle.graphs) == set(GRAPHS)
     with pytest.raises(EngineError, match=r"python -m training compile BUNDLE OUT"):
         load_engine(replace(bundle, graphs={}), "openvino")
+
+
+GONE_IN_ANY_ORDER = """
+import faulthandler, gc, os, signal, sys
+from pathlib import Path
+from app.inference.bundle import read_bundle
+from app.inference.engine import load_engine
+
+faulthandler.enable()
+bundle = read_bundle(Path(sys.argv[1]))
+engines = [load_engine(bundle, "openvino") for _ in range(3)]
+while engines:
+    del engines[0]
+    gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_finds_a_process_whole_whose_engines_are_gone(tiny_bundle: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", GONE_IN_ANY_ORDER, tiny_bundle], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (run.returncode, run.stdout) == (0, "heard\n"), run.stderr
