@@ -137,7 +137,7 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
     predictor.check_gradcam(*asked)
     for path in args.pictures:
         try:
-            prediction, _ = predictor.predict(predictor.open(path.read_bytes()))
+            prediction, _ = predictor.predict(predictor.open(path.read_bytes()), explained=args.gradcam is not None)
         except (FusionLensError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             print(f"{path}: {reason}", file=sys.stderr)

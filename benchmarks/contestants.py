@@ -40,14 +40,14 @@ def fusionlens(case: Case) -> Runs:
     data = case.picture.read_bytes()
     upload = predictor.open(data)
 
-    def predicted(picture: Upload) -> Prediction:
-        prediction, _ = predictor.predict(picture)
+    def predicted(picture: Upload, explained: bool = False) -> Prediction:
+        prediction, _ = predictor.predict(picture, explained)
         return prediction
 
     kept = predicted(upload)
 
     def explained() -> object:
-        prediction = predicted(upload)
+        prediction = predicted(upload, explained=True)
         return prediction.logits, predictor.gradcam(prediction, "fusion", None, "gradcam").heatmap
 
     def cnn_branch() -> object:

@@ -111,8 +111,8 @@ async def attention(
 async def _unstored(service: Service, query: GradcamQuery | AttentionQuery, picture: bytes) -> Response:
     query.check(service.predictor)
     until = service.deadline()
-    prediction = (await service.predict(picture, until)).prediction
-    return await service.explain(partial(_respond, service.predictor, prediction, query), until)
+    predicted = await service.predict(picture, until, explained=isinstance(query, GradcamQuery))
+    return await service.explain(partial(_respond, service.predictor, predicted.prediction, query), until)
 
 
 async def _stored(service: Service, query: StoredGradcamQuery | StoredAttentionQuery, request: Request) -> Response:

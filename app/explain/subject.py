@@ -44,13 +44,14 @@ class Ends(NamedTuple):
 class Subject:
     """One picture to explain. `reference` holds the training data's mean maps, which stand for what is absent.
 
-    `known` is what `ends` would compute, from whoever has it.
+    `known` and `known_gradient` are what `ends` and `gradient` would compute, from whoever has them.
     """
 
     maps: Maps
     reference: Maps
     score: Score
     known: Ends | None = None
+    known_gradient: Maps | None = None
 
     def ends(self) -> Ends:
         """The score without the picture and with it."""
@@ -60,6 +61,8 @@ class Subject:
 
     def gradient(self) -> Maps:
         """The score's derivative at the picture's maps."""
+        if self.known_gradient is not None:
+            return self.known_gradient
         _, gradients = self.score.gradients(stacked([self.maps]))
         return {branch: gradient[0] for branch, gradient in gradients.items()}
 

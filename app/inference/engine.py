@@ -58,6 +58,10 @@ class Engine(Protocol):
         """Feature maps and a weighting of the logits to logits, attention and all gradients."""
         ...
 
+    def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
+        """`explain` for the class of each picture whose logit plus `bias` is the highest, in the same pass."""
+        ...
+
 
 def load_engine(bundle: Bundle, kind: EngineKind, threads: int | None = None, cache: Path | None = None) -> Engine:
     """The engine `kind` for a bundle; `auto` is torch where torch finds a CUDA GPU, else OpenVINO if it has graphs.

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+import openvino.opset13 as ops
 from jaxtyping import Float, Float32, UInt8
 
 from app.errors import BundleError, EngineError, FusionLensError
@@ -25,7 +26,7 @@ from app.inference.engine import HeadResult
 from app.models.feature_maps import FeatureMaps
 
 _LOG = logging.getLogger(__name__)
-_GRAPHS = ("trunk", "head", "classifier")
+_GRAPHS = ("trunk", "explainer", "classifier")
 _OPTIONAL = ("attention", "cnn_gradient", "swin_gradient", "attention_gradient")
 # A graph's name and its number of streams, calls that run beside each other, to the compiled graph.
 Compile = Callable[[str, int], "Graph"]
@@ -65,8 +66,23 @@ class OpenVINOEngine:
 
     def explain(self, maps: FeatureMaps[np.ndarray], target: Float[np.ndarray, "b k"]) -> HeadResult:
         """See `Engine.explain`."""
-        with self._graph("head") as head:
-            results = head.run({**dict(maps.items()), "target": target.astype(np.float32, copy=False)})
+        return self._explain(maps, target, np.zeros(target.shape[1]), choose=False)
+
+    def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
+        """See `Engine.answer`."""
+        pictures = len(next(iter(dict(maps.items()).values())))
+        return self._explain(maps, np.zeros((pictures, len(bias))), bias, choose=True)
+
+    def _explain(
+        self,
+        maps: FeatureMaps[np.ndarray],
+        target: Float[np.ndarray, "b k"],
+        bias: Float[np.ndarray, " k"],
+        choose: bool,
+    ) -> HeadResult:
+        asked = {"target": target, "bias": bias, "choose": np.full(1, choose)}
+        with self._graph("explainer") as explainer:
+            results = explainer.run(dict(maps.items()) | {name: a.astype(np.float32) for name, a in asked.items()})
         return HeadResult(results.pop("logits"), **{name: results.get(name) for name in _OPTIONAL})
 
     @contextmanager
@@ -98,7 +114,7 @@ def _compile_shared(compiled: Compile, streams: int) -> dict[str, Graph]:
 
 def openvino_engine(trunk: ov.Model, head: ov.Model, threads: int) -> OpenVINOEngine:
     """The engine for graphs in memory."""
-    graphs = {"trunk": trunk, "head": head, "classifier": _without_gradients(head)}
+    graphs = {"trunk": trunk, "explainer": _choosing(head.clone()), "classifier": _without_gradients(head)}
 
     def compiled(name: str, streams: int) -> Graph:
         return Graph(_CORE.compile_model(graphs[name], "CPU", _options(threads, streams)))
@@ -135,40 +151,54 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
 
 
 def read_graph(files: Mapping[str, bytes], name: str) -> ov.Model:
-    """The graph `name` (trunk, head, or classifier, which is a head without gradients) out of a bundle's files.
-
-    Raises RuntimeError as OpenVINO does.
-    """
-    stored = "head" if name == "classifier" else name
-    graph = _CORE.read_model(files[f"{stored}.xml"], files[f"{stored}.bin"])
-    return _without_gradients(graph) if name == "classifier" else graph
+    """The graph `name`, trunk or head, out of a bundle's files. Raises RuntimeError as OpenVINO does."""
+    return _CORE.read_model(files[f"{name}.xml"], files[f"{name}.bin"])
 
 
 def _read_checked(bundle: Bundle, name: str) -> ov.Model:
-    manifest = bundle.manifest
-    expected: dict[str, list[int]] = {branch: [-1, *shape] for branch, shape in manifest.map_shapes.items()}
-    if name == "head":
+    """What is compiled as `name`: the trunk, or the head as the explainer or the classifier."""
+    manifest, stored = bundle.manifest, "trunk" if name == "trunk" else "head"
+    if stored == "trunk":
+        expected: dict[str, list[int]] = {"images": [1, manifest.input.height_px, manifest.input.width_px, 3]}
+        needed: set[str] = {*manifest.map_shapes}
+    else:
+        expected = {branch: [-1, *shape] for branch, shape in manifest.map_shapes.items()}
         expected["target"] = [-1, len(manifest.classes)]
-    if name == "trunk":
-        expected = {"images": [1, manifest.input.height_px, manifest.input.width_px, 3]}
-    file = "head.xml" if name == "classifier" else f"{name}.xml"
+        needed = {"logits"} | {f"{branch}_gradient" for branch in manifest.map_shapes}
+    file = f"{stored}.xml"
     try:
-        graph = read_graph(bundle.graphs, name)
+        graph = read_graph(bundle.graphs, stored)
     except RuntimeError as error:
         raise BundleError(file, f"is not a graph that OpenVINO {ov.get_version()} reads: {error}") from error
     found = {port.any_name: port.partial_shape for port in graph.inputs}
     if found != {port: ov.PartialShape(shape) for port, shape in expected.items()}:
         described = {port: str(shape) for port, shape in found.items()}
         raise BundleError(file, f"takes {described}, but the manifest needs {expected}: compile it again")
-    gradients = {f"{branch}_gradient" for branch in manifest.map_shapes}
-    needed: dict[str, set[str]] = {
-        "trunk": {*manifest.map_shapes},
-        "head": {"logits"} | gradients,
-        "classifier": {"logits"},
-    }
-    if missing := sorted(needed[name] - {port.any_name for port in graph.outputs}):
+    if missing := sorted(needed - {port.any_name for port in graph.outputs}):
         raise BundleError(file, f"gives no {', '.join(missing)}: compile it again")
-    return graph
+    if name == "trunk":
+        return graph
+    return _choosing(graph) if name == "explainer" else _without_gradients(graph)
+
+
+def _choosing(head: ov.Model) -> ov.Model:
+    """The head, changed to add to `target`, where `choose` is 1, the class whose logit plus `bias` is the highest."""
+    target = head.input("target").get_node()
+    users = target.output(0).get_target_inputs()
+    classes = target.output(0).partial_shape[1].get_length()
+    bias, choose = ops.parameter([classes], np.float32), ops.parameter([1], np.float32)
+    logits = head.output("logits").get_node().input_value(0)
+    highest = ops.topk(ops.add(logits, bias), 1, axis=1, mode="max", sort="none").output(1)
+    index = ops.squeeze(highest, ops.constant([1]))
+    chosen = ops.one_hot(index, ops.constant(classes), ops.constant(np.float32(1)), ops.constant(np.float32(0)), axis=1)
+    weighting = ops.add(target, ops.multiply(chosen, choose))
+    for user in users:
+        user.replace_source_output(weighting.output(0))
+    head.add_parameters([bias, choose])
+    for parameter, name in ((bias, "bias"), (choose, "choose")):
+        parameter.output(0).get_tensor().set_names({name})
+    head.validate_nodes_and_infer_types()
+    return head
 
 
 def _without_gradients(head: ov.Model) -> ov.Model:

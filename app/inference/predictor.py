@@ -20,6 +20,7 @@ from app.explain.overlay import Box, Drawing, Style, draw
 from app.explain.png import encode_png
 from app.explain.shapley import BranchValues, shapley_values
 from app.explain.subject import Ends, Maps, Subject
+from app.inference.answer import Answer, answer_of, decision_bias
 from app.inference.bundle import Bundle
 from app.inference.engine import Engine
 from app.inference.explanation import Explanation, Question, View, explain
@@ -44,26 +45,23 @@ class Upload:
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer, and all that later explanations of it need. `maps` has no batch axis."""
+    """An answer, and all that later explanations of it need. `maps` has no batch axis.
+
+    `gradient` is that of the answer's own class, where it was computed with the answer.
+    """
 
     bundle_sha256: str
     logits: Float32[np.ndarray, " k"]
     maps: FeatureMaps[Float16[np.ndarray, "c h w"]]
     preview_jpeg: bytes
     frame: Frame
+    gradient: Maps | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory that this takes, near enough for a budget."""
-        return self.logits.nbytes + sum(m.nbytes for _, m in self.maps.items()) + len(self.preview_jpeg) + 1000
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Calibrated probabilities, the most likely class first, and the label that the decision rule gives."""
-
-    label: str
-    probabilities: dict[str, float]
+        arrays: list[np.ndarray] = [self.logits, *dict(self.maps.items()).values(), *(self.gradient or {}).values()]
+        return sum(int(array.nbytes) for array in arrays) + len(self.preview_jpeg) + 1000
 
 
 class Predictor:
@@ -73,6 +71,7 @@ class Predictor:
         self.bundle, self.engine = bundle, engine
         self._limits, self._preview_side_px = limits, preview_side_px
         self._classes = bundle.manifest.classes
+        self._bias = decision_bias(bundle.manifest)
         self._input_size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
 
     @cached_property
@@ -111,37 +110,53 @@ class Predictor:
             prepared.frame.scaled(shrunk.width / picture.width_px, shrunk.height / picture.height_px),
         )
 
-    def predict(self, upload: Upload) -> tuple[Prediction, dict[str, float]]:
-        """The prediction for a picture, and what trunk and head took in ms."""
-        return self.predict_batch([upload])[0]
+    def predict(self, upload: Upload, explained: bool = False) -> tuple[Prediction, dict[str, float]]:
+        """The prediction for a picture, and what trunk and head took in ms.
 
-    def predict_batch(self, uploads: Sequence[Upload]) -> list[tuple[Prediction, dict[str, float]]]:
+        With `explained`, one pass of the head gives both the answer and what explains it.
+        """
+        return self.predict_batch([upload], explained)[0]
+
+    def predict_batch(
+        self, uploads: Sequence[Upload], explained: bool = False
+    ) -> list[tuple[Prediction, dict[str, float]]]:
         """`predict` for several pictures in one pass; the times are the pass's."""
         began = time.perf_counter()
         maps = self.engine.encode(np.stack([upload.image for upload in uploads]))
         encoded = time.perf_counter()
         # Rounded before the head, so that the answer and its later explanations rest on the same numbers.
         rounded = {branch: m.astype(np.float16) for branch, m in maps.items()}
-        logits = self.engine.classify(_widened(rounded))
+        gradients: list[Maps | None] = [None] * len(uploads)
+        if explained:
+            logits, gradients = self._answered(_widened(rounded))
+        else:
+            logits = self.engine.classify(_widened(rounded))
         spent_ms = {"trunk": (encoded - began) * 1e3, "head": (time.perf_counter() - encoded) * 1e3}
         predictions = []
         for n, upload in enumerate(uploads):
             kept = FeatureMaps(**{branch: m[n].copy() for branch, m in rounded.items()})
-            prediction = Prediction(self.bundle.sha256, logits[n], kept, upload.preview_jpeg, upload.frame)
+            prediction = Prediction(
+                self.bundle.sha256, logits[n], kept, upload.preview_jpeg, upload.frame, gradients[n]
+            )
             predictions.append((prediction, spent_ms))
         return predictions
 
+    def _answered(
+        self, maps: FeatureMaps[Float32[np.ndarray, "b c h w"]]
+    ) -> tuple[Float32[np.ndarray, "b k"], list[Maps | None]]:
+        """Logits, and each answer's gradient; None where two classes are so near that rounding may have chosen."""
+        found = self.engine.answer(maps, self._bias)
+        ranked = np.sort(found.logits + self._bias, axis=1)
+        clear = ranked[:, -1] - ranked[:, -2] > 1e-4 * np.abs(ranked).max(axis=1, where=np.isfinite(ranked), initial=0)
+        gradients = {branch: getattr(found, f"{branch}_gradient") for branch, _ in maps.items()}
+        return found.logits, [
+            {branch: gradient[n] for branch, gradient in gradients.items()} if is_clear else None
+            for n, is_clear in enumerate(clear)
+        ]
+
     def answer(self, prediction: Prediction) -> Answer:
-        """Probabilities at the bundle's temperature; its decision threshold, where it has one, gives the label."""
-        logits = prediction.logits.astype(np.float64) / self.bundle.manifest.calibration.temperature
-        odds = np.exp(logits - logits.max())
-        of_class = zip(self._classes, (odds / odds.sum()).tolist(), strict=True)
-        probabilities = dict(sorted(of_class, key=lambda pair: -pair[1]))
-        label = next(iter(probabilities))
-        if (decision := self.bundle.manifest.decision) is not None:
-            chosen = probabilities[decision.positive] >= decision.threshold
-            label = next(name for name in self._classes if (name == decision.positive) is chosen)
-        return Answer(label, probabilities)
+        """Calibrated probabilities, and the label that the bundle's decision rule gives."""
+        return answer_of(self.bundle.manifest, prediction.logits)
 
     def gradcam(
         self,
@@ -231,7 +246,7 @@ class Predictor:
     def warm_up(self) -> None:
         """One prediction with its overlay, so that the first caller does not pay for lazy set-up."""
         grey = np.full((*self._input_size, 3), 128, np.uint8)
-        prediction, _ = self.predict(self.open(encode_png(grey)))
+        prediction, _ = self.predict(self.open(encode_png(grey)))  # the explanation then runs the other graph
         explanation = self.gradcam(prediction, "fusion", None, DEFAULT)
         encode_png(self.draw(prediction, explanation, Style()).picture)
 
@@ -252,7 +267,9 @@ class Predictor:
         maps, weights = self._maps(prediction), target_weights(self._classes, target, against)
         reference: Maps = dict(self.bundle.reference.items())
         known = Ends(float(self._reference_logits @ weights), float(prediction.logits @ weights))
-        return Subject(maps, reference, HeadScore(self.engine, weights), known)
+        of_answer = against is None and target == self.answer(prediction).label
+        gradient = prediction.gradient if of_answer else None
+        return Subject(maps, reference, HeadScore(self.engine, weights), known, gradient)
 
     def _maps(self, prediction: Prediction) -> Maps:
         """Raises ModelGone."""

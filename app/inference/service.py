@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from app.inference.answer import Answer
 from app.inference.bundle import read_bundle
 from app.inference.engine import load_engine
-from app.inference.predictor import Answer, Prediction, Predictor, Upload
+from app.inference.predictor import Prediction, Predictor, Upload
 from app.inference.scheduler import Lane, each
 from app.inference.store import MemoryStore, PredictionStore
 from app.settings import Settings
@@ -40,7 +41,7 @@ class Service:
         limit, engine = settings.queue_limit, predictor.engine
         gather_s = settings.gather_ms / 1e3 if engine.batch > 1 else 0.0
         self._decoding: Lane[Callable[[], Any], Any] = Lane(each, settings.decoders, limit)
-        self._predicting = Lane(predictor.predict_batch, engine.passes, limit, engine.batch, gather_s)
+        self._predicting = Lane(self._predict, engine.passes, limit, engine.batch, gather_s)
         self._explaining: Lane[Callable[[], Any], Any] = Lane(each, settings.decoders, limit)
         self._being_decoded = 0
 
@@ -55,8 +56,8 @@ class Service:
         """By when, on the clock of `time.monotonic`, a request that comes now must be answered."""
         return time.monotonic() + self._deadline_s
 
-    async def predict(self, data: bytes, until: float) -> Predicted:
-        """Decode and classify an upload; nothing is kept.
+    async def predict(self, data: bytes, until: float, explained: bool = False) -> Predicted:
+        """Decode and classify an upload, with `explained` in one pass with what explains the answer; nothing is kept.
 
         Raises Overloaded, before anything is decoded, and DeadlineExceeded.
         """
@@ -68,10 +69,13 @@ class Service:
         finally:
             self._being_decoded -= 1
         upload: Upload = opened.result
-        ran = await self._predicting.run(upload, until)
+        ran = await self._predicting.run((upload, explained), until)
         prediction, spent_ms = ran.result
         timings_ms = {"decode": opened.ran_ms, "queue": opened.waited_ms + ran.waited_ms, **spent_ms}
         return Predicted(prediction, self.predictor.answer(prediction), upload, timings_ms)
+
+    def _predict(self, asked: Sequence[tuple[Upload, bool]]) -> list[tuple[Prediction, dict[str, float]]]:
+        return self.predictor.predict_batch([upload for upload, _ in asked], any(explained for _, explained in asked))
 
     async def explain(self, work: Callable[[], T], until: float) -> T:
         """Run the making of an explanation in its own lane. Raises Overloaded and DeadlineExceeded."""

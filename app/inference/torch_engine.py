@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from app.errors import BundleError
 from app.inference.bundle import Bundle
@@ -44,10 +47,19 @@ class TorchEngine:
 
     def explain(self, maps: FeatureMaps[np.ndarray], target: Float[np.ndarray, "b k"]) -> HeadResult:
         """See `Engine.explain`."""
+        return self._explain(maps, lambda logits: torch.from_numpy(target).to(logits))
+
+    def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
+        """See `Engine.answer`."""
+        return self._explain(
+            maps, lambda logits: one_hot((logits + torch.from_numpy(bias).to(logits)).argmax(dim=1), len(bias))
+        )
+
+    def _explain(self, maps: FeatureMaps[np.ndarray], weighting: Callable[[Tensor], Tensor]) -> HeadResult:
         with torch.enable_grad():
             leaves = self._leaves(maps, requires_grad=True)
             logits, attention = self._model.classify(leaves)
-            score = (logits * torch.from_numpy(target).to(logits)).sum()
+            score = (logits * weighting(logits.detach())).sum()
         sources: dict[str, Tensor] = dict(leaves.items())
         if attention is not None:
             sources["attention"] = attention

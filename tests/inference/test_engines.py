@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 from app.explain.cam import gradcam
 from app.explain.png import encode_png
 from app.inference.engine import Engine, EngineKind, HeadResult
+from app.inference.manifest import Decision
 from app.inference.predictor import Predictor
 from app.inference.preprocess import Limits
 from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
@@ -211,6 +213,49 @@ def test_pictures_predicted_together_get_the_answers_of_each_alone(main_case: Ca
         assert (of_batch.frame, of_batch.preview_jpeg) == (alone.frame, alone.preview_jpeg)
         assert predictor.answer(of_batch).label == predictor.answer(alone).label
     assert np.ptp([prediction.logits for prediction in together], axis=0).min() > 1e-3
+
+
+@each_case
+def test_an_answer_explains_the_class_with_the_highest_logit_and_bias(case: Case, kind: EngineKind) -> None:
+    engine = case.engine(kind)
+    maps = engine.encode(case.images)
+    logits = engine.classify(maps)
+    chosen = set()
+    for bias in (np.zeros(case.classes), *100 * np.eye(case.classes), *-100 * np.eye(case.classes)):
+        answered = (logits + bias).argmax(axis=1)
+        chosen |= {*answered.tolist()}
+        found = arrays(engine.answer(maps, bias.astype(np.float32)))
+        expected = arrays(engine.explain(maps, np.eye(case.classes, dtype=np.float32)[answered]))
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert len(chosen) == case.classes
+
+
+@pytest.mark.parametrize("threshold", [None, 0.01, 0.99, "at the answer's own probability"])
+def test_explained_with_the_answer_or_later_the_heatmaps_are_the_same(
+    case_of: Callable[[str], Case], kind: EngineKind, threshold: float | str | None
+) -> None:
+    case = case_of("demo")
+    manifest, engine = case.bundle.manifest, case.engine(kind)
+    predictor = Predictor(case.bundle, engine, Limits(), preview_side_px=64)
+    upload = predictor.open(encode_png(case.images[0]))
+    if isinstance(threshold, str):
+        threshold = predictor.answer(predictor.predict(upload)[0]).probabilities["malignant"]
+    decision = None if threshold is None else Decision(positive="malignant", threshold=threshold, chosen_on="nothing")
+    bundle = replace(case.bundle, manifest=manifest.model_copy(update={"decision": decision}))
+    predictor = Predictor(bundle, engine, Limits(), preview_side_px=64)
+    (with_answer, _), (later, _) = predictor.predict(upload, explained=True), predictor.predict(upload)
+    # Where two classes are as good as tied, which one was explained is left open, so it is computed anew.
+    assert (with_answer.gradient is None) == (threshold not in (None, 0.01, 0.99))
+    assert later.gradient is None
+    np.testing.assert_array_equal(with_answer.logits, later.logits)
+    assert predictor.answer(with_answer) == predictor.answer(later)
+    for view in predictor.views:
+        for target, against in ((None, None), ("benign", None), ("malignant", None), ("benign", "malignant")):
+            found, expected = (predictor.gradcam(p, view, target, "hirescam", against) for p in (with_answer, later))
+            assert found.target == expected.target
+            np.testing.assert_array_equal(found.heatmap, expected.heatmap)
 
 
 @each_case

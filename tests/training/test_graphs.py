@@ -56,6 +56,9 @@ class Erring:
             return result
         return replace(result, **{self.output: getattr(result, self.output) * np.float32(self.factor)})
 
+    def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
+        return self.right.answer(maps, bias)
+
 
 @pytest.fixture
 def main_case(case_of: Callable[[str], Case]) -> Case:
