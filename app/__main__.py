@@ -20,7 +20,7 @@ from app.explain.fusion import FUSES
 from app.explain.methods import DEFAULT, METHODS
 from app.explain.overlay import Style
 from app.explain.png import encode_png
-from app.inference.explanation import View
+from app.inference.explanation import Question, View
 from app.inference.service import Service, load_predictor
 from app.settings import Settings
 
@@ -131,10 +131,9 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
     for option in ("branch", "method", "target", "against", "fuse"):
         if getattr(args, option) and not args.gradcam:
             raise FusionLensError(f"--{option} says what the overlay shows: give --gradcam OUT.png too.")
-    view: View = args.branch or "fusion"
-    asked = (view, args.target, args.method or DEFAULT, args.against, args.fuse)
+    question = Question(args.branch or "fusion", args.method or DEFAULT, args.target, args.against, args.fuse)
     predictor, failed = load_predictor(settings), 0
-    predictor.check_gradcam(*asked)
+    predictor.check_gradcam(question)
     for path in args.pictures:
         try:
             prediction, _ = predictor.predict(predictor.open(path.read_bytes()), explained=args.gradcam is not None)
@@ -151,7 +150,7 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
             ranked = ", ".join(f"{name} {probability:.3f}" for name, probability in answer.probabilities.items())
             print(f"{path}: {answer.label} ({ranked})")
         if args.gradcam:
-            explanation = predictor.gradcam(prediction, *asked)
+            explanation = predictor.gradcam(prediction, question)
             for sentence in (*explanation.notes, *explanation.warnings):
                 print(f"{args.gradcam}: {sentence}", file=sys.stderr)
             args.gradcam.write_bytes(encode_png(predictor.draw(prediction, explanation, Style()).picture))

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     store_max_bytes: int = Field(
         256_000_000, ge=1, description="memory for stored predictions; the least used go first"
     )
+    answers_max_bytes: int = Field(
+        32_000_000, ge=0, description="memory for explanations given, to be given again; the least used go first"
+    )
     preview_side_px: int = Field(PREVIEW_SIDE_PX, ge=32, description="longest side of the stored preview, in px")
 
     @model_validator(mode="before")

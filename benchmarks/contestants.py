@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from itertools import cycle
+from itertools import count, cycle
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ import torch
 from app.explain.methods import METHODS
 from app.inference.bundle import read_bundle
 from app.inference.engine import load_engine
+from app.inference.explanation import Question
 from app.inference.predictor import Prediction, Predictor, Upload
 from app.inference.preprocess import Limits
 from benchmarks.client import Client
@@ -48,15 +49,15 @@ def fusionlens(case: Case) -> Runs:
 
     def explained() -> object:
         prediction = predicted(upload, explained=True)
-        return prediction.logits, predictor.gradcam(prediction, "fusion", None, "gradcam").heatmap
+        return prediction.logits, predictor.gradcam(prediction, Question()).heatmap
 
     def cnn_branch() -> object:
-        return predictor.gradcam(predicted(upload), "cnn", bundle.manifest.classes[CLASS], "gradcam").heatmap
+        return predictor.gradcam(predicted(upload), Question("cnn", target=bundle.manifest.classes[CLASS])).heatmap
 
     def further(method: str) -> Callable[[], object]:
         targets = [None] if METHODS[method].class_agnostic else bundle.manifest.classes
-        questions = cycle([(view, name) for view in predictor.views for name in targets])
-        return lambda: predictor.gradcam(kept, *next(questions), method).heatmap
+        questions = cycle([Question(view, method, name) for view in predictor.views for name in targets])
+        return lambda: predictor.gradcam(kept, next(questions)).heatmap
 
     return {
         EXPLAINED: explained,
@@ -70,9 +71,11 @@ def over_http(case: Case, address: str) -> Runs:
     client = Client(address)
     picture = case.picture.read_bytes()
     stored = client.post("/predict", picture).json()["prediction_id"]
+    opacity = count(0.5, 1e-6)
     return {
         POST_PREDICT: lambda: len(client.post("/predict", picture).body),
-        GET_GRADCAM: lambda: len(client.get(f"/gradcam?prediction_id={stored}").body),
+        # Another opacity each time: what was asked before would be answered without any work.
+        GET_GRADCAM: lambda: len(client.get(f"/gradcam?prediction_id={stored}&alpha_max={next(opacity):.6f}").body),
         POST_GRADCAM: lambda: len(client.post("/gradcam?format=json", picture).body),
     }
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from http.client import HTTPException
+from itertools import count
 from pathlib import Path
 
 from benchmarks.client import Client
@@ -81,10 +82,9 @@ def drive(address: str, path: str, picture: bytes, clients: int, seconds: float,
     if watch:
         watcher = Client(address)
         stored = watcher.post("/predict", picture).json()["prediction_id"]
-        explanation = f"/gradcam?prediction_id={stored}"
-        threads.append(
-            threading.Thread(target=repeat, args=(watcher, lambda: watcher.get(explanation), watched_ms, WATCH_PAUSE_S))
-        )
+        opacity = count(0.5, 1e-6)  # another each time: what was asked before would be answered without any work
+        explain = lambda: watcher.get(f"/gradcam?prediction_id={stored}&alpha_max={next(opacity):.6f}")  # noqa: E731
+        threads.append(threading.Thread(target=repeat, args=(watcher, explain, watched_ms, WATCH_PAUSE_S)))
     for client in [Client(address) for _ in range(clients)]:
         ask = lambda client=client: client.post(path, picture)  # noqa: E731
         threads.append(threading.Thread(target=repeat, args=(client, ask, latencies_ms, 0)))

@@ -18,6 +18,7 @@ from app.explain.overlay import Legend, Style
 from app.explain.png import encode_png
 from app.inference.bundle import read_bundle
 from app.inference.engine import load_engine
+from app.inference.explanation import Question
 from app.inference.manifest import Manifest
 from app.inference.predictor import Prediction, Predictor, Upload
 from app.inference.preprocess import Limits
@@ -147,7 +148,7 @@ def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evalu
     mistakes = []
     for index in wrong[np.argsort(-probability[wrong], kind="stable")][:_SHOWN_MISTAKES].tolist():
         prediction, answer = _predict(predictor, samples[index]), classes[answers[index]]
-        drawing = predictor.draw(prediction, predictor.gradcam(prediction, "fusion", answer, "gradcam"), Style())
+        drawing = predictor.draw(prediction, predictor.gradcam(prediction, Question(target=answer)), Style())
         mistakes.append(
             Mistake(
                 path=evaluation.paths[index],

@@ -122,16 +122,24 @@ async def _stored(service: Service, query: StoredGradcamQuery | StoredAttentionQ
     caching = {"ETag": f'"{hashlib.sha256(asked.encode()).hexdigest()[:32]}"', "Cache-Control": "private, no-cache"}
     if caching["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=caching)
+    if (known := service.answers.get(query.prediction_id, caching["ETag"])) is not None:
+        body, headers = known
+        return Response(body, headers=headers)
     work = service.explain(partial(_respond, service.predictor, prediction, query), service.deadline())
     response = await unless_gone(request, work)
     response.headers.update(caching)
+    answer = (bytes(response.body), dict(response.headers))
+    service.answers.put(query.prediction_id, caching["ETag"], answer, len(response.body))
     return response
 
 
 def _respond(predictor: Predictor, prediction: Prediction, query: GradcamQuery | AttentionQuery) -> Response:
     style = query.style()
-    explanation = query.explain(predictor, prediction)
+    explanations = query.explain(predictor, prediction)
+    explanation = explanations[-1]
     answer = _answer(predictor, explanation, style)
+    if len(explanations) > 1:
+        answer = answer.model_copy(update={"branch": ",".join(str(one.branch) for one in explanations)})
     headers = {"FusionLens-Explanation": json.dumps(answer.model_dump(include=_SUMMARY))}
     headers["Cache-Control"] = "no-store"
     if query.format == "json":
@@ -144,7 +152,11 @@ def _respond(predictor: Predictor, prediction: Prediction, query: GradcamQuery |
         array = io.BytesIO()
         np.save(array, explanation.heatmap, allow_pickle=False)
         return Response(array.getvalue(), headers=headers, media_type="application/x-npy")
-    overlay = predictor.draw(prediction, explanation, style)
+    overlay = (
+        predictor.draw(prediction, explanation, style)
+        if len(explanations) == 1
+        else predictor.draw_panels(prediction, explanations, style)
+    )
     return Response(encode_png(overlay.picture), headers=headers, media_type="image/png")
 
 

@@ -76,7 +76,7 @@ async def forget(
     ],
 ) -> None:
     """Forget a prediction now: its maps and its preview are gone, and its id is unknown from here on."""
-    await service.store.forget(prediction_id)
+    await service.forget(prediction_id)
 
 
 def model_version(predictor: Predictor) -> ModelVersion:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -10,8 +10,8 @@ from app.errors import BadParameter
 from app.explain.attention import AttentionMethod
 from app.explain.fusion import Fuse
 from app.explain.methods import DEFAULT, METHODS
-from app.explain.overlay import COLORMAPS, Style
-from app.inference.explanation import Explanation, View
+from app.explain.overlay import COLORMAPS, SMALLEST_PX, Style
+from app.inference.explanation import Explanation, Question, View
 from app.inference.predictor import Prediction, Predictor
 
 Format = Literal["png", "json", "npy"]
@@ -41,6 +41,12 @@ class DrawingQuery(BaseModel):
     alpha_max: float = Field(_STYLE.alpha_max, ge=0, le=1, description="opacity at the strongest evidence")
     clip_low: float = Field(0, ge=0, le=100, description="percentile of the positive evidence that is drawn weakest")
     clip_high: float = Field(100, ge=0, le=100, description="percentile of it from which on it is drawn strongest")
+    size: int | None = Field(
+        None, ge=SMALLEST_PX, description="longest side of the overlay, in px, where the picture has as many"
+    )
+    contour: float | None = Field(
+        None, gt=0, lt=1, description="draw a line around what reaches this part of the scale", examples=[0.5]
+    )
     colormap: str = Field(_STYLE.colormap, description="name of a colour map", json_schema_extra={"enum": [*COLORMAPS]})
 
     def style(self) -> Style:
@@ -49,7 +55,7 @@ class DrawingQuery(BaseModel):
             raise BadParameter("Choose either alpha, or alpha_min and alpha_max.")
         low, high = (self.alpha_min, self.alpha_max) if self.alpha is None else (self.alpha, self.alpha)
         clip = (self.clip_low, self.clip_high)
-        return Style(self.colormap, low, high, None if clip == (0, 100) else clip)
+        return Style(self.colormap, low, high, None if clip == (0, 100) else clip, self.contour, self.size)
 
 
 class GradcamQuery(DrawingQuery):
@@ -67,6 +73,12 @@ class GradcamQuery(DrawingQuery):
         "or product of the maps, each scaled to its own maximum; the mean where a method's values have no unit",
     )
 
+    compare: str | None = Field(
+        None,
+        description="several branches side by side, instead of `branch`; PNG only",
+        examples=["cnn,swin,fusion"],
+    )
+
     @field_validator("method")
     @classmethod
     def _with_its_plus_signs(cls, method: str) -> str:
@@ -75,11 +87,28 @@ class GradcamQuery(DrawingQuery):
     def check(self, predictor: Predictor) -> None:
         """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
         self.style()
-        predictor.check_gradcam(self.branch, self.target, self.method, self.against, self.fuse)
+        for question in self.questions():
+            predictor.check_gradcam(question)
 
-    def explain(self, predictor: Predictor, prediction: Prediction) -> Explanation:
-        """The explanation asked for."""
-        return predictor.gradcam(prediction, self.branch, self.target, self.method, self.against, self.fuse)
+    def questions(self) -> list[Question]:
+        """What is asked: one question, or one for each branch to compare. Raises BadParameter."""
+        views = [self.branch]
+        if self.compare is not None:
+            if self.format != "png" or "branch" in self.model_fields_set:
+                raise BadParameter("compare gives one PNG of several branches: leave out format and branch.")
+            names = self.compare.split(",")
+            views = [view for name in names for view in get_args(View) if view == name]
+            if len(views) != len(names) or len(views) != len({*views}):
+                raise BadParameter(f"Cannot compare {self.compare!r}: name branches, once each: cnn,swin,fusion.")
+            if self.fuse is not None and "fusion" not in views:
+                raise BadParameter("fuse says how the branches are fused: compare with fusion too, or leave it out.")
+        # Asked for one branch with fuse, the question is refused; beside the fusion, a branch is what it is.
+        fuse_of = {view: None if self.compare and view != "fusion" else self.fuse for view in views}
+        return [Question(view, self.method, self.target, self.against, fuse_of[view]) for view in views]
+
+    def explain(self, predictor: Predictor, prediction: Prediction) -> list[Explanation]:
+        """What was asked for."""
+        return predictor.compare(prediction, self.questions())
 
 
 class AttentionQuery(DrawingQuery):
@@ -98,9 +127,9 @@ class AttentionQuery(DrawingQuery):
         self.style()
         predictor.check_attention(self.method, self.target, self.against)
 
-    def explain(self, predictor: Predictor, prediction: Prediction) -> Explanation:
-        """The explanation asked for."""
-        return predictor.attention(prediction, self.query, self.head, self.method, self.target, self.against)
+    def explain(self, predictor: Predictor, prediction: Prediction) -> list[Explanation]:
+        """What was asked for."""
+        return [predictor.attention(prediction, self.query, self.head, self.method, self.target, self.against)]
 
 
 class StoredGradcamQuery(GradcamQuery):

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8, UInt32
-from PIL import Image, ImageDraw, ImageFont
+from jaxtyping import Bool, Float, Float32, UInt8, UInt32
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from app.errors import BadParameter
 
@@ -30,6 +30,7 @@ _NOT_SEEN_BRIGHTNESS = 0.4
 # then less than a level of grey. An odd number, so that both round at the same places.
 _STEPS_OF_LEVEL = 33
 _NO_EVIDENCE_LINES = (("no positive evidence",), ("no positive", "evidence"), ("no", "positive", "evidence"))
+SMALLEST_PX = 32  # of a drawing's longest side
 _LEGIBLE_PX = 8.0  # smallest size of letters
 _LINE_HEIGHT = 1.35  # in sizes of the letters
 
@@ -41,13 +42,16 @@ class Style:
     Opacity goes from `alpha_min` at the low end of the colour map to `alpha_max` at its high end; if both are the
     same, it is uniform. Over the first twentieth above zero evidence, colours fade in. `clip` names two percentiles of
     the map's positive cells for the ends of the colour map to stand for, for contrast; with None they stand for 0 and
-    the maximum. Raises BadParameter.
+    the maximum. `contour` draws a line around what reaches this part of the colour map's high end. `size_px` is the
+    longest side of the drawing, where the picture has that many pixels. Raises BadParameter.
     """
 
     colormap: str = "viridis"
     alpha_min: float = 0.0
     alpha_max: float = 0.7
     clip: tuple[float, float] | None = None
+    contour: float | None = None
+    size_px: int | None = None
 
     def __post_init__(self) -> None:
         if self.colormap not in COLORMAPS:
@@ -62,6 +66,10 @@ class Style:
                 f"The percentiles to clip to are {self.clip[0]:g} and {self.clip[1]:g}: "
                 "choose both from 0 to 100, the lower one first."
             )
+        if self.contour is not None and not 0 < self.contour < 1:
+            raise BadParameter(f"The contour is at {self.contour:g} of the scale: choose a part between 0 and 1.")
+        if self.size_px is not None and self.size_px < SMALLEST_PX:
+            raise BadParameter(f"A drawing of {self.size_px} px shows nothing: choose {SMALLEST_PX} px or more.")
 
 
 class Box(NamedTuple):
@@ -100,13 +108,24 @@ class Drawing:
     legend: Legend
 
 
-def draw(picture: Image.Image, heatmap: Float[np.ndarray, "grid_h grid_w"], seen: Box, style: Style) -> Drawing:
+def draw(
+    picture: Image.Image,
+    heatmap: Float[np.ndarray, "grid_h grid_w"],
+    seen: Box,
+    style: Style,
+    legend: Legend | None = None,
+) -> Drawing:
     """The heatmap over an RGB picture, whose region `seen` is what the model saw and what the cells tile.
 
     Between the cells' centres the signed map is interpolated bilinearly, and continued evenly to the region's edges.
-    Raises ValueError for a heatmap that is not finite, or a region outside the picture.
+    `legend` is a scale to be drawn on, of another map in the same unit; by default it is the map's own. Raises
+    ValueError for a heatmap that is not finite, or a region outside the picture.
     """
-    legend = legend_of(heatmap, style)
+    own = legend_of(heatmap, style)
+    legend = own if legend is None or own.no_positive_evidence else legend
+    if style.size_px is not None and (scale := style.size_px / max(picture.size)) < 1:
+        picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BOX)
+        seen = Box(*(length * scale for length in seen))
     rows = _pixels(seen.top_px, seen.height_px, picture.height)
     columns = _pixels(seen.left_px, seen.width_px, picture.width)
     canvas = _with_the_rest_dimmed(picture, rows, columns)
@@ -115,8 +134,11 @@ def draw(picture: Image.Image, heatmap: Float[np.ndarray, "grid_h grid_w"], seen
     else:
         down = _interpolation(rows, seen.top_px, seen.height_px, heatmap.shape[0])
         across = _interpolation(columns, seen.left_px, seen.width_px, heatmap.shape[1])
-        layer = _layer(down, heatmap / legend.high, across, _palette(legend.low / legend.high, style))
+        evidence = heatmap / legend.high
+        layer = _layer(down, evidence, across, _palette(legend.low / legend.high, style))
         canvas.paste(layer, (columns.start, rows.start), layer)
+        if style.contour is not None:
+            _draw_line_around(down @ evidence @ across.T >= style.contour, canvas, (columns.start, rows.start))
     return Drawing(np.asarray(canvas), legend)
 
 
@@ -174,12 +196,13 @@ def _palette(low: float, style: Style) -> UInt32[np.ndarray, " steps"]:
     evidence = np.arange(steps + 1, dtype=np.float32) / steps
     level = np.rint(255 * np.clip((evidence - low) / (1 - low), 0, 1)).astype(np.intp)
     opacity = np.minimum(evidence / _FADE, 1) * (style.alpha_min + (style.alpha_max - style.alpha_min) * level / 255)
-    rgba = np.column_stack([_colours(style.colormap)[level], np.rint(255 * opacity).astype(np.uint8)])
+    rgba = np.column_stack([colours(style.colormap)[level], np.rint(255 * opacity).astype(np.uint8)])
     return rgba.view(np.uint32)[:, 0]
 
 
 @functools.cache
-def _colours(colormap: str) -> UInt8[np.ndarray, "256 3"]:
+def colours(colormap: str) -> UInt8[np.ndarray, "256 3"]:
+    """A colour map's colours, from its low end to its high end."""
     with np.load(Path(__file__).with_name("colormaps.npz")) as colours:
         return np.asarray(colours[colormap], dtype=np.uint8)
 
@@ -197,6 +220,16 @@ def _with_the_rest_dimmed(picture: Image.Image, rows: slice, columns: slice) -> 
     around = (left - line_px, top - line_px, right + line_px - 1, bottom + line_px - 1)
     ImageDraw.Draw(canvas).rectangle(around, outline="white", width=line_px)
     return canvas
+
+
+def _draw_line_around(inside: Bool[np.ndarray, "h w"], canvas: Image.Image, corner: tuple[int, int]) -> None:
+    """A white line between black ones, to be seen on any colour, along the inner border of a region."""
+    inner = np.pad(inside, 1, mode="edge")
+    inner = inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+    border = Image.fromarray((inside & ~inner).astype(np.uint8) * 255)
+    line_px = 1 + max(canvas.size) // 500
+    for colour, width_px in (("black", line_px + 2), ("white", line_px)):
+        canvas.paste(colour, corner, border.filter(ImageFilter.MaxFilter(width_px // 2 * 2 + 1)))
 
 
 def _stamp_no_evidence(canvas: Image.Image) -> None:

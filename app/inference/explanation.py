@@ -11,8 +11,8 @@ from jaxtyping import Float32
 
 from app.errors import BadParameter, NotOffered
 from app.explain.fusion import BranchShare, Fuse, branch_shares
-from app.explain.methods import METHODS, fused, fusion_note, fusion_of, warnings_of
-from app.explain.subject import Completeness, Subject
+from app.explain.methods import DEFAULT, METHODS, fused, fusion_note, fusion_of, warnings_of
+from app.explain.subject import Attribution, Completeness, Subject
 from app.inference.target import check_classes
 from app.models.feature_maps import Branch
 
@@ -23,12 +23,13 @@ View = Literal["fusion", "cnn", "swin"]
 class Question:
     """What is asked of a class activation map: of which branch, by which method, for which class.
 
-    `target` None is the class that was answered. `against` is a class to contrast it with. `fuse` is how several
-    branches become one map; None leaves that to the method.
+    `target` None is the class that was answered. `against` is a class to contrast it with: what speaks for the target
+    rather than for that class. `fuse` is how several branches become one map; with None it is their sum, or where a
+    method's values have no unit the mean of the maps, each scaled to its maximum.
     """
 
-    view: View
-    method: str
+    view: View = "fusion"
+    method: str = DEFAULT
     target: str | None = None
     against: str | None = None
     fuse: Fuse | None = None
@@ -70,10 +71,15 @@ class Explanation:
     warnings: tuple[str, ...] = ()
 
 
-def explain(subject: Subject, question: Question) -> Explanation:
-    """The answer to a question that was checked. Of one branch, the fusion is the branch itself."""
+def explain(subject: Subject, questions: Sequence[Question]) -> list[Explanation]:
+    """The answers to questions that were checked, and that differ in view and fusion alone: of one computation."""
+    found = METHODS[questions[0].method].attribute(subject)
+    return [_answer(subject, found, question) for question in questions]
+
+
+def _answer(subject: Subject, found: Attribution, question: Question) -> Explanation:
+    """Of one branch, the fusion is the branch itself."""
     method = METHODS[question.method]
-    found = method.attribute(subject)
     shares = branch_shares(found.heatmaps)
     if method.units != "logit":
         shares = {branch: BranchShare(None, share.signed_sum) for branch, share in shares.items()}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,9 +14,9 @@ from PIL import Image
 
 from app.errors import BadParameter, ModelGone, NotOffered
 from app.explain.attention import ATTENTION_METHODS, AttentionMethod, attention_map, attention_times_gradient
-from app.explain.fusion import Fuse
-from app.explain.methods import DEFAULT, METHODS
-from app.explain.overlay import Box, Drawing, Style, draw
+from app.explain.methods import METHODS
+from app.explain.overlay import Box, Drawing, Legend, Style, draw, legend_of
+from app.explain.panels import Panel, side_by_side
 from app.explain.png import encode_png
 from app.explain.shapley import BranchValues, shapley_values
 from app.explain.subject import Ends, Maps, Subject
@@ -27,7 +27,7 @@ from app.inference.explanation import Explanation, Question, View, explain
 from app.inference.preprocess import Frame, Limits, Needs, decode, prepare
 from app.inference.preview import preview
 from app.inference.target import HeadScore, check_classes, target_weights
-from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
+from app.models.feature_maps import BRANCHES, FeatureMaps, to_half, widened
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,12 @@ class Predictor:
         maps = self.engine.encode(np.stack([upload.image for upload in uploads]))
         encoded = time.perf_counter()
         # Rounded before the head, so that the answer and its later explanations rest on the same numbers.
-        rounded = {branch: m.astype(np.float16) for branch, m in maps.items()}
+        rounded = FeatureMaps(**{branch: to_half(m) for branch, m in maps.items()})
         gradients: list[Maps | None] = [None] * len(uploads)
         if explained:
-            logits, gradients = self._answered(_widened(rounded))
+            logits, gradients = self._answered(widened(rounded))
         else:
-            logits = self.engine.classify(_widened(rounded))
+            logits = self.engine.classify(widened(rounded))
         spent_ms = {"trunk": (encoded - began) * 1e3, "head": (time.perf_counter() - encoded) * 1e3}
         predictions = []
         for n, upload in enumerate(uploads):
@@ -158,35 +158,28 @@ class Predictor:
         """Calibrated probabilities, and the label that the bundle's decision rule gives."""
         return answer_of(self.bundle.manifest, prediction.logits)
 
-    def gradcam(
-        self,
-        prediction: Prediction,
-        view: View,
-        target: str | None,
-        method: str,
-        against: str | None = None,
-        fuse: Fuse | None = None,
-    ) -> Explanation:
-        """What speaks for `target` (the answer's label if None), in one branch or both together.
+    def gradcam(self, prediction: Prediction, question: Question) -> Explanation:
+        """What speaks for a class, in one branch or both together.
 
-        With `against`, what speaks for it rather than for that class. `fuse` is how the branches become one map: by
-        default their sum, or where a method's values have no unit the mean of the maps, each scaled to its maximum.
         Raises BadParameter, NotOffered where the model lacks what is asked for, and ModelGone.
         """
-        self.check_gradcam(view, target, method, against, fuse)
-        target = self._target(prediction, target, against, METHODS[method].class_agnostic)
-        return explain(self.subject(prediction, target, against), Question(view, method, target, against, fuse))
+        return self.compare(prediction, [question])[0]
 
-    def check_gradcam(
-        self,
-        view: View,
-        target: str | None,
-        method: str,
-        against: str | None = None,
-        fuse: Fuse | None = None,
-    ) -> None:
+    def compare(self, prediction: Prediction, questions: Sequence[Question]) -> list[Explanation]:
+        """`gradcam` for questions that differ in their view alone, for little more than one costs.
+
+        Raises what `gradcam` raises.
+        """
+        for question in questions:
+            self.check_gradcam(question)
+        first = questions[0]
+        target = self._target(prediction, first.target, first.against, METHODS[first.method].class_agnostic)
+        subject = self.subject(prediction, target, first.against)
+        return explain(subject, [replace(question, target=target) for question in questions])
+
+    def check_gradcam(self, question: Question) -> None:
         """Refuse what `gradcam` cannot be asked, before anything is computed. Raises BadParameter and NotOffered."""
-        Question(view, method, target, against, fuse).check(self.views, self._classes)
+        question.check(self.views, self._classes)
 
     def branch_values(self, prediction: Prediction, target: str | None, against: str | None = None) -> BranchValues:
         """What each branch is worth for `target` (the answer's label if None): its Shapley value, in logits.
@@ -237,17 +230,30 @@ class Predictor:
             raise BadParameter("Raw attention is of no class: leave out target and against, or choose method gradient.")
         check_classes(self._classes, target, against)
 
-    def draw(self, prediction: Prediction, explanation: Explanation, style: Style) -> Drawing:
-        """The explanation over the picture, in the picture's own frame."""
+    def draw(
+        self, prediction: Prediction, explanation: Explanation, style: Style, legend: Legend | None = None
+    ) -> Drawing:
+        """The explanation over the picture, in the picture's own frame; on the scale of `legend` if one is given."""
         frame = prediction.frame
         seen = Box(frame.left_px, frame.top_px, frame.width_px, frame.height_px)
-        return draw(_from_jpeg(prediction.preview_jpeg), explanation.heatmap, seen, style)
+        return draw(_from_jpeg(prediction.preview_jpeg), explanation.heatmap, seen, style, legend)
+
+    def draw_panels(self, prediction: Prediction, explanations: Sequence[Explanation], style: Style) -> Drawing:
+        """Explanations side by side, each titled with its view. Maps in logits are drawn on one scale, the largest."""
+        legends = [legend_of(explanation.heatmap, style) for explanation in explanations]
+        largest = max(legends, key=lambda legend: legend.high)
+        one_scale = all(explanation.units == "logit" for explanation in explanations)
+        panels = [
+            Panel(str(one.branch), self.draw(prediction, one, style, largest if one_scale else None), one.units)
+            for one in explanations
+        ]
+        return Drawing(side_by_side(panels), largest)
 
     def warm_up(self) -> None:
         """One prediction with its overlay, so that the first caller does not pay for lazy set-up."""
         grey = np.full((*self._input_size, 3), 128, np.uint8)
         prediction, _ = self.predict(self.open(encode_png(grey)))  # the explanation then runs the other graph
-        explanation = self.gradcam(prediction, "fusion", None, DEFAULT)
+        explanation = self.gradcam(prediction, Question())
         encode_png(self.draw(prediction, explanation, Style()).picture)
 
     def _target(
@@ -275,11 +281,7 @@ class Predictor:
         """Raises ModelGone."""
         if prediction.bundle_sha256 != self.bundle.sha256:
             raise ModelGone("The model that made this prediction is no longer loaded: send the picture again.")
-        return {branch: feature_map.astype(np.float32) for branch, feature_map in prediction.maps.items()}
-
-
-def _widened(maps: Mapping[Branch, Float16[np.ndarray, "b c h w"]]) -> FeatureMaps[Float32[np.ndarray, "b c h w"]]:
-    return FeatureMaps(**{branch: feature_map.astype(np.float32) for branch, feature_map in maps.items()})
+        return dict(widened(prediction.maps).items())
 
 
 def _to_jpeg(rgb: Image.Image) -> bytes:

@@ -13,7 +13,7 @@ from app.inference.bundle import read_bundle
 from app.inference.engine import load_engine
 from app.inference.predictor import Prediction, Predictor, Upload
 from app.inference.scheduler import Lane, each
-from app.inference.store import MemoryStore, PredictionStore
+from app.inference.store import MemoryStore, PredictionStore, RecentAnswers
 from app.settings import Settings
 
 T = TypeVar("T")
@@ -44,6 +44,7 @@ class Service:
         self._predicting = Lane(self._predict, engine.passes, limit, engine.batch, gather_s)
         self._explaining: Lane[Callable[[], Any], Any] = Lane(each, settings.decoders, limit)
         self._being_decoded = 0
+        self.answers: RecentAnswers[tuple[bytes, dict[str, str]]] = RecentAnswers(settings.answers_max_bytes)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Service:
@@ -76,6 +77,11 @@ class Service:
 
     def _predict(self, asked: Sequence[tuple[Upload, bool]]) -> list[tuple[Prediction, dict[str, float]]]:
         return self.predictor.predict_batch([upload for upload, _ in asked], any(explained for _, explained in asked))
+
+    async def forget(self, prediction_id: str) -> None:
+        """Forget a prediction and all answers about it. Raises UnknownPrediction."""
+        await self.store.forget(prediction_id)
+        self.answers.forget(prediction_id)
 
     async def explain(self, work: Callable[[], T], until: float) -> T:
         """Run the making of an explanation in its own lane. Raises Overloaded and DeadlineExceeded."""

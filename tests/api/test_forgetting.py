@@ -12,6 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.inference.store import RecentAnswers
 from app.settings import Settings
 from tests.api.asking import assert_problem, png_bytes, predict
 from tests.serving import serving
@@ -28,6 +29,43 @@ def test_the_same_address_gives_the_same_bytes_and_304_where_they_are_known(clie
     assert (known.status_code, known.content) == (304, b"")
     assert (known.headers["etag"], known.headers["cache-control"]) == (first.headers["etag"], "private, no-cache")
     assert client.get(link, headers={"if-none-match": '"of-something-else"'}).content == first.content
+
+
+def test_what_was_asked_before_is_answered_without_the_model(app: FastAPI, client: httpx.Client) -> None:
+    answer = predict(client, png_bytes())
+    link, service = answer["links"]["gradcam"], app.state.service
+    first = client.get(link)
+    expected_wait_s = service._explaining._usual_s
+    again = [client.get(link) for _ in range(20)]
+    assert service._explaining._usual_s == expected_wait_s  # an average over passes, and there was none
+    assert all(one.content == first.content for one in again)
+    assert {name: again[0].headers[name] for name in ("etag", "content-type", "fusionlens-explanation")} == {
+        name: first.headers[name] for name in ("etag", "content-type", "fusionlens-explanation")
+    }
+    client.get(link + "&alpha=0.31")
+    assert service._explaining._usual_s != expected_wait_s
+
+
+def test_answers_kept_are_bounded_and_go_with_their_prediction(app: FastAPI, client: httpx.Client) -> None:
+    answer = predict(client, png_bytes())
+    service = app.state.service
+    before = service.answers.used_bytes
+    size = sum(len(client.get(answer["links"]["gradcam"] + f"&alpha=0.{n}").content) for n in range(1, 9))
+    assert service.answers.used_bytes == before + size
+    client.delete(f"/predictions/{answer['prediction_id']}")
+    assert service.answers.used_bytes == before
+
+
+def test_the_least_recently_used_answer_makes_room() -> None:
+    answers: RecentAnswers[str] = RecentAnswers(10)
+    for number in range(3):
+        answers.put("id", str(number), "four", 4)
+        answers.get("id", "0")
+    assert [answers.get("id", str(number)) for number in range(3)] == ["four", None, "four"]
+    answers.put("id", "2", "six", 6)
+    assert (answers.get("id", "2"), answers.used_bytes) == ("six", 10)
+    answers.put("other", "0", "too large", 11)
+    assert answers.get("other", "0") is None
 
 
 def test_another_question_or_another_prediction_has_another_etag(client: httpx.Client) -> None:

@@ -146,6 +146,46 @@ def test_opacity_and_colours_are_those_asked_for(client: httpx.Client, predictio
     assert difference(client, prediction_id, {"colormap": "inferno"}, {}) > 1
 
 
+def test_size_and_contour_are_those_asked_for(client: httpx.Client, prediction_id: str) -> None:
+    asked = {"prediction_id": prediction_id}
+    assert max(picture_of(client.get("/gradcam", params=asked | {"size": 48})).shape) == 48
+    whole = picture_of(client.get("/gradcam", params=asked))
+    assert picture_of(client.get("/gradcam", params=asked | {"size": 5000})).shape == whole.shape
+    assert 0 < difference(client, prediction_id, {}, {"contour": 0.5}) < 60
+
+
+def test_branches_are_compared_in_one_picture(client: httpx.Client, prediction_id: str) -> None:
+    asked = {"prediction_id": prediction_id, "target": "malignant"}
+    one = picture_of(client.get("/gradcam", params=asked | {"branch": "cnn"}))
+    response = client.get("/gradcam", params=asked | {"compare": "cnn,swin,fusion"})
+    panels = picture_of(response)
+    assert panels.shape[1] > 3 * one.shape[1] and panels.shape[0] > one.shape[0]
+    said = json.loads(response.headers["FusionLens-Explanation"])
+    assert (said["branch"], said["target"], said["method"]) == ("cnn,swin,fusion", "malignant", "gradcam")
+    two = client.get("/gradcam", params=asked | {"compare": "fusion,swin", "method": "layercam", "fuse": "max"})
+    assert one.shape[1] * 2 < picture_of(two).shape[1] < panels.shape[1]
+    sent_along = client.post("/gradcam", params={"compare": "cnn,swin"}, content=png_bytes(), headers=PNG)
+    assert sent_along.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ({"compare": "cnn,cnn"}, "once each"),
+        ({"compare": "cnn,vit"}, "name branches"),
+        ({"compare": ""}, "name branches"),
+        ({"compare": "cnn,swin", "format": "json"}, "leave out format and branch"),
+        ({"compare": "cnn,swin", "branch": "cnn"}, "leave out format and branch"),
+        ({"compare": "cnn,swin", "fuse": "mean"}, "compare with fusion too"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    client: httpx.Client, prediction_id: str, query: dict[str, str], sentence: str
+) -> None:
+    response = client.get("/gradcam", params={"prediction_id": prediction_id, **query})
+    assert sentence in assert_problem(response, 422, "bad-parameter")
+
+
 def test_clipping_is_said_in_the_legend_and_seen_in_the_picture(client: httpx.Client, prediction_id: str) -> None:
     whole = explained(client, "/gradcam", prediction_id)
     clipped = explained(client, "/gradcam", prediction_id, clip_low=10, clip_high=60)

@@ -308,6 +308,54 @@ def test_a_region_outside_the_picture_is_refused(seen: Box) -> None:
         draw(noisy(40, 60), signed(), seen, Style())
 
 
+def test_a_contour_runs_where_the_evidence_crosses_its_part_of_the_scale() -> None:
+    picture = flat(60, 200, 128)
+    plain, lined = (draw(picture, RAMP, whole(picture), replace(OPAQUE, contour=part)).picture for part in (None, 0.25))
+    changed = np.flatnonzero((plain != lined).any(axis=(0, 2)))
+    # A ramp from 0 at pixel 50 to 1 at pixel 150.
+    assert changed.min() >= 70 and changed.max() <= 80
+    np.testing.assert_array_equal(lined[:, changed], lined[:1, changed].repeat(60, axis=0))
+    assert {(0, 0, 0), (255, 255, 255)} <= {*map(tuple, lined[0, changed].tolist())}
+
+
+def test_nothing_is_lined_where_everything_or_nothing_reaches_the_contour() -> None:
+    picture = noisy(50, 50)
+    for heatmap in (np.ones((3, 3), np.float32), -np.ones((3, 3), np.float32)):
+        plain, lined = (draw(picture, heatmap, whole(picture), replace(OPAQUE, contour=c)) for c in (None, 0.5))
+        np.testing.assert_array_equal(plain.picture, lined.picture)
+
+
+def test_a_smaller_drawing_shows_the_same_at_its_size() -> None:
+    picture, heatmap, seen = flat(300, 400, 90), signed(), Box(50.0, 0.0, 300.0, 300.0)
+    large = draw(picture, heatmap, seen, Style()).picture
+    small = draw(picture, heatmap, seen, Style(size_px=100)).picture
+    assert small.shape == (75, 100, 3)
+    shrunk = np.asarray(Image.fromarray(large).resize((100, 75), Image.Resampling.BOX)).astype(int)
+    np.testing.assert_allclose(small[:, 14:86], shrunk[:, 14:86], atol=6)
+    assert draw(picture, heatmap, seen, Style(size_px=4000)).picture.shape == large.shape  # pixels are not invented
+
+
+def test_on_a_wider_scale_the_same_map_is_drawn_weaker() -> None:
+    picture, heatmap = noisy(40, 40), np.abs(signed())
+    wider = legend_of(2 * heatmap, OPAQUE)
+    drawing = draw_on_image(Image.fromarray(picture), heatmap, whole(picture), OPAQUE, wider)
+    own = draw(picture, heatmap, whole(picture), OPAQUE)
+    assert drawing.legend == wider
+    visible = levels(own.picture) > 40
+    np.testing.assert_allclose(2 * levels(drawing.picture)[visible], levels(own.picture)[visible], atol=2)
+
+
+@pytest.mark.parametrize("contour", [0.0, 1.0, -0.1, math.nan])
+def test_a_contour_off_the_scale_is_refused(contour: float) -> None:
+    with pytest.raises(BadParameter, match="between 0 and 1"):
+        Style(contour=contour)
+
+
+def test_a_drawing_of_a_few_pixels_is_refused() -> None:
+    with pytest.raises(BadParameter, match="32 px or more"):
+        Style(size_px=31)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_heatmap_that_is_not_finite_is_refused(value: float) -> None:
     heatmap = signed()

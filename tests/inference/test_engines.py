@@ -15,6 +15,7 @@ from torch import nn
 from app.explain.cam import gradcam
 from app.explain.png import encode_png
 from app.inference.engine import Engine, EngineKind, HeadResult
+from app.inference.explanation import Question
 from app.inference.manifest import Decision
 from app.inference.predictor import Predictor
 from app.inference.preprocess import Limits
@@ -253,7 +254,8 @@ def test_explained_with_the_answer_or_later_the_heatmaps_are_the_same(
     assert predictor.answer(with_answer) == predictor.answer(later)
     for view in predictor.views:
         for target, against in ((None, None), ("benign", None), ("malignant", None), ("benign", "malignant")):
-            found, expected = (predictor.gradcam(p, view, target, "hirescam", against) for p in (with_answer, later))
+            question = Question(view, "hirescam", target, against)
+            found, expected = (predictor.gradcam(prediction, question) for prediction in (with_answer, later))
             assert found.target == expected.target
             np.testing.assert_array_equal(found.heatmap, expected.heatmap)
 

@@ -16,6 +16,7 @@ import pytest
 from app.explain.faithfulness import deletion, energy_inside, enlarge, mean_colour, pointing
 from app.explain.fusion import Fuse
 from app.explain.methods import METHODS
+from app.inference.explanation import Question
 from app.inference.predictor import Predictor
 from tests.bundles import write_tiny_bundle
 from tests.training.evaluated import decoded, parsed, predictor_of
@@ -107,7 +108,7 @@ def test_heatmaps_are_the_services_own_for_every_method_branch_and_fusion(
     for variant in found.keys() - {RANDOM, CENTRED}:
         assert variant.branch is not None
         target = None if METHODS[variant.method].class_agnostic else "benign"
-        served = predictor.gradcam(prediction, variant.branch, target, variant.method, fuse=variant.fuse)
+        served = predictor.gradcam(prediction, Question(variant.branch, variant.method, target, fuse=variant.fuse))
         np.testing.assert_array_equal(found[variant], served.heatmap, err_msg=variant.name)
 
 
@@ -132,7 +133,7 @@ def test_figures_can_be_computed_again_from_heatmap_picture_and_mask(
         prediction, _ = predictor.predict(upload)
         answer = predictor.answer(prediction)
         assert (row["explained"], row["probability"]) == (answer.label, answer.probabilities[answer.label])
-        heatmap = enlarge(predictor.gradcam(prediction, "fusion", None, "gradcam").heatmap, (64, 64))
+        heatmap = enlarge(predictor.gradcam(prediction, Question()).heatmap, (64, 64))
         values = {name: of_figure[n] for name, of_figure in document["values"][GRADCAM.name].items()}
         score = probability_of(predictor, upload, answer.label)
         expected = deletion(score, upload.image, heatmap, mean_colour(upload.image), seed=n)
