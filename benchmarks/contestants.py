@@ -92,7 +92,7 @@ def torch_forward(case: Case) -> Runs:
 
 
 def torch_compiled(case: Case) -> Runs:
-    """`torch.compile` with its default options; `freezing` was tried too, and is many times slower here."""
+    """`torch.compile` with its default options."""
     model, image = torch.compile(torch_model(case.bundle)), prepared_picture(case)
 
     @torch.no_grad()

@@ -84,7 +84,8 @@ turns, {{rounds}} rounds after 2 that do not count; at its turn each runs twice 
 being warm. Ratios are medians of the ratios round by round, with quartiles. All compute in float32 with the same
 weights; before anything is timed, the forwards' logits and the CNN branch's map are compared. {THEIRS}, captum and
 torch-cam are asked for one map of one layer, the CNN's last, which is the least work; FusionLens gives the logits, both
-branches' maps and their sum. `torch.compile` has its default options: its `freezing` is slower here.
+branches' maps and their sum. `torch.compile` has its default options. Each `GET /gradcam` asks for another opacity:
+the service would give what it gave before without computing it.
 
 **Over HTTP**, all servers stand side by side, each stopped (SIGSTOP) while another is loaded, since idle
 LitServe workers poll; they are loaded in turn, {{load_rounds}} rounds, never two at once, each
