@@ -159,9 +159,9 @@ def test_what_is_not_there_is_said_to_be_so(client: httpx.Client, prediction_id:
 
 
 def test_all_faults_of_one_request_are_named_together(client: httpx.Client, prediction_id: str) -> None:
-    response = client.get(f"/gradcam?prediction_id={prediction_id}&alpha=2&branch=vit&size=3")
+    response = client.get(f"/gradcam?prediction_id={prediction_id}&alpha=2&branch=vit&zoom=3")
     detail = assert_problem(response, 422, "bad-parameter")
-    assert all(name in detail for name in ("alpha", "branch", "'size'"))
+    assert all(name in detail for name in ("alpha", "branch", "'zoom'"))
 
 
 bodies = st.lists(st.sampled_from([part(), END, part("name=file"), b"--line", b"\r\n\r\n", b"--", b"\0\xff"])).map(

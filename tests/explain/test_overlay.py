@@ -331,7 +331,8 @@ def test_a_smaller_drawing_shows_the_same_at_its_size() -> None:
     small = draw(picture, heatmap, seen, Style(size_px=100)).picture
     assert small.shape == (75, 100, 3)
     shrunk = np.asarray(Image.fromarray(large).resize((100, 75), Image.Resampling.BOX)).astype(int)
-    np.testing.assert_allclose(small[:, 14:86], shrunk[:, 14:86], atol=6)
+    off = np.abs(small[:, 14:86] - shrunk[:, 14:86])
+    assert off.mean() < 0.5 and off.max() < 20  # the edge of what is coloured falls into other pixels
     assert draw(picture, heatmap, seen, Style(size_px=4000)).picture.shape == large.shape  # pixels are not invented
 
 

@@ -33,7 +33,7 @@ def bars(canvas: UInt8[np.ndarray, "h w 3"]) -> list[int]:
     for row in canvas[110:].astype(int):
         starts, ends = (np.flatnonzero(np.abs(row - colour).max(axis=1) <= 3) for colour in (first, last))
         steps = np.abs(np.diff(row, axis=0)).max(axis=1)
-        for start in starts[np.append(True, np.diff(starts) > 1)]:
+        for start in starts[np.diff(starts, prepend=-2) > 1]:
             run = start + int(np.argmax(np.append(steps[start:], 255) > 40))
             if run in ends and run - start > 50:
                 found.add((int(start), run - int(start) + 1))
