@@ -147,7 +147,7 @@ class Predictor:
         """Logits, and each answer's gradient; None where two classes are so near that rounding may have chosen."""
         found = self.engine.answer(maps, self._bias)
         ranked = np.sort(found.logits + self._bias, axis=1)
-        clear = ranked[:, -1] - ranked[:, -2] > 1e-4 * np.abs(ranked).max(axis=1, where=np.isfinite(ranked), initial=0)
+        clear = ranked[:, -1] - ranked[:, -2] > 1e-4 * np.abs(ranked).max(axis=1)
         gradients = {branch: getattr(found, f"{branch}_gradient") for branch, _ in maps.items()}
         return found.logits, [
             {branch: gradient[n] for branch, gradient in gradients.items()} if is_clear else None
@@ -252,7 +252,7 @@ class Predictor:
     def warm_up(self) -> None:
         """One prediction with its overlay, so that the first caller does not pay for lazy set-up."""
         grey = np.full((*self._input_size, 3), 128, np.uint8)
-        prediction, _ = self.predict(self.open(encode_png(grey)))  # the explanation then runs the other graph
+        prediction, _ = self.predict(self.open(encode_png(grey)))  # here the classifier runs, below the explainer
         explanation = self.gradcam(prediction, Question())
         encode_png(self.draw(prediction, explanation, Style()).picture)
 
