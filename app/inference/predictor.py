@@ -15,7 +15,7 @@ from PIL import Image
 from app.errors import BadParameter, ModelGone, NotOffered
 from app.explain.attention import ATTENTION_METHODS, AttentionMethod, attention_map, attention_times_gradient
 from app.explain.methods import METHODS
-from app.explain.overlay import Box, Drawing, Legend, Style, draw, legend_of
+from app.explain.overlay import Box, Drawing, Style, draw, legend_of
 from app.explain.panels import Panel, side_by_side
 from app.explain.png import encode_png
 from app.explain.shapley import BranchValues, shapley_values
@@ -230,22 +230,17 @@ class Predictor:
             raise BadParameter("Raw attention is of no class: leave out target and against, or choose method gradient.")
         check_classes(self._classes, target, against)
 
-    def draw(
-        self, prediction: Prediction, explanation: Explanation, style: Style, legend: Legend | None = None
-    ) -> Drawing:
-        """The explanation over the picture, in the picture's own frame; on the scale of `legend` if one is given."""
-        frame = prediction.frame
-        seen = Box(frame.left_px, frame.top_px, frame.width_px, frame.height_px)
-        return draw(_from_jpeg(prediction.preview_jpeg), explanation.heatmap, seen, style, legend)
+    def draw(self, prediction: Prediction, explanation: Explanation, style: Style) -> Drawing:
+        """The explanation over the picture, in the picture's own frame."""
+        return draw(_from_jpeg(prediction.preview_jpeg), explanation.heatmap, _seen(prediction.frame), style)
 
     def draw_panels(self, prediction: Prediction, explanations: Sequence[Explanation], style: Style) -> Drawing:
         """Explanations side by side, each titled with its view. Maps in logits are drawn on one scale, the largest."""
-        legends = [legend_of(explanation.heatmap, style) for explanation in explanations]
-        largest = max(legends, key=lambda legend: legend.high)
-        one_scale = all(explanation.units == "logit" for explanation in explanations)
+        picture, seen = _from_jpeg(prediction.preview_jpeg), _seen(prediction.frame)
+        largest = max((legend_of(one.heatmap, style) for one in explanations), key=lambda legend: legend.high)
+        scale = largest if all(one.units == "logit" for one in explanations) else None
         panels = [
-            Panel(str(one.branch), self.draw(prediction, one, style, largest if one_scale else None), one.units)
-            for one in explanations
+            Panel(str(one.branch), draw(picture, one.heatmap, seen, style, scale), one.units) for one in explanations
         ]
         return Drawing(side_by_side(panels), largest)
 
@@ -282,6 +277,10 @@ class Predictor:
         if prediction.bundle_sha256 != self.bundle.sha256:
             raise ModelGone("The model that made this prediction is no longer loaded: send the picture again.")
         return dict(widened(prediction.maps).items())
+
+
+def _seen(frame: Frame) -> Box:
+    return Box(frame.left_px, frame.top_px, frame.width_px, frame.height_px)
 
 
 def _to_jpeg(rgb: Image.Image) -> bytes:

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 from app.errors import UnknownPrediction
 from app.inference.predictor import Prediction
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class MemoryStore:
         self._bytes -= prediction.nbytes
 
 
-class RecentAnswers(Generic[Answer]):
+class RecentAnswers(Generic[T]):
     """Answers about predictions, bounded in bytes: the least recently used go first.
 
     Whether a prediction may still be asked about is for the store to say.
@@ -104,21 +104,21 @@ class RecentAnswers(Generic[Answer]):
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._bytes = max_bytes, 0
-        self._entries: OrderedDict[tuple[str, str], tuple[Answer, int]] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str], tuple[T, int]] = OrderedDict()
 
     @property
     def used_bytes(self) -> int:
         """What the answers take."""
         return self._bytes
 
-    def get(self, prediction_id: str, asked: str) -> Answer | None:
+    def get(self, prediction_id: str, asked: str) -> T | None:
         """The answer to what was asked before, if it is still there."""
         if (prediction_id, asked) not in self._entries:
             return None
         self._entries.move_to_end((prediction_id, asked))
         return self._entries[prediction_id, asked][0]
 
-    def put(self, prediction_id: str, asked: str, answer: Answer, nbytes: int) -> None:
+    def put(self, prediction_id: str, asked: str, answer: T, nbytes: int) -> None:
         """Keep an answer. One larger than the whole budget is not kept."""
         self._remove((prediction_id, asked))
         if nbytes > self._max_bytes:
