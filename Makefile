@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SKIN ?= ../shared/data/skin
 
-.PHONY: serve test test-slow test-base lint bench openapi demo clean
+.PHONY: serve test test-slow test-base lint bench quantus openapi demo clean
 
 serve: $(VENV)/serve.done
 	$(BIN)/python -m app serve
@@ -34,6 +34,15 @@ bench: $(VENV)/bench.done
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.fit_speed
 
+# Figures of heatmaps against quantus, in an environment of its own: quantus brings a second OpenCV.
+quantus: .venv-quantus/done
+	CUDA_VISIBLE_DEVICES= .venv-quantus/bin/python -m benchmarks.quantus_check weights/demo $(SKIN)
+
+.venv-quantus/done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-quantus
+	.venv-quantus/bin/pip install --disable-pip-version-check -c constraints.txt -e ".[train]" quantus==0.6.0
+	touch $@
+
 # Write docs/openapi.json anew after a change of the API.
 openapi: $(VENV)/dev.done
 	$(BIN)/python -m tests.api.openapi_document
@@ -57,4 +66,4 @@ $(VENV)/dev.done: EXTRA := [dev]
 $(VENV)/bench.done: EXTRA := [bench]
 
 clean:
-	rm -rf $(VENV) .venv-base .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-base .venv-quantus .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

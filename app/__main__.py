@@ -10,17 +10,20 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
 from app import __version__
 from app.errors import FusionLensError
+from app.explain.attention import Layer
 from app.explain.fusion import FUSES
 from app.explain.methods import DEFAULT, METHODS
 from app.explain.overlay import Style
 from app.explain.png import encode_png
-from app.inference.explanation import Question, View
+from app.inference.drawing import draw_over
+from app.inference.explanation import Detail, Explanation, Question, View
+from app.inference.prediction import Prediction
 from app.inference.service import Service, load_predictor
 from app.settings import Settings
 
@@ -61,13 +64,18 @@ def _parser() -> argparse.ArgumentParser:
         commands, "predict", _predict, "classify pictures", "python -m app predict a.jpg --gradcam overlay.png"
     )
     predict.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
-    predict.add_argument("--gradcam", type=Path, metavar="OUT.png", help="write the overlay of the one picture here")
-    overlay = predict.add_argument_group("what the overlay shows")
+    predict.add_argument("--gradcam", type=Path, metavar="OUT.png", help="write the one picture with Grad-CAM here")
+    predict.add_argument("--attention", type=Path, metavar="OUT.png", help="write it with where the Swin tokens look")
+    predict.add_argument("--tokens", type=Path, metavar="OUT.png", help="write it with how much the Swin tokens matter")
+    predict.add_argument("--layer", choices=get_args(Layer), help="the attention's (default: cross)")
+    predict.add_argument("--token-stage", type=int, help="height of the tokens' grid (default: the last stage's)")
+    overlay = predict.add_argument_group("what --gradcam shows")
     overlay.add_argument("--branch", choices=get_args(View), help="both branches together, or one (default: fusion)")
     overlay.add_argument("--method", choices=METHODS, help=f"how evidence is measured (default: {DEFAULT})")
     overlay.add_argument("--target", help="the class that it explains (default: the one answered)")
     overlay.add_argument("--against", help="a class to contrast the target with: why this rather than that")
     overlay.add_argument("--fuse", choices=FUSES, help="how the branches become one map (default: the method's)")
+    overlay.add_argument("--detail", choices=get_args(Detail), help="fine takes nine passes for a finer map")
     predict.add_argument("--json", action="store_true", help="one JSON object a line")
 
     check = commands.add_parser(
@@ -126,14 +134,13 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _predict(args: argparse.Namespace, settings: Settings) -> int:
-    if args.gradcam and len(args.pictures) > 1:
-        raise FusionLensError("--gradcam writes one overlay: give one picture.")
-    for option in ("branch", "method", "target", "against", "fuse"):
-        if getattr(args, option) and not args.gradcam:
-            raise FusionLensError(f"--{option} says what the overlay shows: give --gradcam OUT.png too.")
-    question = Question(args.branch or "fusion", args.method or DEFAULT, args.target, args.against, args.fuse)
+    question = _question(args)
     predictor, failed = load_predictor(settings), 0
     predictor.check_gradcam(question)
+    if args.attention:
+        predictor.check_attention(layer=args.layer or "cross")
+    if args.tokens:
+        predictor.check_tokens(args.token_stage)
     for path in args.pictures:
         try:
             prediction, _ = predictor.predict(predictor.open(path.read_bytes()), explained=args.gradcam is not None)
@@ -150,11 +157,33 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
             ranked = ", ".join(f"{name} {probability:.3f}" for name, probability in answer.probabilities.items())
             print(f"{path}: {answer.label} ({ranked})")
         if args.gradcam:
-            explanation = predictor.gradcam(prediction, question)
-            for sentence in (*explanation.notes, *explanation.warnings):
-                print(f"{args.gradcam}: {sentence}", file=sys.stderr)
-            args.gradcam.write_bytes(encode_png(predictor.draw(prediction, explanation, Style()).picture))
+            _write_overlay(args.gradcam, prediction, predictor.gradcam(prediction, question))
+        if args.attention:
+            looked = predictor.attention(prediction, None, None, layer=args.layer or "cross")
+            _write_overlay(args.attention, prediction, looked)
+        if args.tokens:
+            _write_overlay(args.tokens, prediction, predictor.tokens(prediction, args.token_stage))
     return failed
+
+
+def _question(args: argparse.Namespace) -> Question:
+    """What is asked of Grad-CAM. Raises FusionLensError for options that belong to a picture that is not asked for."""
+    for out in ("gradcam", "attention", "tokens"):
+        if getattr(args, out) and len(args.pictures) > 1:
+            raise FusionLensError(f"--{out} writes one overlay: give one picture.")
+    of_gradcam = dict.fromkeys(("branch", "method", "target", "against", "fuse", "detail"), "gradcam")
+    for option, out in {**of_gradcam, "layer": "attention", "token_stage": "tokens"}.items():
+        if getattr(args, option) is not None and not getattr(args, out):
+            flag = option.replace("_", "-")
+            raise FusionLensError(f"--{flag} says what the overlay shows: give --{out} OUT.png too.")
+    method, detail = args.method or DEFAULT, cast(Detail, args.detail or "grid")
+    return Question(args.branch or "fusion", method, args.target, args.against, args.fuse, detail)
+
+
+def _write_overlay(file: Path, prediction: Prediction, explanation: Explanation) -> None:
+    for sentence in (*explanation.notes, *explanation.warnings):
+        print(f"{file}: {sentence}", file=sys.stderr)
+    file.write_bytes(encode_png(draw_over(prediction, explanation, Style()).picture))
 
 
 def _check(args: argparse.Namespace, settings: Settings) -> int:

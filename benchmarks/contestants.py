@@ -16,7 +16,8 @@ from app.explain.methods import METHODS
 from app.inference.bundle import read_bundle
 from app.inference.engine import load_engine
 from app.inference.explanation import Question
-from app.inference.predictor import Prediction, Predictor, Upload
+from app.inference.prediction import Prediction, Upload
+from app.inference.predictor import Predictor
 from app.inference.preprocess import Limits
 from benchmarks.client import Client
 from benchmarks.models import CLASS, Case, last_cnn_layer, prepared_picture, torch_model

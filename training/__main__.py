@@ -1,11 +1,13 @@
 """Command line: python -m training COMMAND.
 
-Commands are plan, fit, evaluate, explain-eval, export, compile, ablate, doctor and draw-data.
+Commands are plan, fit, evaluate, explain-eval, localisation, shuffled-labels, export, compile, ablate, doctor and
+draw-data.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -22,10 +24,13 @@ from training.evaluate import evaluate
 from training.explain_eval import PICTURES, explain_eval
 from training.export import CHECKED, ExportError, compile_bundle, export, load_card
 from training.graphs import GraphError
+from training.localisation import localisation
 from training.loop import TrainingError, fit
 from training.plan import plan
 from training.pretrained import WeightsError
 from training.run import RunError
+from training.shuffled_labels import EPOCHS, shuffled_labels
+from training.shuffled_labels import PICTURES as EXPLAINED
 from training.tracking import TRACKERS, TrackingError
 
 MISTAKES = (
@@ -72,6 +77,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluated(command, "explanations.json and explanations.html")
     pictures_help = f"so many, drawn by chance; each takes about half a minute on two cores (default {PICTURES})"
     command.add_argument("--pictures", type=int, default=PICTURES, help=pictures_help)
+
+    example = "localisation bundles/mine data/skin"
+    help_text = "how much of each heatmap lies in the masks, on the model's grid and in fine detail"
+    command = _command(commands, "localisation", _localisation, help_text, example)
+    _add_evaluated(command, "localisation.json")
+
+    example = "shuffled-labels bundles/mine data/skin --out shuffled.json"
+    help_text = "whether heatmaps notice that a head was trained on shuffled labels"
+    command = _command(commands, "shuffled-labels", _shuffled_labels, help_text, example)
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that export wrote")
+    command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, with train and val, or a run")
+    command.add_argument("--epochs", type=int, default=EPOCHS, help=f"of training each head (default {EPOCHS})")
+    pictures_help = f"so many of val are explained, drawn by chance (default {EXPLAINED})"
+    command.add_argument("--pictures", type=int, default=EXPLAINED, help=pictures_help)
+    seed_help = "of draws, shuffling and first weights: the figures of one seed are of three heads alone (default 0)"
+    command.add_argument("--seed", type=int, default=0, help=seed_help)
+    command.add_argument("--out", type=Path, help="JSON file for all figures, which is replaced")
 
     example = "export runs/mine bundles/mine --card card.yaml"
     command = _command(commands, "export", _export, "write a finished run as a bundle", example)
@@ -148,6 +170,26 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def _explain_eval(args: argparse.Namespace) -> int:
     print(explain_eval(args.bundle, args.data, args.split, args.pictures, args.out).text())
+    return 0
+
+
+def _localisation(args: argparse.Namespace) -> int:
+    args.out.mkdir(parents=True, exist_ok=True)  # a place that cannot be made shows before the long part
+    result = localisation(args.bundle, args.data, args.split)
+    print(result.text())
+    document = json.dumps(result.document(), indent=1, allow_nan=False)
+    (args.out / "localisation.json").write_text(document + "\n", encoding="utf-8")
+    return 0
+
+
+def _shuffled_labels(args: argparse.Namespace) -> int:
+    if args.out is not None:  # before the long part, so that a place that cannot be made shows now
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+    result = shuffled_labels(args.bundle, args.data, args.epochs, args.pictures, args.seed)
+    print(result.text())
+    if args.out is not None:
+        document = json.dumps(result.document(), indent=1, ensure_ascii=False, allow_nan=False)
+        args.out.write_text(document + "\n", encoding="utf-8")
     return 0
 
 

@@ -17,10 +17,12 @@ from app.errors import FusionLensError
 from app.explain.overlay import Legend, Style
 from app.explain.png import encode_png
 from app.inference.bundle import read_bundle
+from app.inference.drawing import draw_over
 from app.inference.engine import load_engine
 from app.inference.explanation import Question
 from app.inference.manifest import Manifest
-from app.inference.predictor import Prediction, Predictor, Upload
+from app.inference.prediction import Prediction, Upload
+from app.inference.predictor import Predictor
 from app.inference.preprocess import Limits
 from training.data import DataError, Sample, load_samples, read_samples
 from training.metrics import Estimate, Figure, Rule, answer_figures, bootstrap, figures, ranking_figures
@@ -148,7 +150,7 @@ def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evalu
     mistakes = []
     for index in wrong[np.argsort(-probability[wrong], kind="stable")][:_SHOWN_MISTAKES].tolist():
         prediction, answer = _predict(predictor, samples[index]), classes[answers[index]]
-        drawing = predictor.draw(prediction, predictor.gradcam(prediction, Question(target=answer)), Style())
+        drawing = draw_over(prediction, predictor.gradcam(prediction, Question(target=answer)), Style())
         mistakes.append(
             Mistake(
                 path=evaluation.paths[index],
@@ -156,7 +158,7 @@ def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evalu
                 label=samples[index].label,
                 answer=answer,
                 probability=float(probability[index]),
-                picture_jpeg=prediction.preview_jpeg,
+                picture_jpeg=prediction.upload.preview_jpeg,
                 overlay_png=encode_png(drawing.picture),
                 reading=_reading(drawing.legend),
             )

@@ -31,7 +31,8 @@ from app.explain.faithfulness import (
 from app.explain.fusion import FUSES, Fuse, Heatmap
 from app.explain.methods import METHODS, fused
 from app.inference.explanation import View
-from app.inference.predictor import Prediction, Predictor, Upload
+from app.inference.prediction import Prediction, Upload
+from app.inference.predictor import Predictor
 from app.inference.preprocess import Frame, Limits, decode
 from training.data import DataError, Sample
 from training.evaluate import open_sample
@@ -134,7 +135,7 @@ def heatmaps_of(
         if variant == RANDOM:
             heatmaps[variant] = rng.standard_normal((rows, columns), np.float32)
         elif variant == CENTRED:
-            heatmaps[variant] = np.outer(_bell(rows), _bell(columns))
+            heatmaps[variant] = np.outer(bell(rows), bell(columns))
         elif variant.fuse is not None:
             heatmaps[variant] = fused(attributions[variant.method], variant.fuse)
         else:
@@ -229,6 +230,7 @@ def _as_jpeg(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(Image.open(file, formats=["JPEG"]).convert("RGB"))
 
 
-def _bell(cells: int) -> Float[np.ndarray, " cells"]:
+def bell(cells: int) -> Float[np.ndarray, " cells"]:
+    """One side of the centred Gaussian."""
     place = (np.arange(cells) + 0.5) / cells - 0.5
     return np.asarray(np.exp(-np.square(place / GAUSSIAN) / 2))

@@ -29,6 +29,7 @@ from app.inference.manifest import (
     FORMAT,
     MANIFEST,
     REFERENCE,
+    TOKENS,
     WEIGHTS,
     Architecture,
     Calibration,
@@ -42,6 +43,7 @@ from app.inference.manifest import (
 from app.inference.torch_engine import load_model
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
+from app.models.swin_tokens import swin_tokens
 from training.calibration import fit_temperature, mean_nll, softmax, youden_threshold
 from training.config import Part, Recipe
 from training.data import Sample
@@ -262,5 +264,6 @@ def _manifest(model: CNNViTFusion, description: Description, files: dict[str, st
         ),
         normalization=normalization,
         map_shapes=dict(model.map_shapes.items()),
+        token_stages=tokens.heights if TOKENS in files and (tokens := swin_tokens(model)) is not None else (),
         files=files,
     )

@@ -1,4 +1,4 @@
-"""Explanations: Grad-CAM and attention, of a stored prediction or of a picture sent along."""
+"""Explanations: Grad-CAM, attention and the Swin's tokens, of a stored prediction or of a picture sent along."""
 
 from __future__ import annotations
 
@@ -16,16 +16,26 @@ from app import __version__, errors
 from app.api.dependencies import TheService, UploadedPicture, unless_gone
 from app.api.predictions import UPLOAD_ERRORS
 from app.api.problems import documented
-from app.api.queries import AttentionQuery, GradcamQuery, StoredAttentionQuery, StoredGradcamQuery
+from app.api.queries import (
+    AttentionQuery,
+    GradcamQuery,
+    StoredAttentionQuery,
+    StoredGradcamQuery,
+    StoredTokensQuery,
+    TokensQuery,
+)
 from app.api.schemas import ExplanationAnswer, Legend, Provenance, Share
 from app.api.uploads import OPENAPI_BODY
 from app.explain.overlay import Style, legend_of
 from app.explain.png import encode_png
 from app.explain.shapley import BranchValues
+from app.inference.drawing import draw_over, draw_panels
 from app.inference.explanation import Explanation
-from app.inference.predictor import Prediction, Predictor
+from app.inference.prediction import Prediction
+from app.inference.predictor import Predictor
 from app.inference.service import Service
 
+AnyQuery = GradcamQuery | AttentionQuery | TokensQuery
 router = APIRouter(tags=["explanations"])
 _SUMMARY = {"method", "branch", "fuse", "target", "against", "units", "no_positive_evidence", "provenance"}
 _BINARY, _TEXT = {"schema": {"type": "string", "format": "binary"}}, {"type": "string"}
@@ -76,7 +86,20 @@ async def stored_gradcam(
 async def stored_attention(
     service: TheService, query: Annotated[StoredAttentionQuery, Query()], request: Request
 ) -> Response:
-    """Where the Swin's tokens look in the CNN's map, in a picture that was predicted before."""
+    """Where the Swin's tokens look, in a picture that was predicted before."""
+    return await _stored(service, query, request)
+
+
+@router.get(
+    "/tokens",
+    summary="Swin tokens of a stored prediction",
+    response_class=Response,
+    responses=documented(*STORED_ERRORS) | CONTENT | NOT_MODIFIED,
+)
+async def stored_tokens(
+    service: TheService, query: Annotated[StoredTokensQuery, Query()], request: Request
+) -> Response:
+    """How much the Swin's tokens matter at one of its stages, in a picture that was predicted before."""
     return await _stored(service, query, request)
 
 
@@ -104,18 +127,42 @@ async def gradcam(
 async def attention(
     service: TheService, query: Annotated[AttentionQuery, Query()], picture: UploadedPicture, request: Request
 ) -> Response:
-    """Where the Swin's tokens look in the CNN's map, in the picture sent along. Nothing is kept."""
+    """Where the Swin's tokens look, in the picture sent along. Nothing is kept."""
     return await unless_gone(request, _unstored(service, query, picture))
 
 
-async def _unstored(service: Service, query: GradcamQuery | AttentionQuery, picture: bytes) -> Response:
+@router.post(
+    "/tokens",
+    summary="Swin tokens of a picture",
+    response_class=Response,
+    responses=documented(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
+    openapi_extra=OPENAPI_BODY,
+)
+async def tokens(
+    service: TheService, query: Annotated[TokensQuery, Query()], picture: UploadedPicture, request: Request
+) -> Response:
+    """How much the Swin's tokens matter at one of its stages, in the picture sent along. Nothing is kept."""
+    return await unless_gone(request, _unstored(service, query, picture))
+
+
+async def _unstored(service: Service, query: AnyQuery, picture: bytes) -> Response:
     query.check(service.predictor)
     until = service.deadline()
     predicted = await service.predict(picture, until, explained=isinstance(query, GradcamQuery))
-    return await service.explain(partial(_respond, service.predictor, predicted.prediction, query), until)
+    return await _made(service, predicted.prediction, query, until)
 
 
-async def _stored(service: Service, query: StoredGradcamQuery | StoredAttentionQuery, request: Request) -> Response:
+async def _made(service: Service, prediction: Prediction, query: AnyQuery, until: float) -> Response:
+    moved: list[Prediction] = []
+    if isinstance(query, GradcamQuery) and query.detail == "fine":
+        query.check(service.predictor)
+        moved = await service.moved(prediction, until)
+    return await service.explain(partial(_respond, service.predictor, prediction, query, moved), until)
+
+
+async def _stored(
+    service: Service, query: StoredGradcamQuery | StoredAttentionQuery | StoredTokensQuery, request: Request
+) -> Response:
     prediction = await service.store.get(query.prediction_id)
     # A stored prediction never changes, so what is asked of it names the bytes of the answer.
     asked = f"{request.url.path} {query.model_dump_json()} {prediction.bundle_sha256} {__version__}"
@@ -125,17 +172,16 @@ async def _stored(service: Service, query: StoredGradcamQuery | StoredAttentionQ
     if (known := service.answers.get(query.prediction_id, caching["ETag"])) is not None:
         body, headers = known
         return Response(body, headers=headers)
-    work = service.explain(partial(_respond, service.predictor, prediction, query), service.deadline())
-    response = await unless_gone(request, work)
+    response = await unless_gone(request, _made(service, prediction, query, service.deadline()))
     response.headers.update(caching)
     answer = (bytes(response.body), dict(response.headers))
     service.answers.put(query.prediction_id, caching["ETag"], answer, len(response.body))
     return response
 
 
-def _respond(predictor: Predictor, prediction: Prediction, query: GradcamQuery | AttentionQuery) -> Response:
+def _respond(predictor: Predictor, prediction: Prediction, query: AnyQuery, moved: list[Prediction]) -> Response:
     style = query.style()
-    explanations = query.explain(predictor, prediction)
+    explanations = query.explain(predictor, prediction, moved)
     explanation = explanations[-1]
     answer = _answer(predictor, explanation, style)
     if len(explanations) > 1:
@@ -153,9 +199,9 @@ def _respond(predictor: Predictor, prediction: Prediction, query: GradcamQuery |
         np.save(array, explanation.heatmap, allow_pickle=False)
         return Response(array.getvalue(), headers=headers, media_type="application/x-npy")
     overlay = (
-        predictor.draw(prediction, explanation, style)
+        draw_over(prediction, explanation, style)
         if len(explanations) == 1
-        else predictor.draw_panels(prediction, explanations, style)
+        else draw_panels(prediction, explanations, style)
     )
     return Response(encode_png(overlay.picture), headers=headers, media_type="image/png")
 
@@ -171,6 +217,7 @@ def _answer(predictor: Predictor, explanation: Explanation, style: Style) -> Exp
         method=explanation.method,
         branch=explanation.branch,
         fuse=explanation.fuse,
+        detail=explanation.detail,
         target=explanation.target,
         against=explanation.against,
         branches={

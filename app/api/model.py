@@ -18,13 +18,15 @@ async def model(service: TheService, settings: TheSettings) -> ModelCard:
     """The public part of the model's manifest: classes, figures, terms, and what may be asked."""
     predictor = service.predictor
     public = predictor.bundle.manifest.model_dump(
-        mode="json", include=ModelCard.model_fields.keys() - {"sha256", "engine", "fusionlens", "limits"}
+        mode="json",
+        include=ModelCard.model_fields.keys() - {"sha256", "token_stages", "engine", "fusionlens", "limits"},
     )
     return ModelCard(
         **public,
         sha256=predictor.bundle.sha256,
         methods=list(METHODS),
         branches=predictor.views,
+        token_stages=list(predictor.engine.token_stages),
         colormaps=list(COLORMAPS),
         limits={
             "max_upload_bytes": settings.max_upload_bytes,

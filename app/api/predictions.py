@@ -57,7 +57,9 @@ async def predict(
         ),
         timings_ms={stage: round(spent, 2) for stage, spent in predicted.timings_ms.items()},
         links=Links(
-            gradcam=f"/gradcam{query}", attention=f"/attention{query}" if service.predictor.has_attention else None
+            gradcam=f"/gradcam{query}",
+            attention=f"/attention{query}" if service.predictor.has_attention else None,
+            tokens=f"/tokens{query}" if service.predictor.engine.token_stages else None,
         ),
     )
 

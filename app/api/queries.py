@@ -1,18 +1,21 @@
-"""What may be asked of an explanation: the parameters of `/gradcam` and `/attention`."""
+"""What may be asked of an explanation: the parameters of `/gradcam`, `/attention` and `/tokens`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from app.errors import BadParameter
-from app.explain.attention import AttentionMethod
+from app.explain.attention import AttentionMethod, Layer
+from app.explain.fine import MOVES
 from app.explain.fusion import Fuse
 from app.explain.methods import DEFAULT, METHODS
 from app.explain.overlay import COLORMAPS, SMALLEST_PX, Style
-from app.inference.explanation import Explanation, Question, View
-from app.inference.predictor import Prediction, Predictor
+from app.inference.explanation import Detail, Explanation, Question, View
+from app.inference.prediction import Prediction
+from app.inference.predictor import Predictor
 
 Format = Literal["png", "json", "npy"]
 PREDICTION_ID = Field(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
@@ -72,7 +75,11 @@ class GradcamQuery(DrawingQuery):
         description="how the branches become one map: their sum in logits, which is the default, or the mean, maximum "
         "or product of the maps, each scaled to its own maximum; the mean where a method's values have no unit",
     )
-
+    detail: Detail = Field(
+        "grid",
+        description=f"the model's own grid, or a finer one from {len(MOVES)} views of the picture, each a pass of the "
+        "whole model",
+    )
     compare: str | None = Field(
         None,
         description="several branches side by side, instead of `branch`; PNG only",
@@ -104,11 +111,12 @@ class GradcamQuery(DrawingQuery):
                 raise BadParameter("fuse says how the branches are fused: compare with fusion too, or leave it out.")
         # Asked for one branch with fuse, the question is refused; beside the fusion, a branch is what it is.
         fuse_of = {view: None if self.compare and view != "fusion" else self.fuse for view in views}
-        return [Question(view, self.method, self.target, self.against, fuse_of[view]) for view in views]
+        asked = (self.method, self.target, self.against)
+        return [Question(view, *asked, fuse_of[view], self.detail) for view in views]
 
-    def explain(self, predictor: Predictor, prediction: Prediction) -> list[Explanation]:
-        """What was asked for."""
-        return predictor.compare(prediction, self.questions())
+    def explain(self, predictor: Predictor, prediction: Prediction, moved: Sequence[Prediction]) -> list[Explanation]:
+        """What was asked for; `moved` are the predictions of the picture's moved views, where fine detail is wanted."""
+        return predictor.compare(prediction, self.questions(), moved)
 
 
 class AttentionQuery(DrawingQuery):
@@ -116,6 +124,9 @@ class AttentionQuery(DrawingQuery):
 
     method: AttentionMethod = Field(
         "raw", description="the weights, which are of no class and take no target, or their product with the gradient"
+    )
+    layer: Layer = Field(
+        "cross", description="the cross-attention, in the CNN's map, or the Swin's last layer, among its own tokens"
     )
     query: int | None = Field(
         None, ge=0, description="one Swin token, counted row by row; by default their mean", examples=[24]
@@ -125,11 +136,29 @@ class AttentionQuery(DrawingQuery):
     def check(self, predictor: Predictor) -> None:
         """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
         self.style()
-        predictor.check_attention(self.method, self.target, self.against)
+        predictor.check_attention(self.method, self.target, self.against, self.layer)
 
-    def explain(self, predictor: Predictor, prediction: Prediction) -> list[Explanation]:
+    def explain(self, predictor: Predictor, prediction: Prediction, moved: Sequence[Prediction]) -> list[Explanation]:
         """What was asked for."""
-        return [predictor.attention(prediction, self.query, self.head, self.method, self.target, self.against)]
+        asked = (self.query, self.head, self.method, self.target, self.against, self.layer)
+        return [predictor.attention(prediction, *asked)]
+
+
+class TokensQuery(DrawingQuery):
+    """Parameters of `/tokens`."""
+
+    token_stage: int | None = Field(
+        None, description="height of the stage's grid, one of the model's `token_stages`; by default the last one's"
+    )
+
+    def check(self, predictor: Predictor) -> None:
+        """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
+        self.style()
+        predictor.check_tokens(self.token_stage, self.target, self.against)
+
+    def explain(self, predictor: Predictor, prediction: Prediction, moved: Sequence[Prediction]) -> list[Explanation]:
+        """What was asked for."""
+        return [predictor.tokens(prediction, self.token_stage, self.target, self.against)]
 
 
 class StoredGradcamQuery(GradcamQuery):
@@ -140,5 +169,11 @@ class StoredGradcamQuery(GradcamQuery):
 
 class StoredAttentionQuery(AttentionQuery):
     """Parameters of `GET /attention`."""
+
+    prediction_id: str = PREDICTION_ID
+
+
+class StoredTokensQuery(TokensQuery):
+    """Parameters of `GET /tokens`."""
 
     prediction_id: str = PREDICTION_ID

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.inference.explanation import Detail
 from app.models.feature_maps import Branch
 
 PREDICTION_EXAMPLE: dict[str, Any] = {
@@ -20,6 +21,7 @@ PREDICTION_EXAMPLE: dict[str, Any] = {
     "links": {
         "gradcam": "/gradcam?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
         "attention": "/attention?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
+        "tokens": "/tokens?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
     },
 }
 EXPLANATION_EXAMPLE: dict[str, Any] = {
@@ -29,6 +31,7 @@ EXPLANATION_EXAMPLE: dict[str, Any] = {
     "method": "gradcam",
     "branch": "fusion",
     "fuse": "sum",
+    "detail": "grid",
     "target": "malignant",
     "against": None,
     "branches": {
@@ -87,7 +90,8 @@ class Links(BaseModel):
     """Where to go on from here."""
 
     gradcam: str = Field(description="what speaks for the answer, over the picture")
-    attention: str | None = Field(description="null where the model has no attention")
+    attention: str | None = Field(description="null where the model has no cross-attention")
+    tokens: str | None = Field(description="null where the bundle does not show the Swin's tokens")
 
 
 class PredictionAnswer(BaseModel):
@@ -155,9 +159,10 @@ class ExplanationAnswer(BaseModel):
     heatmap: list[list[float]] = Field(description="the raw signed map, row by row, on the model's own grid")
     shape: tuple[int, int] = Field(description="rows and columns of the map")
     units: str = Field(description="the unit of the map's values")
-    method: str = Field(description="how the evidence was measured, or `attention`")
-    branch: str | None = Field(description="null for attention, which belongs to both branches")
+    method: str = Field(description="how the evidence was measured, or the attention or tokens shown")
+    branch: str | None = Field(description="null for the cross-attention, which belongs to both branches")
     fuse: str | None = Field(description="how the branches' maps became one; null where the map is of one")
+    detail: Detail = Field(description="the model's own grid, or a finer one from several views of the picture")
     target: str | None = Field(description="the class explained; null where the map is class-agnostic")
     against: str | None = Field(description="the class that the target is contrasted with, if any")
     branches: dict[Branch, Share] = Field(description="what each branch contributes; empty for attention")
@@ -197,6 +202,7 @@ class ModelCard(BaseModel):
     notes: list[str] = Field(description="what a user must know, such as what the model is not for")
     methods: list[str] = Field(description="values of `method` for /gradcam")
     branches: list[str] = Field(description="values of `branch` for /gradcam")
+    token_stages: list[int] = Field(description="values of `token_stage` for /tokens; empty where it is not offered")
     colormaps: list[str] = Field(description="values of `colormap`")
     limits: dict[str, int | float] = Field(description="what uploads may measure, and how long predictions are kept")
     engine: str = Field(description="name and version of what runs the model")

@@ -1,4 +1,4 @@
-"""The cross-attention as a heatmap: where the Swin tokens look in the CNN's map, and where that speaks for a class.
+"""Attention as a heatmap: where the Swin tokens look, and for the cross-attention, where that speaks for a class.
 
 Attention is class-agnostic: it says what was looked at, not which class that spoke for. Its product with the score's
 gradient is of a class.
@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32
 from app.errors import BadParameter
 
 AttentionMethod = Literal["raw", "gradient"]
+Layer = Literal["cross", "swin"]
 ATTENTION_METHODS: tuple[AttentionMethod, ...] = get_args(AttentionMethod)
 
 
@@ -22,8 +23,8 @@ def attention_map(
 ) -> Float32[np.ndarray, "h w"]:
     """The attention of one query token, or the mean over all; of one head, or the mean over all.
 
-    `attention` holds rows that sum to 1, so the map does too. `grid` is the CNN map's (rows, columns), whose cells
-    are the keys row by row; query tokens are counted row by row on the Swin map's grid. Raises BadParameter for a
+    `attention` holds rows that sum to 1, so the map does too. `grid` is that of the keys (rows, columns), whose cells
+    are counted row by row, as query tokens are on the Swin map's grid. Raises BadParameter for a
     query or a head that is not there.
     """
     heads, queries, _ = attention.shape

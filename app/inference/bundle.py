@@ -1,8 +1,8 @@
 """Reading a bundle: a folder that holds one trained model and all that is needed to serve it.
 
 `manifest.json` describes the model and holds the sha256 of every other file, so that its own digest pins the whole.
-Each file is read once, and the bytes whose digest was checked are the bytes that are used. Whatever does not match is
-refused, and nothing is ever unpickled.
+The bytes whose digest was checked are the bytes that are used; a graph that is read again is checked again. Whatever
+does not match is refused, and nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from app.errors import BundleError
-from app.inference.manifest import GRAPHS, MANIFEST, REFERENCE, WEIGHTS, Manifest, parse_manifest
+from app.inference.manifest import GRAPHS, MANIFEST, REFERENCE, TOKENS, WEIGHTS, Manifest, parse_manifest
 from app.models.feature_maps import FeatureMaps
 
 
@@ -40,6 +40,12 @@ class Bundle:
         """What is still needed once an engine is loaded: all but the tensors and the graphs."""
         return replace(self, tensors={}, graphs={})
 
+    def graph(self, name: str) -> bytes:
+        """The content of a graph's file: what is at hand, else the file, verified again. Raises BundleError."""
+        if name in self.graphs:
+            return self.graphs[name]
+        return _read_verified(self.path, name, self.manifest.files[name])
+
 
 def read_bundle(path: Path, pinned_sha256: str | None = None) -> Bundle:
     """Read and verify the bundle in the folder `path`; refuse any but the one whose manifest has the pinned digest.
@@ -55,7 +61,7 @@ def read_bundle(path: Path, pinned_sha256: str | None = None) -> Bundle:
     tensors, reference = (_tensors(name, contents[name]) for name in (WEIGHTS, REFERENCE))
     _check_weights(manifest, tensors)
     _check_reference(manifest, reference)
-    graphs = {name: contents[name] for name in GRAPHS if name in contents}
+    graphs = {name: contents[name] for name in (*GRAPHS, TOKENS) if name in contents}
     return Bundle(path, sha256, manifest, tensors, FeatureMaps(**reference), graphs)
 
 

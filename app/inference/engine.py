@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,17 +35,31 @@ class HeadResult:
     attention_gradient: Float32[np.ndarray, "b heads swin_cells cnn_cells"] | None
 
 
+@dataclass(frozen=True)
+class TokenResult:
+    """What the Swin's tokens say of one picture.
+
+    `saliency` holds |gradient × token| of each stage by the height of its grid, `attention` the weights that the cells
+    of the Swin's map give each other in its last block.
+    """
+
+    saliency: Mapping[int, Float32[np.ndarray, "_h _w"]]
+    attention: Float32[np.ndarray, "heads cells cells"]
+
+
 @runtime_checkable
 class Engine(Protocol):
     """Runs one bundle, numpy in and out, safe to call from several threads, without state between calls.
 
-    `passes` is how many calls at once use the machine best, `batch` how many pictures to a call.
+    `passes` is how many calls at once use the machine best, `batch` how many pictures to a call. `token_stages` are the
+    heights of the grids of the Swin's stages, the finest first, or empty where it cannot show its tokens.
     """
 
     name: str
     version: str
     passes: int
     batch: int
+    token_stages: tuple[int, ...]
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         """Prepared pictures to feature maps, float32."""
@@ -61,6 +76,18 @@ class Engine(Protocol):
     def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
         """`explain` for the class of each picture whose logit plus `bias` is the highest, in the same pass."""
         ...
+
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
+        """A prepared picture and the score's gradient at the Swin's map, to its tokens: a pass to and fro through it.
+
+        Only where there are `token_stages`.
+        """
+        ...
+
+
+def token_output(height: int) -> str:
+    """What a graph calls the saliency of the stage whose grid is so high."""
+    return f"tokens_{height}"
 
 
 def load_engine(bundle: Bundle, kind: EngineKind, threads: int | None = None, cache: Path | None = None) -> Engine:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
 
 from app.errors import BadParameter, NotOffered
+from app.explain.fine import NOTE, finer
 from app.explain.fusion import BranchShare, Fuse, branch_shares
 from app.explain.methods import DEFAULT, METHODS, fused, fusion_note, fusion_of, warnings_of
 from app.explain.subject import Attribution, Completeness, Subject
@@ -17,6 +18,7 @@ from app.inference.target import check_classes
 from app.models.feature_maps import Branch
 
 View = Literal["fusion", "cnn", "swin"]
+Detail = Literal["grid", "fine"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Question:
 
     `target` None is the class that was answered. `against` is a class to contrast it with: what speaks for the target
     rather than for that class. `fuse` is how several branches become one map; with None it is their sum, or where a
-    method's values have no unit the mean of the maps, each scaled to its maximum.
+    method's values have no unit the mean of the maps, each scaled to its maximum. `detail` fine takes several views of
+    the picture for a finer map: see `app.explain.fine`.
     """
 
     view: View = "fusion"
@@ -33,6 +36,7 @@ class Question:
     target: str | None = None
     against: str | None = None
     fuse: Fuse | None = None
+    detail: Detail = "grid"
 
     def check(self, views: Sequence[View], classes: Sequence[str]) -> None:
         """Refuse what cannot be asked of a model with these views and classes. Raises BadParameter and NotOffered."""
@@ -69,12 +73,23 @@ class Explanation:
     fuse: Fuse | None = None
     completeness: Completeness | None = None
     warnings: tuple[str, ...] = ()
+    detail: Detail = "grid"
 
 
-def explain(subject: Subject, questions: Sequence[Question]) -> list[Explanation]:
-    """The answers to questions that were checked, and that differ in view and fusion alone: of one computation."""
-    found = METHODS[questions[0].method].attribute(subject)
-    return [_answer(subject, found, question) for question in questions]
+def explain(subjects: Sequence[Subject], questions: Sequence[Question]) -> list[Explanation]:
+    """The answers to questions that were checked, and that differ in view and fusion alone: of one computation.
+
+    The first subject is the picture. Where there are more, they are its moved views, for fine detail.
+    """
+    found = [METHODS[questions[0].method].attribute(subject) for subject in subjects]
+    return [_joined([_answer(*one, question) for one in zip(subjects, found, strict=True)]) for question in questions]
+
+
+def _joined(views: Sequence[Explanation]) -> Explanation:
+    if len(views) == 1:
+        return views[0]
+    heatmap = finer([view.heatmap for view in views])
+    return replace(views[0], heatmap=heatmap, detail="fine", notes=(*views[0].notes, NOTE))
 
 
 def _answer(subject: Subject, found: Attribution, question: Question) -> Explanation:

@@ -24,6 +24,7 @@ from app.models.feature_maps import BRANCHES, Branch
 FORMAT: Final = 1
 MANIFEST, WEIGHTS, REFERENCE = "manifest.json", "model.safetensors", "reference.safetensors"
 GRAPHS = ("trunk.xml", "trunk.bin", "head.xml", "head.bin")
+TOKENS = "tokens.xml.gz"  # its numbers lie in trunk.bin
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
@@ -129,24 +130,30 @@ class Description(Part):
 
 
 class Manifest(Description):
-    """The content of `manifest.json`. `files` maps the name of every other file to its sha256."""
+    """The content of `manifest.json`. `files` maps the name of every other file to its sha256.
+
+    `token_stages` are the heights of the grids of the Swin's stages, of whose tokens there is a graph.
+    """
 
     format: Literal[1]
     input: InputRule
     normalization: dict[Branch, Normalization]
     map_shapes: dict[Branch, tuple[PositiveInt, PositiveInt, PositiveInt]]
+    token_stages: tuple[PositiveInt, ...] = ()
     files: dict[str, Sha256]
 
     @field_validator("files")
     @classmethod
     def _known_files_only(cls, files: dict[str, str]) -> dict[str, str]:
-        known = (WEIGHTS, REFERENCE, *GRAPHS)
+        known = (WEIGHTS, REFERENCE, *GRAPHS, TOKENS)
         if unknown := [name for name in files if name not in known]:
             raise ValueError(f"{unknown[0]!r} is not a file of a bundle, which holds only {', '.join(known)}")
         if missing := [name for name in (WEIGHTS, REFERENCE) if name not in files]:
             raise ValueError(f"{missing[0]} is not listed, and no bundle is without it")
         if 0 < len(absent := [name for name in GRAPHS if name not in files]) < len(GRAPHS):
             raise ValueError(f"{absent[0]} is not listed: a bundle has all of {', '.join(GRAPHS)}, or none")
+        if TOKENS in files and GRAPHS[0] not in files:
+            raise ValueError(f"{TOKENS} is listed, but not the trunk whose numbers it takes")
         return files
 
     @model_validator(mode="after")
@@ -155,6 +162,8 @@ class Manifest(Description):
         for name in ("normalization", "map_shapes"):
             if getattr(self, name).keys() != branches:
                 raise ValueError(f"{name}: fusion {self.architecture.fusion} has the branches {sorted(branches)}")
+        if bool(self.token_stages) != (TOKENS in self.files):
+            raise ValueError(f"token_stages: they belong to {TOKENS}, and one of both is not there")
         return self
 
 

@@ -8,10 +8,9 @@ import math
 import mmap
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Lock
@@ -19,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
-import openvino.opset13 as ops
 from jaxtyping import Float, Float32, UInt8
 from threadpoolctl import ThreadpoolController
 
-from app.errors import BundleError, EngineError, FusionLensError
+from app.errors import EngineError, FusionLensError
 from app.inference.bundle import Bundle
-from app.inference.engine import HeadResult
+from app.inference.engine import HeadResult, TokenResult, token_output
+from app.inference.openvino_graphs import CORE, choosing, graph_to_compile, without_gradients
 from app.models.feature_maps import FeatureMaps
 
 _LOG = logging.getLogger(__name__)
@@ -35,9 +34,6 @@ _OPTIONAL = ("attention", "cnn_gradient", "swin_gradient", "attention_gradient")
 _AFTERWARDS_S = 0.5
 # A graph's name and its number of streams, calls that run beside each other, to the compiled graph.
 Compile = Callable[[str, int], "Graph"]
-# One for the process. OpenVINO's CPU plugin sets up a stack for signals when a core first needs it, and frees it with
-# the core; of several cores that go in another order, a freed stack stays in use, and the next signal is a crash.
-_CORE = ov.Core()
 
 
 class OpenVINOEngine:
@@ -51,14 +47,15 @@ class OpenVINOEngine:
     version = ov.get_version().partition("-")[0]
     batch = 1  # on a CPU a batch is no faster than its pictures one by one
 
-    def __init__(self, compiled: Compile, threads: int) -> None:
+    def __init__(self, compiled: Compile, threads: int, token_stages: tuple[int, ...]) -> None:
         # numpy's threads spin for a while after each product, on cores that the graphs need: 40 ms more for a trunk.
         ThreadpoolController().select(internal_api="openblas").limit(limits=1)
         self.passes = 1 if threads == 1 else max(2, threads // 2)
         self._alone = {name: compiled(name, 1) for name in _GRAPHS}
-        self._compiled: Compile | None = compiled if self.passes > 1 else None  # let go of where no longer needed
+        self.token_stages = token_stages
+        self._compiled = compiled
         self._shared: Future[dict[str, Graph]] | None = None
-        self._calls, self._met, self._lock = 0, -math.inf, Lock()
+        self._calls, self._met, self._lock, self._compiling_tokens = 0, -math.inf, Lock(), Lock()
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         """See `Engine.encode`."""
@@ -79,6 +76,16 @@ class OpenVINOEngine:
         """See `Engine.answer`."""
         pictures = len(next(iter(dict(maps.items()).values())))
         return self._explain(maps, np.zeros((pictures, len(bias))), bias, choose=True)
+
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
+        """See `Engine.tokens`. Its graph is compiled when it is first asked for. Raises BundleError and EngineError."""
+        with self._compiling_tokens:
+            if "tokens" not in self._alone:
+                self._alone["tokens"] = self._compiled("tokens", 1)
+        with self._graph("tokens") as tokens:
+            found = tokens.run({"images": image[None], "swin_gradient": swin_gradient[None].astype(np.float32)})
+        saliency = {height: found[token_output(height)][0] for height in self.token_stages}
+        return TokenResult(saliency, found["swin_attention"][0])
 
     def _explain(
         self,
@@ -101,11 +108,10 @@ class OpenVINOEngine:
             if self._calls > 1:
                 self._met = now
             several = now - self._met < _AFTERWARDS_S
-            if several and self._compiled is not None:
+            if several and self.passes > 1 and self._shared is None:
                 background = ThreadPoolExecutor(1, "compile")
                 self._shared = background.submit(_compile_shared, self._compiled, self.passes)
                 background.shutdown(wait=False)
-                self._compiled = None
         try:
             shared = self._shared.result() if several and self._shared and self._shared.done() else {}
             yield shared.get(name, self._alone[name])
@@ -122,14 +128,20 @@ def _compile_shared(compiled: Compile, streams: int) -> dict[str, Graph]:
         return {}
 
 
-def openvino_engine(trunk: ov.Model, head: ov.Model, threads: int) -> OpenVINOEngine:
+def openvino_engine(trunk: ov.Model, head: ov.Model, tokens: ov.Model | None, threads: int) -> OpenVINOEngine:
     """The engine for graphs in memory."""
-    graphs = {"trunk": trunk, "explainer": _choosing(head.clone()), "classifier": _without_gradients(head)}
+    graphs = {
+        "trunk": trunk,
+        "tokens": tokens,
+        "explainer": choosing(head.clone()),
+        "classifier": without_gradients(head),
+    }
 
     def compiled(name: str, streams: int) -> Graph:
-        return Graph(_CORE.compile_model(graphs[name], "CPU", _options(threads, streams)))
+        return Graph(CORE.compile_model(graphs[name], "CPU", _options(threads, streams)))
 
-    return OpenVINOEngine(compiled, threads)
+    stages = tuple(int(port.any_name.rpartition("_")[2]) for port in tokens.outputs[:-1]) if tokens else ()
+    return OpenVINOEngine(compiled, threads, stages)
 
 
 def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> OpenVINOEngine:
@@ -138,90 +150,28 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
     What compiling took is kept in the folder `cache` for the next start; whoever can write there can change the model.
     Raises BundleError if the graphs are not the manifest's, and EngineError if the cache cannot be used.
     """
-    bundle = replace(bundle, tensors={})  # what is kept for compiling later needs no weights
+    source = bundle
 
     def compiled(name: str, streams: int) -> Graph:
         options = _options(threads, streams)
         if cache is None:
-            return Graph(_CORE.compile_model(_read_checked(bundle, name), "CPU", options))
-        what = f"{bundle.sha256} {name} {ov.get_version()} {_CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
+            return Graph(CORE.compile_model(graph_to_compile(source, name), "CPU", options))
+        what = f"{bundle.sha256} {name} {ov.get_version()} {CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
         file = cache / f"{hashlib.sha256(what.encode()).hexdigest()}.blob"
         if not file.exists():
-            graph = _CORE.compile_model(_read_checked(bundle, name), "CPU", options)
+            graph = CORE.compile_model(graph_to_compile(source, name), "CPU", options)
             _write_whole(file, graph.export_model().getvalue())
         return _import(file, options)
 
     try:
         if cache is not None:
             cache.mkdir(parents=True, exist_ok=True)
-        return OpenVINOEngine(compiled, threads)
+        engine = OpenVINOEngine(compiled, threads, bundle.manifest.token_stages)
     except OSError as error:
         reason = f"The cache folder {cache} cannot be used ({error.strerror}): choose another."
         raise EngineError(reason) from error
-
-
-def read_graph(files: Mapping[str, bytes], name: str) -> ov.Model:
-    """The graph `name`, trunk or head, out of a bundle's files, in float32. Raises RuntimeError as OpenVINO does."""
-    graph = _CORE.read_model(files[f"{name}.xml"], files[f"{name}.bin"])
-    # Compiling would keep numbers that are stored in fp16 as they are, for products that are a tenth slower.
-    for widening in graph.get_ops():
-        if widening.get_type_name() == "Convert" and widening.input_value(0).get_node().get_type_name() == "Constant":
-            widened = ops.constant(widening.input_value(0).get_node().data.astype(np.float32))
-            for user in widening.output(0).get_target_inputs():
-                user.replace_source_output(widened.output(0))
-    return graph
-
-
-def _read_checked(bundle: Bundle, name: str) -> ov.Model:
-    """What is compiled as `name`: the trunk, or the head as the explainer or the classifier."""
-    manifest, stored = bundle.manifest, "trunk" if name == "trunk" else "head"
-    if stored == "trunk":
-        expected: dict[str, list[int]] = {"images": [1, manifest.input.height_px, manifest.input.width_px, 3]}
-        needed: set[str] = {*manifest.map_shapes}
-    else:
-        expected = {branch: [-1, *shape] for branch, shape in manifest.map_shapes.items()}
-        expected["target"] = [-1, len(manifest.classes)]
-        needed = {"logits"} | {f"{branch}_gradient" for branch in manifest.map_shapes}
-    file = f"{stored}.xml"
-    try:
-        graph = read_graph(bundle.graphs, stored)
-    except RuntimeError as error:
-        raise BundleError(file, f"is not a graph that OpenVINO {ov.get_version()} reads: {error}") from error
-    found = {port.any_name: port.partial_shape for port in graph.inputs}
-    if found != {port: ov.PartialShape(shape) for port, shape in expected.items()}:
-        described = {port: str(shape) for port, shape in found.items()}
-        raise BundleError(file, f"takes {described}, but the manifest needs {expected}: compile it again")
-    if missing := sorted(needed - {port.any_name for port in graph.outputs}):
-        raise BundleError(file, f"gives no {', '.join(missing)}: compile it again")
-    if name == "trunk":
-        return graph
-    return _choosing(graph) if name == "explainer" else _without_gradients(graph)
-
-
-def _choosing(head: ov.Model) -> ov.Model:
-    """The head, changed to add to `target`, where `choose` is 1, the class whose logit plus `bias` is the highest."""
-    target = head.input("target").get_node()
-    users = target.output(0).get_target_inputs()
-    classes = target.output(0).partial_shape[1].get_length()
-    bias, choose = ops.parameter([classes], np.float32), ops.parameter([1], np.float32)
-    logits = head.output("logits").get_node().input_value(0)
-    highest = ops.topk(ops.add(logits, bias), 1, axis=1, mode="max", sort="none").output(1)
-    index = ops.squeeze(highest, ops.constant([1]))
-    chosen = ops.one_hot(index, ops.constant(classes), ops.constant(np.float32(1)), ops.constant(np.float32(0)), axis=1)
-    weighting = ops.add(target, ops.multiply(chosen, choose))
-    for user in users:
-        user.replace_source_output(weighting.output(0))
-    head.add_parameters([bias, choose])
-    for parameter, name in ((bias, "bias"), (choose, "choose")):
-        parameter.output(0).get_tensor().set_names({name})
-    head.validate_nodes_and_infer_types()
-    return head
-
-
-def _without_gradients(head: ov.Model) -> ov.Model:
-    """The head cut off behind its logits: what nobody asked for need not be computed."""
-    maps = [parameter for parameter in head.get_parameters() if "target" not in parameter.output(0).get_names()]
-    return ov.Model([head.output("logits")], maps)
+    source = bundle.without_weights()  # what is compiled later is read again
+    return engine
 
 
 def _options(threads: int, streams: int) -> dict[str, Any]:
@@ -233,7 +183,7 @@ def _import(file: Path, options: dict[str, Any]) -> Graph:
     try:
         with file.open("rb") as opened:
             mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO takes nothing that is read-only
-        compiled = _CORE.import_model(ov.Tensor(np.frombuffer(mapping, np.uint8), shared_memory=True), "CPU", options)
+        compiled = CORE.import_model(ov.Tensor(np.frombuffer(mapping, np.uint8), shared_memory=True), "CPU", options)
     except (RuntimeError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise EngineError(f"The cached graph {file} cannot be used ({error}): delete it.") from error
     if hasattr(mapping, "madvise"):

@@ -2,66 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float16, Float32, UInt8
-from PIL import Image
+from jaxtyping import Float32
 
 from app.errors import BadParameter, ModelGone, NotOffered
-from app.explain.attention import ATTENTION_METHODS, AttentionMethod, attention_map, attention_times_gradient
+from app.explain.attention import ATTENTION_METHODS, AttentionMethod, Layer, attention_map, attention_times_gradient
+from app.explain.fine import moved_views
 from app.explain.methods import METHODS
-from app.explain.overlay import Box, Drawing, Style, draw, legend_of
-from app.explain.panels import Panel, side_by_side
+from app.explain.overlay import Style
 from app.explain.png import encode_png
 from app.explain.shapley import BranchValues, shapley_values
 from app.explain.subject import Ends, Maps, Subject
 from app.inference.answer import Answer, answer_of, decision_bias
 from app.inference.bundle import Bundle
+from app.inference.drawing import draw_over
 from app.inference.engine import Engine
 from app.inference.explanation import Explanation, Question, View, explain
-from app.inference.preprocess import Frame, Limits, Needs, decode, prepare
-from app.inference.preview import preview
+from app.inference.prediction import Prediction, Upload, open_upload
+from app.inference.preprocess import Limits
 from app.inference.target import HeadScore, check_classes, target_weights
 from app.models.feature_maps import BRANCHES, FeatureMaps, to_half, widened
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A decoded picture, ready for the model, without the upload's own bytes."""
-
-    width_px: int
-    height_px: int
-    format: str
-    notes: tuple[str, ...]
-    image: UInt8[np.ndarray, "h w 3"]
-    preview_jpeg: bytes
-    frame: Frame  # in the preview
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """An answer, and all that later explanations of it need. `maps` has no batch axis.
-
-    `gradient` is that of the answer's own class, where it was computed with the answer.
-    """
-
-    bundle_sha256: str
-    logits: Float32[np.ndarray, " k"]
-    maps: FeatureMaps[Float16[np.ndarray, "c h w"]]
-    preview_jpeg: bytes
-    frame: Frame
-    gradient: Maps | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that this takes, near enough for a budget."""
-        arrays: list[np.ndarray] = [self.logits, *dict(self.maps.items()).values(), *(self.gradient or {}).values()]
-        return sum(int(array.nbytes) for array in arrays) + len(self.preview_jpeg) + 1000
 
 
 class Predictor:
@@ -97,18 +62,7 @@ class Predictor:
 
     def open(self, data: bytes) -> Upload:
         """Decode an upload. Raises what `preprocess.decode` raises."""
-        picture = decode(data, self._limits, Needs(self._input_size, self._preview_side_px))
-        prepared = prepare(picture, self._input_size)
-        shrunk = preview(picture, self._preview_side_px)
-        return Upload(
-            picture.width_px,
-            picture.height_px,
-            picture.format,
-            picture.notes,
-            prepared.image,
-            _to_jpeg(shrunk),
-            prepared.frame.scaled(shrunk.width / picture.width_px, shrunk.height / picture.height_px),
-        )
+        return open_upload(data, self._input_size, self._limits, self._preview_side_px)
 
     def predict(self, upload: Upload, explained: bool = False) -> tuple[Prediction, dict[str, float]]:
         """The prediction for a picture, and what trunk and head took in ms.
@@ -135,10 +89,7 @@ class Predictor:
         predictions = []
         for n, upload in enumerate(uploads):
             kept = FeatureMaps(**{branch: m[n].copy() for branch, m in rounded.items()})
-            prediction = Prediction(
-                self.bundle.sha256, logits[n], kept, upload.preview_jpeg, upload.frame, gradients[n]
-            )
-            predictions.append((prediction, spent_ms))
+            predictions.append((Prediction(self.bundle.sha256, logits[n], kept, upload, gradients[n]), spent_ms))
         return predictions
 
     def _answered(
@@ -165,17 +116,31 @@ class Predictor:
         """
         return self.compare(prediction, [question])[0]
 
-    def compare(self, prediction: Prediction, questions: Sequence[Question]) -> list[Explanation]:
-        """`gradcam` for questions that differ in their view alone, for little more than one costs.
+    def compare(
+        self, prediction: Prediction, questions: Sequence[Question], moved: Sequence[Prediction] | None = None
+    ) -> list[Explanation]:
+        """`gradcam` for questions that differ in their view and fusion alone, for little more than one costs.
 
+        Where fine detail is asked for, `moved` are the predictions of `moved_uploads`, if they are there already.
         Raises what `gradcam` raises.
         """
         for question in questions:
             self.check_gradcam(question)
         first = questions[0]
         target = self._target(prediction, first.target, first.against, METHODS[first.method].class_agnostic)
-        subject = self.subject(prediction, target, first.against)
-        return explain(subject, [replace(question, target=target) for question in questions])
+        if first.detail == "grid":
+            moved = []
+        elif moved is None:
+            moved = [self.predict(upload, explained=True)[0] for upload in self.moved_uploads(prediction)]
+        subjects = [self.subject(one, target, first.against) for one in (prediction, *moved)]
+        return explain(subjects, [replace(question, target=target) for question in questions])
+
+    def moved_uploads(self, prediction: Prediction) -> list[Upload]:
+        """The picture moved by less than a cell in several ways: what fine detail takes one more pass each of."""
+        sides = zip(*(present.shape[1:] for _, present in prediction.maps.items()), strict=True)
+        rows, columns = (max(side) for side in sides)
+        upload = prediction.upload
+        return [replace(upload, image=image) for image in moved_views(upload.image, (rows, columns))]
 
     def check_gradcam(self, question: Question) -> None:
         """Refuse what `gradcam` cannot be asked, before anything is computed. Raises BadParameter and NotOffered."""
@@ -197,14 +162,17 @@ class Predictor:
         method: AttentionMethod = "raw",
         target: str | None = None,
         against: str | None = None,
+        layer: Layer = "cross",
     ) -> Explanation:
-        """Where the Swin's tokens look in the CNN's map: one query token or their mean, one head or their mean.
+        """Where the Swin's tokens look: one query token or their mean, one head or their mean.
 
+        In the `cross` layer they look in the CNN's map; in the last `swin` layer at each other, within their window.
         With `method` gradient, where that speaks for `target` (the answer's label if None), if `against` is given
-        rather than for that class. Raises BadParameter, NotOffered where the model has no cross-attention, and
-        ModelGone.
+        rather than for that class. Raises BadParameter, NotOffered where the model has no such layer, and ModelGone.
         """
-        self.check_attention(method, target, against)
+        self.check_attention(method, target, against, layer)
+        if layer == "swin":
+            return self._swin_attention(prediction, query, head)
         target = self._target(prediction, target, against, class_agnostic=method == "raw")
         maps = FeatureMaps(**{branch: present[None] for branch, present in self._maps(prediction).items()})
         found = self.engine.explain(maps, target_weights(self._classes, target, against)[None])
@@ -218,11 +186,64 @@ class Predictor:
         name = "attention" if method == "raw" else "attention_times_gradient"
         return Explanation(heatmap, name, units, None, target, {}, (note,), against)
 
-    def check_attention(
-        self, method: AttentionMethod = "raw", target: str | None = None, against: str | None = None
+    def _swin_attention(self, prediction: Prediction, query: int | None, head: int | None) -> Explanation:
+        swin = self._maps(prediction)["swin"]
+        weights = self.engine.tokens(prediction.upload.image, np.zeros_like(swin)).attention
+        heatmap = attention_map(weights, swin.shape[1:], query, head)
+        note = "Attention is class-agnostic: it shows what the Swin's last layer looks at, within its windows."
+        return Explanation(heatmap, "swin_attention", "attention weight", "swin", None, {}, (note,))
+
+    def tokens(
+        self,
+        prediction: Prediction,
+        token_stage: int | None = None,
+        target: str | None = None,
+        against: str | None = None,
+    ) -> Explanation:
+        """How much the Swin's tokens at one stage matter for a class, by the size of gradient × token.
+
+        `token_stage` is the height of the stage's grid, by default the last one's. The backward pass goes through the
+        Swin: this costs about two passes through it. Raises BadParameter, NotOffered where the bundle has no graph for
+        it, and ModelGone.
+        """
+        self.check_tokens(token_stage, target, against)
+        target = self._target(prediction, target, against)
+        gradient = self.subject(prediction, target, against).gradient()["swin"]
+        found = self.engine.tokens(prediction.upload.image, gradient).saliency
+        heatmap = found[self.engine.token_stages[-1] if token_stage is None else token_stage]
+        note = "The size of gradient × token: how much a token matters, not whether it speaks for the class or against."
+        return Explanation(heatmap, "token_saliency", "logit", "swin", target, {}, (note,), against)
+
+    def check_tokens(
+        self, token_stage: int | None = None, target: str | None = None, against: str | None = None
     ) -> None:
-        """Refuse what `attention` cannot be asked. Raises NotOffered without cross-attention, and BadParameter."""
-        if not self.has_attention:
+        """Refuse what `tokens` cannot be asked. Raises NotOffered and BadParameter."""
+        self._check_has_tokens()
+        if token_stage is not None and token_stage not in self.engine.token_stages:
+            stages = ", ".join(map(str, self.engine.token_stages))
+            raise BadParameter(f"There is no token_stage {token_stage}: choose one of {stages}.")
+        check_classes(self._classes, target, against)
+
+    def _check_has_tokens(self) -> None:
+        if not self.engine.token_stages:
+            raise NotOffered(
+                "This bundle does not show the Swin's tokens: its model has no such Swin, or it has no graph for them, "
+                "which python -m training compile BUNDLE OUT would make."
+            )
+
+    def check_attention(
+        self,
+        method: AttentionMethod = "raw",
+        target: str | None = None,
+        against: str | None = None,
+        layer: Layer = "cross",
+    ) -> None:
+        """Refuse what `attention` cannot be asked. Raises NotOffered without such a layer, and BadParameter."""
+        if layer == "swin":
+            self._check_has_tokens()
+            if method != "raw":
+                raise BadParameter("The Swin's own attention is given raw: leave out method.")
+        elif not self.has_attention:
             raise NotOffered(f"This model fuses by {self.bundle.manifest.architecture.fusion}, without attention.")
         if method not in ATTENTION_METHODS:
             raise BadParameter(f"Unknown method {method!r}: choose one of {', '.join(ATTENTION_METHODS)}.")
@@ -230,26 +251,12 @@ class Predictor:
             raise BadParameter("Raw attention is of no class: leave out target and against, or choose method gradient.")
         check_classes(self._classes, target, against)
 
-    def draw(self, prediction: Prediction, explanation: Explanation, style: Style) -> Drawing:
-        """The explanation over the picture, in the picture's own frame."""
-        return draw(_from_jpeg(prediction.preview_jpeg), explanation.heatmap, _seen(prediction.frame), style)
-
-    def draw_panels(self, prediction: Prediction, explanations: Sequence[Explanation], style: Style) -> Drawing:
-        """Explanations side by side, each titled with its view. Maps in logits are drawn on one scale, the largest."""
-        picture, seen = _from_jpeg(prediction.preview_jpeg), _seen(prediction.frame)
-        largest = max((legend_of(one.heatmap, style) for one in explanations), key=lambda legend: legend.high)
-        scale = largest if all(one.units == "logit" for one in explanations) else None
-        panels = [
-            Panel(str(one.branch), draw(picture, one.heatmap, seen, style, scale), one.units) for one in explanations
-        ]
-        return Drawing(side_by_side(panels), largest)
-
     def warm_up(self) -> None:
         """One prediction with its overlay, so that the first caller does not pay for lazy set-up."""
         grey = np.full((*self._input_size, 3), 128, np.uint8)
         prediction, _ = self.predict(self.open(encode_png(grey)))  # here the classifier runs, below the explainer
         explanation = self.gradcam(prediction, Question())
-        encode_png(self.draw(prediction, explanation, Style()).picture)
+        encode_png(draw_over(prediction, explanation, Style()).picture)
 
     def _target(
         self, prediction: Prediction, target: str | None, against: str | None, class_agnostic: bool = False
@@ -277,18 +284,3 @@ class Predictor:
         if prediction.bundle_sha256 != self.bundle.sha256:
             raise ModelGone("The model that made this prediction is no longer loaded: send the picture again.")
         return dict(widened(prediction.maps).items())
-
-
-def _seen(frame: Frame) -> Box:
-    return Box(frame.left_px, frame.top_px, frame.width_px, frame.height_px)
-
-
-def _to_jpeg(rgb: Image.Image) -> bytes:
-    data = io.BytesIO()
-    # 4:4:4 and a high quality: the overlay's colours stand on this picture
-    rgb.save(data, "JPEG", quality=92, subsampling="4:4:4")
-    return data.getvalue()
-
-
-def _from_jpeg(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=["JPEG"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Any, TypeVar
 from app.inference.answer import Answer
 from app.inference.bundle import read_bundle
 from app.inference.engine import load_engine
-from app.inference.predictor import Prediction, Predictor, Upload
+from app.inference.prediction import Prediction, Upload
+from app.inference.predictor import Predictor
 from app.inference.scheduler import Lane, each
 from app.inference.store import MemoryStore, PredictionStore, RecentAnswers
 from app.settings import Settings
@@ -77,6 +79,13 @@ class Service:
 
     def _predict(self, asked: Sequence[tuple[Upload, bool]]) -> list[tuple[Prediction, dict[str, float]]]:
         return self.predictor.predict_batch([upload for upload, _ in asked], any(explained for _, explained in asked))
+
+    async def moved(self, prediction: Prediction, until: float) -> list[Prediction]:
+        """The predictions of the picture's moved views, for fine detail. Raises Overloaded and DeadlineExceeded."""
+        uploads = self.predictor.moved_uploads(prediction)
+        self._predicting.admit(until, coming=len(uploads) - 1)
+        ran = await asyncio.gather(*(self._predicting.run((upload, True), until) for upload in uploads))
+        return [one.result[0] for one in ran]
 
     async def forget(self, prediction_id: str) -> None:
         """Forget a prediction and all answers about it. Raises UnknownPrediction."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from app.errors import UnknownPrediction
-from app.inference.predictor import Prediction
+from app.inference.prediction import Prediction
 
 T = TypeVar("T")
 

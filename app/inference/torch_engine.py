@@ -12,10 +12,11 @@ from torch.nn.functional import one_hot
 
 from app.errors import BundleError
 from app.inference.bundle import Bundle
-from app.inference.engine import HeadResult
+from app.inference.engine import HeadResult, TokenResult
 from app.inference.manifest import MANIFEST, WEIGHTS
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
+from app.models.swin_tokens import swin_tokens
 
 GPU_BATCH = 16  # pictures that a GPU takes in one pass
 
@@ -31,6 +32,8 @@ class TorchEngine:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.batch = GPU_BATCH if self._device.type == "cuda" else 1
         self._model = model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._tokens = swin_tokens(model)
+        self.token_stages = self._tokens.heights if self._tokens else ()
 
     @torch.inference_mode()
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
@@ -54,6 +57,16 @@ class TorchEngine:
         return self._explain(
             maps, lambda logits: one_hot((logits + torch.from_numpy(bias).to(logits)).argmax(dim=1), len(bias))
         )
+
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
+        """See `Engine.tokens`."""
+        assert self._tokens is not None
+        gradient = torch.from_numpy(swin_gradient).float()
+        *stages, attention = self._tokens(
+            torch.from_numpy(image[None]).to(self._device), gradient[None].to(self._device)
+        )
+        saliency = {height: _numpy(stage[0]) for height, stage in zip(self.token_stages, stages, strict=True)}
+        return TokenResult(saliency, _numpy(attention[0]))
 
     def _explain(self, maps: FeatureMaps[np.ndarray], weighting: Callable[[Tensor], Tensor]) -> HeadResult:
         with torch.enable_grad():

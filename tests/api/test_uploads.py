@@ -95,10 +95,10 @@ def test_nothing_of_the_upload_is_kept_but_a_bounded_preview(app: FastAPI, clien
         assert upload.count(MARK) == 2
         stored = asyncio.run(app.state.service.store.get(predict(client, upload)["prediction_id"]))
         kept = pickle.dumps(stored)
-        assert stored.preview_jpeg in kept and MARK not in kept
+        assert stored.upload.preview_jpeg in kept and MARK not in kept
         # of the pixels' code: the tables before it are the same in every JPEG
         assert all(upload[start : start + 32] not in kept for start in range(len(upload) // 2, len(upload) - 32, 32))
-        preview = Image.open(io.BytesIO(stored.preview_jpeg))
+        preview = Image.open(io.BytesIO(stored.upload.preview_jpeg))
         assert (preview.size, dict(preview.getexif())) == ((683, 1024), {})
         assert abs(stored.nbytes - len(kept)) < 1500
 

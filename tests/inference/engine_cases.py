@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
@@ -23,7 +22,8 @@ from app.models.cnnswin import FUSIONS, CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from tests.bundles import describe, tiny_model, tiny_reference
 from training.export import write_bundle
-from training.graphs import _in_fp16, head_graph, trunk_graph
+from training.graphs import in_fp16
+from training.tracing import Graphs, trace
 
 # Tracing takes seconds, so not every case is one of OpenVINO's.
 CASES: Mapping[EngineKind, tuple[str, ...]] = {
@@ -50,14 +50,14 @@ class Case:
         return np.random.default_rng(11).integers(0, 256, (3, *self.model.image_size, 3), np.uint8)
 
     @cached_property
-    def graphs(self) -> tuple[ov.Model, ov.Model]:
-        """The model's trunk and head as graphs in float32."""
-        return trunk_graph(self.model), head_graph(self.model)
+    def graphs(self) -> Graphs:
+        """The model's graphs in float32."""
+        return trace(self.model)
 
     @cached_property
     def compiled(self) -> Bundle:
         """The bundle with the graphs in it, in fp16."""
-        return replace(self.bundle, graphs=_in_fp16(*self.graphs))
+        return replace(self.bundle, graphs=in_fp16(self.graphs))
 
     def engine(self, kind: EngineKind) -> Engine:
         """The case's engine of this kind, one for all tests."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from app.errors import UnknownPrediction
-from app.inference.predictor import Prediction
+from app.inference.prediction import Prediction, Upload
 from app.inference.preprocess import Frame
 from app.inference.store import MemoryStore
 from app.models.feature_maps import FeatureMaps
@@ -33,7 +33,12 @@ class Clock:
 def prediction(preview_bytes: int = 100) -> Prediction:
     """A prediction whose size is that of its preview and a little more."""
     maps = FeatureMaps(cnn=np.zeros((2, 1, 1), np.float16), swin=np.zeros((2, 1, 1), np.float16))
-    return Prediction("0" * 64, np.zeros(2, np.float32), maps, bytes(preview_bytes), Frame(0.0, 0.0, 1.0, 1.0, 1, 1))
+    return Prediction("0" * 64, np.zeros(2, np.float32), maps, uploaded(preview_bytes))
+
+
+def uploaded(preview_bytes: int, side_px: int = 1) -> Upload:
+    image = np.zeros((side_px, side_px, 3), np.uint8)
+    return Upload(1, 1, "PNG", (), image, bytes(preview_bytes), Frame(0.0, 0.0, 1.0, 1.0, 1, 1))
 
 
 def put(store: MemoryStore, kept: Prediction) -> str:
@@ -189,6 +194,5 @@ TestAnySequence = settings(max_examples=40, stateful_step_count=30, deadline=Non
 @given(channels=st.integers(1, 400), preview_bytes=st.integers(0, 100_000))
 def test_a_prediction_counts_the_bytes_that_it_holds(channels: int, preview_bytes: int) -> None:
     maps = FeatureMaps(cnn=np.zeros((channels, 7, 7), np.float16))
-    frame = Frame(0.0, 0.0, 1.0, 1.0, 1, 1)
-    one = Prediction("0" * 64, np.zeros(5, np.float32), maps, bytes(preview_bytes), frame)
-    assert 0 <= one.nbytes - (channels * 49 * 2 + preview_bytes + 20) <= 2000
+    one = Prediction("0" * 64, np.zeros(5, np.float32), maps, uploaded(preview_bytes, side_px=32))
+    assert 0 <= one.nbytes - (channels * 49 * 2 + preview_bytes + 32 * 32 * 3 + 20) <= 2000

@@ -25,6 +25,7 @@ from sklearn.metrics import (
 
 from app.explain.overlay import Style
 from app.inference.bundle import read_bundle
+from app.inference.drawing import draw_over
 from app.inference.explanation import Question
 from tests.bundles import write_tiny_bundle
 from tests.training.evaluated import Evaluated, decoded, evaluated, parsed, points, predictor_of
@@ -263,7 +264,7 @@ def test_the_worst_mistakes_come_first_each_with_its_overlay(two: Evaluated) -> 
     for index, shown, overlay in zip(worst, images[0::2], images[1::2], strict=True):
         prediction, _ = service.predict(service.open((two.data / rows[index]["path"]).read_bytes()))
         explanation = service.gradcam(prediction, Question(target=rows[index]["answer"]))
-        np.testing.assert_array_equal(decoded(overlay), service.draw(prediction, explanation, Style()).picture)
+        np.testing.assert_array_equal(decoded(overlay), draw_over(prediction, explanation, Style()).picture)
         original = np.asarray(Image.open(two.data / rows[index]["path"]).convert("RGB"), dtype=float)
         assert np.abs(np.asarray(decoded(shown)) - original).mean() < 4  # but for JPEG
 

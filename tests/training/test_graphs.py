@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from app.__main__ import main as serve_main
 from app.inference.bundle import read_bundle
-from app.inference.engine import Engine, HeadResult, load_engine
+from app.inference.engine import Engine, HeadResult, TokenResult, load_engine
 from app.inference.manifest import GRAPHS, MANIFEST
 from app.inference.torch_engine import TorchEngine, load_model
 from app.models.cnnswin import CNNViTFusion
@@ -43,6 +43,8 @@ class Erring:
     passes: int = 1
     batch: int = 1
 
+    token_stages: tuple[int, ...] = (16, 8, 4)
+
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         maps = self.right.encode(images)
         return FeatureMaps(**{branch: m * (self.factor if branch == self.output else 1) for branch, m in maps.items()})
@@ -59,6 +61,14 @@ class Erring:
     def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
         return self.right.answer(maps, bias)
 
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
+        found = self.right.tokens(image, swin_gradient)
+        factors = {
+            height: np.float32(self.factor if self.output == f"tokens_{height}" else 1) for height in found.saliency
+        }
+        attention = found.attention * np.float32(self.factor if self.output == "swin_attention" else 1)
+        return TokenResult({height: found.saliency[height] * factor for height, factor in factors.items()}, attention)
+
 
 @pytest.fixture
 def main_case(case_of: Callable[[str], Case]) -> Case:
@@ -71,6 +81,8 @@ def main_case(case_of: Callable[[str], Case]) -> Case:
         *((branch, f"the trunk's {branch} map") for branch in ("cnn", "swin")),
         *((output, f"the head's {output}") for output in HEAD_OUTPUTS),
         ("classified", "the head's logits without gradients"),
+        ("tokens_16", "the saliency of 16 rows of tokens"),
+        ("swin_attention", "the Swin's attention"),
     ],
 )
 def test_a_graph_that_errs_in_one_output_is_refused_by_its_name(main_case: Case, output: str, named: str) -> None:

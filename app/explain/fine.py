@@ -1,0 +1,49 @@
+"""A finer heatmap from several views of one picture, each moved by less than a cell of the model's grid.
+
+A cell of a moved view covers another part of the picture than the cell in its place did, so that where cells of several
+views overlap, less than a cell is told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from app.explain.faithfulness import shifted
+from app.explain.fusion import Heatmap, resize_keeping_sum
+
+FINER = 4  # cells of the finer grid to a cell of the model's, on each side
+# By how many cells of the finer grid each view is moved, down and right; the first is the picture as it is.
+MOVES = ((0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+NOTE = (
+    f"The mean over {len(MOVES)} views of the picture, moved by up to a quarter of a cell. Branch shares and "
+    "completeness are those of the picture as it is."
+)
+
+
+def moved_views(image: UInt8[np.ndarray, "h w 3"], grid: tuple[int, int]) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """The picture moved by each of `MOVES` but the first, on a grid of so many rows and columns."""
+    steps = [side / cells / FINER for side, cells in zip(image.shape[:2], grid, strict=True)]
+    return [shifted(image, round(down * steps[0]), round(right * steps[1])) for down, right in MOVES[1:]]
+
+
+def finer(heatmaps: Sequence[Heatmap]) -> Float32[np.ndarray, "fine_h fine_w"]:
+    """The heatmaps of the views, in the order of `MOVES`, each moved back and averaged where they show the picture.
+
+    A cell's value is dealt out evenly to the cells of the finer grid: away from the picture's edge, sums are kept.
+    """
+    rows, columns = (FINER * side for side in heatmaps[0].shape)
+    total, views = np.zeros((rows, columns)), np.zeros((rows, columns))
+    for heatmap, (down, right) in zip(heatmaps, MOVES, strict=True):
+        fine = resize_keeping_sum(heatmap, (rows, columns))
+        (into_rows, of_rows), (into_columns, of_columns) = _overlap(rows, down), _overlap(columns, right)
+        total[into_rows, into_columns] += fine[of_rows, of_columns]
+        views[into_rows, into_columns] += 1
+    return np.asarray(total / views, np.float32)
+
+
+def _overlap(cells: int, by: int) -> tuple[slice, slice]:
+    """Where a side of the picture is, and where a view that was moved by so many cells shows it."""
+    return slice(max(0, -by), cells - max(0, by)), slice(max(0, by), cells - max(0, -by))

@@ -1,0 +1,36 @@
+"""Explanations drawn over the picture that they explain, in its own frame."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+from app.explain.overlay import Box, Drawing, Style, draw, legend_of
+from app.explain.panels import Panel, side_by_side
+from app.inference.explanation import Explanation
+from app.inference.prediction import Prediction
+
+
+def draw_over(prediction: Prediction, explanation: Explanation, style: Style) -> Drawing:
+    """The explanation over the picture."""
+    return draw(_picture(prediction), explanation.heatmap, _seen(prediction), style)
+
+
+def draw_panels(prediction: Prediction, explanations: Sequence[Explanation], style: Style) -> Drawing:
+    """Explanations side by side, each titled with its view. Maps in logits are drawn on one scale, the largest."""
+    picture, seen = _picture(prediction), _seen(prediction)
+    largest = max((legend_of(one.heatmap, style) for one in explanations), key=lambda legend: legend.high)
+    scale = largest if all(one.units == "logit" for one in explanations) else None
+    panels = [Panel(str(one.branch), draw(picture, one.heatmap, seen, style, scale), one.units) for one in explanations]
+    return Drawing(side_by_side(panels), largest)
+
+
+def _picture(prediction: Prediction) -> Image.Image:
+    return Image.open(io.BytesIO(prediction.upload.preview_jpeg), formats=["JPEG"])
+
+
+def _seen(prediction: Prediction) -> Box:
+    frame = prediction.upload.frame
+    return Box(frame.left_px, frame.top_px, frame.width_px, frame.height_px)

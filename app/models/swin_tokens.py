@@ -1,0 +1,100 @@
+"""The Swin's own tokens: how strongly the score depends on them at every stage, and where the last window attends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from timm.models.swin_transformer import SwinTransformerBlock, window_partition
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from app.models.cnnswin import CNNViTFusion
+
+
+class SwinTokens(nn.Module):
+    """Pictures as the service prepares them, and the score's gradient at the Swin's map, to what the tokens say.
+
+    It gives the saliency of each stage in order, |gradient × token| summed over channels `[B, h, w]`, and the attention
+    of the last block `[B, heads, q, k]` between the cells of the Swin's map: each looks within its window only, and the
+    windows are put back in their places. Where the grid is no multiple of the window, what a cell pays to the padding
+    is left out, and its row sums to less than 1. The model is in eval mode; `swin_tokens` makes the module.
+    """
+
+    index: Tensor
+    together: Tensor
+
+    def __init__(self, model: CNNViTFusion) -> None:
+        super().__init__()
+        assert model.map_shapes.swin is not None
+        swin: Any = model.swin
+        self.model, self.swin = model, swin
+        self.last = swin.layers[-1].blocks[-1]
+        self.heights = tuple(int(stage.blocks[-1].input_resolution[0]) for stage in swin.layers)
+        index, together = _pairs(self.last, *model.map_shapes.swin[1:])
+        self.register_buffer("index", index.to(model.swin_mean.device), persistent=False)
+        self.register_buffer("together", together.to(model.swin_mean.device), persistent=False)
+
+    def forward(
+        self, images: UInt8[Tensor, "b h w 3"], swin_gradient: Float[Tensor, "b c gh gw"]
+    ) -> tuple[Float[Tensor, "b ..."], ...]:
+        pixels = images.permute(0, 3, 1, 2).float() / 255
+        tokens = self.swin.patch_embed((pixels - self.model.swin_mean) / self.model.swin_std)
+        by_token = swin_gradient.permute(0, 2, 3, 1)
+        stages: list[Tensor] = []
+        with torch.enable_grad():
+            for stage in self.swin.layers[:-1]:
+                tokens = stage(tokens)
+                # The first stage's tokens are where differentiation begins.
+                tokens = tokens if stages else tokens.detach().requires_grad_()
+                stages.append(tokens)
+            tokens = self.swin.layers[-1].downsample(tokens)
+            for block in self.swin.layers[-1].blocks[:-1]:
+                tokens = block(tokens)
+            seen = self._attention(tokens.detach())
+            final = self.swin.norm(self.last(tokens))
+            gradients = torch.autograd.grad((final * by_token).sum(), stages) if stages else ()
+        every = zip([*stages, final], [*gradients, by_token], strict=True)
+        return (*((token.detach() * gradient).abs().sum(dim=-1) for token, gradient in every), seen)
+
+    def _attention(self, tokens: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads q k"]:
+        attention, pictures = self.last.attn, len(tokens)
+        windows = _windows(self.last, self.last.norm1(tokens))
+        size = windows.shape[1]
+        query, key, _ = attention.qkv(windows).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        scores = query * attention.scale @ key.transpose(-2, -1) + attention._get_rel_pos_bias()
+        scores = scores.reshape(pictures, -1, attention.num_heads, size, size)
+        if self.last.attn_mask is not None:
+            scores = scores + self.last.attn_mask[:, None]
+        by_head = scores.softmax(dim=-1).transpose(1, 2).flatten(2)
+        weights: Tensor = by_head[..., self.index] * self.together
+        return weights
+
+
+def swin_tokens(model: CNNViTFusion) -> SwinTokens | None:
+    """The module for a model; None without a Swin, or with another transformer whose blocks attend in another way."""
+    if model.swin is None or not isinstance(model.swin.layers[-1].blocks[-1], SwinTransformerBlock):
+        return None
+    return SwinTokens(model)
+
+
+def _windows(block: SwinTransformerBlock, grid: Shaped[Tensor, "b h w c"]) -> Shaped[Tensor, "windows cells c"]:
+    """A grid cut into the windows of a block, shifted as the block shifts it; what is missing at the end is 0."""
+    (down, right), (height, width) = block.shift_size, block.window_size
+    shifted = torch.roll(grid, (-down, -right), (1, 2))
+    padded = F.pad(shifted, (0, 0, 0, -grid.shape[2] % width, 0, -grid.shape[1] % height))
+    return window_partition(padded, block.window_size).flatten(1, 2)
+
+
+def _pairs(block: SwinTransformerBlock, height: int, width: int) -> tuple[Int[Tensor, "q k"], Bool[Tensor, "q k"]]:
+    """For two cells of the grid, where their weight stands among all windows' weights, and whether it does at all."""
+    numbers = torch.arange(1, height * width + 1).reshape(1, height, width, 1)
+    cells = _windows(block, numbers)[..., 0]
+    windows, size = cells.shape
+    place = torch.empty(height * width, dtype=torch.long)
+    there = cells.flatten() > 0
+    place[cells.flatten()[there] - 1] = torch.arange(windows * size)[there]
+    window, slot = place // size, place % size
+    together = window[:, None] == window
+    return (window[:, None] * size + slot[:, None]) * size + slot, together
