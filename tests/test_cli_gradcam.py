@@ -1,4 +1,4 @@
-"""`python -m app predict --gradcam`: the overlay by any method, branch, contrast and fusion."""
+"""`python -m app predict` with overlays: Grad-CAM by any method, branch and fusion, attention and Swin tokens."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def test_each_option_changes_the_overlay_and_defaults_are_what_the_help_says(pic
             ("--branch", "swin"),
             ("--fuse", "max"),
             ("--against", "benign", "--branch", "swin"),
+            ("--detail", "fine"),
         )
     ]
     assert len({by_default, *others}) == 1 + len(others)
@@ -60,7 +61,9 @@ def test_how_the_overlay_is_to_be_read_is_said_beside_the_answer(
     assert "Eigen-CAM is class-agnostic" in said.err
 
 
-@pytest.mark.parametrize("option", ["--branch=cnn", "--method=hirescam", "--against=benign", "--fuse=max"])
+@pytest.mark.parametrize(
+    "option", ["--branch=cnn", "--method=hirescam", "--against=benign", "--fuse=max", "--detail=fine"]
+)
 def test_options_of_the_overlay_are_refused_without_one(
     option: str, picture: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,6 +71,25 @@ def test_options_of_the_overlay_are_refused_without_one(
     assert capsys.readouterr().err == (
         f"fusionlens: {option.partition('=')[0]} says what the overlay shows: give --gradcam OUT.png too.\n"
     )
+
+
+def test_attention_and_tokens_are_drawn_too_each_in_its_variants(
+    picture: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = []
+    for out, option, *values in (("attention", "layer", "cross", "swin"), ("tokens", "token-stage", "4", "8", "16")):
+        for value in values:
+            file = picture.with_name(f"{out}{value}.png")
+            options = ["--bundle", str(bundle), f"--{out}", str(file), f"--{option}", value]
+            assert main(["predict", str(picture), *options]) == 0
+            drawn.append(file.read_bytes())
+    assert len({*drawn}) == 5
+    assert "class-agnostic" in capsys.readouterr().err
+    assert main(["predict", str(picture), "--bundle", str(bundle), "--token-stage", "4"]) == 1
+    assert "give --tokens OUT.png too" in capsys.readouterr().err
+    refused = ["--tokens", str(picture.with_name("no.png")), "--token-stage", "5"]
+    assert main(["predict", str(picture), "--bundle", str(bundle), *refused]) == 1
+    assert "choose one of 16, 8, 4" in capsys.readouterr().err
 
 
 def test_what_cannot_be_asked_is_refused_before_anything_is_answered(

@@ -19,6 +19,8 @@ ROUTES = {
     ("post", "/gradcam"),
     ("get", "/attention"),
     ("post", "/attention"),
+    ("get", "/tokens"),
+    ("post", "/tokens"),
     ("delete", "/predictions/{prediction_id}"),
     ("get", "/model"),
     ("get", "/health/live"),

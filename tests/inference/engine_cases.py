@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Case:
 
     model: CNNViTFusion
     bundle: Bundle
+    folder: Path
     _engines: dict[EngineKind, Engine] = field(default_factory=dict)
 
     @property
@@ -57,7 +58,10 @@ class Case:
     @cached_property
     def compiled(self) -> Bundle:
         """The bundle with the graphs in it, in fp16."""
-        return replace(self.bundle, graphs=in_fp16(self.graphs))
+        manifest, out = self.bundle.manifest, self.folder.with_name(f"{self.folder.name}-compiled")
+        description = Description(**{name: getattr(manifest, name) for name in Description.model_fields})
+        write_bundle(self.model, out, description, self.bundle.reference, in_fp16(self.graphs))
+        return read_bundle(out)
 
     def engine(self, kind: EngineKind) -> Engine:
         """The case's engine of this kind, one for all tests."""
@@ -76,7 +80,7 @@ def make_case(name: str, folder: Path) -> Case:
     """The case called `name`, one of `CASES`; unless it is the demo, its bundle is written to `folder`."""
     if name == "demo":
         bundle = read_bundle(demo_bundle_path())
-        return Case(load_model(bundle), bundle)
+        return Case(load_model(bundle), bundle, folder)
     seed = int(name.rpartition("-seed-")[2]) if "-seed-" in name else 0
     fusion = next(fusion for fusion in FUSIONS if name.startswith(fusion))
     return write_case(tiny_model(fusion, classes=5, seed=seed), folder, describe(fusion, classes=5))
@@ -86,7 +90,7 @@ def write_case(model: CNNViTFusion, folder: Path, description: Description) -> C
     """A model as a case; its weights are rounded as a bundle stores them."""
     model.half().float()
     write_bundle(model, folder, description, tiny_reference(model), {})
-    return Case(model, read_bundle(folder))
+    return Case(model, read_bundle(folder), folder)
 
 
 @dataclass(frozen=True)

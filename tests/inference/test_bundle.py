@@ -20,7 +20,7 @@ import safetensors.numpy
 from app.errors import BundleError
 from app.inference.bundle import read_bundle
 from app.inference.engine import load_engine
-from app.inference.manifest import GRAPHS, MANIFEST, REFERENCE, WEIGHTS
+from app.inference.manifest import GRAPHS, MANIFEST, REFERENCE, TOKENS, WEIGHTS
 from app.models.cnnswin import Fusion
 from tests.bundles import describe, tiny_model, tiny_reference
 from training.export import write_bundle
@@ -36,10 +36,10 @@ def folder(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def with_graphs(folder: Path) -> Path:
-    """A bundle that lists the four compiled graphs. Reading verifies their bytes; only an engine looks into them."""
-    for name in GRAPHS:
+    """A bundle that lists all compiled graphs. Reading verifies their bytes; only an engine looks into them."""
+    for name in (*GRAPHS, TOKENS):
         (folder / name).write_bytes(f"the bytes of {name}".encode())
-    return seal(folder, GRAPHS)
+    return seal(folder, (*GRAPHS, TOKENS))
 
 
 def edit(folder: Path, change: Callable[[Fields], object]) -> None:
@@ -73,7 +73,7 @@ def refusal(folder: Path, file: str, pinned_sha256: str | None = None) -> str:
 
 
 @pytest.mark.parametrize("place", [0, 0.5, 1])
-@pytest.mark.parametrize("name", [WEIGHTS, REFERENCE, *GRAPHS, MANIFEST])
+@pytest.mark.parametrize("name", [WEIGHTS, REFERENCE, *GRAPHS, TOKENS, MANIFEST])
 def test_one_flipped_byte_is_refused(with_graphs: Path, name: str, place: float) -> None:
     pinned = read_bundle(with_graphs).sha256
     content = bytearray((with_graphs / name).read_bytes())
@@ -82,14 +82,21 @@ def test_one_flipped_byte_is_refused(with_graphs: Path, name: str, place: float)
     assert "its sha256 is" in refusal(with_graphs, name, pinned)
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, REFERENCE, *GRAPHS, MANIFEST])
+@pytest.mark.parametrize("name", [WEIGHTS, REFERENCE, *GRAPHS, TOKENS, MANIFEST])
 def test_a_missing_file_is_refused(with_graphs: Path, name: str) -> None:
     (with_graphs / name).unlink()
     assert "is missing" in refusal(with_graphs, name)
 
 
 def test_graphs_are_handed_over_as_the_bytes_that_were_verified(with_graphs: Path) -> None:
-    assert read_bundle(with_graphs).graphs == {name: (with_graphs / name).read_bytes() for name in GRAPHS}
+    assert read_bundle(with_graphs).graphs == {name: (with_graphs / name).read_bytes() for name in (*GRAPHS, TOKENS)}
+
+
+def test_the_swins_stages_and_the_graph_of_its_tokens_belong_together(with_graphs: Path) -> None:
+    edit(with_graphs, lambda fields: fields["files"].pop(TOKENS))
+    assert f"token_stages: they belong to {TOKENS}" in refusal(with_graphs, MANIFEST)
+    edit(with_graphs, lambda fields: fields.pop("token_stages"))
+    assert read_bundle(with_graphs).manifest.token_stages == ()  # as bundles were before there were any
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, REFERENCE, *GRAPHS])

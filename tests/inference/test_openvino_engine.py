@@ -17,7 +17,7 @@ from app.errors import BundleError, EngineError
 from app.explain.cam import gradcam
 from app.inference.bundle import Bundle, read_bundle
 from app.inference.engine import Engine, load_engine
-from app.inference.manifest import GRAPHS
+from app.inference.manifest import GRAPHS, TOKENS
 from app.inference.openvino_engine import openvino_engine
 from app.inference.preprocess import Limits, decode, prepare
 from tests.api.asking import png_bytes
@@ -198,7 +198,7 @@ def test_a_cache_that_cannot_be_written_is_refused_with_its_folder(bundle: Bundl
 
 
 def test_a_bundle_without_graphs_is_refused_with_the_command_that_makes_them(bundle: Bundle) -> None:
-    assert set(bundle.graphs) == set(GRAPHS)
+    assert set(bundle.graphs) == {*GRAPHS, TOKENS}
     with pytest.raises(EngineError, match=r"python -m training compile BUNDLE OUT"):
         load_engine(replace(bundle, graphs={}), "openvino")
 
