@@ -32,6 +32,7 @@ lint: $(VENV)/dev.done
 # Against pytorch-grad-cam, then fit against a plain loop; writes docs/benchmarks.md and docs/benchmarks-training.md.
 bench: $(VENV)/bench.done
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.methods
 	$(BIN)/python -m benchmarks.fit_speed
 
 # Figures of heatmaps against quantus, in an environment of its own: quantus brings a second OpenCV.

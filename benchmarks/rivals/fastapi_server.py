@@ -22,10 +22,10 @@ def create_app(bundle: Path) -> FastAPI:
     app, explainer, turn = FastAPI(), Explainer(bundle), threading.Lock()
 
     @app.post("/predict")
-    def predict(file: bytes = File()) -> dict[str, Any]:
+    def predict(file: bytes = File(), method: str = "gradcam") -> dict[str, Any]:
         image = read_tensor(file)
         with turn:
-            return explainer.explain(image)
+            return explainer.explain(image, method)
 
     @app.get("/health")
     async def health() -> str:

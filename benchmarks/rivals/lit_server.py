@@ -55,7 +55,7 @@ class Gradcam(Bare):
         self._explainer = Explainer(self._bundle)
 
     def predict(self, x: Tensor) -> dict[str, Any]:  # type: ignore[override]
-        return self._explainer.explain(x)
+        return self._explainer.explain(x, "gradcam")
 
     def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         return output
