@@ -62,6 +62,8 @@ NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
 }
 PARAMETER_ERRORS = (errors.BadParameter, errors.NotOffered, errors.Overloaded, errors.DeadlineExceeded)
 STORED_ERRORS = (errors.UnknownPrediction, errors.ModelGone, *PARAMETER_ERRORS)
+# Where a graph is read when it is first asked for.
+LATE_ERRORS = (errors.BundleError, errors.EngineError)
 
 
 @router.get(
@@ -81,7 +83,7 @@ async def stored_gradcam(
     "/attention",
     summary="Attention of a stored prediction",
     response_class=Response,
-    responses=documented(*STORED_ERRORS) | CONTENT | NOT_MODIFIED,
+    responses=documented(*STORED_ERRORS, *LATE_ERRORS) | CONTENT | NOT_MODIFIED,
 )
 async def stored_attention(
     service: TheService, query: Annotated[StoredAttentionQuery, Query()], request: Request
@@ -94,7 +96,7 @@ async def stored_attention(
     "/tokens",
     summary="Swin tokens of a stored prediction",
     response_class=Response,
-    responses=documented(*STORED_ERRORS) | CONTENT | NOT_MODIFIED,
+    responses=documented(*STORED_ERRORS, *LATE_ERRORS) | CONTENT | NOT_MODIFIED,
 )
 async def stored_tokens(
     service: TheService, query: Annotated[StoredTokensQuery, Query()], request: Request
@@ -121,7 +123,7 @@ async def gradcam(
     "/attention",
     summary="Attention of a picture",
     response_class=Response,
-    responses=documented(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
+    responses=documented(*UPLOAD_ERRORS, *PARAMETER_ERRORS, *LATE_ERRORS) | CONTENT,
     openapi_extra=OPENAPI_BODY,
 )
 async def attention(
@@ -135,7 +137,7 @@ async def attention(
     "/tokens",
     summary="Swin tokens of a picture",
     response_class=Response,
-    responses=documented(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
+    responses=documented(*UPLOAD_ERRORS, *PARAMETER_ERRORS, *LATE_ERRORS) | CONTENT,
     openapi_extra=OPENAPI_BODY,
 )
 async def tokens(

@@ -29,6 +29,8 @@ TABLE: dict[type[errors.FusionLensError], tuple[int, str]] = {
     errors.BadParameter: (422, "bad-parameter"),
     errors.NotOffered: (422, "not-offered"),
     errors.Overloaded: (429, "overloaded"),
+    errors.BundleError: (503, "bundle-unusable"),
+    errors.EngineError: (503, "engine-unusable"),
     errors.DeadlineExceeded: (504, "deadline-exceeded"),
 }
 RETRY_AFTER = {"Retry-After": {"description": "seconds until a place should be free", "schema": {"type": "integer"}}}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import httpx
 import numpy as np
 import pytest
 
+from app.settings import Settings
 from tests.api.asking import assert_problem, explained, picture_of, png_bytes, predict
+from tests.serving import serving
 
 STAGES = (16, 8, 4)  # of the tiny bundle
 
@@ -15,6 +20,17 @@ STAGES = (16, 8, 4)  # of the tiny bundle
 def answer(client: httpx.Client) -> dict[str, object]:
     """A prediction to ask about."""
     return predict(client, png_bytes())
+
+
+def test_a_bundle_that_changed_on_disk_since_the_start_is_said_and_the_rest_goes_on(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    with serving(Settings(bundle=folder)) as client:
+        (folder / "tokens.xml.gz").unlink()
+        query = {"prediction_id": predict(client, png_bytes())["prediction_id"]}
+        assert "tokens.xml.gz" in assert_problem(client.get("/tokens", params=query), 503, "bundle-unusable")
+        assert client.get("/gradcam", params=query).status_code == 200
 
 
 @pytest.fixture(scope="module")
