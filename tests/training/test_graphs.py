@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from app.__main__ import main as serve_main
 from app.inference.bundle import read_bundle
 from app.inference.engine import Engine, HeadResult, TokenResult, load_engine
-from app.inference.manifest import GRAPHS, MANIFEST
+from app.inference.manifest import GRAPHS, MANIFEST, TOKENS
 from app.inference.torch_engine import TorchEngine, load_model
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
@@ -185,4 +185,4 @@ def test_compile_adds_graphs_to_a_bundle_and_changes_nothing_else(
 def test_the_default_backbones_make_graphs_too() -> None:
     torch.manual_seed(0)
     model = CNNViTFusion(2).eval().half().float()
-    assert set(write_graphs(model, [])) == set(GRAPHS)
+    assert set(write_graphs(model, [])) == {*GRAPHS, TOKENS}
