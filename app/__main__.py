@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--tokens", type=Path, metavar="OUT.png", help="write it with how much the Swin tokens matter")
     predict.add_argument("--layer", choices=get_args(Layer), help="the attention's (default: cross)")
     predict.add_argument("--token-stage", type=int, help="height of the tokens' grid (default: the last stage's)")
-    overlay = predict.add_argument_group("what --gradcam shows")
+    overlay = predict.add_argument_group("what --gradcam shows; --tokens knows --target and --against too")
     overlay.add_argument("--branch", choices=get_args(View), help="both branches together, or one (default: fusion)")
     overlay.add_argument("--method", choices=METHODS, help=f"how evidence is measured (default: {DEFAULT})")
     overlay.add_argument("--target", help="the class that it explains (default: the one answered)")
@@ -140,7 +140,7 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
     if args.attention:
         predictor.check_attention(layer=args.layer or "cross")
     if args.tokens:
-        predictor.check_tokens(args.token_stage)
+        predictor.check_tokens(args.token_stage, args.target, args.against)
     for path in args.pictures:
         try:
             prediction, _ = predictor.predict(predictor.open(path.read_bytes()), explained=args.gradcam is not None)
@@ -162,7 +162,9 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
             looked = predictor.attention(prediction, None, None, layer=args.layer or "cross")
             _write_overlay(args.attention, prediction, looked)
         if args.tokens:
-            _write_overlay(args.tokens, prediction, predictor.tokens(prediction, args.token_stage))
+            _write_overlay(
+                args.tokens, prediction, predictor.tokens(prediction, args.token_stage, args.target, args.against)
+            )
     return failed
 
 
@@ -171,8 +173,11 @@ def _question(args: argparse.Namespace) -> Question:
     for out in ("gradcam", "attention", "tokens"):
         if getattr(args, out) and len(args.pictures) > 1:
             raise FusionLensError(f"--{out} writes one overlay: give one picture.")
-    of_gradcam = dict.fromkeys(("branch", "method", "target", "against", "fuse", "detail"), "gradcam")
-    for option, out in {**of_gradcam, "layer": "attention", "token_stage": "tokens"}.items():
+    belongs_to = dict.fromkeys(("branch", "method", "target", "against", "fuse", "detail"), "gradcam")
+    belongs_to |= {"layer": "attention", "token_stage": "tokens"}
+    if args.tokens:
+        del belongs_to["target"], belongs_to["against"]
+    for option, out in belongs_to.items():
         if getattr(args, option) is not None and not getattr(args, out):
             flag = option.replace("_", "-")
             raise FusionLensError(f"--{flag} says what the overlay shows: give --{out} OUT.png too.")
@@ -189,6 +194,9 @@ def _write_overlay(file: Path, prediction: Prediction, explanation: Explanation)
 def _check(args: argparse.Namespace, settings: Settings) -> int:
     predictor = load_predictor(settings)
     predictor.warm_up()
+    if predictor.engine.token_stages:  # what the service compiles only when it is asked for
+        grey, _ = predictor.predict(predictor.open(EXAMPLE.read_bytes()))
+        predictor.tokens(grey)
     manifest = predictor.bundle.manifest
     print(
         f"{args.bundle}: good\n"

@@ -84,6 +84,12 @@ def test_attention_and_tokens_are_drawn_too_each_in_its_variants(
             assert main(["predict", str(picture), *options]) == 0
             drawn.append(file.read_bytes())
     assert len({*drawn}) == 5
+    malignant = picture.with_name("malignant.png")
+    options = ["--bundle", str(bundle), "--tokens", str(malignant), "--token-stage", "16"]
+    for target in ("benign", "malignant"):
+        assert main(["predict", str(picture), *options, "--target", target]) == 0
+        drawn.append(malignant.read_bytes())
+    assert len({*drawn}) == 6  # one of the classes is the answer
     assert "class-agnostic" in capsys.readouterr().err
     assert main(["predict", str(picture), "--bundle", str(bundle), "--token-stage", "4"]) == 1
     assert "give --tokens OUT.png too" in capsys.readouterr().err

@@ -37,7 +37,7 @@ from app.inference.service import Service
 
 AnyQuery = GradcamQuery | AttentionQuery | TokensQuery
 router = APIRouter(tags=["explanations"])
-_SUMMARY = {"method", "branch", "fuse", "target", "against", "units", "no_positive_evidence", "provenance"}
+_SUMMARY = {"method", "branch", "fuse", "target", "against", "detail", "units", "no_positive_evidence", "provenance"}
 _BINARY, _TEXT = {"schema": {"type": "string", "format": "binary"}}, {"type": "string"}
 CONTENT: dict[int | str, dict[str, Any]] = {
     200: {
@@ -75,7 +75,10 @@ LATE_ERRORS = (errors.BundleError, errors.EngineError)
 async def stored_gradcam(
     service: TheService, query: Annotated[StoredGradcamQuery, Query()], request: Request
 ) -> Response:
-    """What speaks for a class in a picture that was predicted before: no second pass through the backbones."""
+    """What speaks for a class in a picture that was predicted before: no second pass through the backbones.
+
+    Fine detail is the exception: it takes eight more.
+    """
     return await _stored(service, query, request)
 
 
@@ -157,9 +160,10 @@ async def _unstored(service: Service, query: AnyQuery, picture: bytes) -> Respon
 async def _made(service: Service, prediction: Prediction, query: AnyQuery, until: float) -> Response:
     moved: list[Prediction] = []
     if isinstance(query, GradcamQuery) and query.detail == "fine":
-        query.check(service.predictor)
         moved = await service.moved(prediction, until)
-    return await service.explain(partial(_respond, service.predictor, prediction, query, moved), until)
+    through_swin = isinstance(query, TokensQuery) or (isinstance(query, AttentionQuery) and query.layer == "swin")
+    work = partial(_respond, service.predictor, prediction, query, moved)
+    return await service.explain(work, until, through_swin)
 
 
 async def _stored(
@@ -174,6 +178,7 @@ async def _stored(
     if (known := service.answers.get(query.prediction_id, caching["ETag"])) is not None:
         body, headers = known
         return Response(body, headers=headers)
+    query.check(service.predictor)
     response = await unless_gone(request, _made(service, prediction, query, service.deadline()))
     response.headers.update(caching)
     answer = (bytes(response.body), dict(response.headers))

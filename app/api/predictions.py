@@ -34,7 +34,8 @@ async def predict(
     """Classify one picture. The answer can be explained by its `prediction_id` until it expires.
 
     Send the picture as multipart/form-data in a field `file`, or as the body with an `image/*` content type. The
-    picture itself is not kept: only the model's feature maps and a small preview, until the prediction expires.
+    picture itself is not kept: only the model's small input, its feature maps and a preview, until the prediction
+    expires.
 
     `curl -F file=@picture.jpg http://127.0.0.1:8000/predict`
     """

@@ -136,7 +136,7 @@ class AttentionQuery(DrawingQuery):
     def check(self, predictor: Predictor) -> None:
         """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
         self.style()
-        predictor.check_attention(self.method, self.target, self.against, self.layer)
+        predictor.check_attention(self.method, self.target, self.against, self.layer, self.query)
 
     def explain(self, predictor: Predictor, prediction: Prediction, moved: Sequence[Prediction]) -> list[Explanation]:
         """What was asked for."""

@@ -156,7 +156,7 @@ class ExplanationAnswer(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXPLANATION_EXAMPLE]})
 
-    heatmap: list[list[float]] = Field(description="the raw signed map, row by row, on the model's own grid")
+    heatmap: list[list[float]] = Field(description="the raw signed map, row by row, on its own grid")
     shape: tuple[int, int] = Field(description="rows and columns of the map")
     units: str = Field(description="the unit of the map's values")
     method: str = Field(description="how the evidence was measured, or the attention or tokens shown")
@@ -165,11 +165,11 @@ class ExplanationAnswer(BaseModel):
     detail: Detail = Field(description="the model's own grid, or a finer one from several views of the picture")
     target: str | None = Field(description="the class explained; null where the map is class-agnostic")
     against: str | None = Field(description="the class that the target is contrasted with, if any")
-    branches: dict[Branch, Share] = Field(description="what each branch contributes; empty for attention")
+    branches: dict[Branch, Share] = Field(description="what each branch contributes; empty for attention and tokens")
     score: float | None = Field(
         None,
-        description="the target's logit before temperature, less that of `against`; null for attention, and where the "
-        "map is class-agnostic",
+        description="the target's logit before temperature, less that of `against`; null for attention and tokens, and "
+        "where the map is class-agnostic",
     )
     reference_score: float | None = Field(
         None, description="the score of the training data's mean maps; both branches' Shapley values add up to the rest"

@@ -15,6 +15,7 @@ from app.errors import BadParameter
 
 AttentionMethod = Literal["raw", "gradient"]
 Layer = Literal["cross", "swin"]
+LAYERS: tuple[Layer, ...] = get_args(Layer)
 ATTENTION_METHODS: tuple[AttentionMethod, ...] = get_args(AttentionMethod)
 
 
@@ -23,13 +24,13 @@ def attention_map(
 ) -> Float32[np.ndarray, "h w"]:
     """The attention of one query token, or the mean over all; of one head, or the mean over all.
 
-    `attention` holds rows that sum to 1, so the map does too. `grid` is that of the keys (rows, columns), whose cells
-    are counted row by row, as query tokens are on the Swin map's grid. Raises BadParameter for a
-    query or a head that is not there.
+    `attention` holds rows that sum to 1, so the map does too, less what went to a window's padding. `grid` is that of
+    the keys (rows, columns), whose cells are counted row by row, as query tokens are on the Swin map's grid. Raises
+    BadParameter for a query or a head that is not there.
     """
     heads, queries, _ = attention.shape
-    _check("head", head, heads)
-    _check("query", query, queries)
+    check_index("head", head, heads)
+    check_index("query", query, queries)
     of_heads = attention if head is None else attention[head : head + 1]
     chosen = of_heads if query is None else of_heads[:, query : query + 1]
     return np.asarray(chosen.mean(axis=(0, 1), dtype=np.float64).reshape(grid), dtype=np.float32)
@@ -46,6 +47,7 @@ def attention_times_gradient(
     return np.asarray(np.maximum(attention * gradient, 0))
 
 
-def _check(name: str, index: int | None, count: int) -> None:
+def check_index(name: str, index: int | None, count: int) -> None:
+    """Refuse the number of a head or a query that there is not. Raises BadParameter."""
     if index is not None and not 0 <= index < count:
         raise BadParameter(f"There is no {name} {index}: choose from 0 to {count - 1}, or none for the mean over all.")

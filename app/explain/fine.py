@@ -24,17 +24,18 @@ NOTE = (
 
 
 def moved_views(image: UInt8[np.ndarray, "h w 3"], grid: tuple[int, int]) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """The picture moved by each of `MOVES` but the first, on a grid of so many rows and columns."""
+    """The picture moved by each of `MOVES` but the first, on a grid of so many rows and columns, the model's finest."""
     steps = [side / cells / FINER for side, cells in zip(image.shape[:2], grid, strict=True)]
     return [shifted(image, round(down * steps[0]), round(right * steps[1])) for down, right in MOVES[1:]]
 
 
-def finer(heatmaps: Sequence[Heatmap]) -> Float32[np.ndarray, "fine_h fine_w"]:
+def finer(heatmaps: Sequence[Heatmap], grid: tuple[int, int]) -> Float32[np.ndarray, "fine_h fine_w"]:
     """The heatmaps of the views, in the order of `MOVES`, each moved back and averaged where they show the picture.
 
-    A cell's value is dealt out evenly to the cells of the finer grid: away from the picture's edge, sums are kept.
+    `grid` is that of `moved_views`; the heatmaps may have a coarser one. A cell's value is dealt out evenly to the
+    cells of the finer grid: away from the picture's edge, sums are kept.
     """
-    rows, columns = (FINER * side for side in heatmaps[0].shape)
+    rows, columns = (FINER * side for side in grid)
     total, views = np.zeros((rows, columns)), np.zeros((rows, columns))
     for heatmap, (down, right) in zip(heatmaps, MOVES, strict=True):
         fine = resize_keeping_sum(heatmap, (rows, columns))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32
@@ -19,6 +19,7 @@ from app.models.feature_maps import Branch
 
 View = Literal["fusion", "cnn", "swin"]
 Detail = Literal["grid", "fine"]
+DETAILS: tuple[Detail, ...] = get_args(Detail)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Question:
         """Refuse what cannot be asked of a model with these views and classes. Raises BadParameter and NotOffered."""
         if self.method not in METHODS:
             raise BadParameter(f"Unknown method {self.method!r}: choose one of {', '.join(METHODS)}.")
+        if self.detail not in DETAILS:
+            raise BadParameter(f"Unknown detail {self.detail!r}: choose one of {', '.join(DETAILS)}.")
         if self.view not in views:
             raise NotOffered(f"This model has no {self.view} branch: choose one of {', '.join(views)}.")
         if METHODS[self.method].class_agnostic and (self.target or self.against):
@@ -76,19 +79,30 @@ class Explanation:
     detail: Detail = "grid"
 
 
+def finest_grid(maps: Iterable[np.ndarray]) -> tuple[int, int]:
+    """Rows and columns of the finest of some feature maps, axis by axis."""
+    rows, columns = (max(side) for side in zip(*(feature_map.shape[1:] for feature_map in maps), strict=True))
+    return rows, columns
+
+
 def explain(subjects: Sequence[Subject], questions: Sequence[Question]) -> list[Explanation]:
     """The answers to questions that were checked, and that differ in view and fusion alone: of one computation.
 
     The first subject is the picture. Where there are more, they are its moved views, for fine detail.
     """
     found = [METHODS[questions[0].method].attribute(subject) for subject in subjects]
-    return [_joined([_answer(*one, question) for one in zip(subjects, found, strict=True)]) for question in questions]
+    grid = finest_grid(subjects[0].maps.values())
+    return [
+        _joined([_answer(*one, question) for one in zip(subjects, found, strict=True)], grid) for question in questions
+    ]
 
 
-def _joined(views: Sequence[Explanation]) -> Explanation:
+def _joined(views: Sequence[Explanation], grid: tuple[int, int]) -> Explanation:
     if len(views) == 1:
         return views[0]
-    heatmap = finer([view.heatmap for view in views])
+    heatmap = finer([view.heatmap for view in views], grid)
+    if views[0].units != "logit":  # what does not add up keeps its values, not its sum
+        heatmap = heatmap * np.float32(heatmap.size / views[0].heatmap.size)
     return replace(views[0], heatmap=heatmap, detail="fine", notes=(*views[0].notes, NOTE))
 
 

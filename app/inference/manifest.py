@@ -164,6 +164,8 @@ class Manifest(Description):
                 raise ValueError(f"{name}: fusion {self.architecture.fusion} has the branches {sorted(branches)}")
         if bool(self.token_stages) != (TOKENS in self.files):
             raise ValueError(f"token_stages: they belong to {TOKENS}, and one of both is not there")
+        if self.token_stages and self.token_stages[-1:] != self.map_shapes.get("swin", ())[1:2]:
+            raise ValueError("token_stages: the last one is not the height of the Swin's map")
         return self
 
 

@@ -1,4 +1,4 @@
-"""The OpenVINO engine: a bundle's two graphs on a CPU, gradients included, with no torch in the process."""
+"""The OpenVINO engine: a bundle's graphs on a CPU, gradients included, with no torch in the process."""
 
 from __future__ import annotations
 
@@ -158,18 +158,17 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
             return Graph(CORE.compile_model(graph_to_compile(source, name), "CPU", options))
         what = f"{bundle.sha256} {name} {ov.get_version()} {CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
         file = cache / f"{hashlib.sha256(what.encode()).hexdigest()}.blob"
-        if not file.exists():
-            graph = CORE.compile_model(graph_to_compile(source, name), "CPU", options)
-            _write_whole(file, graph.export_model().getvalue())
-        return _import(file, options)
-
-    try:
-        if cache is not None:
+        try:
             cache.mkdir(parents=True, exist_ok=True)
-        engine = OpenVINOEngine(compiled, threads, bundle.manifest.token_stages)
-    except OSError as error:
-        reason = f"The cache folder {cache} cannot be used ({error.strerror}): choose another."
-        raise EngineError(reason) from error
+            if not file.exists():
+                graph = CORE.compile_model(graph_to_compile(source, name), "CPU", options)
+                _write_whole(file, graph.export_model().getvalue())
+            return _import(file, options)
+        except OSError as error:
+            reason = f"The cache folder {cache} cannot be used ({error.strerror}): choose another."
+            raise EngineError(reason) from error
+
+    engine = OpenVINOEngine(compiled, threads, bundle.manifest.token_stages)
     source = bundle.without_weights()  # what is compiled later is read again
     return engine
 

@@ -11,7 +11,15 @@ import numpy as np
 from jaxtyping import Float32
 
 from app.errors import BadParameter, ModelGone, NotOffered
-from app.explain.attention import ATTENTION_METHODS, AttentionMethod, Layer, attention_map, attention_times_gradient
+from app.explain.attention import (
+    ATTENTION_METHODS,
+    LAYERS,
+    AttentionMethod,
+    Layer,
+    attention_map,
+    attention_times_gradient,
+    check_index,
+)
 from app.explain.fine import moved_views
 from app.explain.methods import METHODS
 from app.explain.overlay import Style
@@ -22,7 +30,7 @@ from app.inference.answer import Answer, answer_of, decision_bias
 from app.inference.bundle import Bundle
 from app.inference.drawing import draw_over
 from app.inference.engine import Engine
-from app.inference.explanation import Explanation, Question, View, explain
+from app.inference.explanation import Explanation, Question, View, explain, finest_grid
 from app.inference.prediction import Prediction, Upload, open_upload
 from app.inference.preprocess import Limits
 from app.inference.target import HeadScore, check_classes, target_weights
@@ -137,10 +145,8 @@ class Predictor:
 
     def moved_uploads(self, prediction: Prediction) -> list[Upload]:
         """The picture moved by less than a cell in several ways: what fine detail takes one more pass each of."""
-        sides = zip(*(present.shape[1:] for _, present in prediction.maps.items()), strict=True)
-        rows, columns = (max(side) for side in sides)
-        upload = prediction.upload
-        return [replace(upload, image=image) for image in moved_views(upload.image, (rows, columns))]
+        upload, grid = prediction.upload, finest_grid(present for _, present in prediction.maps.items())
+        return [replace(upload, image=image) for image in moved_views(upload.image, grid)]
 
     def check_gradcam(self, question: Question) -> None:
         """Refuse what `gradcam` cannot be asked, before anything is computed. Raises BadParameter and NotOffered."""
@@ -170,7 +176,7 @@ class Predictor:
         With `method` gradient, where that speaks for `target` (the answer's label if None), if `against` is given
         rather than for that class. Raises BadParameter, NotOffered where the model has no such layer, and ModelGone.
         """
-        self.check_attention(method, target, against, layer)
+        self.check_attention(method, target, against, layer, query)
         if layer == "swin":
             return self._swin_attention(prediction, query, head)
         target = self._target(prediction, target, against, class_agnostic=method == "raw")
@@ -237,8 +243,14 @@ class Predictor:
         target: str | None = None,
         against: str | None = None,
         layer: Layer = "cross",
+        query: int | None = None,
     ) -> None:
-        """Refuse what `attention` cannot be asked. Raises NotOffered without such a layer, and BadParameter."""
+        """Refuse what `attention` cannot be asked. Raises NotOffered without such a layer, and BadParameter.
+
+        Whether there is such a head shows when the attention is there.
+        """
+        if layer not in LAYERS:
+            raise BadParameter(f"Unknown layer {layer!r}: choose one of {', '.join(LAYERS)}.")
         if layer == "swin":
             self._check_has_tokens()
             if method != "raw":
@@ -250,6 +262,8 @@ class Predictor:
         if method == "raw" and (target or against):
             raise BadParameter("Raw attention is of no class: leave out target and against, or choose method gradient.")
         check_classes(self._classes, target, against)
+        _, rows, columns = self.bundle.manifest.map_shapes["swin"]
+        check_index("query", query, rows * columns)
 
     def warm_up(self) -> None:
         """One prediction with its overlay, so that the first caller does not pay for lazy set-up."""

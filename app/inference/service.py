@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from app.explain.fine import MOVES
 from app.inference.answer import Answer
 from app.inference.bundle import read_bundle
 from app.inference.engine import load_engine
@@ -35,7 +36,7 @@ class Service:
     """One loaded bundle, ready to answer.
 
     Pictures are decoded beside the model, and explanations of stored predictions have a lane of their own: a few
-    milliseconds of work need not wait behind a backbone's.
+    milliseconds of work need not wait behind a backbone's. Those that go through the Swin again have another.
     """
 
     def __init__(self, predictor: Predictor, store: PredictionStore, settings: Settings) -> None:
@@ -44,6 +45,7 @@ class Service:
         gather_s = settings.gather_ms / 1e3 if engine.batch > 1 else 0.0
         self._decoding: Lane[Callable[[], Any], Any] = Lane(each, settings.decoders, limit)
         self._predicting = Lane(self._predict, engine.passes, limit, engine.batch, gather_s)
+        self._through_swin: Lane[Callable[[], Any], Any] = Lane(each, 1, limit)
         self._explaining: Lane[Callable[[], Any], Any] = Lane(each, settings.decoders, limit)
         self._being_decoded = 0
         self.answers: RecentAnswers[tuple[bytes, dict[str, str]]] = RecentAnswers(settings.answers_max_bytes)
@@ -82,8 +84,8 @@ class Service:
 
     async def moved(self, prediction: Prediction, until: float) -> list[Prediction]:
         """The predictions of the picture's moved views, for fine detail. Raises Overloaded and DeadlineExceeded."""
+        self._predicting.admit(until, coming=len(MOVES) - 2 + self._being_decoded)
         uploads = self.predictor.moved_uploads(prediction)
-        self._predicting.admit(until, coming=len(uploads) - 1)
         ran = await asyncio.gather(*(self._predicting.run((upload, True), until) for upload in uploads))
         return [one.result[0] for one in ran]
 
@@ -92,10 +94,11 @@ class Service:
         await self.store.forget(prediction_id)
         self.answers.forget(prediction_id)
 
-    async def explain(self, work: Callable[[], T], until: float) -> T:
-        """Run the making of an explanation in its own lane. Raises Overloaded and DeadlineExceeded."""
-        self._explaining.admit(until)
-        result: T = (await self._explaining.run(work, until)).result
+    async def explain(self, work: Callable[[], T], until: float, through_swin: bool = False) -> T:
+        """Run the making of an explanation in the lane for it. Raises Overloaded and DeadlineExceeded."""
+        lane = self._through_swin if through_swin else self._explaining
+        lane.admit(until)
+        result: T = (await lane.run(work, until)).result
         return result
 
 

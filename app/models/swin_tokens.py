@@ -74,7 +74,8 @@ class SwinTokens(nn.Module):
 
 def swin_tokens(model: CNNViTFusion) -> SwinTokens | None:
     """The module for a model; None without a Swin, or with another transformer whose blocks attend in another way."""
-    if model.swin is None or not isinstance(model.swin.layers[-1].blocks[-1], SwinTransformerBlock):
+    last: Any = model.swin.layers[-1].blocks[-1] if model.swin is not None else None
+    if not isinstance(last, SwinTransformerBlock) or last.dynamic_mask:
         return None
     return SwinTokens(model)
 
