@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.__main__ import main
+from app.explain.methods import DEFAULT
 from tests.api.asking import png_bytes
 
 
@@ -36,11 +37,11 @@ def overlay(picture: Path, bundle: Path, *options: str) -> bytes:
 def test_each_option_changes_the_overlay_and_defaults_are_what_the_help_says(picture: Path, bundle: Path) -> None:
     target = ("--target", "malignant")
     by_default = overlay(picture, bundle, *target)
-    assert by_default == overlay(picture, bundle, *target, "--method", "gradcam", "--branch", "fusion")
+    assert by_default == overlay(picture, bundle, *target, "--method", DEFAULT, "--branch", "fusion")
     others = [
         overlay(picture, bundle, *target, *options)
         for options in (
-            ("--method", "hirescam"),
+            ("--method", "xgradcam"),
             ("--branch", "swin"),
             ("--fuse", "max"),
             ("--against", "benign", "--branch", "swin"),

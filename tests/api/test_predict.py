@@ -34,8 +34,8 @@ def test_the_answer_holds_every_field_of_the_contract(client: httpx.Client, tiny
     assert answer["timings_ms"].keys() == {"decode", "queue", "trunk", "head"}
     assert all(spent >= 0 for spent in answer["timings_ms"].values()) and answer["timings_ms"]["trunk"] > 0
     identified = f"?prediction_id={answer['prediction_id']}"
-    assert answer["links"] == {"gradcam": f"/gradcam{identified}", "attention": f"/attention{identified}"}
-    assert [client.get(link).status_code for link in answer["links"].values()] == [200, 200]
+    assert answer["links"] == {name: f"/{name}{identified}" for name in ("gradcam", "attention", "tokens")}
+    assert [client.get(link).status_code for link in answer["links"].values()] == [200] * 3
 
 
 def test_probabilities_are_of_all_classes_sorted_and_add_up_to_1(five_classes: httpx.Client) -> None:

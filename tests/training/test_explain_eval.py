@@ -133,7 +133,7 @@ def test_figures_can_be_computed_again_from_heatmap_picture_and_mask(
         prediction, _ = predictor.predict(upload)
         answer = predictor.answer(prediction)
         assert (row["explained"], row["probability"]) == (answer.label, answer.probabilities[answer.label])
-        heatmap = enlarge(predictor.gradcam(prediction, Question()).heatmap, (64, 64))
+        heatmap = enlarge(predictor.gradcam(prediction, Question(method="gradcam")).heatmap, (64, 64))
         values = {name: of_figure[n] for name, of_figure in document["values"][GRADCAM.name].items()}
         score = probability_of(predictor, upload, answer.label)
         expected = deletion(score, upload.image, heatmap, mean_colour(upload.image), seed=n)
