@@ -27,6 +27,7 @@ EXPLAINED, BARE_OPENVINO, THEIRS = "explained prediction", "OpenVINO forward", "
 OPEN_PREDICT, POST_PREDICT = "open and predict", "POST /predict"
 POST_GRADCAM, GET_GRADCAM = "POST /gradcam", "GET /gradcam"
 FURTHER = "further explanation, "
+METHOD = "gradcam"  # what others compute too
 TORCH_FORWARD, CAPTUM, OWN_CNN_MAP = "torch forward", "captum LayerGradCam", "explained prediction, CNN branch alone"
 COMPILED = "torch.compile forward"
 FORWARDS = (TORCH_FORWARD, COMPILED, "ONNX Runtime forward", BARE_OPENVINO)
@@ -50,10 +51,10 @@ def fusionlens(case: Case) -> Runs:
 
     def explained() -> object:
         prediction = predicted(upload, explained=True)
-        return prediction.logits, predictor.gradcam(prediction, Question()).heatmap
+        return prediction.logits, predictor.gradcam(prediction, Question(method=METHOD)).heatmap
 
     def cnn_branch() -> object:
-        return predictor.gradcam(predicted(upload), Question("cnn", target=bundle.manifest.classes[CLASS])).heatmap
+        return predictor.gradcam(predicted(upload), Question("cnn", METHOD, bundle.manifest.classes[CLASS])).heatmap
 
     def further(method: str) -> Callable[[], object]:
         targets = [None] if METHODS[method].class_agnostic else bundle.manifest.classes
@@ -72,12 +73,12 @@ def over_http(case: Case, address: str) -> Runs:
     client = Client(address)
     picture = case.picture.read_bytes()
     stored = client.post("/predict", picture).json()["prediction_id"]
-    opacity = count(0.5, 1e-6)
+    asked, opacity = f"prediction_id={stored}&method={METHOD}", count(0.5, 1e-6)
     return {
         POST_PREDICT: lambda: len(client.post("/predict", picture).body),
         # Another opacity each time: what was asked before would be answered without any work.
-        GET_GRADCAM: lambda: len(client.get(f"/gradcam?prediction_id={stored}&alpha_max={next(opacity):.6f}").body),
-        POST_GRADCAM: lambda: len(client.post("/gradcam?format=json", picture).body),
+        GET_GRADCAM: lambda: len(client.get(f"/gradcam?{asked}&alpha_max={next(opacity):.6f}").body),
+        POST_GRADCAM: lambda: len(client.post(f"/gradcam?format=json&method={METHOD}", picture).body),
     }
 
 

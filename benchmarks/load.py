@@ -83,7 +83,7 @@ def drive(address: str, path: str, picture: bytes, clients: int, seconds: float,
         watcher = Client(address)
         stored = watcher.post("/predict", picture).json()["prediction_id"]
         opacity = count(0.5, 1e-6)  # another each time: what was asked before would be answered without any work
-        explain = lambda: watcher.get(f"/gradcam?prediction_id={stored}&alpha_max={next(opacity):.6f}")  # noqa: E731
+        explain = lambda: watcher.get(f"/gradcam?prediction_id={stored}&method=gradcam&alpha_max={next(opacity):.6f}")  # noqa: E731
         threads.append(threading.Thread(target=repeat, args=(watcher, explain, watched_ms, WATCH_PAUSE_S)))
     for client in [Client(address) for _ in range(clients)]:
         ask = lambda client=client: client.post(path, picture)  # noqa: E731

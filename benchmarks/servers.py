@@ -60,7 +60,7 @@ def own_server(case: Case, engine: str) -> Server:
     """FusionLens, asked for an explained prediction."""
     settings = {"FUSIONLENS_ENGINE": engine, "FUSIONLENS_CACHE": str(case.cache)}
     command = ("app", "serve", "--bundle", str(case.bundle))
-    return Server(f"FusionLens, {engine}", command, "/gradcam?format=json", "/health/ready", settings)
+    return Server(f"FusionLens, {engine}", command, "/gradcam?format=json&method=gradcam", "/health/ready", settings)
 
 
 def lit_server(case: Case, answer: str, workers: int, threads: int, batch: int = 1) -> Server:

@@ -30,7 +30,7 @@ def _command(case: Case, engine: str, folder: Path) -> Callable[[], object]:
     env = environment({"FUSIONLENS_ENGINE": engine, "FUSIONLENS_CACHE": str(case.cache)})
     env.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its modules compiled
     overlay = str(folder / f"{engine}.png")
-    predict = ("predict", str(case.picture), "--bundle", str(case.bundle), "--gradcam", overlay)
+    predict = ("predict", str(case.picture), "--bundle", str(case.bundle), "--gradcam", overlay, "--method", "gradcam")
     return lambda: subprocess.run([sys.executable, "-m", "app", *predict], env=env, check=True, capture_output=True)
 
 
