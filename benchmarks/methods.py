@@ -119,8 +119,8 @@ def page(found: dict[str, dict[str, Times]], busy: float, rounds: int) -> str:
             )
         lines.append("")
     lines.append(
-        "`integrated` takes 16 nodes, and 32 or 64 where the map of fewer does not add up to the score's difference within "
-        "a thousandth."
+        "`integrated` takes 16 nodes, and 32 or 64 where the map of fewer does not add up to the score's difference "
+        "within a thousandth."
     )
     return "\n".join(lines).rstrip() + "\n"
 
