@@ -16,6 +16,8 @@ from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 
+from app.explain.fusion import fuse
+from app.explain.integrated import integrated
 from app.inference.bundle import read_bundle
 from app.inference.engine import load_engine
 from app.inference.explanation import Question
@@ -34,7 +36,8 @@ from benchmarks.turns import Group, Raced, Runs, take_turns
 DOCS = Path(__file__).parents[1] / "docs"
 GRADIENT_METHODS = ("gradcam", "gradcam++", "hirescam", "layercam", "xgradcam")
 HTTP_GOAL, INTEGRATED_GOAL = 1 / 20, 1.2
-TRUNK, INTEGRATED, FINE, TOKENS = "trunk", "integrated, 16 nodes or more", "gradcam, fine detail", "token saliency"
+TRUNK, FINE, TOKENS = "trunk", "gradcam, fine detail", "token saliency"
+INTEGRATED, AS_SERVED = "integrated, 16 nodes", "integrated, as many nodes as it takes"
 
 
 def ours(address: str, picture: Path) -> Runs:
@@ -67,9 +70,11 @@ def in_process(case: Case) -> Runs:
     predictor = Predictor(bundle, load_engine(bundle, "openvino", cache=case.cache), Limits(), preview_side_px=1024)
     kept, _ = predictor.predict(predictor.open(case.picture.read_bytes()))
     stages = predictor.engine.token_stages
+    subject = predictor.subject(kept, predictor.answer(kept).label, None)
     return {
         TRUNK: lambda: predictor.engine.encode(kept.upload.image[None]),
-        INTEGRATED: lambda: predictor.gradcam(kept, Question(method="integrated")).heatmap,
+        INTEGRATED: lambda: fuse(integrated(subject, (16,)).heatmaps),
+        AS_SERVED: lambda: predictor.gradcam(kept, Question(method="integrated")).heatmap,
         FINE: lambda: predictor.gradcam(kept, Question(detail="fine")).heatmap,
         TOKENS: lambda: predictor.tokens(kept, stages[0]).heatmap,
     }
@@ -110,7 +115,7 @@ def page(found: dict[str, dict[str, Times]], busy: float, rounds: int) -> str:
             written = f"1/{1 / share.median_ms:.0f} (1/{1 / low:.0f} to 1/{1 / high:.0f})"
             lines.append(f"| `{method}` | {own.median_ms:.1f} | {other.median_ms:.0f} | {written} | {goal} |")
         lines += ["\n| in process | ms | ÷ one pass of the trunk | goal |", "| --- | --: | --- | --- |"]
-        for name in (TRUNK, INTEGRATED, FINE, TOKENS):
+        for name in (TRUNK, INTEGRATED, AS_SERVED, FINE, TOKENS):
             share = _ratio(times[name], times[TRUNK])
             goal = _reached(share.median_ms <= INTEGRATED_GOAL, "1.2") if name == INTEGRATED else ""
             low, high = share.quartiles_ms
@@ -119,8 +124,8 @@ def page(found: dict[str, dict[str, Times]], busy: float, rounds: int) -> str:
             )
         lines.append("")
     lines.append(
-        "`integrated` takes 16 nodes, and 32 or 64 where the map of fewer does not add up to the score's difference "
-        "within a thousandth."
+        "As served, `integrated` takes 16 nodes, and 32 or 64 where the map of fewer does not add up to the score's "
+        "difference within a thousandth."
     )
     return "\n".join(lines).rstrip() + "\n"
 

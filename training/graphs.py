@@ -130,7 +130,7 @@ def _check_exact(module: Engine, graphs: Engine, batches: Iterable[Images]) -> N
         for target in _targets(*logits.shape):
             head = module.explain(maps, target)
             _must_agree(head, graphs.explain(maps, target), HEAD_OFF)
-            _check_tokens(module, graphs, images[0], head, TRUNK_OFF)
+        _check_tokens(module, graphs, images[0], head, TRUNK_OFF)
 
 
 def _check_stored(module: Engine, graphs: Engine, batches: Iterable[Images]) -> None:
@@ -146,7 +146,7 @@ def _check_stored(module: Engine, graphs: Engine, batches: Iterable[Images]) -> 
         for target in _targets(*expected.shape):
             head = module.explain(maps, target)
             _must_agree(head, graphs.explain(maps, target), STORED_OFF)
-            _check_tokens(module, graphs, images[0], head, STORED_OFF)
+        _check_tokens(module, graphs, images[0], head, STORED_OFF)
 
 
 def _check_tokens(

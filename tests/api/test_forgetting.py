@@ -98,7 +98,7 @@ def test_an_expired_prediction_is_gone(tiny_bundle: Path) -> None:
 
 
 def test_a_prediction_that_made_room_is_gone_and_a_used_one_stays(tiny_bundle: Path, client: httpx.Client) -> None:
-    with serving(Settings(bundle=tiny_bundle, store_max_bytes=12_000)) as small:
+    with serving(Settings(bundle=tiny_bundle, store_max_bytes=60_000)) as small:
         first = predict(small, png_bytes())["links"]["gradcam"]
         others = []
         for _ in range(8):
