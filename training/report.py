@@ -128,7 +128,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer to look at: the picture as JPEG, the answer's Grad-CAM over it as PNG, and how to read that."""
+    """A wrong answer to look at: the picture as JPEG, the answer's heatmap over it as PNG, and how to read that."""
 
     path: str
     group: str

@@ -49,7 +49,7 @@ async function showExplanation() {
     .map(([branch, { share }]) => `${branch} ${Math.round(100 * share)} %`).join(", ");
   URL.revokeObjectURL(element("overlay").src);
   element("overlay").src = URL.createObjectURL(overlay);
-  element("overlay").alt = `Grad-CAM for ${explanation.target}`;
+  element("overlay").alt = `What speaks for ${explanation.target}`;
   element("caption").textContent = explanation.no_positive_evidence
     ? `Nothing in the picture speaks for ${explanation.target}. Branch shares: ${shares}.`
     : `Evidence for ${explanation.target}, up to ${explanation.legend.high.toPrecision(2)} logits a cell. ` +
