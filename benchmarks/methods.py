@@ -36,7 +36,7 @@ from benchmarks.turns import Group, Raced, Runs, take_turns
 DOCS = Path(__file__).parents[1] / "docs"
 GRADIENT_METHODS = ("gradcam", "gradcam++", "hirescam", "layercam", "xgradcam")
 HTTP_GOAL, INTEGRATED_GOAL = 1 / 20, 1.2
-TRUNK, FINE, TOKENS = "trunk", "gradcam, fine detail", "token saliency"
+TRUNK, FINE, TOKENS = "trunk", "integrated, fine detail", "token saliency"
 INTEGRATED, AS_SERVED = "integrated, 16 nodes", "integrated, as many nodes as it takes"
 
 
@@ -75,7 +75,7 @@ def in_process(case: Case) -> Runs:
         TRUNK: lambda: predictor.engine.encode(kept.upload.image[None]),
         INTEGRATED: lambda: fuse(integrated(subject, (16,)).heatmaps),
         AS_SERVED: lambda: predictor.gradcam(kept, Question(method="integrated")).heatmap,
-        FINE: lambda: predictor.gradcam(kept, Question(detail="fine")).heatmap,
+        FINE: lambda: predictor.gradcam(kept, Question(method="integrated", detail="fine")).heatmap,
         TOKENS: lambda: predictor.tokens(kept, stages[0]).heatmap,
     }
 
