@@ -72,28 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "evaluate", _evaluate, "figures of a bundle", "evaluate bundles/mine data/skin")
     _add_evaluated(command, "evaluation.json and report.html")
 
-    example = "explain-eval bundles/mine data/skin --pictures 50"
-    command = _command(commands, "explain-eval", _explain_eval, "how far each heatmap can be believed", example)
-    _add_evaluated(command, "explanations.json and explanations.html")
-    pictures_help = f"so many, drawn by chance; each takes about half a minute on two cores (default {PICTURES})"
-    command.add_argument("--pictures", type=int, default=PICTURES, help=pictures_help)
-
-    example = "localisation bundles/mine data/skin"
-    help_text = "how much of each heatmap lies in the masks, on the model's grid and in fine detail"
-    command = _command(commands, "localisation", _localisation, help_text, example)
-    _add_evaluated(command, "localisation.json")
-
-    example = "shuffled-labels bundles/mine data/skin --out shuffled.json"
-    help_text = "whether heatmaps notice that a head was trained on shuffled labels"
-    command = _command(commands, "shuffled-labels", _shuffled_labels, help_text, example)
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that export wrote")
-    command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, with train and val, or a run")
-    command.add_argument("--epochs", type=int, default=EPOCHS, help=f"of training each head (default {EPOCHS})")
-    pictures_help = f"so many of val are explained, drawn by chance (default {EXPLAINED})"
-    command.add_argument("--pictures", type=int, default=EXPLAINED, help=pictures_help)
-    seed_help = "of draws, shuffling and first weights: the figures of one seed are of three heads alone (default 0)"
-    command.add_argument("--seed", type=int, default=0, help=seed_help)
-    command.add_argument("--out", type=Path, help="JSON file for all figures, which is replaced")
+    _add_explanations(commands)
 
     example = "export runs/mine bundles/mine --card card.yaml"
     command = _command(commands, "export", _export, "write a finished run as a bundle", example)
@@ -125,6 +104,32 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--count", type=int, default=64, help="pictures in all (default 64)")
     command.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
     return parser
+
+
+def _add_explanations(commands: Any) -> None:
+    """What is measured of heatmaps."""
+    example = "explain-eval bundles/mine data/skin --pictures 50"
+    command = _command(commands, "explain-eval", _explain_eval, "how far each heatmap can be believed", example)
+    _add_evaluated(command, "explanations.json and explanations.html")
+    pictures_help = f"so many, drawn by chance; each takes about half a minute on two cores (default {PICTURES})"
+    command.add_argument("--pictures", type=int, default=PICTURES, help=pictures_help)
+
+    example = "localisation bundles/mine data/skin"
+    help_text = "how much of each heatmap lies in the masks, on the model's grid and in fine detail"
+    command = _command(commands, "localisation", _localisation, help_text, example)
+    _add_evaluated(command, "localisation.json")
+
+    example = "shuffled-labels bundles/mine data/skin --out shuffled.json"
+    help_text = "whether heatmaps notice that a head was trained on shuffled labels"
+    command = _command(commands, "shuffled-labels", _shuffled_labels, help_text, example)
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that export wrote")
+    command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, with train and val, or a run")
+    command.add_argument("--epochs", type=int, default=EPOCHS, help=f"of training each head (default {EPOCHS})")
+    pictures_help = f"so many of val are explained, drawn by chance (default {EXPLAINED})"
+    command.add_argument("--pictures", type=int, default=EXPLAINED, help=pictures_help)
+    seed_help = "of draws, shuffling and first weights: the figures of one seed are of three heads alone (default 0)"
+    command.add_argument("--seed", type=int, default=0, help=seed_help)
+    command.add_argument("--out", type=Path, help="JSON file for all figures, which is replaced")
 
 
 def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -> argparse.ArgumentParser:
