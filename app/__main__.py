@@ -1,13 +1,9 @@
-"""Command line: python -m app serve | predict PICTURE… | check BUNDLE."""
+"""Command line: python -m app serve | predict PICTURE… | check BUNDLE | health | new-key NAME | setup FOLDER."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import shlex
-import signal
-import socket
 import sys
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -15,6 +11,7 @@ from typing import Any, cast, get_args
 from pydantic import ValidationError
 
 from app import __version__
+from app.api.keys import Right
 from app.errors import FusionLensError
 from app.explain.attention import Layer
 from app.explain.fusion import FUSES
@@ -24,7 +21,7 @@ from app.explain.png import encode_png
 from app.inference.drawing import draw_over
 from app.inference.explanation import Detail, Explanation, Question, View
 from app.inference.prediction import Prediction
-from app.inference.service import Service, load_predictor
+from app.inference.service import load_predictor
 from app.settings import Settings
 
 EXAMPLE = Path(__file__).parent / "web" / "drawn.webp"  # a drawn picture, so that the lines printed work as they stand
@@ -85,7 +82,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("bundle", type=Path, metavar="BUNDLE")
     check.set_defaults(run=_check)
+    _add_operation(commands)
     return parser
+
+
+def _add_operation(commands: Any) -> None:
+    health = commands.add_parser("health", help="ask the service on this machine whether it takes new clients")
+    health.add_argument("--port", type=int, help="port that it listens on (default 8000)")
+    health.set_defaults(run=_health)
+
+    new_key = commands.add_parser(
+        "new-key",
+        help="make an API key and add its digest to the file of keys",
+        epilog="example: python -m app new-key hospital --file keys.toml --requests-per-minute 600",
+    )
+    new_key.add_argument("name", metavar="NAME")
+    new_key.add_argument("--file", type=Path, metavar="KEYS.toml", help="file of keys (default: the setting keys)")
+    new_key.add_argument("--right", action="append", choices=get_args(Right), help="default: predict")
+    new_key.add_argument("--requests-per-minute", type=float, metavar="N", help="default: as many as come")
+    new_key.add_argument("--concurrent", type=int, metavar="N", help="requests at once (default: as many as come)")
+    new_key.set_defaults(run=_new_key)
+
+    setup = commands.add_parser(
+        "setup", help="write keys and secrets for a deployment into a folder, where they are not there yet"
+    )
+    setup.add_argument("folder", type=Path, metavar="FOLDER")
+    setup.set_defaults(run=_setup)
 
 
 def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -> argparse.ArgumentParser:
@@ -96,41 +118,36 @@ def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -
 
 
 def _serve(args: argparse.Namespace, settings: Settings) -> int:
-    import uvicorn  # here, since no other command needs a server, and both take their time to load
+    from app.server import serve  # here, since no other command needs a server, which takes its time to load
 
-    from app.main import create_app
-
-    service = Service.from_settings(settings)  # what must not be served is refused before anything listens
-    listener = _listen(settings.host, settings.port)
-    host, port = listener.getsockname()[:2]
-    address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
-    picture = shlex.quote(f"file=@{EXAMPLE}")
-    print(
-        f"FusionLens {__version__} serves {settings.bundle} at {address}\n\n"
-        f"  curl -F {picture} {address}/predict\n"
-        f"  curl -F {picture} {address}/gradcam -o overlay.png\n",
-        flush=True,
-    )
-    config = uvicorn.Config(
-        create_app(settings, service),
-        log_level="warning",
-        timeout_keep_alive=65,
-        timeout_graceful_shutdown=math.ceil(settings.deadline_s),
-    )
-    server = uvicorn.Server(config)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, server.handle_exit)  # uvicorn raises the signal again when it has drained
-    server.run(sockets=[listener])
-    return 0 if server.started else 1
+    return serve(settings)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        reason = f"cannot listen on {host} port {port}: {error.strerror}"
-        raise OSError(f"{reason}. Choose another with --host and --port.") from error
+def _health(args: argparse.Namespace, settings: Settings) -> int:
+    from app.provision import is_ready
+
+    sentence = is_ready(settings.host, settings.port)
+    print(sentence or "ready", file=sys.stderr if sentence else sys.stdout)
+    return 1 if sentence else 0
+
+
+def _new_key(args: argparse.Namespace, settings: Settings) -> int:
+    from app.provision import add_key
+
+    if (file := args.file or settings.keys) is None:
+        raise FusionLensError("Where do the keys live? Give --file KEYS.toml, or the setting keys.")
+    rights = args.right or ["predict"]
+    print(add_key(file, args.name, rights, args.requests_per_minute, args.concurrent))
+    print(f"It is shown this once; its digest is in {file}, for the setting keys.", file=sys.stderr)
+    return 0
+
+
+def _setup(args: argparse.Namespace, settings: Settings) -> int:
+    from app.provision import set_up
+
+    for sentence in set_up(args.folder):
+        print(sentence)
+    return 0
 
 
 def _predict(args: argparse.Namespace, settings: Settings) -> int:

@@ -73,3 +73,43 @@ class Overloaded(FusionLensError):
 
 class DeadlineExceeded(FusionLensError):
     """The answer would come later than the service's time limit."""
+
+
+class UploadTooSlow(FusionLensError):
+    """A body that did not arrive in time."""
+
+
+class Unauthorized(FusionLensError):
+    """A request without a key that the service knows."""
+
+
+class Forbidden(FusionLensError):
+    """A key without the right to what was asked."""
+
+
+class TooManyRequests(FusionLensError):
+    """A key beyond its own limits. `retry_after_s` is when its next request is allowed."""
+
+    def __init__(self, reason: str, retry_after_s: int) -> None:
+        super().__init__(f"{reason}; try again in {retry_after_s} s.")
+        self.retry_after_s = retry_after_s
+
+
+class NotReady(FusionLensError):
+    """The service is about to stop, or lacks what it needs to start."""
+
+
+class StoreUnavailable(FusionLensError):
+    """The store cannot be reached, or holds what this service did not write."""
+
+
+class EntryTooLarge(FusionLensError):
+    """A prediction of more bytes than the store takes."""
+
+
+class ReloadRefused(FusionLensError):
+    """A bundle that was not loaded; the one before is still served."""
+
+
+class KeysError(FusionLensError):
+    """A file of keys that cannot be used: why."""

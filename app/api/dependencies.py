@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
-from app.api.uploads import read_picture
+from app.api.uploads import UploadMemory, read_picture
+from app.inference.loaded import LoadedModels
 from app.inference.service import Service
 from app.settings import Settings
 
 T = TypeVar("T")
 
 
-def get_service(request: Request) -> Service:
-    """The service that the lifespan made."""
-    service: Service = request.app.state.service
-    return service
+def get_models(request: Request) -> LoadedModels:
+    """The models that are loaded."""
+    models: LoadedModels = request.app.state.models
+    return models
+
+
+def get_service(models: Annotated[LoadedModels, Depends(get_models)]) -> Service:
+    """The service that answers now; a request stays with it to its end."""
+    return models.current
 
 
 def get_settings(request: Request) -> Settings:
@@ -28,9 +34,25 @@ def get_settings(request: Request) -> Settings:
     return settings
 
 
-async def uploaded_picture(request: Request, settings: Annotated[Settings, Depends(get_settings)]) -> bytes:
-    """The picture in the request's body. Raises what `read_picture` raises."""
-    return await read_picture(request, settings.max_upload_bytes)
+def get_owner(request: Request) -> str:
+    """The name of the key that the request came with; empty without keys."""
+    owner: str = request.state.owner
+    return owner
+
+
+async def uploaded_picture(
+    request: Request,
+    settings: Annotated[Settings, Depends(get_settings)],
+    service: Annotated[Service, Depends(get_service)],
+) -> AsyncIterator[bytes]:
+    """The picture in the request's body, which is not read where there is no room for it in the queue.
+
+    Raises Overloaded and what `read_picture` raises.
+    """
+    service.admit(service.deadline())
+    memory: UploadMemory = request.app.state.upload_memory
+    with memory.body() as take:
+        yield await read_picture(request, settings.max_upload_bytes, take, settings.deadline_s)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -54,6 +76,8 @@ async def _gone(request: Request) -> None:
         pass
 
 
+TheModels = Annotated[LoadedModels, Depends(get_models)]
 TheService = Annotated[Service, Depends(get_service)]
 TheSettings = Annotated[Settings, Depends(get_settings)]
+TheOwner = Annotated[str, Depends(get_owner)]
 UploadedPicture = Annotated[bytes, Depends(uploaded_picture)]

@@ -13,7 +13,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
 from app import __version__, errors
-from app.api.dependencies import TheService, UploadedPicture, unless_gone
+from app.api.dependencies import TheModels, TheOwner, TheService, UploadedPicture, unless_gone
 from app.api.predictions import UPLOAD_ERRORS
 from app.api.problems import documented
 from app.api.queries import (
@@ -31,11 +31,13 @@ from app.explain.png import encode_png
 from app.explain.shapley import BranchValues
 from app.inference.drawing import draw_over, draw_panels
 from app.inference.explanation import Explanation
+from app.inference.loaded import LoadedModels
 from app.inference.prediction import Prediction
 from app.inference.predictor import Predictor
 from app.inference.service import Service
 
 AnyQuery = GradcamQuery | AttentionQuery | TokensQuery
+StoredQuery = StoredGradcamQuery | StoredAttentionQuery | StoredTokensQuery
 router = APIRouter(tags=["explanations"])
 _SUMMARY = {"method", "branch", "fuse", "target", "against", "detail", "units", "no_positive_evidence", "provenance"}
 _BINARY, _TEXT = {"schema": {"type": "string", "format": "binary"}}, {"type": "string"}
@@ -61,7 +63,7 @@ NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
     304: {"description": "Nothing changed since the ETag sent along."},
 }
 PARAMETER_ERRORS = (errors.BadParameter, errors.NotOffered, errors.Overloaded, errors.DeadlineExceeded)
-STORED_ERRORS = (errors.UnknownPrediction, errors.ModelGone, *PARAMETER_ERRORS)
+STORED_ERRORS = (errors.UnknownPrediction, errors.ModelGone, errors.StoreUnavailable, *PARAMETER_ERRORS)
 # Where a graph is read when it is first asked for.
 LATE_ERRORS = (errors.BundleError, errors.EngineError)
 
@@ -73,13 +75,13 @@ LATE_ERRORS = (errors.BundleError, errors.EngineError)
     responses=documented(*STORED_ERRORS) | CONTENT | NOT_MODIFIED,
 )
 async def stored_gradcam(
-    service: TheService, query: Annotated[StoredGradcamQuery, Query()], request: Request
+    models: TheModels, owner: TheOwner, query: Annotated[StoredGradcamQuery, Query()], request: Request
 ) -> Response:
     """What speaks for a class in a picture that was predicted before: no second pass through the backbones.
 
     Fine detail is the exception: it takes eight more.
     """
-    return await _stored(service, query, request)
+    return await _stored(models, owner, query, request)
 
 
 @router.get(
@@ -89,10 +91,10 @@ async def stored_gradcam(
     responses=documented(*STORED_ERRORS, *LATE_ERRORS) | CONTENT | NOT_MODIFIED,
 )
 async def stored_attention(
-    service: TheService, query: Annotated[StoredAttentionQuery, Query()], request: Request
+    models: TheModels, owner: TheOwner, query: Annotated[StoredAttentionQuery, Query()], request: Request
 ) -> Response:
     """Where the Swin's tokens look, in a picture that was predicted before."""
-    return await _stored(service, query, request)
+    return await _stored(models, owner, query, request)
 
 
 @router.get(
@@ -102,10 +104,10 @@ async def stored_attention(
     responses=documented(*STORED_ERRORS, *LATE_ERRORS) | CONTENT | NOT_MODIFIED,
 )
 async def stored_tokens(
-    service: TheService, query: Annotated[StoredTokensQuery, Query()], request: Request
+    models: TheModels, owner: TheOwner, query: Annotated[StoredTokensQuery, Query()], request: Request
 ) -> Response:
     """How much the Swin's tokens matter at one of its stages, in a picture that was predicted before."""
-    return await _stored(service, query, request)
+    return await _stored(models, owner, query, request)
 
 
 @router.post(
@@ -162,20 +164,21 @@ async def _made(service: Service, prediction: Prediction, query: AnyQuery, until
     if isinstance(query, GradcamQuery) and query.detail == "fine":
         moved = await service.moved(prediction, until)
     through_swin = isinstance(query, TokensQuery) or (isinstance(query, AttentionQuery) and query.layer == "swin")
-    work = partial(_respond, service.predictor, prediction, query, moved)
+    work = partial(_respond, service, prediction, query, moved)
     return await service.explain(work, until, through_swin)
 
 
-async def _stored(
-    service: Service, query: StoredGradcamQuery | StoredAttentionQuery | StoredTokensQuery, request: Request
-) -> Response:
-    prediction = await service.store.get(query.prediction_id)
+async def _stored(models: LoadedModels, owner: str, query: StoredQuery, request: Request) -> Response:
+    prediction = await models.current.store.get(query.prediction_id, owner)
+    service = models.of(prediction.bundle_sha256)
     # A stored prediction never changes, so what is asked of it names the bytes of the answer.
     asked = f"{request.url.path} {query.model_dump_json()} {prediction.bundle_sha256} {__version__}"
     caching = {"ETag": f'"{hashlib.sha256(asked.encode()).hexdigest()[:32]}"', "Cache-Control": "private, no-cache"}
     if caching["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=caching)
-    if (known := service.answers.get(query.prediction_id, caching["ETag"])) is not None:
+    known = service.answers.get(query.prediction_id, caching["ETag"])
+    service.metrics.cache_reads.labels("hit" if known else "miss").inc()
+    if known is not None:
         body, headers = known
         return Response(body, headers=headers)
     query.check(service.predictor)
@@ -186,10 +189,17 @@ async def _stored(
     return response
 
 
-def _respond(predictor: Predictor, prediction: Prediction, query: AnyQuery, moved: list[Prediction]) -> Response:
-    style = query.style()
-    explanations = query.explain(predictor, prediction, moved)
-    explanation = explanations[-1]
+def _respond(service: Service, prediction: Prediction, query: AnyQuery, moved: list[Prediction]) -> Response:
+    with service.metrics.stage("explain"):
+        explanations = query.explain(service.predictor, prediction, moved)
+    with service.metrics.stage("encode"):
+        return _encoded(service.predictor, prediction, query, explanations)
+
+
+def _encoded(
+    predictor: Predictor, prediction: Prediction, query: AnyQuery, explanations: list[Explanation]
+) -> Response:
+    style, explanation = query.style(), explanations[-1]
     answer = _answer(predictor, explanation, style)
     if len(explanations) > 1:
         answer = answer.model_copy(update={"branch": ",".join(str(one.branch) for one in explanations)})

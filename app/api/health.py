@@ -1,11 +1,14 @@
-"""Health: the process is up; the model can answer."""
+"""Health: the process is up; it takes new clients."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
+from app import errors
 from app.api.dependencies import TheService
+from app.api.problems import documented
 from app.api.schemas import Health
+from app.lifecycle import Lifecycle
 
 router = APIRouter(prefix="/health", tags=["health"])
 
@@ -16,7 +19,23 @@ async def live() -> Health:
     return Health(status="live")
 
 
-@router.get("/ready", summary="Can the model answer?")
-async def ready(service: TheService) -> Health:
-    """The bundle is verified and has answered a warm-up prediction: before that, nothing is listening."""
+@router.get(
+    "/ready",
+    summary="Does it take new clients?",
+    responses=documented(errors.NotReady, errors.StoreUnavailable),
+)
+async def ready(service: TheService, request: Request) -> Health:
+    """The bundle is verified and has answered a warm-up prediction, and the store was reached.
+
+    A store that is lost later does not change that, since predictions go on. What changes it is the order to stop.
+    """
+    lifecycle: Lifecycle = request.app.state.lifecycle
+    try:
+        if lifecycle.draining:
+            raise errors.NotReady("This service is about to stop: ask another replica.")
+        await service.store.check()
+    except errors.FusionLensError:
+        service.metrics.ready.set(0)
+        raise
+    service.metrics.ready.set(1)
     return Health(status="ready")

@@ -7,16 +7,18 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from app import errors
-from app.api.dependencies import TheService, UploadedPicture, unless_gone
+from app.api.dependencies import TheModels, TheOwner, TheService, UploadedPicture, unless_gone
 from app.api.problems import documented
 from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer
 from app.api.uploads import OPENAPI_BODY
 from app.inference.predictor import Predictor
+from app.inference.store import Receipt
 
 router = APIRouter(tags=["predictions"])
 UPLOAD_ERRORS = (
     errors.EmptyUpload,
     errors.MalformedUpload,
+    errors.UploadTooSlow,
     errors.UploadTooLarge,
     errors.PictureTooLarge,
     errors.UnsupportedMediaType,
@@ -29,39 +31,49 @@ UPLOAD_ERRORS = (
 
 @router.post("/predict", summary="Classify a picture", responses=documented(*UPLOAD_ERRORS), openapi_extra=OPENAPI_BODY)
 async def predict(
-    service: TheService, picture: UploadedPicture, request: Request, response: Response
+    service: TheService, owner: TheOwner, picture: UploadedPicture, request: Request, response: Response
 ) -> PredictionAnswer:
     """Classify one picture. The answer can be explained by its `prediction_id` until it expires.
 
     Send the picture as multipart/form-data in a field `file`, or as the body with an `image/*` content type. The
     picture itself is not kept: only the model's small input, its feature maps and a preview, until the prediction
-    expires.
+    expires. Where the store cannot be reached, the answer comes all the same, with `stored` false and without an id.
 
     `curl -F file=@picture.jpg http://127.0.0.1:8000/predict`
     """
     predicted = await unless_gone(request, service.predict(picture, service.deadline()))
-    receipt = await service.store.put(predicted.prediction)
     response.headers["Cache-Control"] = "no-store"
-    query = f"?prediction_id={receipt.prediction_id}"
-    upload = predicted.upload
+    upload, notes = predicted.upload, list(predicted.upload.notes)
+    try:
+        receipt = await service.store.put(predicted.prediction, owner)
+    except (errors.StoreUnavailable, errors.EntryTooLarge) as error:
+        reason = error if isinstance(error, errors.EntryTooLarge) else "the store cannot be reached"
+        notes.append(f"This prediction was not stored ({reason}): explain the picture by POST.")
+        receipt = None
     return PredictionAnswer(
-        prediction_id=receipt.prediction_id,
-        expires_at=receipt.expires_at,
+        prediction_id=receipt and receipt.prediction_id,
+        expires_at=receipt and receipt.expires_at,
+        stored=receipt is not None,
         label=predicted.answer.label,
         probabilities=[
             ClassProbability(label=label, probability=probability)
             for label, probability in predicted.answer.probabilities.items()
         ],
         model=model_version(service.predictor),
-        picture=PictureInfo(
-            width_px=upload.width_px, height_px=upload.height_px, format=upload.format, notes=list(upload.notes)
-        ),
+        picture=PictureInfo(width_px=upload.width_px, height_px=upload.height_px, format=upload.format, notes=notes),
         timings_ms={stage: round(spent, 2) for stage, spent in predicted.timings_ms.items()},
-        links=Links(
-            gradcam=f"/gradcam{query}",
-            attention=f"/attention{query}" if service.predictor.has_attention else None,
-            tokens=f"/tokens{query}" if service.predictor.engine.token_stages else None,
-        ),
+        links=_links(service.predictor, receipt),
+    )
+
+
+def _links(predictor: Predictor, receipt: Receipt | None) -> Links:
+    if receipt is None:
+        return Links(gradcam=None, attention=None, tokens=None)
+    query = f"?prediction_id={receipt.prediction_id}"
+    return Links(
+        gradcam=f"/gradcam{query}",
+        attention=f"/attention{query}" if predictor.has_attention else None,
+        tokens=f"/tokens{query}" if predictor.engine.token_stages else None,
     )
 
 
@@ -70,16 +82,17 @@ async def predict(
     summary="Forget a prediction",
     status_code=204,
     response_description="It is forgotten.",
-    responses=documented(errors.UnknownPrediction),
+    responses=documented(errors.UnknownPrediction, errors.StoreUnavailable),
 )
 async def forget(
-    service: TheService,
+    models: TheModels,
+    owner: TheOwner,
     prediction_id: Annotated[
         str, Path(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
     ],
 ) -> None:
     """Forget a prediction now: its maps and its preview are gone, and its id is unknown from here on."""
-    await service.forget(prediction_id)
+    await models.forget(prediction_id, owner)
 
 
 def model_version(predictor: Predictor) -> ModelVersion:

@@ -16,10 +16,15 @@ from starlette.requests import ClientDisconnect
 from app import errors
 
 MEDIA_TYPE = "application/problem+json"
+CLIENT_GONE = 499  # nobody receives it: it tells these requests apart in the log and the metrics
 TABLE: dict[type[errors.FusionLensError], tuple[int, str]] = {
     errors.EmptyUpload: (400, "empty-upload"),
     errors.MalformedUpload: (400, "malformed-upload"),
+    errors.Unauthorized: (401, "unauthorized"),
+    errors.Forbidden: (403, "forbidden"),
     errors.UnknownPrediction: (404, "unknown-prediction"),
+    errors.UploadTooSlow: (408, "upload-too-slow"),
+    errors.ReloadRefused: (409, "reload-refused"),
     errors.ModelGone: (410, "model-gone"),
     errors.UploadTooLarge: (413, "upload-too-large"),
     errors.PictureTooLarge: (413, "picture-too-large"),
@@ -29,6 +34,9 @@ TABLE: dict[type[errors.FusionLensError], tuple[int, str]] = {
     errors.BadParameter: (422, "bad-parameter"),
     errors.NotOffered: (422, "not-offered"),
     errors.Overloaded: (429, "overloaded"),
+    errors.TooManyRequests: (429, "too-many-requests"),
+    errors.NotReady: (503, "not-ready"),
+    errors.StoreUnavailable: (503, "store-unavailable"),
     errors.BundleError: (503, "bundle-unusable"),
     errors.EngineError: (503, "engine-unusable"),
     errors.DeadlineExceeded: (504, "deadline-exceeded"),
@@ -50,7 +58,7 @@ ANY_OTHER: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "des
 
 def install(app: FastAPI) -> None:
     """Answer every error of the application, its validation and its routing with a problem."""
-    app.add_exception_handler(errors.FusionLensError, _known)
+    app.add_exception_handler(errors.FusionLensError, response_to)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _routing)
     app.add_exception_handler(ClientDisconnect, _gone)
@@ -67,12 +75,24 @@ def documented(*classes: type[errors.FusionLensError]) -> dict[int | str, dict[s
         status: {"model": Problem, "description": "\n\n".join(of_status)}
         for status, of_status in sorted(meanings.items())
     }
-    if errors.Overloaded in classes:
-        responses[TABLE[errors.Overloaded][0]]["headers"] = RETRY_AFTER
+    if 429 in responses:
+        responses[429]["headers"] = RETRY_AFTER
     return responses
 
 
-def _problem(status: int, name: str, detail: str, headers: dict[str, str] | None = None) -> Response:
+def response_to(request: Request, error: Exception) -> Response:
+    """The problem that stands for one of our errors."""
+    assert isinstance(error, errors.FusionLensError)
+    status, name = TABLE[type(error)]
+    retry_after_s = getattr(error, "retry_after_s", None)
+    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    if isinstance(error, errors.UploadTooSlow):
+        headers["Connection"] = "close"
+    return _problem(request, status, name, str(error), headers)
+
+
+def _problem(request: Request, status: int, name: str, detail: str, headers: dict[str, str] | None = None) -> Response:
+    request.state.problem = name  # for the log and the metrics
     problem = Problem(
         type=f"urn:fusionlens:problem:{name}", title=HTTPStatus(status).phrase, status=status, detail=detail
     )
@@ -84,16 +104,9 @@ def _problem(status: int, name: str, detail: str, headers: dict[str, str] | None
     )
 
 
-def _known(request: Request, error: Exception) -> Response:
-    assert isinstance(error, errors.FusionLensError)
-    status, name = TABLE[type(error)]
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.Overloaded) else None
-    return _problem(status, name, str(error), headers)
-
-
 def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _problem(422, "bad-parameter", " ".join(_sentence(fault) for fault in error.errors()))
+    return _problem(request, 422, "bad-parameter", " ".join(_sentence(fault) for fault in error.errors()))
 
 
 def _routing(request: Request, error: Exception) -> Response:
@@ -101,17 +114,22 @@ def _routing(request: Request, error: Exception) -> Response:
     phrase = HTTPStatus(error.status_code).phrase
     name, headers = phrase.lower().replace(" ", "-"), dict(error.headers or {})
     advice = f"Use {headers['Allow']}." if "Allow" in headers else "What there is, is listed at /docs."
-    return _problem(error.status_code, name, f"{phrase}: {request.method} {request.url.path}. {advice}", headers)
+    return _problem(
+        request, error.status_code, name, f"{phrase}: {request.method} {request.url.path}. {advice}", headers
+    )
 
 
 def _gone(request: Request, error: Exception) -> Response:
     # The sender hung up in the middle of the upload: nobody reads this, and nothing is wrong here.
-    return Response(status_code=400)
+    request.state.problem = "client-gone"
+    return Response(status_code=CLIENT_GONE)
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
     # Starlette raises the error again after this answer, so that it is logged with its traceback.
-    return _problem(500, "internal", "The service failed on this request; its log says why.")
+    response = _problem(request, 500, "internal", "The service failed on this request; its log says why.")
+    response.headers["X-Request-ID"] = request.state.request_id  # this answer is given outside of what adds it
+    return response
 
 
 def _sentence(fault: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from app.models.feature_maps import Branch
 PREDICTION_EXAMPLE: dict[str, Any] = {
     "prediction_id": "rwMr5mbexnMfdB9dnKSgxw",
     "expires_at": "2026-01-01T12:15:00Z",
+    "stored": True,
     "label": "malignant",
     "probabilities": [{"label": "malignant", "probability": 0.83}, {"label": "benign", "probability": 0.17}],
     "model": {"name": "skin-demo", "version": "1", "sha256": "8ccb48ee87bd9a2ed5364ebe8f261afe" * 2},
@@ -89,9 +90,9 @@ class PictureInfo(BaseModel):
 class Links(BaseModel):
     """Where to go on from here."""
 
-    gradcam: str = Field(description="what speaks for the answer, over the picture")
-    attention: str | None = Field(description="null where the model has no cross-attention")
-    tokens: str | None = Field(description="null where the bundle does not show the Swin's tokens")
+    gradcam: str | None = Field(description="what speaks for the answer, on the picture; null where `stored` is false")
+    attention: str | None = Field(description="null where the model has no cross-attention, or `stored` is false")
+    tokens: str | None = Field(description="null where the bundle does not show the Swin's tokens, or as above")
 
 
 class PredictionAnswer(BaseModel):
@@ -99,8 +100,11 @@ class PredictionAnswer(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [PREDICTION_EXAMPLE]})
 
-    prediction_id: str = Field(description="asks for explanations of this prediction until it expires")
-    expires_at: datetime = Field(description="until when the prediction can be explained, UTC")
+    prediction_id: str | None = Field(
+        description="asks for explanations of this prediction until it expires; null where `stored` is false"
+    )
+    expires_at: datetime | None = Field(description="until when the prediction can be explained, UTC; null likewise")
+    stored: bool = Field(description="false where the store could not take it: then explain the picture by POST")
     label: str = Field(description="the class chosen, by the bundle's decision threshold where it has one")
     probabilities: list[ClassProbability] = Field(description="every class, the most likely first")
     model: ModelVersion = Field(description="which model answered")
@@ -213,3 +217,10 @@ class Health(BaseModel):
     """Whether the service is up."""
 
     status: str = Field(description="`live` or `ready`")
+
+
+class Reloaded(BaseModel):
+    """What a reload came to."""
+
+    changed: bool = Field(description="false where the folder holds the bundle that is served already")
+    model: ModelVersion = Field(description="which model answers from now on")

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from app.errors import EmptyUpload, MalformedUpload, MissingField, UnsupportedMediaType, UploadTooLarge
+from app.errors import (
+    EmptyUpload,
+    MalformedUpload,
+    MissingField,
+    Overloaded,
+    UnsupportedMediaType,
+    UploadTooLarge,
+    UploadTooSlow,
+)
 
 FIELD = "file"
 _PICTURE = {"type": "string", "format": "binary"}
@@ -38,14 +48,45 @@ class _InMemoryParser(MultiPartParser):
         self.complete = True
 
 
-async def read_picture(request: Request, max_bytes: int) -> bytes:
-    """The picture in a multipart field `file` or in a raw `image/*` body.
+class UploadMemory:
+    """The memory that all bodies on their way may take together."""
 
-    Raises UploadTooLarge (as soon as the limit is passed), EmptyUpload, MalformedUpload, MissingField and
-    UnsupportedMediaType.
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self.used_bytes = max_bytes, 0
+
+    @contextmanager
+    def body(self) -> Iterator[Callable[[int], None]]:
+        """What to tell the size of each piece of one body to; it raises Overloaded. All is given back at the end."""
+        taken = 0
+
+        def take(nbytes: int) -> None:
+            nonlocal taken
+            if self.used_bytes + nbytes > self._max_bytes:
+                raise Overloaded(1)
+            taken += nbytes
+            self.used_bytes += nbytes
+
+        try:
+            yield take
+        finally:
+            self.used_bytes -= taken
+
+
+async def read_picture(request: Request, max_bytes: int, take: Callable[[int], None], within_s: float) -> bytes:
+    """The picture in a multipart field `file` or in a raw `image/*` body; `take` is told the size of each piece.
+
+    Raises UploadTooLarge (as soon as the limit is passed), UploadTooSlow, EmptyUpload, MalformedUpload, MissingField,
+    UnsupportedMediaType, and what `take` raises.
     """
+    try:
+        async with asyncio.timeout(within_s):
+            return await _read_picture(request, _counted(request, max_bytes, take), max_bytes)
+    except TimeoutError as error:
+        raise UploadTooSlow(f"The body did not arrive within {within_s:g} s: send it again.") from error
+
+
+async def _read_picture(request: Request, stream: AsyncGenerator[bytes, None], max_bytes: int) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    stream = _counted(request, max_bytes)
     if kind.startswith("image/"):
         picture = b"".join([chunk async for chunk in stream])
     elif kind == "multipart/form-data":
@@ -76,7 +117,7 @@ async def _from_form(request: Request, stream: AsyncGenerator[bytes, None], max_
     return await part.read()
 
 
-async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def _counted(request: Request, max_bytes: int, take: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
     too_large = UploadTooLarge(f"The body is larger than {max_bytes:,} bytes: send a smaller picture.")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
@@ -86,4 +127,5 @@ async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, No
         received += len(chunk)
         if received > max_bytes:
             raise too_large
+        take(len(chunk))
         yield chunk

@@ -59,6 +59,11 @@ class Lane(Generic[Item, Result]):
         self._threads = anyio.CapacityLimiter(width)
         self._usual_s = 0.0  # a moving average of what a pass takes
 
+    @property
+    def waiting(self) -> int:
+        """How many items wait for their turn."""
+        return len(self._queue)
+
     def expected_wait_s(self, coming: int = 0) -> float:
         """When an item that came now, after `coming` others, would get its turn, judged by what passes took."""
         before = len(self._passes) + (len(self._queue) + coming) // self._most

@@ -11,13 +11,15 @@ from typing import Any, TypeVar
 
 from app.explain.fine import MOVES
 from app.inference.answer import Answer
-from app.inference.bundle import read_bundle
+from app.inference.bundle import Bundle, read_bundle
 from app.inference.engine import load_engine
 from app.inference.prediction import Prediction, Upload
 from app.inference.predictor import Predictor
-from app.inference.scheduler import Lane, each
-from app.inference.store import MemoryStore, PredictionStore, RecentAnswers
+from app.inference.scheduler import Lane, Ran, each
+from app.inference.store import PredictionStore, RecentAnswers
+from app.metrics import Metrics
 from app.settings import Settings
+from app.traces import Trace
 
 T = TypeVar("T")
 
@@ -39,8 +41,11 @@ class Service:
     milliseconds of work need not wait behind a backbone's. Those that go through the Swin again have another.
     """
 
-    def __init__(self, predictor: Predictor, store: PredictionStore, settings: Settings) -> None:
-        self.predictor, self.store, self._deadline_s = predictor, store, settings.deadline_s
+    def __init__(
+        self, predictor: Predictor, store: PredictionStore, settings: Settings, metrics: Metrics, trace: Trace
+    ) -> None:
+        self.predictor, self.store, self.metrics, self._trace = predictor, store, metrics, trace
+        self._deadline_s = settings.deadline_s
         limit, engine = settings.queue_limit, predictor.engine
         gather_s = settings.gather_ms / 1e3 if engine.batch > 1 else 0.0
         self._decoding: Lane[Callable[[], Any], Any] = Lane(each, settings.decoders, limit)
@@ -50,12 +55,12 @@ class Service:
         self._being_decoded = 0
         self.answers: RecentAnswers[tuple[bytes, dict[str, str]]] = RecentAnswers(settings.answers_max_bytes)
 
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Service:
-        """Load, verify and warm up what the settings name. Raises BundleError and EngineError."""
-        predictor = load_predictor(settings)
-        predictor.warm_up()
-        return cls(predictor, MemoryStore(settings.store_ttl_s, settings.store_max_bytes), settings)
+    @property
+    def waiting(self) -> dict[str, int]:
+        """How much waits for its turn, by lane."""
+        lanes: dict[str, Lane[Any, Any]] = {"decode": self._decoding, "predict": self._predicting}
+        lanes |= {"explain": self._explaining, "swin": self._through_swin}
+        return {name: lane.waiting for name, lane in lanes.items()}
 
     def deadline(self) -> float:
         """By when, on the clock of `time.monotonic`, a request that comes now must be answered."""
@@ -66,21 +71,39 @@ class Service:
 
         Raises Overloaded, before anything is decoded, and DeadlineExceeded.
         """
-        self._decoding.admit(until)
-        self._predicting.admit(until, coming=self._being_decoded)
+        self.admit(until)
         self._being_decoded += 1
         try:
             opened = await self._decoding.run(partial(self.predictor.open, data), until)
         finally:
             self._being_decoded -= 1
+        self._ran("decode", opened, {"decode": opened.ran_ms})
+        self.metrics.stage_s.labels("decode").observe(opened.ran_ms / 1e3)
         upload: Upload = opened.result
         ran = await self._predicting.run((upload, explained), until)
         prediction, spent_ms = ran.result
+        self._ran("predict", ran, spent_ms)
+        answer = self.predictor.answer(prediction)
+        self.metrics.predictions.labels(answer.label).inc()
+        self.metrics.confidence.observe(max(answer.probabilities.values()))
         timings_ms = {"decode": opened.ran_ms, "queue": opened.waited_ms + ran.waited_ms, **spent_ms}
-        return Predicted(prediction, self.predictor.answer(prediction), upload, timings_ms)
+        return Predicted(prediction, answer, upload, timings_ms)
+
+    def admit(self, until: float) -> None:
+        """Refuse at once a prediction that would not be made in time, or finds a queue full. Raises Overloaded."""
+        self._decoding.admit(until)
+        self._predicting.admit(until, coming=self._being_decoded)
 
     def _predict(self, asked: Sequence[tuple[Upload, bool]]) -> list[tuple[Prediction, dict[str, float]]]:
-        return self.predictor.predict_batch([upload for upload, _ in asked], any(explained for _, explained in asked))
+        made = self.predictor.predict_batch([upload for upload, _ in asked], any(explained for _, explained in asked))
+        self.metrics.batch.observe(len(asked))
+        for stage, spent_ms in made[0][1].items():  # of the whole pass, which each of its pictures is told
+            self.metrics.stage_s.labels(stage).observe(spent_ms / 1e3)
+        return made
+
+    def _ran(self, lane: str, ran: Ran[Any], stages_ms: dict[str, float]) -> None:
+        self.metrics.wait_s.labels(lane).observe(ran.waited_ms / 1e3)
+        self._trace({f"wait: {lane}": ran.waited_ms, **stages_ms})
 
     async def moved(self, prediction: Prediction, until: float) -> list[Prediction]:
         """The predictions of the picture's moved views, for fine detail. Raises Overloaded and DeadlineExceeded."""
@@ -89,21 +112,22 @@ class Service:
         ran = await asyncio.gather(*(self._predicting.run((upload, True), until) for upload in uploads))
         return [one.result[0] for one in ran]
 
-    async def forget(self, prediction_id: str) -> None:
-        """Forget a prediction and all answers about it. Raises UnknownPrediction."""
-        await self.store.forget(prediction_id)
-        self.answers.forget(prediction_id)
-
     async def explain(self, work: Callable[[], T], until: float, through_swin: bool = False) -> T:
         """Run the making of an explanation in the lane for it. Raises Overloaded and DeadlineExceeded."""
         lane = self._through_swin if through_swin else self._explaining
         lane.admit(until)
-        result: T = (await lane.run(work, until)).result
+        ran = await lane.run(work, until)
+        self._ran("swin" if through_swin else "explain", ran, {"explain": ran.ran_ms})
+        result: T = ran.result
         return result
 
 
 def load_predictor(settings: Settings) -> Predictor:
     """The predictor of the bundle that the settings name, verified. Raises BundleError and EngineError."""
-    bundle = read_bundle(settings.bundle, settings.bundle_sha256)
+    return predictor_of(read_bundle(settings.bundle, settings.bundle_sha256), settings)
+
+
+def predictor_of(bundle: Bundle, settings: Settings) -> Predictor:
+    """The predictor of a bundle that was verified. Raises BundleError and EngineError."""
     engine = load_engine(bundle, settings.engine, settings.threads, settings.cache)
     return Predictor(bundle.without_weights(), engine, settings.limits, settings.preview_side_px)

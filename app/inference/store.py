@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from app.errors import UnknownPrediction
 from app.inference.prediction import Prediction
+from app.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -24,20 +25,43 @@ class Receipt:
     expires_at: datetime
 
 
+@dataclass(frozen=True)
+class Usage:
+    """How many predictions a store keeps, and what they take."""
+
+    entries: int
+    used_bytes: int
+
+
 @runtime_checkable
 class PredictionStore(Protocol):
     """Keeps predictions until they expire, are forgotten, or make room for newer ones."""
 
-    async def put(self, prediction: Prediction) -> Receipt:
-        """Keep a prediction under a new id that cannot be guessed."""
+    async def put(self, prediction: Prediction, owner: str) -> Receipt:
+        """Keep a prediction for its owner under a new id that cannot be guessed.
+
+        Raises StoreUnavailable and EntryTooLarge.
+        """
         ...
 
-    async def get(self, prediction_id: str) -> Prediction:
-        """Raises UnknownPrediction."""
+    async def get(self, prediction_id: str, owner: str) -> Prediction:
+        """Raises UnknownPrediction, also where it is another's, StoreUnavailable, and ModelGone."""
         ...
 
-    async def forget(self, prediction_id: str) -> None:
-        """Raises UnknownPrediction."""
+    async def forget(self, prediction_id: str, owner: str) -> None:
+        """Raises what `get` raises."""
+        ...
+
+    async def check(self) -> None:
+        """Raises StoreUnavailable until the store has been reached for the first time."""
+        ...
+
+    async def usage(self) -> Usage | None:
+        """How full it is, if that is known."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what the store holds open."""
         ...
 
 
@@ -47,9 +71,11 @@ class MemoryStore:
     A prediction larger than the whole budget is kept as the only one, so that every id given can be used once.
     """
 
-    def __init__(self, ttl_s: float, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._ttl_s, self._max_bytes, self._clock = ttl_s, max_bytes, clock
-        self._entries: OrderedDict[str, tuple[float, Prediction]] = OrderedDict()
+    def __init__(
+        self, ttl_s: float, max_bytes: int, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ttl_s, self._max_bytes, self._metrics, self._clock = ttl_s, max_bytes, metrics, clock
+        self._entries: OrderedDict[str, tuple[float, str, Prediction]] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -60,40 +86,65 @@ class MemoryStore:
         """What the stored predictions take."""
         return self._bytes
 
-    async def put(self, prediction: Prediction) -> Receipt:
+    async def put(self, prediction: Prediction, owner: str) -> Receipt:
         """See `PredictionStore.put`."""
         self._drop_expired()
-        prediction_id = secrets.token_urlsafe(16)  # 128 random bits
-        self._entries[prediction_id] = (self._clock() + self._ttl_s, prediction)
+        receipt = new_receipt(self._ttl_s)
+        self._entries[receipt.prediction_id] = (self._clock() + self._ttl_s, owner, prediction)
         self._bytes += prediction.nbytes
         while self._bytes > self._max_bytes and len(self._entries) > 1:
             self._remove(next(iter(self._entries)))
-        return Receipt(prediction_id, datetime.now(UTC) + timedelta(seconds=self._ttl_s))
+        self._metrics.store_writes.labels("stored").inc()
+        return receipt
 
-    async def get(self, prediction_id: str) -> Prediction:
+    async def get(self, prediction_id: str, owner: str) -> Prediction:
         """See `PredictionStore.get`."""
         self._drop_expired()
-        if prediction_id not in self._entries:
-            raise UnknownPrediction(
-                "There is no such prediction: its id is wrong, or it has expired or was forgotten. "
-                "Send the picture to /predict again."
-            )
+        _, stored_for, prediction = self._entries.get(prediction_id, (0.0, None, None))
+        found = prediction is not None and stored_for == owner
+        self._metrics.store_reads.labels("hit" if found else "miss").inc()
+        if prediction is None or not found:
+            raise unknown_prediction()
         self._entries.move_to_end(prediction_id)
-        return self._entries[prediction_id][1]
+        return prediction
 
-    async def forget(self, prediction_id: str) -> None:
+    async def forget(self, prediction_id: str, owner: str) -> None:
         """See `PredictionStore.forget`."""
-        await self.get(prediction_id)
+        await self.get(prediction_id, owner)
         self._remove(prediction_id)
+
+    async def check(self) -> None:
+        """See `PredictionStore.check`: it is always there."""
+
+    async def usage(self) -> Usage:
+        """See `PredictionStore.usage`."""
+        self._drop_expired()
+        return Usage(len(self), self._bytes)
+
+    async def close(self) -> None:
+        """See `PredictionStore.close`: it holds nothing open."""
 
     def _drop_expired(self) -> None:
         now = self._clock()
-        for prediction_id in [key for key, (expiry, _) in self._entries.items() if expiry <= now]:
+        for prediction_id in [key for key, (expiry, _, _) in self._entries.items() if expiry <= now]:
             self._remove(prediction_id)
 
     def _remove(self, prediction_id: str) -> None:
-        _, prediction = self._entries.pop(prediction_id)
+        _, _, prediction = self._entries.pop(prediction_id)
         self._bytes -= prediction.nbytes
+
+
+def new_receipt(ttl_s: float) -> Receipt:
+    """A new id of 128 random bits, and when it expires."""
+    return Receipt(secrets.token_urlsafe(16), datetime.now(UTC) + timedelta(seconds=ttl_s))
+
+
+def unknown_prediction() -> UnknownPrediction:
+    """The same sentence for an id that never was and for one that is another's."""
+    return UnknownPrediction(
+        "There is no such prediction: its id is wrong, or it has expired or was forgotten. "
+        "Send the picture to /predict again."
+    )
 
 
 class RecentAnswers(Generic[T]):

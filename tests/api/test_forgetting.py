@@ -33,7 +33,7 @@ def test_the_same_address_gives_the_same_bytes_and_304_where_they_are_known(clie
 
 def test_what_was_asked_before_is_answered_without_the_model(app: FastAPI, client: httpx.Client) -> None:
     answer = predict(client, png_bytes())
-    link, service = answer["links"]["gradcam"], app.state.service
+    link, service = answer["links"]["gradcam"], app.state.models.current
     first = client.get(link)
     expected_wait_s = service._explaining._usual_s
     again = [client.get(link) for _ in range(20)]
@@ -48,7 +48,7 @@ def test_what_was_asked_before_is_answered_without_the_model(app: FastAPI, clien
 
 def test_answers_kept_are_bounded_and_go_with_their_prediction(app: FastAPI, client: httpx.Client) -> None:
     answer = predict(client, png_bytes())
-    service = app.state.service
+    service = app.state.models.current
     before = service.answers.used_bytes
     size = sum(len(client.get(answer["links"]["gradcam"] + f"&alpha=0.{n}").content) for n in range(1, 9))
     assert service.answers.used_bytes == before + size
@@ -110,9 +110,9 @@ def test_a_prediction_that_made_room_is_gone_and_a_used_one_stays(tiny_bundle: P
 
 
 def test_a_prediction_of_another_model_is_gone(app: FastAPI, client: httpx.Client) -> None:
-    store = app.state.service.store
-    stored = asyncio.run(store.get(predict(client, png_bytes())["prediction_id"]))
-    other = asyncio.run(store.put(dataclasses.replace(stored, bundle_sha256="0" * 64)))
+    store = app.state.models.current.store
+    stored = asyncio.run(store.get(predict(client, png_bytes())["prediction_id"], ""))
+    other = asyncio.run(store.put(dataclasses.replace(stored, bundle_sha256="0" * 64), ""))
     for route in ("/gradcam", "/attention"):
         response = client.get(route, params={"prediction_id": other.prediction_id})
         assert "again" in assert_problem(response, 410, "model-gone")

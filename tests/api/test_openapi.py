@@ -25,6 +25,8 @@ ROUTES = {
     ("get", "/model"),
     ("get", "/health/live"),
     ("get", "/health/ready"),
+    ("get", "/metrics"),
+    ("post", "/admin/reload"),
 }
 
 

@@ -93,7 +93,7 @@ def test_nothing_of_the_upload_is_kept_but_a_bounded_preview(app: FastAPI, clien
         encoded(scene(1500, 1000), "JPEG", comment=MARK, exif=camera),
     ):
         assert upload.count(MARK) == 2
-        stored = asyncio.run(app.state.service.store.get(predict(client, upload)["prediction_id"]))
+        stored = asyncio.run(app.state.models.store.get(predict(client, upload)["prediction_id"], ""))
         kept = pickle.dumps(stored)
         assert stored.upload.preview_jpeg in kept and MARK not in kept
         # of the pixels' code: the tables before it are the same in every JPEG

@@ -15,6 +15,7 @@ from app.errors import UnknownPrediction
 from app.inference.prediction import Prediction, Upload
 from app.inference.preprocess import Frame
 from app.inference.store import MemoryStore
+from app.metrics import Metrics
 from app.models.feature_maps import FeatureMaps
 
 TTL_S, ENOUGH_BYTES = 10.0, 1_000_000
@@ -41,29 +42,32 @@ def uploaded(preview_bytes: int, side_px: int = 1) -> Upload:
     return Upload(1, 1, "PNG", (), image, bytes(preview_bytes), Frame(0.0, 0.0, 1.0, 1.0, 1, 1))
 
 
+OWNER = "hospital"
+
+
 def put(store: MemoryStore, kept: Prediction) -> str:
     """Keep it and return its id."""
-    return asyncio.run(store.put(kept)).prediction_id
+    return asyncio.run(store.put(kept, OWNER)).prediction_id
 
 
 def is_kept(store: MemoryStore, prediction_id: str) -> bool:
     """Whether the id is known. Asking counts as a use."""
     try:
-        asyncio.run(store.get(prediction_id))
+        asyncio.run(store.get(prediction_id, OWNER))
     except UnknownPrediction:
         return False
     return True
 
 
 def test_what_was_put_is_what_is_got() -> None:
-    store, kept = MemoryStore(TTL_S, ENOUGH_BYTES), [prediction(), prediction()]
+    store, kept = MemoryStore(TTL_S, ENOUGH_BYTES, Metrics()), [prediction(), prediction()]
     ids = [put(store, one) for one in kept]
-    assert all(asyncio.run(store.get(name)) is one for name, one in zip(ids, kept, strict=True))
+    assert all(asyncio.run(store.get(name, OWNER)) is one for name, one in zip(ids, kept, strict=True))
 
 
 def test_a_prediction_lives_for_its_time_however_often_it_is_used() -> None:
     clock = Clock()
-    store = MemoryStore(TTL_S, ENOUGH_BYTES, clock)
+    store = MemoryStore(TTL_S, ENOUGH_BYTES, Metrics(), clock)
     first = put(store, prediction())
     clock.now_s += TTL_S / 2
     second = put(store, prediction())
@@ -78,12 +82,12 @@ def test_a_prediction_lives_for_its_time_however_often_it_is_used() -> None:
 
 
 def test_the_receipt_says_when_it_expires() -> None:
-    receipt = asyncio.run(MemoryStore(TTL_S, ENOUGH_BYTES).put(prediction()))
+    receipt = asyncio.run(MemoryStore(TTL_S, ENOUGH_BYTES, Metrics()).put(prediction(), OWNER))
     assert abs(receipt.expires_at - datetime.now(UTC) - timedelta(seconds=TTL_S)) < timedelta(seconds=5)
 
 
 def test_the_least_used_make_room() -> None:
-    store = MemoryStore(TTL_S, 3 * prediction().nbytes)
+    store = MemoryStore(TTL_S, 3 * prediction().nbytes, Metrics())
     first, second, third = (put(store, prediction()) for _ in range(3))
     assert is_kept(store, first)
     fourth = put(store, prediction())
@@ -91,14 +95,14 @@ def test_the_least_used_make_room() -> None:
 
 
 def test_several_small_ones_make_room_for_a_large_one() -> None:
-    store = MemoryStore(TTL_S, 4 * prediction().nbytes)
+    store = MemoryStore(TTL_S, 4 * prediction().nbytes, Metrics())
     small = [put(store, prediction()) for _ in range(4)]
     large = put(store, prediction(100 + prediction().nbytes))
     assert [is_kept(store, name) for name in (*small, large)] == [False, False, True, True, True]
 
 
 def test_what_is_larger_than_the_budget_is_kept_as_the_only_one_until_the_next() -> None:
-    store = MemoryStore(TTL_S, 2 * prediction().nbytes)
+    store = MemoryStore(TTL_S, 2 * prediction().nbytes, Metrics())
     before, large = put(store, prediction()), put(store, prediction(10_000))
     assert [is_kept(store, before), is_kept(store, large), len(store)] == [False, True, 1]
     after = put(store, prediction())
@@ -107,21 +111,21 @@ def test_what_is_larger_than_the_budget_is_kept_as_the_only_one_until_the_next()
 
 
 def test_a_forgotten_prediction_is_unknown_and_takes_nothing() -> None:
-    store = MemoryStore(TTL_S, ENOUGH_BYTES)
+    store = MemoryStore(TTL_S, ENOUGH_BYTES, Metrics())
     name, other = put(store, prediction(500)), put(store, prediction())
-    asyncio.run(store.forget(name))
+    asyncio.run(store.forget(name, OWNER))
     assert [is_kept(store, name), is_kept(store, other)] == [False, True]
     assert store.used_bytes == prediction().nbytes
     with pytest.raises(UnknownPrediction, match="/predict"):
-        asyncio.run(store.forget(name))
+        asyncio.run(store.forget(name, OWNER))
 
 
 def test_ids_are_128_random_bits() -> None:
     """Each bit is as often 1 as 0, and no two ids share more bits than chance gives."""
-    store = MemoryStore(TTL_S, 1000 * prediction().nbytes)
+    store = MemoryStore(TTL_S, 1000 * prediction().nbytes, Metrics())
 
     async def fill() -> list[str]:
-        return [(await store.put(prediction())).prediction_id for _ in range(1000)]
+        return [(await store.put(prediction(), OWNER)).prediction_id for _ in range(1000)]
 
     ids = asyncio.run(fill())
     assert len(set(ids)) == 1000
@@ -142,7 +146,7 @@ class AnySequence(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.store = MemoryStore(TTL_S, self.budget_bytes, self.clock)
+        self.store = MemoryStore(TTL_S, self.budget_bytes, Metrics(), self.clock)
         self.alive: dict[str, tuple[float, Prediction]] = {}  # least recently used first
 
     def expire(self) -> None:
@@ -169,10 +173,10 @@ class AnySequence(RuleBasedStateMachine):
     def forget(self, name: str) -> None:
         self.expire()
         if self.alive.pop(name, None):
-            asyncio.run(self.store.forget(name))
+            asyncio.run(self.store.forget(name, OWNER))
         else:
             with pytest.raises(UnknownPrediction):
-                asyncio.run(self.store.forget(name))
+                asyncio.run(self.store.forget(name, OWNER))
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 4.0]))
     def wait(self, seconds: float) -> None:

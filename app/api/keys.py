@@ -1,0 +1,92 @@
+"""API keys: who may ask for what, and how much of it. The file holds digests, never a key.
+
+A key is 256 random bits, so one round of SHA-256 protects it: there is nothing to guess, as there is in a password.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from app.errors import KeysError
+
+Right = Literal["predict", "metrics", "admin"]
+PREFIX = "fl_"  # so that scanners for leaked secrets can find one
+Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+Name = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
+
+
+class Key(BaseModel):
+    """What one key may do. Two digests let a new key in before the old one goes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: list[Digest] = Field(min_length=1)
+    rights: frozenset[Right] = frozenset({"predict"})
+    requests_per_minute: float | None = Field(None, gt=0)
+    concurrent: int | None = Field(None, ge=1)
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    keys: dict[Name, Key] = Field(min_length=1)
+
+
+class Keys:
+    """The keys of a service, by name."""
+
+    def __init__(self, by_name: Mapping[str, Key]) -> None:
+        self._by_name = dict(by_name)
+        self._digests = [(bytes.fromhex(text), name) for name, key in by_name.items() for text in key.sha256]
+
+    @classmethod
+    def read(cls, file: Path) -> Keys:
+        """Raises KeysError for a file that cannot be used."""
+        try:
+            return cls(_File.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))).keys)
+        except OSError as error:
+            raise KeysError(f"{file}: cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise KeysError(f"{file}: is not TOML: {error}") from error
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise KeysError(f"{file}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+
+    def find(self, presented: bytes) -> tuple[str, Key] | None:
+        """The name and the key presented, compared with every one in the same time."""
+        digest, found = hashlib.sha256(presented).digest(), None
+        for known, name in self._digests:
+            if hmac.compare_digest(known, digest):
+                found = name
+        return None if found is None else (found, self._by_name[found])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+
+def new_key(
+    name: str, rights: Sequence[Right], requests_per_minute: float | None = None, concurrent: int | None = None
+) -> tuple[str, str]:
+    """A new key, and the lines for the file of keys. Raises KeysError for a name or a limit that is not allowed."""
+    key = PREFIX + secrets.token_urlsafe(32)
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    lines = [f"[keys.{name}]", f'sha256 = ["{digest}"]', f"rights = {json.dumps([*rights])}"]
+    if requests_per_minute is not None:
+        lines.append(f"requests_per_minute = {requests_per_minute}")
+    if concurrent is not None:
+        lines.append(f"concurrent = {concurrent}")
+    text = "\n".join(lines) + "\n"
+    try:
+        _File.model_validate(tomllib.loads(text))
+    except (ValidationError, tomllib.TOMLDecodeError) as error:
+        raise KeysError(f"cannot make a key {name!r} with these limits: a name is letters, digits, _ and -") from error
+    return key, text

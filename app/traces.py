@@ -1,0 +1,91 @@
+"""Traces by OpenTelemetry, where `otlp_endpoint` is set: a span for each request, and in it one for each stage.
+
+A pass may serve several requests in another thread, so the spans of stages are made afterwards from the times measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
+
+from fastapi import FastAPI
+
+from app import __version__
+from app.errors import EngineError
+
+# Takes what stages took, in ms, in the order in which they ran and when the last one has ended.
+Trace = Callable[[Mapping[str, float]], None]
+
+
+@runtime_checkable
+class Tracing(Protocol):
+    """What the application needs of a tracer."""
+
+    def record(self, stages_ms: Mapping[str, float]) -> None:
+        """Spans for stages that have just ended, within the request's."""
+        ...
+
+    def instrument(self, app: FastAPI) -> None:
+        """Make a span for every request, with the caller's trace as its parent."""
+        ...
+
+    def shutdown(self) -> None:
+        """Send what is not yet sent."""
+        ...
+
+
+class Untraced:
+    """No traces."""
+
+    def record(self, stages_ms: Mapping[str, float]) -> None:
+        """See `Tracing.record`."""
+
+    def instrument(self, app: FastAPI) -> None:
+        """See `Tracing.instrument`."""
+
+    def shutdown(self) -> None:
+        """See `Tracing.shutdown`."""
+
+
+class OpenTelemetry:
+    """Traces sent to `endpoint` by OTLP over HTTP. Raises EngineError where the packages for it are missing."""
+
+    def __init__(self, endpoint: str) -> None:
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        except ImportError as error:
+            raise EngineError("otlp_endpoint needs OpenTelemetry: pip install 'fusionlens[otel]'.") from error
+        resource = Resource.create({"service.name": "fusionlens", "service.version": __version__})
+        self._provider = TracerProvider(resource=resource)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
+        self._tracer = self._provider.get_tracer("fusionlens", __version__)
+
+    def record(self, stages_ms: Mapping[str, float]) -> None:
+        """See `Tracing.record`."""
+        began_ns = time.time_ns() - round(sum(stages_ms.values()) * 1e6)
+        for stage, spent_ms in stages_ms.items():
+            span = self._tracer.start_span(stage, start_time=began_ns)
+            began_ns += round(spent_ms * 1e6)
+            span.end(began_ns)
+
+    def instrument(self, app: FastAPI) -> None:
+        """See `Tracing.instrument`."""
+        from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+        # Not its spans for every chunk sent and received; and nothing of a probe.
+        FastAPIInstrumentor.instrument_app(
+            app, tracer_provider=self._provider, exclude_spans=["receive", "send"], excluded_urls="health/,metrics"
+        )
+
+    def shutdown(self) -> None:
+        """See `Tracing.shutdown`."""
+        self._provider.shutdown()
+
+
+def make_tracing(endpoint: str | None) -> Tracing:
+    """What the setting `otlp_endpoint` asks for. Raises EngineError."""
+    return Untraced() if endpoint is None else OpenTelemetry(endpoint)
