@@ -7,6 +7,7 @@ import math
 import shlex
 import signal
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,32 +32,36 @@ def serve(settings: Settings) -> int:
     Raises BundleError, EngineError and KeysError before anything listens, and OSError where nothing can.
     """
     set_up_logs(settings.log)
-    config = uvicorn.Config(
-        partial(create_logging_app, settings),
-        factory=True,
-        workers=settings.workers,
-        http=partial(LimitedHttp, header_s=settings.header_s),  # type: ignore[arg-type]
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=math.ceil(settings.deadline_s),
-    )
     if settings.workers > 1:
         listener = _listen(settings)
         _announce(settings, listener)
+        config = configure(partial(create_logging_app, settings), settings, factory=True, workers=settings.workers)
         Multiprocess(config, sockets=[listener]).run()
         return 0
     app = create_app(settings)
     app.state.models.load()  # what must not be served is refused before anything listens
-    config.app, config.factory = app, False
-    listener, server = _listen(settings), uvicorn.Server(config)
+    listener, server = _listen(settings), uvicorn.Server(configure(app, settings))
     _announce(settings, listener)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)  # uvicorn raises the signal again when it has drained
     server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def configure(app: FastAPI | Callable[[], FastAPI], settings: Settings, **options: Any) -> uvicorn.Config:
+    """How an application, or with `factory` what makes it, is served; logs are set up elsewhere."""
+    return uvicorn.Config(
+        app,
+        http=partial(LimitedHttp, header_s=settings.header_s),  # type: ignore[arg-type]
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(settings.deadline_s),
+        **options,
+    )
 
 
 def create_logging_app(settings: Settings) -> FastAPI:
@@ -77,7 +82,7 @@ class LimitedHttp(HttpToolsProtocol):
         self._late: asyncio.TimerHandle | None = None
         self._in_headers = True
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:  # uvloop's is no asyncio.Transport
         """See asyncio.Protocol."""
         super().connection_made(transport)
         self._expect_headers()

@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.main import create_app
+from app.server import configure
 from app.settings import Settings
 
 
@@ -26,9 +27,7 @@ def serving(settings: Settings) -> Iterator[httpx.Client]:
 @contextmanager
 def serving_app(app: FastAPI) -> Iterator[httpx.Client]:
     """A client of this application, for tests that look into it."""
-    # The log is not set up anew, so that pytest sees it.
-    config = uvicorn.Config(app, log_config=None, log_level="warning", lifespan="on", timeout_graceful_shutdown=10)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configure(app, app.state.settings))
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="uvicorn")
         thread.start()
