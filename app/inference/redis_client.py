@@ -38,12 +38,13 @@ def connect(url: str, timeout_s: float) -> redis.asyncio.Redis:
 class SharedRedis:
     """Commands to a Redis that may be gone: each ends in time, and a failure is not waited for again at once.
 
-    A caller that is cancelled leaves its command running, so that no reply is left on the connection for another.
+    `reached` says whether it has ever answered. A caller that is cancelled leaves its command running, so that no reply
+    is left on the connection for another.
     """
 
     def __init__(self, client: redis.asyncio.Redis, metrics: Metrics) -> None:
         self.client, self._metrics = client, metrics
-        self._pause_until = 0.0
+        self.reached, self._pause_until = False, 0.0
         self._running: set[asyncio.Future[Any]] = set()
 
     async def ask(self, command: Callable[[], Awaitable[T]]) -> T:
@@ -64,6 +65,7 @@ class SharedRedis:
             return
         error = running.exception()
         self._metrics.store_up.set(0 if error else 1)
+        self.reached |= error is None
         if error and time.monotonic() >= self._pause_until:
             self._pause_until = time.monotonic() + _PAUSE_S
             logger.warning("Redis cannot be used: %s", error)

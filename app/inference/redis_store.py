@@ -39,7 +39,6 @@ class RedisStore:
     ) -> None:
         self._shared, self._redis, self._secret = shared, shared.client, secret
         self._ttl_s, self._max_entry_bytes, self._metrics = ttl_s, max_entry_bytes, metrics
-        self._reached = False
 
     async def put(self, prediction: Prediction, owner: str) -> Receipt:
         """See `PredictionStore.put`."""
@@ -87,9 +86,8 @@ class RedisStore:
 
     async def check(self) -> None:
         """See `PredictionStore.check`."""
-        if not self._reached:
+        if not self._shared.reached:
             await self._shared.ask(self._redis.ping)
-            self._reached = True
 
     async def usage(self) -> Usage | None:
         """See `PredictionStore.usage`: of the whole database, which all replicas share."""
