@@ -1,0 +1,45 @@
+"""deploy/Caddyfile: Caddy itself reads it, and does with it what it is there for."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.tools import DEPLOY, absent, run, run_apart, tool
+
+FILE = DEPLOY / "Caddyfile"
+LEAST = (2, 8)  # before, a body was not sent again to the next replica
+
+
+@pytest.fixture(scope="module")
+def caddy() -> str:
+    """Caddy, if it is recent enough for the file."""
+    program = tool("caddy")
+    version = run(program, "version")
+    found = re.search(r"(\d+)\.(\d+)", version)
+    if not found or (int(found[1]), int(found[2])) < LEAST:
+        absent(f"the Caddyfile needs Caddy {LEAST[0]}.{LEAST[1]}, here is {version.strip()}")
+    return program
+
+
+def test_caddy_takes_the_file_for_valid_and_well_formed(caddy: str, tmp_path: Path) -> None:
+    assert "Valid configuration" in run(caddy, "validate", "--config", FILE, XDG_DATA_HOME=str(tmp_path))
+    formatted = subprocess.run([caddy, "fmt", FILE], capture_output=True, text=True, timeout=60)
+    assert formatted.stdout == FILE.read_text()
+
+
+def test_nothing_can_be_changed_from_outside(caddy: str) -> None:
+    adapted = json.loads(run(caddy, "adapt", "--config", FILE, "--adapter", "caddyfile").splitlines()[-1])
+    assert adapted["admin"] == {"disabled": True}
+
+
+def test_the_site_is_what_a_variable_says(caddy: str) -> None:
+    assert '"lens.example.org"' in run(caddy, "adapt", "--config", FILE, FUSIONLENS_SITE="lens.example.org")
+
+
+def test_requests_reach_replicas_and_survive_the_loss_of_one(caddy: str, tmp_path: Path) -> None:
+    print(run_apart("tests.deploy.proxied", caddy, FILE, tmp_path))

@@ -1,0 +1,21 @@
+"""Redis as docker-compose.yml starts it: with the configuration that `setup` writes, and its own health check."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from app.provision import set_up
+from tests.deploy.test_compose import compose
+from tests.deploy.tools import run_apart, tool
+
+
+def test_redis_takes_the_configuration_and_its_health_check_finds_it(tmp_path: Path) -> None:
+    tool("redis-cli")
+    list(set_up(tmp_path))
+    service = compose()["services"]["redis"]
+    kind, check = service["healthcheck"]["test"]
+    assert kind == "CMD-SHELL" and service["command"] == ["redis-server", "/secrets/redis.conf"]
+    check = check.replace("$$", "$").replace("/secrets/", f"{shlex.quote(str(tmp_path))}/")
+    said = run_apart("tests.deploy.checked_redis", tool("redis-server"), tmp_path, check)
+    assert said.split() == ["unhealthy", "healthy", "refused", "512mb-lru", "unhealthy"]
