@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SKIN ?= ../shared/data/skin
 
-.PHONY: serve test test-slow test-base lint bench quantus openapi demo clean
+.PHONY: serve test test-slow test-base image-test torture sbom lint bench quantus openapi demo clean
 
 serve: $(VENV)/serve.done
 	$(BIN)/python -m app serve
@@ -22,6 +22,14 @@ test-base:
 	$(PYTHON) -m venv .venv-base
 	.venv-base/bin/pip install --quiet --disable-pip-version-check -c constraints.txt .
 	$(PYTHON) tests/base_installation.py .venv-base/bin/python
+
+# Build the image and run it, without a container engine: needs root, buildah and debootstrap. Minutes, then one or two.
+image-test: $(VENV)/dev.done
+	$(BIN)/python -m tests.deploy.image $(IMAGE_FOLDER)
+
+# Under fire, half an hour, in a network of its own: writes docs/reliability.md. Needs root, redis-server, faketime.
+torture: $(VENV)/dev.done
+	$(BIN)/python -m reliability
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

@@ -47,9 +47,10 @@ ANSWERED_HEADERS = ["ETag", "FusionLens-Explanation", "Retry-After", "X-Request-
 def create_app(settings: Settings) -> FastAPI:
     """The application. Its lifespan loads the models, if `app.state.models` has not loaded them before.
 
-    The lifespan raises BundleError or EngineError before a request is accepted. Raises KeysError for a file of keys
-    that cannot be used, and EngineError where a package is missing that a setting needs.
+    The lifespan raises BundleError or EngineError before a request is accepted. Raises KeysError where keys
+    are missing or cannot be used, and EngineError where a package is missing that a setting needs.
     """
+    settings.check_exposure()
     metrics, tracing, lifecycle = Metrics(), make_tracing(settings.otlp_endpoint), Lifecycle(settings.drain_s)
     store, limiter = _store_and_limiter(settings, metrics)
     models = LoadedModels(settings, store, metrics, tracing.record)
@@ -58,6 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if not models.loaded:
             models.load()
+        await models.check()
         with lifecycle.taking_signals(partial(operation.reload_logged, app.state.doorkeeper, models)):
             yield
         await store.close()

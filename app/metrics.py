@@ -63,6 +63,16 @@ class Metrics:
         self.ready = self._gauge("ready", "1 if the service takes new clients.")
         self.reloads = self._counter("reloads", "Bundles loaded while serving: loaded, unchanged, refused.", "outcome")
 
+        # There from the start: a counter that appears with its first event hides it from increase().
+        for counter, outcomes in (
+            (self.store_reads, ("hit", "miss", "failed", "forged")),
+            (self.store_writes, ("stored", "failed", "too_large")),
+            (self.cache_reads, ("hit", "miss")),
+            (self.reloads, ("loaded", "unchanged", "refused")),
+        ):
+            for outcome in outcomes:
+                counter.labels(outcome)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Count the time of what runs within, if it ends well."""

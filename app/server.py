@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -138,6 +139,9 @@ def _listen(settings: Settings) -> socket.socket:
 def _announce(settings: Settings, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    if settings.log == "json":
+        structlog.stdlib.get_logger("fusionlens.server").info("serving", address=address, bundle=str(settings.bundle))
+        return
     picture, key = shlex.quote(f"file=@{EXAMPLE}"), ' -H "Authorization: Bearer $KEY"' if settings.keys else ""
     print(
         f"FusionLens {__version__} serves {settings.bundle} at {address}\n\n"

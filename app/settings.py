@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
+from app.errors import KeysError
 from app.inference.bundle import demo_bundle_path
 from app.inference.cores import available_cores
 from app.inference.engine import EngineKind
@@ -131,12 +132,15 @@ class Settings(BaseSettings):
             )
         if self.workers > 1 and self.metrics:
             raise ValueError("several workers would each count alone: set metrics to false, or one worker")
-        if not (self.keys or self.allow_anonymous or is_loopback(self.host)):
-            raise ValueError(
-                f"anyone who reaches {self.host} could use the service: set keys (python -m app new-key NAME writes "
-                "such a file), or allow_anonymous to true"
-            )
         return self
+
+    def check_exposure(self) -> None:
+        """Raises KeysError where others could use the service without a key, and nobody has said that they may."""
+        if not (self.keys or self.allow_anonymous or is_loopback(self.host)):
+            raise KeysError(
+                f"Anyone who reaches {self.host} could use the service: set keys (`python -m app new-key NAME` writes "
+                "such a file), or allow_anonymous to true."
+            )
 
     @property
     def limits(self) -> Limits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -36,9 +37,16 @@ class Served:
 
 
 def environment(*python_path: Path, **settings: str) -> dict[str, str]:
-    """This process's environment, but: no settings of the service but these, these import paths, one thread."""
+    """This process's environment, but: no settings of the service but these, these import paths, one thread.
+
+    Nobody reads what the service prints while it runs, so it logs no requests, if that is not asked for.
+    """
     own = {name: value for name, value in os.environ.items() if not name.startswith("FUSIONLENS_")}
-    return own | {"PYTHONPATH": os.pathsep.join(map(str, python_path)), "OMP_NUM_THREADS": "1"} | settings
+    return (
+        own
+        | {"PYTHONPATH": os.pathsep.join(map(str, python_path)), "OMP_NUM_THREADS": "1", "FUSIONLENS_LOG": "off"}
+        | settings
+    )
 
 
 @contextmanager
@@ -64,6 +72,8 @@ def _announced(process: subprocess.Popen[str]) -> Served:
     lines: list[str] = []
     for line in process.stdout:
         lines.append(line.strip())
+        if line.startswith('{"address"'):
+            return Served(process, json.loads(line)["address"], ())
         curl_lines = tuple(said for said in lines if said.startswith("curl "))
         if line.isspace() and curl_lines:
             found = re.search(r"http://\S+", "\n".join(lines))

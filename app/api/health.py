@@ -5,9 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from app import errors
-from app.api.dependencies import TheService
+from app.api.dependencies import TheModels
 from app.api.problems import documented
 from app.api.schemas import Health
+from app.inference.loaded import LoadedModels
 from app.lifecycle import Lifecycle
 
 router = APIRouter(prefix="/health", tags=["health"])
@@ -24,18 +25,17 @@ async def live() -> Health:
     summary="Does it take new clients?",
     responses=documented(errors.NotReady, errors.StoreUnavailable),
 )
-async def ready(service: TheService, request: Request) -> Health:
+async def ready(models: TheModels, request: Request) -> Health:
     """The bundle is verified and has answered a warm-up prediction, and the store was reached.
 
     A store that is lost later does not change that, since predictions go on. What changes it is the order to stop.
     """
-    lifecycle: Lifecycle = request.app.state.lifecycle
-    try:
-        if lifecycle.draining:
-            raise errors.NotReady("This service is about to stop: ask another replica.")
-        await service.store.check()
-    except errors.FusionLensError:
-        service.metrics.ready.set(0)
-        raise
-    service.metrics.ready.set(1)
+    await check_ready(models, request.app.state.lifecycle)
     return Health(status="ready")
+
+
+async def check_ready(models: LoadedModels, lifecycle: Lifecycle) -> None:
+    """Raises NotReady and StoreUnavailable."""
+    if lifecycle.draining:
+        raise errors.NotReady("This service is about to stop: ask another replica.")
+    await models.store.check()

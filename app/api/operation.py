@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from app import errors
 from app.api.access import Doorkeeper
 from app.api.dependencies import TheModels
+from app.api.health import check_ready
 from app.api.predictions import model_version
 from app.api.problems import documented
 from app.api.schemas import Reloaded
@@ -25,7 +26,7 @@ metrics_router, admin_router = APIRouter(tags=["operation"]), APIRouter(tags=["o
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(models: TheModels) -> Response:
+async def metrics(models: TheModels, request: Request) -> Response:
     """What Prometheus scrapes. Where keys are set, it takes one with the right `metrics`."""
     counted = models.current.metrics
     waiting = [service.waiting for service in models.loaded]
@@ -34,6 +35,11 @@ async def metrics(models: TheModels) -> Response:
     if (usage := await models.store.usage()) is not None:
         counted.store_entries.set(usage.entries)
         counted.store_bytes.set(usage.used_bytes)
+    try:
+        await check_ready(models, request.app.state.lifecycle)
+        counted.ready.set(1)
+    except errors.FusionLensError:
+        counted.ready.set(0)
     return Response(generate_latest(counted.registry), media_type=CONTENT_TYPE_LATEST)
 
 

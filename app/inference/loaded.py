@@ -7,7 +7,7 @@ import logging
 
 import anyio.to_thread
 
-from app.errors import BundleError, EngineError, ModelGone, ReloadRefused
+from app.errors import BundleError, EngineError, ModelGone, ReloadRefused, StoreUnavailable
 from app.inference.bundle import Bundle, read_bundle
 from app.inference.service import Service, predictor_of
 from app.inference.store import PredictionStore
@@ -42,6 +42,15 @@ class LoadedModels:
     def load(self) -> None:
         """Load what the settings name, verified and warm. Raises BundleError and EngineError."""
         self._serve(self._made(self._read()))
+
+    async def check(self) -> bool:
+        """Whether the store was ever reached; it is tried if not."""
+        try:
+            await self.store.check()
+        except StoreUnavailable as error:
+            logger.warning("Not ready: %s", error)
+            return False
+        return True
 
     def of(self, bundle_sha256: str) -> Service:
         """The service whose model made a prediction. Raises ModelGone."""

@@ -25,7 +25,7 @@ def test_a_well_formed_request_id_is_kept_and_any_other_is_replaced(client: http
     for name in ("a", "0c5a8a4e-1f0e-4c43-9e2a-1f5c8a7d9b11", "trace_7.b", "x" * 128):
         assert client.get("/model", headers={"x-request-id": name}).headers["x-request-id"] == name
     for name in ("", "x" * 129, "with space", "new\tline", "<script>", "ä"):
-        answered = client.get("/model", headers={"x-request-id": name.encode()}).headers["x-request-id"]
+        answered = client.get("/model", headers={b"x-request-id": name.encode()}).headers["x-request-id"]
         assert answered != name and len(answered) == 32
     assert len({client.get("/model").headers["x-request-id"] for _ in range(10)}) == 10
     assert client.get("/nowhere").headers["x-request-id"]
