@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from urllib.parse import urlsplit
 
 TIMEOUT_S = 90.0
@@ -61,29 +62,39 @@ class OpenLoad:
         return cls(content["rate"], [Sent(**one) for one in content["sent"]], content["late_ms"])
 
 
+class Sender:
+    """The sender in a process of its own."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._output = TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(command, stdout=self._output)
+
+    def is_sending(self) -> bool:
+        return self.process.poll() is None
+
+    def finished(self) -> OpenLoad:
+        """Wait for it; what it measured. Raises RuntimeError if it failed."""
+        if self.process.wait():
+            raise RuntimeError("the sender failed; its output is above")
+        self._output.seek(0)
+        return OpenLoad.from_json(self._output.read())
+
+
 @contextmanager
 def sending(
     address: str, picture: Path, rate: float, count: int, core: int | None = None, ca: Path | None = None
-) -> Iterator[subprocess.Popen[str]]:
-    """Start the sender in another process, on one core if that is said; `finished` waits for it."""
+) -> Iterator[Sender]:
+    """Start the sender, on one core if that is said. `ca` is the authority that signed the server's certificate."""
     options = ["--rate", str(rate), "--count", str(count), *(["--ca", str(ca)] if ca else [])]
     command = [sys.executable, "-m", "reliability.open_loop", address, str(picture), *options]
     if core is not None:
         command = ["taskset", "-c", str(core), *command]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    sender = Sender(command)
     try:
-        yield process
+        yield sender
     finally:
-        process.kill()
-        process.wait()
-
-
-def finished(process: subprocess.Popen[str]) -> OpenLoad:
-    """What a sender measured. Raises RuntimeError if it failed."""
-    output, _ = process.communicate()
-    if process.returncode:
-        raise RuntimeError("the sender failed; its output is above")
-    return OpenLoad.from_json(output)
+        sender.process.kill()
+        sender.process.wait()
 
 
 async def send_all(address: str, body: bytes, rate: float, count: int, context: ssl.SSLContext | None) -> OpenLoad:

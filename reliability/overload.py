@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.timing import percentile
-from reliability.open_loop import finished, sending
+from reliability.open_loop import sending
 from reliability.replicas import Replica, running
 
 CAPACITY_S, CLIENTS = 15.0, 4
@@ -49,7 +49,7 @@ def overload(bundle: Path, picture: Path, folder: Path, seconds: float, times: f
         before, count = len(replica.logged()), round(times * capacity * seconds)
         with sending(replica.address, picture, times * capacity, count, core=1) as sender:
             memory_mb = _watch(replica, seconds)
-            load = finished(sender)
+            load = sender.finished()
         inside = replica.logged()[before:]
     accepted, refused = ([_ms(one) for one in inside if one["status"] == status] for status in (200, 429))
     wall_s = max(one.began_s + one.took_ms / 1e3 for one in load.of(200))

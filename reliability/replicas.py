@@ -29,6 +29,10 @@ class Replica:
         self._environment = own | {"FUSIONLENS_LOG": "json"} | chosen | {"PYTHONPATH": str(ROOT)}
         self._process: subprocess.Popen[bytes] | None = None
 
+    def extend_environment(self, **variables: str) -> None:
+        """Variables that are no settings of the service, for its next start."""
+        self._environment |= variables
+
     @property
     def address(self) -> str:
         return f"http://{self.host}:{self.port}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 
 import anyio.to_thread
 
@@ -82,8 +83,8 @@ class LoadedModels:
                 raise ReloadRefused(f"{error}. The model that was loaded before is still served.") from error
             replaced = self.current
             self._serve(service)
-            # By then the predictions that it made have expired.
-            asyncio.get_running_loop().call_later(self._settings.store_ttl_s, self._let_go, replaced)
+            # By then the predictions that it made have expired. The loop must not keep it alive until then.
+            asyncio.get_running_loop().call_later(self._settings.store_ttl_s, self._let_go, weakref.ref(replaced))
             self._metrics.reloads.labels("loaded").inc()
             logger.info("The bundle %s is served now", bundle.sha256)
             return True
@@ -102,5 +103,5 @@ class LoadedModels:
         manifest = predictor.bundle.manifest
         self._metrics.served(manifest.name, manifest.version, predictor.bundle.sha256, predictor.engine_version)
 
-    def _let_go(self, service: Service) -> None:
-        self._loaded = [kept for kept in self._loaded if kept is not service]
+    def _let_go(self, replaced: weakref.ref[Service]) -> None:
+        self._loaded = [kept for kept in self._loaded if kept is not replaced()]

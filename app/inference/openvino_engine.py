@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import math
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import mkstemp
 from threading import Lock
 from typing import Any
 
@@ -162,7 +163,8 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
             cache.mkdir(parents=True, exist_ok=True)
             if not file.exists():
                 graph = CORE.compile_model(graph_to_compile(source, name), "CPU", options)
-                _write_whole(file, graph.export_model().getvalue())
+                if not _is_written(file, graph.export_model().getvalue()):
+                    return Graph(graph)
             return _import(file, options)
         except OSError as error:
             reason = f"The cache folder {cache} cannot be used ({error.strerror}): choose another."
@@ -190,11 +192,19 @@ def _import(file: Path, options: dict[str, Any]) -> Graph:
     return Graph(compiled, mapping)
 
 
-def _write_whole(file: Path, content: bytes) -> None:
-    """Write a file that others see complete or not at all."""
-    with NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
-        temporary.write(content)
-    Path(temporary.name).replace(file)
+def _is_written(file: Path, content: bytes) -> bool:
+    """Write a file that others see complete or not at all. False, and a warning, where the disk has no room for it."""
+    temporary = Path(mkstemp(dir=file.parent)[1])
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(file)
+    except OSError as error:
+        temporary.unlink()
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _LOG.warning("The cache folder %s has no room left: the next start will compile again.", file.parent)
+        return False
+    return True
 
 
 class Graph:

@@ -49,7 +49,7 @@ class Service:
         limit, engine = settings.queue_limit, predictor.engine
         gather_s = settings.gather_ms / 1e3 if engine.batch > 1 else 0.0
         self._decoding: Lane[Callable[[], Any], Any] = Lane(each, settings.decoders, limit)
-        self._predicting = Lane(self._predict, engine.passes, limit, engine.batch, gather_s)
+        self._predicting = Lane(partial(_predict, predictor, metrics), engine.passes, limit, engine.batch, gather_s)
         self._through_swin: Lane[Callable[[], Any], Any] = Lane(each, 1, limit)
         self._explaining: Lane[Callable[[], Any], Any] = Lane(each, settings.decoders, limit)
         self._being_decoded = 0
@@ -94,13 +94,6 @@ class Service:
         self._decoding.admit(until)
         self._predicting.admit(until, coming=self._being_decoded)
 
-    def _predict(self, asked: Sequence[tuple[Upload, bool]]) -> list[tuple[Prediction, dict[str, float]]]:
-        made = self.predictor.predict_batch([upload for upload, _ in asked], any(explained for _, explained in asked))
-        self.metrics.batch.observe(len(asked))
-        for stage, spent_ms in made[0][1].items():  # of the whole pass, which each of its pictures is told
-            self.metrics.stage_s.labels(stage).observe(spent_ms / 1e3)
-        return made
-
     def _ran(self, lane: str, ran: Ran[Any], stages_ms: dict[str, float]) -> None:
         self.metrics.wait_s.labels(lane).observe(ran.waited_ms / 1e3)
         self._trace({f"wait: {lane}": ran.waited_ms, **stages_ms})
@@ -120,6 +113,17 @@ class Service:
         self._ran("swin" if through_swin else "explain", ran, {"explain": ran.ran_ms})
         result: T = ran.result
         return result
+
+
+def _predict(
+    predictor: Predictor, metrics: Metrics, asked: Sequence[tuple[Upload, bool]]
+) -> list[tuple[Prediction, dict[str, float]]]:
+    """The work of the lane for predictions. No method, so that a service that was replaced goes at once."""
+    made = predictor.predict_batch([upload for upload, _ in asked], any(explained for _, explained in asked))
+    metrics.batch.observe(len(asked))
+    for stage, spent_ms in made[0][1].items():  # of the whole pass, which each of its pictures is told
+        metrics.stage_s.labels(stage).observe(spent_ms / 1e3)
+    return made
 
 
 def load_predictor(settings: Settings) -> Predictor:

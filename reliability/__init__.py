@@ -1,0 +1,1 @@
+"""What the service withstands, measured: python -m reliability writes docs/reliability.md."""

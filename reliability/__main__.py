@@ -1,0 +1,125 @@
+"""Everything under fire: python -m reliability [PART…], in a network of its own; writes docs/reliability.md.
+
+Needs root (for the network), redis-server and faketime; nothing leaves this machine. --quick runs each part for
+seconds, to see that it works; only a whole run writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from PIL import Image
+
+from app.inference.bundle import demo_bundle_path
+from reliability import faults, fleet, overload, results, soak, swaps, uploads
+from reliability.replicas import ROOT, Replica, running
+from reliability.results import Row
+from tests.deploy import loopback
+from tests.deploy.tools import APART
+
+_INSIDE = "FUSIONLENS_TORTURE_APART"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m reliability")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"by default all: {', '.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes, and no page")
+    parser.add_argument("--soak-minutes", type=float, default=10.0)
+    args = parser.parse_args()
+    if unknown := [name for name in args.parts if name not in PARTS]:
+        parser.error(f"there is no part {unknown[0]}: choose of {', '.join(PARTS)}")
+    if os.environ.pop(_INSIDE, None) is None:
+        for program in ("unshare", "redis-server", "taskset"):
+            if shutil.which(program) is None:
+                sys.exit(f"{program} is not installed: apt install redis-server faketime util-linux")
+        os.execvpe(APART[0], [*APART, sys.executable, "-m", "reliability", *sys.argv[1:]], os.environ | {_INSIDE: "1"})
+    loopback.up()
+    began, sections = time.monotonic(), {}
+    with tempfile.TemporaryDirectory() as folder:
+        given = Given(Path(folder), args.quick, args.soak_minutes)
+        for name in args.parts or PARTS:
+            title, run = PARTS[name]
+            sections[title] = list(run(given))
+            for row in sections[title]:
+                print(f"{(time.monotonic() - began):6.0f} s  {row.what}: {row.found}", flush=True)
+    if not (args.parts or args.quick):
+        text = results.page(sections, (time.monotonic() - began) / 60)
+        (ROOT / "docs" / "reliability.md").write_text(text, encoding="utf-8")
+
+
+class Given:
+    """What every part is given: bundles, a picture, folders of its own, and how long it may take."""
+
+    def __init__(self, folder: Path, quick: bool, soak_minutes: float) -> None:
+        from tests.bundles import tiny_graphs, write_tiny_bundle  # torch, which takes its time
+
+        self._folder, self.quick = folder, quick
+        self.soak_minutes = 0.3 if quick else soak_minutes
+        self.demo = demo_bundle_path()
+        self.tiny = write_tiny_bundle(folder / "tiny", graphs=tiny_graphs())
+        self.picture = folder / "picture.jpg"
+        with Image.open(ROOT / "app" / "web" / "drawn.webp") as drawn:
+            drawn.convert("RGB").save(self.picture, quality=90)
+
+    def folder(self) -> Path:
+        """A new one."""
+        return Path(tempfile.mkdtemp(dir=self._folder))
+
+
+def _uploads(given: Given) -> Iterable[Row]:
+    replica = Replica("127.0.0.1", 8111, given.folder(), bundle=str(given.tiny))
+    pictures = ROOT.parent / "shared" / "data" / "uploads"
+    with running(replica):
+        report = uploads.attack(replica.address, replica.pid, 300 if given.quick else 10_000, seed=1, real=pictures)
+    yield from results.of_uploads(report)
+
+
+def _overload(given: Given) -> Iterable[Row]:
+    found = overload.overload(given.demo, given.picture, given.folder(), 10 if given.quick else 60)
+    yield from results.of_overload(found, *overload.hung_up(given.demo, given.picture, given.folder()))
+
+
+def _restarts(given: Given) -> Iterable[Row]:
+    count = 300 if given.quick else 2000
+    rolled = fleet.rolling_restart(given.tiny, given.picture, given.folder(), count)
+    yield results.of_fleet(rolled, f"{count} requests, replicas restarted in turn by SIGTERM", 0)
+    killed = fleet.killed(given.tiny, given.picture, given.folder(), count)
+    yield results.of_fleet(killed, f"{count} requests, one of three replicas killed by SIGKILL, new after 5 s", 2)
+
+
+def _swaps(given: Given) -> Iterable[Row]:
+    yield from results.of_swaps(swaps.swap(given.tiny, given.picture, given.folder(), 10 if given.quick else 200))
+
+
+def _faults(given: Given) -> Iterable[Row]:
+    of = (given.tiny, given.picture)
+    yield from results.of_faults(
+        faults.redis_lost(*of, given.folder()),
+        faults.full_disk(*of, given.folder()),
+        faults.clock_jumps(*of, given.folder()),
+        faults.bundle_replaced(*of, given.folder()),
+    )
+
+
+def _soak(given: Given) -> Iterable[Row]:
+    yield from results.of_soak(soak.soak(given.tiny, given.picture, given.folder(), given.soak_minutes))
+
+
+PARTS: dict[str, tuple[str, Callable[[Given], Iterable[Row]]]] = {
+    "uploads": ("Hostile uploads", _uploads),
+    "overload": ("Overload", _overload),
+    "restarts": ("Restarts and losses behind the proxy", _restarts),
+    "swaps": ("New bundles while serving", _swaps),
+    "faults": ("What breaks beside the service", _faults),
+    "soak": ("A long time", _soak),
+}
+
+if __name__ == "__main__":
+    main()
