@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SKIN ?= ../shared/data/skin
 
-.PHONY: serve test test-slow test-base image-test torture sbom lint bench quantus openapi demo clean
+.PHONY: serve test test-slow test-base image-test torture sbom audit lint bench quantus openapi demo clean
 
 serve: $(VENV)/serve.done
 	$(BIN)/python -m app serve
@@ -31,6 +31,24 @@ image-test: $(VENV)/dev.done
 torture: $(VENV)/dev.done
 	$(BIN)/python -m reliability
 
+# What the image installs, as a CycloneDX bill of materials: dist/sbom.json.
+sbom: .venv-sbom/done
+	mkdir -p dist
+	.venv-sbom/tool/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --output-file dist/sbom.json .venv-sbom/bin/python
+
+# Known vulnerabilities of the same. Asks public servers.
+audit: .venv-sbom/done
+	.venv-sbom/bin/python -m pip freeze --exclude fusionlens > .venv-sbom/requirements.txt
+	.venv-sbom/tool/bin/pip-audit --no-deps --disable-pip -r .venv-sbom/requirements.txt
+
+.venv-sbom/done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-sbom
+	.venv-sbom/bin/pip install --quiet --disable-pip-version-check -c constraints.txt ".[redis]"
+	$(PYTHON) -m venv .venv-sbom/tool
+	.venv-sbom/tool/bin/pip install --quiet --disable-pip-version-check -c constraints.txt cyclonedx-bom pip-audit
+	touch $@
+
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,9 +70,10 @@ quantus: .venv-quantus/done
 	.venv-quantus/bin/pip install --disable-pip-version-check -c constraints.txt -e ".[train]" quantus==0.6.0
 	touch $@
 
-# Write docs/openapi.json anew after a change of the API.
+# Write docs/openapi.json and the table of settings anew after a change of either.
 openapi: $(VENV)/dev.done
 	$(BIN)/python -m tests.api.openapi_document
+	$(BIN)/python -m tests.settings_table
 
 # Train the demo bundle anew from the skin pictures in $(SKIN), about an hour on two cores: runs/demo-bundle.
 demo: $(VENV)/dev.done
@@ -75,4 +94,4 @@ $(VENV)/dev.done: EXTRA := [dev]
 $(VENV)/bench.done: EXTRA := [bench]
 
 clean:
-	rm -rf $(VENV) .venv-base .venv-quantus .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-base .venv-quantus .venv-sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
