@@ -49,7 +49,12 @@ def main() -> None:
             sections[title] = list(run(given))
             for row in sections[title]:
                 print(f"{(time.monotonic() - began):6.0f} s  {row.what}: {row.found}", flush=True)
-    if not (args.parts or args.quick):
+    missed = [row for rows in sections.values() for row in rows if row.met is False]
+    for row in missed:
+        print(f"MISSED: {row.what}: {row.goal}; {row.found}")
+    if args.quick:
+        sys.exit(bool(missed))
+    if not args.parts:
         text = results.page(sections, (time.monotonic() - began) / 60)
         (ROOT / "docs" / "reliability.md").write_text(text, encoding="utf-8")
 

@@ -116,6 +116,8 @@ class ClockJumps:
 
 def clock_jumps(bundle: Path, picture: Path, folder: Path) -> ClockJumps:
     """The wall clock of the service leaps a day ahead, a year back, and comes home, under load."""
+    if not Path(FAKETIME).exists():
+        raise FileNotFoundError(f"{FAKETIME} is not there: apt install faketime")
     clock, content, ttl_s = folder / "clock", picture.read_bytes(), 12.0
     clock.write_text("+0")
     replica = Replica("127.0.0.1", 8108, folder, bundle=str(bundle), store_ttl_s=str(ttl_s))

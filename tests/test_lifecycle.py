@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -203,6 +205,20 @@ def test_predictions_of_a_replaced_bundle_are_explained_while_it_is_loaded(
         assert len(app.state.models.loaded) == 1 + kept
         time.sleep(3.3)
         assert len(app.state.models.loaded) == 1  # nothing of the old one can be asked about any more
+
+
+def test_a_bundle_that_is_no_longer_loaded_leaves_memory_at_once(folder: Folder, operated: Operated) -> None:
+    with operated(previous_bundles=0) as (app, client):
+        predict(client, png_bytes())
+        gone = weakref.ref(app.state.models.current)
+        gc.disable()  # cycles of references would wait for it, with a whole model in each
+        try:
+            folder.turn_to(folder.versions[1])
+            assert reload(client).json()["changed"] is True
+            client.get("/health/live")  # the request that held it has ended
+            assert gone() is None
+        finally:
+            gc.enable()
 
 
 def test_swaps_under_load_lose_nothing_and_every_answer_is_of_one_version(folder: Folder, operated: Operated) -> None:

@@ -1,4 +1,4 @@
-"""What routes are given."""
+"""What routes are given. All of it is async: FastAPI would run plain functions in threads, for nothing."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from app.settings import Settings
 T = TypeVar("T")
 
 
-def get_models(request: Request) -> LoadedModels:
+async def get_models(request: Request) -> LoadedModels:
     """The models that are loaded."""
     models: LoadedModels = request.app.state.models
     return models
 
 
-def get_service(models: Annotated[LoadedModels, Depends(get_models)]) -> Service:
+async def get_service(models: Annotated[LoadedModels, Depends(get_models)]) -> Service:
     """The service that answers now; a request stays with it to its end."""
     return models.current
 
 
-def get_settings(request: Request) -> Settings:
+async def get_settings(request: Request) -> Settings:
     """The settings that the application was made with."""
     settings: Settings = request.app.state.settings
     return settings
 
 
-def get_owner(request: Request) -> str:
+async def get_owner(request: Request) -> str:
     """The name of the key that the request came with; empty without keys."""
     owner: str = request.state.owner
     return owner

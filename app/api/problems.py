@@ -1,4 +1,7 @@
-"""The one table from what went wrong to an HTTP status, and its `application/problem+json` (RFC 9457)."""
+"""The one table from what went wrong to an HTTP status, and its `application/problem+json` (RFC 9457).
+
+Handlers are async: Starlette would run plain functions in threads, for nothing.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ ANY_OTHER: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "des
 
 def install(app: FastAPI) -> None:
     """Answer every error of the application, its validation and its routing with a problem."""
-    app.add_exception_handler(errors.FusionLensError, response_to)
+    app.add_exception_handler(errors.FusionLensError, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _routing)
     app.add_exception_handler(ClientDisconnect, _gone)
@@ -104,12 +107,16 @@ def _problem(request: Request, status: int, name: str, detail: str, headers: dic
     )
 
 
-def _invalid(request: Request, error: Exception) -> Response:
+async def _known(request: Request, error: Exception) -> Response:
+    return response_to(request, error)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     return _problem(request, 422, "bad-parameter", " ".join(_sentence(fault) for fault in error.errors()))
 
 
-def _routing(request: Request, error: Exception) -> Response:
+async def _routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     name, headers = phrase.lower().replace(" ", "-"), dict(error.headers or {})
@@ -119,13 +126,13 @@ def _routing(request: Request, error: Exception) -> Response:
     )
 
 
-def _gone(request: Request, error: Exception) -> Response:
+async def _gone(request: Request, error: Exception) -> Response:
     # The sender hung up in the middle of the upload: nobody reads this, and nothing is wrong here.
     request.state.problem = "client-gone"
     return Response(status_code=CLIENT_GONE)
 
 
-def _unexpected(request: Request, error: Exception) -> Response:
+async def _unexpected(request: Request, error: Exception) -> Response:
     # Starlette raises the error again after this answer, so that it is logged with its traceback.
     response = _problem(request, 500, "internal", "The service failed on this request; its log says why.")
     response.headers["X-Request-ID"] = request.state.request_id  # this answer is given outside of what adds it

@@ -7,9 +7,10 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from inspect import isasyncgenfunction, iscoroutinefunction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 
+from app.api import explanations, health, model, operation, predictions
 from app.settings import Settings
 from tests.api.asking import PNG, assert_problem, picture_of, png_bytes, predict, probabilities
 from tests.inference.pictures import png
@@ -196,3 +201,20 @@ def test_who_cannot_be_answered_in_time_is_told_so_at_once(tiny_bundle: Path, la
         refused = [response for response in responses if response.status_code == 429]
         assert refused and all(response.elapsed.total_seconds() < decode_s / 2 for response in refused)
         assert all(int(response.headers["retry-after"]) >= 1 for response in refused)
+
+
+def test_requests_take_no_thread_but_for_their_pictures(app: FastAPI) -> None:
+    """FastAPI and Starlette run plain functions in threads: most of what a refusal would take."""
+
+    def calls(dependant: Dependant) -> Iterator[Callable[..., object]]:
+        if dependant.call is not None:
+            yield dependant.call
+        for inner in dependant.dependencies:
+            yield from calls(inner)
+
+    routers = [predictions.router, explanations.router, model.router, health.router, operation.admin_router]
+    routes = [route for router in (*routers, operation.metrics_router) for route in router.routes]
+    found = [call for route in routes if isinstance(route, APIRoute) for call in calls(route.dependant)]
+    found += app.exception_handlers.values()
+    plain = [call for call in found if not (iscoroutinefunction(call) or isasyncgenfunction(call))]
+    assert len(found) > 30 and plain == []
