@@ -1,19 +1,14 @@
-"""What a deployment needs before and beside the service: keys, secrets, and a look at its health."""
+"""What a deployment needs before the service: keys and secrets."""
 
 from __future__ import annotations
 
-import json
 import secrets
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from app.api.keys import Keys, Right, new_key
 from app.errors import KeysError
-from app.settings import is_loopback
 
-HEALTH_TIMEOUT_S = 5.0
 REDIS_CONF = """\
 # Predictions live minutes and are made anew by sending the picture again: nothing is written to disk.
 requirepass {password}
@@ -23,24 +18,6 @@ appendonly no
 maxmemory 512mb
 maxmemory-policy allkeys-lru
 """
-
-
-def is_ready(host: str, port: int) -> str | None:
-    """None if the service on this machine takes new clients, else why not, in a sentence."""
-    if not is_loopback(host):
-        host = "127.0.0.1"  # it listens on every address, this one too
-    url = f"http://[{host}]:{port}/health/ready" if ":" in host else f"http://{host}:{port}/health/ready"
-    try:
-        with urllib.request.urlopen(url, timeout=HEALTH_TIMEOUT_S):  # noqa: S310
-            return None
-    except urllib.error.HTTPError as error:
-        body = error.read()
-        try:
-            return str(json.loads(body)["detail"])
-        except (ValueError, KeyError):
-            return f"{url} answers {error.code}."
-    except (urllib.error.URLError, OSError) as error:
-        return f"Nothing answers at {url}: {getattr(error, 'reason', error)}."
 
 
 def add_key(

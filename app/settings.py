@@ -6,7 +6,6 @@ Each is read from the variable `FUSIONLENS_<NAME>`, or from the file `fusionlens
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,6 +19,7 @@ from app.inference.bundle import demo_bundle_path
 from app.inference.cores import available_cores
 from app.inference.engine import EngineKind
 from app.inference.preprocess import PREVIEW_SIDE_PX, Limits
+from app.probe import is_loopback
 
 PREFIX, SECRETS_DIR = "FUSIONLENS_", "FUSIONLENS_SECRETS_DIR"
 SHORTEST_SECRET = 32
@@ -146,11 +146,3 @@ class Settings(BaseSettings):
     def limits(self) -> Limits:
         """What a picture may declare."""
         return Limits(self.max_pixels, self.max_side_px)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
