@@ -16,6 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app import __version__
 from app.api import explanations, health, model, operation, predictions, problems
 from app.api.access import Access, Doorkeeper
+from app.api.admission import Admission
 from app.api.limits import Limiter
 from app.api.observed import Observed
 from app.api.openapi import DocumentedAPI
@@ -111,6 +112,7 @@ def _store_and_limiter(settings: Settings, metrics: Metrics) -> tuple[Prediction
 
 def _add_middleware(app: FastAPI, metrics: Metrics) -> None:
     """The last one added is the outermost: what the doorkeeper refuses is counted too, and CORS holds for it."""
+    app.add_middleware(Admission, models=app.state.models)
     app.add_middleware(Access, doorkeeper=app.state.doorkeeper)
     if origins := app.state.settings.cors_origins:
         app.add_middleware(

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
+from app.api.admission import path_of
 from app.api.keys import Key, Keys, Right
 from app.api.limits import Limiter
 from app.errors import Forbidden, FusionLensError, Unauthorized
@@ -61,7 +62,7 @@ class Access:
         state = scope.setdefault("state", {})
         state["owner"] = ""
         try:
-            found = self._doorkeeper.identify(_path(scope), _presented(scope))
+            found = self._doorkeeper.identify(path_of(scope), _presented(scope))
             if found is None:
                 await self._app(scope, receive, send)
                 return
@@ -74,11 +75,6 @@ class Access:
             if isinstance(error, Unauthorized):
                 response.headers["WWW-Authenticate"] = 'Bearer realm="fusionlens"'
             await response(scope, receive, send)
-
-
-def _path(scope: Scope) -> str:
-    path, prefix = str(scope["path"]), str(scope.get("root_path", ""))
-    return path.removeprefix(prefix) if prefix else path
 
 
 def _presented(scope: Scope) -> bytes | None:

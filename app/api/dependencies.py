@@ -41,15 +41,9 @@ async def get_owner(request: Request) -> str:
 
 
 async def uploaded_picture(
-    request: Request,
-    settings: Annotated[Settings, Depends(get_settings)],
-    service: Annotated[Service, Depends(get_service)],
+    request: Request, settings: Annotated[Settings, Depends(get_settings)]
 ) -> AsyncIterator[bytes]:
-    """The picture in the request's body, which is not read where there is no room for it in the queue.
-
-    Raises Overloaded and what `read_picture` raises.
-    """
-    service.admit(service.deadline())
+    """The picture in the request's body. Raises what `read_picture` raises."""
     memory: UploadMemory = request.app.state.upload_memory
     with memory.body() as take:
         yield await read_picture(request, settings.max_upload_bytes, take, settings.deadline_s)

@@ -29,7 +29,7 @@ class Observed:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        state["request_id"], state["owner"], state["problem"] = _request_id(scope), "", None
+        state["request_id"], state["owner"], state["problem"], state["route"] = _request_id(scope), "", None, None
         began, status = time.perf_counter(), 500  # what the application fails on is answered further out
 
         async def sending(message: Message) -> None:
@@ -78,5 +78,5 @@ def _request_id(scope: Scope) -> str:
 
 def _template(scope: Scope) -> str:
     """The route, never the path: what clients make up must not become series."""
-    path = getattr(scope.get("route"), "path", None)
+    path = getattr(scope.get("route"), "path", None) or scope["state"]["route"]
     return str(path) if path else "none"
