@@ -42,7 +42,8 @@ class Overload:
 
 def overload(bundle: Path, picture: Path, folder: Path, seconds: float, times: float = 10.0) -> Overload:
     """Server and sender on a core each."""
-    settings = {"bundle": str(bundle), "threads": "1", "queue_limit": "16", "deadline_s": "10", "metrics": "true"}
+    settings = {"bundle": str(bundle), "threads": "1", "queue_limit": "16", "deadline_s": "10"}
+    settings["store_max_bytes"] = "20000000"  # full before the load begins, so that what grows is something else
     replica = Replica("127.0.0.1", 8101, folder, core=0, **settings)
     with running(replica):
         capacity = measure_capacity(replica, picture, CAPACITY_S)
