@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.served_process import ROOT, environment
 
-BASE = "app.commands, app.server, app.main, app.api.predictions, app.inference.service, app.explain.cam, app.explain.overlay"
+BASE = "app.commands, app.server, app.api.predictions, app.inference.service, app.explain.cam, app.explain.overlay"
 
 
 def test_importing_the_service_imports_no_torch(tmp_path: Path) -> None:

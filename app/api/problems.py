@@ -120,6 +120,9 @@ async def _routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     name, headers = phrase.lower().replace(" ", "-"), dict(error.headers or {})
+    if "Allow" in headers:  # Starlette names those of one of the path's routes
+        of_path = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None), {})
+        headers["Allow"] = ", ".join(sorted(method.upper() for method in of_path)) or headers["Allow"]
     advice = f"Use {headers['Allow']}." if "Allow" in headers else "What there is, is listed at /docs."
     return _problem(
         request, error.status_code, name, f"{phrase}: {request.method} {request.url.path}. {advice}", headers

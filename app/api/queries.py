@@ -42,8 +42,8 @@ class DrawingQuery(BaseModel):
     )
     alpha_min: float = Field(_STYLE.alpha_min, ge=0, le=1, description="opacity at the weakest evidence drawn")
     alpha_max: float = Field(_STYLE.alpha_max, ge=0, le=1, description="opacity at the strongest evidence")
-    clip_low: float = Field(0, ge=0, le=100, description="percentile of the positive evidence that is drawn weakest")
-    clip_high: float = Field(100, ge=0, le=100, description="percentile of it from which on it is drawn strongest")
+    clip_low: float = Field(0.0, ge=0, le=100, description="percentile of the positive evidence that is drawn weakest")
+    clip_high: float = Field(100.0, ge=0, le=100, description="percentile of it from which on it is drawn strongest")
     size: int | None = Field(
         None, ge=SMALLEST_PX, description="longest side of the overlay, in px, where the picture has as many"
     )

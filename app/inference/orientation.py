@@ -7,6 +7,8 @@ import zlib
 
 from PIL import Image
 
+from app.inference.crowds import is_crowded_exif
+
 # What Pillow's loaders for our formats raise on damaged files, asserts on a missing palette among it.
 DAMAGE = (
     *(OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, LookupError, TypeError),
@@ -27,7 +29,9 @@ _TURNS = {
 
 
 def orientation(image: Image.Image) -> int | None:
-    """The EXIF orientation, 1 where there is none, None where the data is damaged."""
+    """The EXIF orientation, 1 where there is none, None where the data is damaged, or too much to be read."""
+    if is_crowded_exif(image.info.get("exif", b"")):
+        return None
     try:
         found = image.getexif().get(_ORIENTATION)
     except DAMAGE:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from app.errors import EmptyUpload, PictureTooLarge, UnreadablePicture, UnsupportedMediaType
+from app.inference.crowds import check_parts
 from app.inference.orientation import DAMAGE, Sides, orientation, upright
 
 # The formats we decode, by the bytes that a file of each starts with. Pillow's other loaders are never reached.
@@ -165,7 +167,8 @@ def decode(data: bytes, limits: Limits, needs: Needs | None = None) -> Picture:
     _silence_pillow()
     notes = []
     try:
-        image = Image.open(io.BytesIO(data), formats=[format_name])
+        check_parts(data, format_name)
+        image = _opened(data, format_name)
         if image.width * image.height > limits.max_pixels or max(image.size) > limits.max_side_px:
             raise PictureTooLarge(f"The picture is {image.width} × {image.height} px. {_too_large(limits)}")
         if getattr(image, "is_animated", False):
@@ -216,6 +219,13 @@ def _format(data: bytes) -> str:
     raise UnsupportedMediaType(f"This is not a picture in a format we read: send {', '.join(SIGNATURES)}.")
 
 
+def _opened(data: bytes, format_name: str) -> Image.Image:
+    # Opened by its format, a JPEG of several frames would go to the loader of another one, MPO.
+    if format_name == "JPEG":
+        return JpegImageFile(io.BytesIO(data))
+    return Image.open(io.BytesIO(data), formats=[format_name])
+
+
 def _silence_pillow() -> None:
     """Keep Pillow's warnings about a sender's file out of our logs: notes and errors tell the sender.
 
@@ -245,6 +255,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise UnreadablePicture(
             f"Pixels of type {image.mode} are not supported: convert the picture to 8-bit colour or 16-bit greyscale."
         )
+    if image.mode in {"P", "PA"} and image.palette is None:
+        raise ValueError("a palette is missing")  # damage: Pillow would make up colours
     if image.mode.startswith("I;16"):
         return _eight_bit(image).convert("RGB")
     if not image.has_transparency_data:

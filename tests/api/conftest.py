@@ -1,4 +1,8 @@
-"""The services that the tests of the API talk to."""
+"""The services that the tests of the API talk to.
+
+`pytest tests/api --address URL --served FOLDER` has `client` talk to a service that runs already, with the tiny bundle
+in that folder and `max_upload_bytes` at MAX_UPLOAD_BYTES. Tests that do not talk to it, or look inside, are skipped.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +18,45 @@ from app.settings import Settings
 from tests.serving import serving, serving_app
 
 MAX_UPLOAD_BYTES = 8_000_000
+HERE = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--address", metavar="URL", help="test the service that runs there, as far as it can be seen")
+    parser.addoption("--served", metavar="FOLDER", type=Path, help="the tiny bundle that it serves")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--address", None):
+        return
+    for item in items:
+        if HERE in item.path.parents and "client" not in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.skip(reason="asks nothing of the service at --address"))
 
 
 @pytest.fixture(scope="session")
-def app(tiny_bundle: Path) -> FastAPI:
+def tiny_bundle(request: pytest.FixtureRequest) -> Path:
+    """The bundle that `client`'s service has; written anew, it would not be the same to the last bit."""
+    served: Path | None = request.config.getoption("--served", None)
+    return served or request.getfixturevalue("tiny_bundle")
+
+
+@pytest.fixture(scope="session")
+def app(tiny_bundle: Path, pytestconfig: pytest.Config) -> FastAPI:
     """The application that `client` talks to."""
+    if pytestconfig.getoption("--address", None):
+        pytest.skip("looks inside the service, and the one at --address is another process")
     return create_app(Settings(bundle=tiny_bundle, max_upload_bytes=MAX_UPLOAD_BYTES))
 
 
 @pytest.fixture(scope="session")
-def client(app: FastAPI) -> Iterator[httpx.Client]:
+def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
     """A client of a service with the tiny bundle and, but for the upload's limit, the settings' defaults."""
-    with serving_app(app) as client:
+    if address := request.config.getoption("--address", None):
+        with httpx.Client(base_url=address, timeout=30, trust_env=False) as client:
+            yield client
+        return
+    with serving_app(request.getfixturevalue("app")) as client:
         yield client
 
 
