@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SKIN ?= ../shared/data/skin
 
-.PHONY: serve test test-slow test-base image-test torture sbom audit lint bench quantus openapi demo clean
+.PHONY: serve test test-slow test-ray test-base image-test torture sbom audit lint bench quantus openapi demo clean
 
 serve: $(VENV)/serve.done
 	$(BIN)/python -m app serve
@@ -15,6 +15,15 @@ test: $(VENV)/dev.done
 # What takes minutes: many interruptions of a run, and the notebook from top to bottom.
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow
+
+# The API's tests against two replicas on Ray, and one killed, in a network of its own. Needs root and redis-server.
+test-ray: $(VENV)/dev.done .venv-ray/done
+	$(BIN)/python -m pytest tests/ray -m ray_serve
+
+.venv-ray/done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
+	touch $@
 
 # The base package alone, in a new environment.
 test-base:
@@ -94,4 +103,4 @@ $(VENV)/dev.done: EXTRA := [dev]
 $(VENV)/bench.done: EXTRA := [bench]
 
 clean:
-	rm -rf $(VENV) .venv-base .venv-quantus .venv-sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-base .venv-quantus .venv-ray .venv-sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
