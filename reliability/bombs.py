@@ -7,7 +7,6 @@ import struct
 import zlib
 from functools import cache
 from random import Random
-from typing import Any
 
 from PIL import Image
 
@@ -77,14 +76,6 @@ def packed(kind: bytes, megabytes: int) -> bytes:
     if kind == b"IDAT":
         return png(4, 4, _zeros(megabytes))
     return png(2, 1, zlib.compress(bytes(3)), chunk(kind, bodies[kind]))
-
-
-def largest_picture(rng: Random) -> bytes:
-    """A picture of just the size that may be, in as few bytes as its format allows: it is promised to be read."""
-    width = rng.choice([7_000, 16_384])
-    height = 49_900_000 // width
-    kind = rng.choice(["PNG", "grey PNG", "WEBP", "GIF", "TIFF", "BMP", "JPEG"])
-    return _largest(kind, width, height)
 
 
 def directory_bomb(rng: Random) -> bytes:
@@ -240,15 +231,4 @@ def _zeros(megabytes: int) -> bytes:
 def _saved(kind: str, **options: bool) -> bytes:
     file = io.BytesIO()
     Image.radial_gradient("L").resize((8, 8)).convert("RGB").save(file, kind, **options)
-    return file.getvalue()
-
-
-@cache
-def _largest(kind: str, width: int, height: int) -> bytes:
-    mode = {"grey PNG": "L", "GIF": "L", "TIFF": "L", "BMP": "1"}.get(kind, "RGB")
-    options: dict[str, dict[str, Any]] = {"TIFF": {"compression": "tiff_adobe_deflate"}, "WEBP": {"lossless": True}}
-    file = io.BytesIO()
-    Image.new(mode, (min(width, WEBP_SIDE) if kind == "WEBP" else width, height)).save(
-        file, kind.rpartition(" ")[2], **options.get(kind, {})
-    )
     return file.getvalue()

@@ -6,7 +6,7 @@ import struct
 
 from app.errors import PictureTooLarge
 
-MOST_ENTRIES = 1_000  # of a TIFF or EXIF directory: cameras and editors write fewer than a hundred
+MOST_ENTRIES = 5_000  # of a TIFF or EXIF directory: cameras and editors write fewer than a hundred
 MOST_STRIPS = 20_000  # more than a picture of the largest side has rows
 MOST_CHUNKS = 20_000  # of a PNG: 20 MB in the usual pieces are 2,500
 MOST_TEXTS = 32  # of a PNG, compressed, each up to a megabyte
@@ -53,7 +53,8 @@ def _is_crowded_tiff(block: bytes) -> bool:
             return False
         (entries,) = number.unpack_from(block, place)
         # Pillow reads every directory, but the strips of the first alone.
-        if entries > MOST_ENTRIES or (place == first and _has_many_strips(block, order, place + 2, entries)):
+        there = min(entries, (last - place) // 12)  # a damaged directory may say any number
+        if there > MOST_ENTRIES or (place == first and _has_many_strips(block, order, place + 2, entries)):
             return True
         if not entries or (end := place + 2 + 12 * entries) > last:
             return False
