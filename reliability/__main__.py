@@ -1,7 +1,7 @@
 """Everything under fire: python -m reliability [PART…], in a network of its own; writes docs/reliability.md.
 
 Needs root (for the network), redis-server and faketime; nothing leaves this machine. --quick runs each part for
-seconds, to see that it works; only a whole run writes the page.
+seconds, to see that it works, and writes nothing.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ def main() -> None:
                 sys.exit(f"{program} is not installed: apt install redis-server faketime util-linux")
         os.execvpe(APART[0], [*APART, sys.executable, "-m", "reliability", *sys.argv[1:]], os.environ | {_INSIDE: "1"})
     loopback.up()
-    began, sections = time.monotonic(), {}
+    missed = []
     with tempfile.TemporaryDirectory() as folder:
         given = Given(Path(folder), args.quick, args.soak_minutes)
         for name in args.parts or PARTS:
+            began = time.monotonic()
             title, run = PARTS[name]
-            sections[title] = list(run(given))
-            for row in sections[title]:
-                print(f"{(time.monotonic() - began):6.0f} s  {row.what}: {row.found}", flush=True)
-    missed = [row for rows in sections.values() for row in rows if row.met is False]
+            rows = list(run(given))
+            for row in rows:
+                print(f"{row.what}: {row.found}", flush=True)
+            missed += [row for row in rows if row.met is False]
+            if not args.quick:
+                results.keep(title, rows, (time.monotonic() - began) / 60, [of for of, _ in PARTS.values()])
     for row in missed:
         print(f"MISSED: {row.what}: {row.goal}; {row.found}")
     if args.quick:
         sys.exit(bool(missed))
-    if not args.parts:
-        text = results.page(sections, (time.monotonic() - began) / 60)
-        (ROOT / "docs" / "reliability.md").write_text(text, encoding="utf-8")
 
 
 class Given:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks.timing import percentile
 from reliability.faults import BundleReplaced, ClockJumps, RedisLost
@@ -23,10 +26,11 @@ HEAD = """\
 
 `make torture` wrote this page: real services in processes of their own, in a network of their own, under attack and
 under load, while things around them break. The tiny bundle answers in milliseconds, so that many requests fit into
-minutes; the demo bundle is what `make serve` serves. Figures are of one run on one machine; goals that were missed are
-marked.
-
+minutes; the demo bundle is what `make serve` serves. Figures are of one run of each part on one machine; goals that
+were missed are marked.
 """
+ROOT = Path(__file__).parents[1]
+PAGE, RAW = ROOT / "docs" / "reliability.md", ROOT / "docs" / "reliability.json"
 
 
 @dataclass(frozen=True)
@@ -39,22 +43,32 @@ class Row:
     met: bool | None
 
 
-def page(sections: Mapping[str, list[Row]], minutes: float) -> str:
+def keep(title: str, rows: list[Row], minutes: float, order: list[str]) -> None:
+    """Put a part's rows in the place of those of its last run, and write the page of all parts, in this order."""
+    kept = json.loads(RAW.read_text(encoding="utf-8")) if RAW.exists() else {}
+    kept[title] = {"about": about(minutes), "rows": [asdict(row) for row in rows]}
+    RAW.write_text(json.dumps({name: kept[name] for name in order if name in kept}, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(kept, order), encoding="utf-8")
+
+
+def page(kept: Mapping[str, Any], order: list[str]) -> str:
     """The whole page, in Markdown."""
-    lines = [HEAD + about(minutes)]
-    for title, rows in sections.items():
-        lines.append(f"\n## {title}\n\n| what | goal | measured | |\n| --- | --- | --- | --- |")
-        lines += [f"| {row.what} | {row.goal} | {row.found} | {_mark(row.met)} |" for row in rows]
+    lines = [HEAD.rstrip("\n")]
+    for title in order:
+        if title in kept:
+            lines.append(
+                f"\n## {title}\n\n{kept[title]['about']}\n\n| what | goal | measured | |\n| --- | --- | --- | --- |"
+            )
+            rows = [Row(**row) for row in kept[title]["rows"]]
+            lines += [f"| {row.what} | {row.goal} | {row.found} | {_mark(row.met)} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
 def about(minutes: float) -> str:
     """Where and with what this was measured."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("fusionlens", "openvino", "uvicorn", "pillow", "redis"))
-    return (
-        f"{date.today()}, {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
-        f"{packages}; {minutes:.0f} minutes in all.\n"
-    )
+    packages = ", ".join(f"{name} {version(name)}" for name in ("openvino", "uvicorn", "pillow", "redis"))
+    where = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    return f"{date.today()}, {minutes:.0f} minutes; {where}, {packages}."
 
 
 def _mark(met: bool | None) -> str:
