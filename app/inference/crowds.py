@@ -33,8 +33,11 @@ def _is_crowded_png(data: bytes) -> bool:
     place, chunks, texts = 8, 0, 0
     while place + 8 <= len(data):
         (length,) = struct.unpack_from(">I", data, place)
+        kind = data[place + 4 : place + 8]
+        if kind == b"IEND":  # what comes behind it is no part of the picture
+            return False
         chunks += 1
-        texts += data[place + 4 : place + 8] in _TEXTS
+        texts += kind in _TEXTS
         if chunks > MOST_CHUNKS or texts > MOST_TEXTS:
             return True
         place += 12 + length

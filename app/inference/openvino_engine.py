@@ -176,7 +176,9 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
 
 
 def _options(threads: int, streams: int) -> dict[str, Any]:
-    return {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    options = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    # Pinned, the threads of every process would take the machine's first cores, and several processes the same ones.
+    return options | {"ENABLE_CPU_PINNING": False}
 
 
 def _import(file: Path, options: dict[str, Any]) -> Graph:
