@@ -60,6 +60,7 @@ def fleet(bundle: Path, folder: Path, **settings: str) -> Iterator[tuple[list[Re
         finally:
             proxy.terminate()
             proxy.wait(timeout=60)
+            subprocess.run(["umount", "/etc/hosts"], check=True)  # what `resolve` put there
 
 
 def capacity_of(picture: Path, ca: Path) -> float:
