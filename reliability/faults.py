@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reliability.replicas import Replica, running
+from reliability.replicas import Replica, clients, running
 from tests.redis_server import redis_server
 
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
@@ -48,13 +48,11 @@ def steady(replica: Replica, picture: bytes, pause_s: float = 0.05) -> Iterator[
             answers.stored.append(bool(json.loads(body).get("stored")))
             time.sleep(pause_s)
 
-    client = threading.Thread(target=ask)
-    client.start()
-    try:
-        yield answers
-    finally:
-        done.set()
-        client.join()
+    with clients(1, ask):
+        try:
+            yield answers
+        finally:
+            done.set()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,9 @@ from statistics import median
 
 from benchmarks.timing import percentile
 from reliability.open_loop import sending
-from reliability.replicas import Replica, running
+from reliability.replicas import Replica, clients, running
 
 CAPACITY_S, CLIENTS = 15.0, 4
-MOST_REFUSAL_MS = 10.0
 
 
 @dataclass(frozen=True)
@@ -80,17 +78,15 @@ def measure_capacity(replica: Replica, picture: Path, seconds: float) -> float:
             status, _ = replica.post(content)
             answered.append(status)
 
-    began, clients = time.monotonic(), [threading.Thread(target=ask) for _ in range(CLIENTS)]
-    for client in clients:
-        client.start()
-    for client in clients:
-        client.join()
+    began = time.monotonic()
+    with clients(CLIENTS, ask):
+        pass
     assert {*answered} == {200}, answered
     return len(answered) / (time.monotonic() - began)
 
 
-def hung_up(bundle: Path, picture: Path, folder: Path, clients: int = 100) -> tuple[int, int]:
-    """Passes of the trunk that `clients` caused who left while they waited, and how many were under way before."""
+def hung_up(bundle: Path, picture: Path, folder: Path, count: int = 100) -> tuple[int, int]:
+    """Passes of the trunk that clients caused who left while they waited, and how many clients these were."""
     replica = Replica("127.0.0.1", 8102, folder, bundle=str(bundle), threads="1", queue_limit="200")
     trunk = 'fusionlens_stage_duration_seconds_count{stage="trunk"}'
     content = picture.read_bytes()
@@ -98,7 +94,7 @@ def hung_up(bundle: Path, picture: Path, folder: Path, clients: int = 100) -> tu
     with running(replica):
         replica.post(content)
         before = replica.metric(trunk)
-        waiting = [socket.create_connection((replica.host, replica.port)) for _ in range(clients)]
+        waiting = [socket.create_connection((replica.host, replica.port)) for _ in range(count)]
         for connection in waiting:
             connection.sendall(head.encode() + content)
         for connection in waiting:
@@ -106,7 +102,7 @@ def hung_up(bundle: Path, picture: Path, folder: Path, clients: int = 100) -> tu
         time.sleep(3.0)
         status, _ = replica.post(content)
         assert status == 200
-        return round(replica.metric(trunk) - before - 1), clients
+        return round(replica.metric(trunk) - before - 1), count
 
 
 def _watch(replica: Replica, seconds: float) -> list[float]:

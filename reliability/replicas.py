@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -135,3 +136,16 @@ def running(*replicas: Replica) -> Iterator[None]:
     finally:
         for replica in replicas:
             replica.kill()
+
+
+@contextmanager
+def clients(count: int, ask: Callable[[], None]) -> Iterator[None]:
+    """So many threads that run `ask` beside the block; it must end by itself, and its end is waited for."""
+    threads = [threading.Thread(target=ask) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.join()

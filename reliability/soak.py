@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from reliability.replicas import Replica, running
+from reliability.replicas import Replica, clients, running
 
 CLIENTS, SETTLING = 3, 0.2
 
@@ -43,15 +42,10 @@ def soak(bundle: Path, picture: Path, folder: Path, minutes: float) -> Soak:
                 statuses.append(replica.get(answer["links"]["gradcam"])[0])
                 statuses.append(replica.get(answer["links"]["attention"] + f"&query={number % 4}")[0])
 
-    with running(replica):
-        clients = [threading.Thread(target=ask) for _ in range(CLIENTS)]
-        for client in clients:
-            client.start()
+    with running(replica), clients(CLIENTS, ask):
         while time.monotonic() < until:
             samples.append(replica.usage())
             time.sleep(1.0)
-        for client in clients:
-            client.join()
     settled = samples[round(len(samples) * SETTLING) :]
     fifth = max(1, len(settled) // 5)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from app.provision import add_key
-from reliability.replicas import Replica, running
+from reliability.replicas import Replica, clients, running
 
 CLIENTS = 2
 
@@ -107,12 +107,8 @@ def _asking(replica: Replica, picture: bytes, key: str, expected: dict[str, obje
             except (OSError, ValueError) as error:
                 found.errors.append(repr(error))
 
-    clients = [threading.Thread(target=ask) for _ in range(CLIENTS)]
-    for client in clients:
-        client.start()
-    try:
-        yield
-    finally:
-        done.set()
-        for client in clients:
-            client.join()
+    with clients(CLIENTS, ask):
+        try:
+            yield
+        finally:
+            done.set()

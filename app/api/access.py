@@ -59,14 +59,12 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        state = scope.setdefault("state", {})
-        state["owner"] = ""
         try:
             found = self._doorkeeper.identify(path_of(scope), _presented(scope))
             if found is None:
                 await self._app(scope, receive, send)
                 return
-            state["owner"] = found[0]
+            scope["state"]["owner"] = found[0]
             async with self._doorkeeper.limiter.turn(*found):
                 await self._app(scope, receive, send)
         except FusionLensError as error:  # from here alone: the application answers its own

@@ -13,20 +13,16 @@ MOST_TEXTS = 32  # of a PNG, compressed, each up to a megabyte
 _TEXTS = {b"zTXt", b"iTXt"}
 _OFFSETS = {273, 324}  # tags of TIFF: where strips and tiles stand
 _MOST_DIRECTORIES = 100_000
+BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}  # by how a TIFF file or an EXIF block starts
 
 
 def check_parts(data: bytes, format_name: str) -> None:
     """Raises PictureTooLarge for a PNG or TIFF of more parts than any program writes."""
-    count = {"PNG": _is_crowded_png, "TIFF": _is_crowded_tiff}.get(format_name)
+    count = {"PNG": _is_crowded_png, "TIFF": is_crowded_tiff}.get(format_name)
     if count is not None and count(data):
         raise PictureTooLarge(
             f"The {format_name} picture is made of more parts than it needs: save it anew, without metadata."
         )
-
-
-def is_crowded_exif(exif: bytes) -> bool:
-    """Whether an EXIF block has more entries than are read."""
-    return _is_crowded_tiff(exif.removeprefix(b"Exif\0\0"))
 
 
 def _is_crowded_png(data: bytes) -> bool:
@@ -44,8 +40,9 @@ def _is_crowded_png(data: bytes) -> bool:
     return False
 
 
-def _is_crowded_tiff(block: bytes) -> bool:
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+def is_crowded_tiff(block: bytes) -> bool:
+    """Whether a TIFF file or an EXIF block has more entries or strips than are read."""
+    order = BYTE_ORDERS.get(block[:4])
     if order is None or len(block) < 8:
         return False
     offset, number = struct.Struct(f"{order}L"), struct.Struct(f"{order}H")

@@ -7,7 +7,7 @@ import zlib
 
 from PIL import Image
 
-from app.inference.crowds import is_crowded_exif
+from app.inference.crowds import BYTE_ORDERS, is_crowded_tiff
 
 # What Pillow's loaders for our formats raise on damaged files, asserts on a missing palette among it.
 DAMAGE = (
@@ -30,13 +30,14 @@ _TURNS = {
 
 def orientation(image: Image.Image) -> int | None:
     """The EXIF orientation, 1 where there is none, None where the data is damaged, or too much to be read."""
-    if is_crowded_exif(image.info.get("exif", b"")):
+    block = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    if is_crowded_tiff(block):
         return None
     try:
         found = image.getexif().get(_ORIENTATION)
     except DAMAGE:
         return None
-    if found is None and _is_whole(image.info.get("exif", b"")):
+    if found is None and _is_whole(block):
         return 1
     return found if found in range(1, 9) else None
 
@@ -50,13 +51,12 @@ def upright(image: Image.Image, sides: Sides, stored: int | None) -> tuple[Image
     return image.transpose(turn), (left, top, right, bottom)
 
 
-def _is_whole(exif: bytes) -> bool:
+def _is_whole(block: bytes) -> bool:
     """Whether an EXIF block's first directory, the orientation's place, is all there. Pillow skips what is not."""
-    block = exif.removeprefix(b"Exif\0\0")
     if not block:
         return True
     try:
-        order = {b"II*\0": "<", b"MM\0*": ">"}[block[:4]]
+        order = BYTE_ORDERS[block[:4]]
         (start,) = struct.unpack_from(f"{order}L", block, 4)
         (entries,) = struct.unpack_from(f"{order}H", block, start)
     except (KeyError, struct.error):
