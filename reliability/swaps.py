@@ -59,15 +59,19 @@ def swap(bundle: Path, picture: Path, folder: Path, swaps: int) -> Swaps:
     """Reload a real service's bundle `swaps` times under load."""
     versions, found = Versions(bundle, folder), Swaps()
     key = add_key(folder / "keys.toml", "operator", ["predict", "metrics", "admin"])
-    replica = Replica("127.0.0.1", 8105, folder, bundle=str(versions.link), keys=str(folder / "keys.toml"))
+    settings = {"bundle": str(versions.link), "keys": str(folder / "keys.toml")}
+    # Full before the swaps begin, so that what grows is something else than the predictions kept.
+    settings["store_max_bytes"] = "5000000"
+    replica = Replica("127.0.0.1", 8105, folder, **settings)
     expected: dict[str, object] = {}
     with running(replica):
         for number in (1, 0):
             _reload(replica, versions, number, key)
             answer = _predict(replica, picture.read_bytes(), key)
             expected[answer["model"]["sha256"]] = answer["probabilities"]
-        for _ in range(10):  # so that memory has settled
-            _reload(replica, versions, found.swaps, key)
+        with _asking(replica, picture.read_bytes(), key, expected, Swaps()):  # so that memory has settled
+            for number in range(1, 11):
+                _reload(replica, versions, number, key)
         before_mb = replica.usage()["rss_mb"]
         with _asking(replica, picture.read_bytes(), key, expected, found):
             for number in range(1, swaps + 1):
