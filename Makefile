@@ -79,10 +79,11 @@ quantus: .venv-quantus/done
 	.venv-quantus/bin/pip install --disable-pip-version-check -c constraints.txt -e ".[train]" quantus==0.6.0
 	touch $@
 
-# Write docs/openapi.json and the table of settings anew after a change of either.
+# Write docs/openapi.json, the table of settings and the colours of the page anew after a change of them.
 openapi: $(VENV)/dev.done
 	$(BIN)/python -m tests.api.openapi_document
 	$(BIN)/python -m tests.settings_table
+	$(BIN)/python -m tests.web.colours_module
 
 # Train the demo bundle anew from the skin pictures in $(SKIN), about an hour on two cores: runs/demo-bundle.
 demo: $(VENV)/dev.done

@@ -24,7 +24,9 @@ from app.inference.prediction import Prediction
 from app.inference.service import load_predictor
 from app.settings import Settings
 
-EXAMPLE = Path(__file__).parent / "web" / "drawn.webp"  # a drawn picture, so that the lines printed work as they stand
+EXAMPLE = (
+    Path(__file__).parent / "web" / "examples" / "drawn.webp"
+)  # a drawn picture, so that the lines printed work as they stand
 
 
 def main(arguments: list[str] | None = None) -> int:

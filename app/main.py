@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
@@ -40,6 +41,7 @@ PAGE_HEADERS = {
     "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache",
 }
 ASKED_HEADERS = ["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID"]
 ANSWERED_HEADERS = ["ETag", "FusionLens-Explanation", "Retry-After", "X-Request-ID"]
@@ -87,7 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
     for router in routers + [operation.metrics_router] * settings.metrics:
         app.include_router(router)
     # Not mounted at "/": a mount there would answer 404 where a route has another method, which is a 405.
-    app.mount("/web", StaticFiles(directory=WEB), name="web")
+    app.mount("/web", PageFiles(directory=WEB), name="web")
     app.add_api_route("/", page, include_in_schema=False)
     _add_middleware(app, metrics)
     tracing.instrument(app)
@@ -123,6 +125,16 @@ def _add_middleware(app: FastAPI, metrics: Metrics) -> None:
             expose_headers=ANSWERED_HEADERS,
         )
     app.add_middleware(Observed, metrics=metrics, lifecycle=app.state.lifecycle)
+
+
+class PageFiles(StaticFiles):
+    """The page's modules. A browser asks each time whether they changed, so that it never mixes two versions."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """See StaticFiles."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 async def page() -> FileResponse:

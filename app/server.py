@@ -22,7 +22,7 @@ from app.logs import set_up_logs
 from app.main import WEB, create_app
 from app.settings import Settings
 
-EXAMPLE = WEB / "drawn.webp"  # a drawn picture, so that the lines printed work as they stand
+EXAMPLE = WEB / "examples" / "drawn.webp"  # a drawn picture, so that the lines printed work as they stand
 KEEP_ALIVE_S = 65  # longer than proxies keep theirs, so that it is they who close
 MAX_HEADERS_BYTES = 64 * 1024
 

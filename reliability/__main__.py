@@ -70,7 +70,7 @@ class Given:
         self.demo = demo_bundle_path()
         self.tiny = write_tiny_bundle(folder / "tiny", graphs=tiny_graphs())
         self.picture = folder / "picture.jpg"
-        with Image.open(ROOT / "app" / "web" / "drawn.webp") as drawn:
+        with Image.open(ROOT / "app" / "web" / "examples" / "drawn.webp") as drawn:
             drawn.convert("RGB").save(self.picture, quality=90)
 
     def folder(self) -> Path:

@@ -13,7 +13,7 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-EXAMPLE = Path(__file__).parents[1] / "app" / "web" / "drawn.webp"
+EXAMPLE = Path(__file__).parents[1] / "app" / "web" / "examples" / "drawn.webp"
 MOST_BYTES = 450_000_000
 
 

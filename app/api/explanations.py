@@ -213,7 +213,7 @@ def _encoded(
         return Response(answer.model_dump_json(), headers=headers, media_type="application/json")
     if query.format == "npy":
         array = io.BytesIO()
-        np.save(array, explanation.heatmap, allow_pickle=False)
+        np.save(array, query.array(explanation), allow_pickle=False)
         return Response(array.getvalue(), headers=headers, media_type="application/x-npy")
     overlay = (
         draw_over(prediction, explanation, style)

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from app import __version__
 from app.api.dependencies import TheService, TheSettings
 from app.api.schemas import ModelCard
-from app.explain.methods import METHODS
+from app.explain.methods import DEFAULT, METHODS
 from app.explain.overlay import COLORMAPS
 
 router = APIRouter(tags=["model"])
@@ -24,7 +24,8 @@ async def model(service: TheService, settings: TheSettings) -> ModelCard:
     return ModelCard(
         **public,
         sha256=predictor.bundle.sha256,
-        methods=list(METHODS),
+        methods=sorted(METHODS, key=lambda name: name != DEFAULT),
+        class_agnostic_methods=[name for name, method in METHODS.items() if method.class_agnostic],
         branches=predictor.views,
         token_stages=list(predictor.engine.token_stages),
         colormaps=list(COLORMAPS),

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request, Response
 from app import errors
 from app.api.dependencies import TheModels, TheOwner, TheService, UploadedPicture, unless_gone
 from app.api.problems import documented
-from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer
+from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer, Seen
 from app.api.uploads import OPENAPI_BODY
 from app.inference.predictor import Predictor
 from app.inference.store import Receipt
@@ -27,6 +27,9 @@ UPLOAD_ERRORS = (
     errors.Overloaded,
     errors.DeadlineExceeded,
 )
+
+
+PredictionId = Annotated[str, Path(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])]
 
 
 @router.post("/predict", summary="Classify a picture", responses=documented(*UPLOAD_ERRORS), openapi_extra=OPENAPI_BODY)
@@ -60,7 +63,13 @@ async def predict(
             for label, probability in predicted.answer.probabilities.items()
         ],
         model=model_version(service.predictor),
-        picture=PictureInfo(width_px=upload.width_px, height_px=upload.height_px, format=upload.format, notes=notes),
+        picture=PictureInfo(
+            width_px=upload.width_px,
+            height_px=upload.height_px,
+            format=upload.format,
+            notes=notes,
+            seen=Seen.model_validate(upload.frame, from_attributes=True),
+        ),
         timings_ms={stage: round(spent, 2) for stage, spent in predicted.timings_ms.items()},
         links=_links(service.predictor, receipt),
     )
@@ -68,13 +77,27 @@ async def predict(
 
 def _links(predictor: Predictor, receipt: Receipt | None) -> Links:
     if receipt is None:
-        return Links(gradcam=None, attention=None, tokens=None)
+        return Links(picture=None, gradcam=None, attention=None, tokens=None)
     query = f"?prediction_id={receipt.prediction_id}"
     return Links(
+        picture=f"/predictions/{receipt.prediction_id}/picture",
         gradcam=f"/gradcam{query}",
         attention=f"/attention{query}" if predictor.has_attention else None,
         tokens=f"/tokens{query}" if predictor.engine.token_stages else None,
     )
+
+
+@router.get(
+    "/predictions/{prediction_id}/picture",
+    summary="The picture of a prediction",
+    response_class=Response,
+    responses=documented(errors.UnknownPrediction, errors.ModelGone, errors.StoreUnavailable)
+    | {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
+)
+async def picture(models: TheModels, owner: TheOwner, prediction_id: PredictionId) -> Response:
+    """The upright picture that overlays are drawn on, bare, as JPEG, until the prediction expires."""
+    prediction = await models.current.store.get(prediction_id, owner)
+    return Response(prediction.upload.preview_jpeg, headers={"Cache-Control": "no-store"}, media_type="image/jpeg")
 
 
 @router.delete(
@@ -84,13 +107,7 @@ def _links(predictor: Predictor, receipt: Receipt | None) -> Links:
     response_description="It is forgotten.",
     responses=documented(errors.UnknownPrediction, errors.StoreUnavailable),
 )
-async def forget(
-    models: TheModels,
-    owner: TheOwner,
-    prediction_id: Annotated[
-        str, Path(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
-    ],
-) -> None:
+async def forget(models: TheModels, owner: TheOwner, prediction_id: PredictionId) -> None:
     """Forget a prediction now: its maps and its preview are gone, and its id is unknown from here on."""
     await models.forget(prediction_id, owner)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import numpy as np
+from jaxtyping import Float32
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from app.errors import BadParameter
@@ -50,6 +52,9 @@ class DrawingQuery(BaseModel):
     contour: float | None = Field(
         None, gt=0, lt=1, description="draw a line around what reaches this part of the scale", examples=[0.5]
     )
+    threshold: float = Field(
+        _STYLE.threshold, ge=0, lt=1, description="leave bare what does not reach this part of the scale"
+    )
     colormap: str = Field(_STYLE.colormap, description="name of a colour map", json_schema_extra={"enum": [*COLORMAPS]})
 
     def style(self) -> Style:
@@ -58,7 +63,13 @@ class DrawingQuery(BaseModel):
             raise BadParameter("Choose either alpha, or alpha_min and alpha_max.")
         low, high = (self.alpha_min, self.alpha_max) if self.alpha is None else (self.alpha, self.alpha)
         clip = (self.clip_low, self.clip_high)
-        return Style(self.colormap, low, high, None if clip == (0, 100) else clip, self.contour, self.size)
+        return Style(
+            self.colormap, low, high, None if clip == (0, 100) else clip, self.contour, self.size, self.threshold
+        )
+
+    def array(self, explanation: Explanation) -> Float32[np.ndarray, "..."]:
+        """What `format=npy` gives."""
+        return explanation.heatmap
 
 
 class GradcamQuery(DrawingQuery):
@@ -132,16 +143,29 @@ class AttentionQuery(DrawingQuery):
         None, ge=0, description="one Swin token, counted row by row; by default their mean", examples=[24]
     )
     head: int | None = Field(None, ge=0, description="one attention head; by default their mean", examples=[0])
+    whole: bool = Field(
+        False,
+        description="all maps at once, as npy: heads × rows and columns of query tokens × rows and columns of the map",
+    )
 
     def check(self, predictor: Predictor) -> None:
         """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
         self.style()
+        if self.whole and (self.format != "npy" or self.query is not None or self.head is not None):
+            raise BadParameter("whole gives every head and query as npy: add format=npy, and leave out query and head.")
         predictor.check_attention(self.method, self.target, self.against, self.layer, self.query)
 
     def explain(self, predictor: Predictor, prediction: Prediction, moved: Sequence[Prediction]) -> list[Explanation]:
         """What was asked for."""
         asked = (self.query, self.head, self.method, self.target, self.against, self.layer)
         return [predictor.attention(prediction, *asked)]
+
+    def array(self, explanation: Explanation) -> Float32[np.ndarray, "..."]:
+        """What `format=npy` gives."""
+        if not self.whole:
+            return explanation.heatmap
+        assert explanation.attention is not None
+        return explanation.attention
 
 
 class TokensQuery(DrawingQuery):

@@ -17,9 +17,16 @@ PREDICTION_EXAMPLE: dict[str, Any] = {
     "label": "malignant",
     "probabilities": [{"label": "malignant", "probability": 0.83}, {"label": "benign", "probability": 0.17}],
     "model": {"name": "skin-demo", "version": "1", "sha256": "8ccb48ee87bd9a2ed5364ebe8f261afe" * 2},
-    "picture": {"width_px": 600, "height_px": 450, "format": "JPEG", "notes": []},
+    "picture": {
+        "width_px": 600,
+        "height_px": 450,
+        "format": "JPEG",
+        "notes": [],
+        "seen": {"left_px": 75.0, "top_px": 0.0, "width_px": 450.0, "height_px": 450.0},
+    },
     "timings_ms": {"decode": 3.1, "queue": 0.1, "trunk": 44.8, "head": 4.2},
     "links": {
+        "picture": "/predictions/rwMr5mbexnMfdB9dnKSgxw/picture",
         "gradcam": "/gradcam?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
         "attention": "/attention?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
         "tokens": "/tokens?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
@@ -78,6 +85,15 @@ class ModelVersion(BaseModel):
     sha256: str = Field(description="digest of the bundle's manifest, which holds the digest of every file")
 
 
+class Seen(BaseModel):
+    """The part of the picture that the model looked at, and that the cells of a map tile."""
+
+    left_px: float = Field(description="its left edge")
+    top_px: float = Field(description="its upper edge")
+    width_px: float = Field(description="its width")
+    height_px: float = Field(description="its height")
+
+
 class PictureInfo(BaseModel):
     """The picture as it was understood: upright, first frame."""
 
@@ -85,11 +101,13 @@ class PictureInfo(BaseModel):
     height_px: int = Field(description="height of the upright picture")
     format: str = Field(description="what the bytes are, whatever the file is named")
     notes: list[str] = Field(description="what the sender may not expect, such as frames that were not used")
+    seen: Seen = Field(description="what the model saw of it, in its pixels; a pixel's centre is at +0.5")
 
 
 class Links(BaseModel):
     """Where to go on from here."""
 
+    picture: str | None = Field(description="the preview that overlays are drawn on; null where `stored` is false")
     gradcam: str | None = Field(description="what speaks for the answer, on the picture; null where `stored` is false")
     attention: str | None = Field(description="null where the model has no cross-attention, or `stored` is false")
     tokens: str | None = Field(description="null where the bundle does not show the Swin's tokens, or as above")
@@ -204,7 +222,8 @@ class ModelCard(BaseModel):
     licence: str = Field(description="terms of the weights")
     data: str = Field(description="where the training pictures came from, and their terms")
     notes: list[str] = Field(description="what a user must know, such as what the model is not for")
-    methods: list[str] = Field(description="values of `method` for /gradcam")
+    methods: list[str] = Field(description="values of `method` for /gradcam, the default first")
+    class_agnostic_methods: list[str] = Field(description="those of them that are of no class, and take no target")
     branches: list[str] = Field(description="values of `branch` for /gradcam")
     token_stages: list[int] = Field(description="values of `token_stage` for /tokens; empty where it is not offered")
     colormaps: list[str] = Field(description="values of `colormap`")

@@ -36,6 +36,13 @@ def attention_map(
     return np.asarray(chosen.mean(axis=(0, 1), dtype=np.float64).reshape(grid), dtype=np.float32)
 
 
+def on_grids(
+    attention: Float[np.ndarray, "heads q k"], queries: tuple[int, int], keys: tuple[int, int]
+) -> Float32[np.ndarray, "heads q_h q_w k_h k_w"]:
+    """All maps at once: every head's and every query token's, with tokens on their grids (rows, columns)."""
+    return np.asarray(attention.reshape(len(attention), *queries, *keys), dtype=np.float32)
+
+
 def attention_times_gradient(
     attention: Float[np.ndarray, "heads q k"], gradient: Float[np.ndarray, "heads q k"]
 ) -> Float[np.ndarray, "heads q k"]:

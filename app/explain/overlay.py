@@ -42,8 +42,9 @@ class Style:
     Opacity goes from `alpha_min` at the low end of the colour map to `alpha_max` at its high end; if both are the
     same, it is uniform. Over the first twentieth above zero evidence, colours fade in. `clip` names two percentiles of
     the map's positive cells for the ends of the colour map to stand for, for contrast; with None they stand for 0 and
-    the maximum. `contour` draws a line around what reaches this part of the colour map's high end. `size_px` is the
-    longest side of the drawing, where the picture has that many pixels. Raises BadParameter.
+    the maximum. What does not reach the part `threshold` of the colour map's high end is left bare, and `contour` draws a
+    line around what reaches this part of it. `size_px` is the longest side of the drawing, where the picture has that
+    many pixels. Raises BadParameter.
     """
 
     colormap: str = "viridis"
@@ -52,6 +53,7 @@ class Style:
     clip: tuple[float, float] | None = None
     contour: float | None = None
     size_px: int | None = None
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
         if self.colormap not in COLORMAPS:
@@ -68,6 +70,8 @@ class Style:
             )
         if self.contour is not None and not 0 < self.contour < 1:
             raise BadParameter(f"The contour is at {self.contour:g} of the scale: choose a part between 0 and 1.")
+        if not 0 <= self.threshold < 1:
+            raise BadParameter(f"The threshold is {self.threshold:g} of the scale: choose from 0 to less than 1.")
         if self.size_px is not None and self.size_px < SMALLEST_PX:
             raise BadParameter(f"A drawing of {self.size_px} px shows nothing: choose {SMALLEST_PX} px or more.")
 
@@ -196,6 +200,7 @@ def _palette(low: float, style: Style) -> UInt32[np.ndarray, " steps"]:
     evidence = np.arange(steps + 1, dtype=np.float32) / steps
     level = np.rint(255 * np.clip((evidence - low) / (1 - low), 0, 1)).astype(np.intp)
     opacity = np.minimum(evidence / _FADE, 1) * (style.alpha_min + (style.alpha_max - style.alpha_min) * level / 255)
+    opacity[evidence < style.threshold] = 0
     rgba = np.column_stack([colours(style.colormap)[level], np.rint(255 * opacity).astype(np.uint8)])
     return rgba.view(np.uint32)[:, 0]
 

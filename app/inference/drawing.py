@@ -15,22 +15,22 @@ from app.inference.prediction import Prediction
 
 def draw_over(prediction: Prediction, explanation: Explanation, style: Style) -> Drawing:
     """The explanation over the picture."""
-    return draw(_picture(prediction), explanation.heatmap, _seen(prediction), style)
+    picture, seen = _picture(prediction)
+    return draw(picture, explanation.heatmap, seen, style)
 
 
 def draw_panels(prediction: Prediction, explanations: Sequence[Explanation], style: Style) -> Drawing:
     """Explanations side by side, each titled with its view. Maps in logits are drawn on one scale, the largest."""
-    picture, seen = _picture(prediction), _seen(prediction)
+    picture, seen = _picture(prediction)
     largest = max((legend_of(one.heatmap, style) for one in explanations), key=lambda legend: legend.high)
     scale = largest if all(one.units == "logit" for one in explanations) else None
     panels = [Panel(str(one.branch), draw(picture, one.heatmap, seen, style, scale), one.units) for one in explanations]
     return Drawing(side_by_side(panels), largest)
 
 
-def _picture(prediction: Prediction) -> Image.Image:
-    return Image.open(io.BytesIO(prediction.upload.preview_jpeg), formats=["JPEG"])
-
-
-def _seen(prediction: Prediction) -> Box:
-    frame = prediction.upload.frame
-    return Box(frame.left_px, frame.top_px, frame.width_px, frame.height_px)
+def _picture(prediction: Prediction) -> tuple[Image.Image, Box]:
+    """The preview, and where in it the model looked."""
+    upload = prediction.upload
+    picture = Image.open(io.BytesIO(upload.preview_jpeg), formats=["JPEG"])
+    frame = upload.frame.scaled(picture.width / upload.width_px, picture.height / upload.height_px)
+    return picture, Box(frame.left_px, frame.top_px, frame.width_px, frame.height_px)

@@ -63,6 +63,7 @@ class Explanation:
 
     `target` is the class explained and `against` the one that it is contrasted with; both are None where the map is
     class-agnostic. `fuse` is how several branches became one map. `warnings` say what is amiss with this very map.
+    `attention` is what an attention map was taken from: every head's and every query token's.
     """
 
     heatmap: Float32[np.ndarray, "h w"]
@@ -77,6 +78,7 @@ class Explanation:
     completeness: Completeness | None = None
     warnings: tuple[str, ...] = ()
     detail: Detail = "grid"
+    attention: Float32[np.ndarray, "heads q_h q_w k_h k_w"] | None = None
 
 
 def finest_grid(maps: Iterable[np.ndarray]) -> tuple[int, int]:

@@ -25,22 +25,21 @@ class Upload:
     notes: tuple[str, ...]
     image: UInt8[np.ndarray, "h w 3"]
     preview_jpeg: bytes
-    frame: Frame  # in the preview
+    frame: Frame  # in the upright picture
 
 
 def open_upload(data: bytes, input_size: tuple[int, int], limits: Limits, preview_side_px: int) -> Upload:
     """Decode an upload for a model that takes `input_size` (rows, columns). Raises what `preprocess.decode` raises."""
     picture = decode(data, limits, Needs(input_size, preview_side_px))
     prepared = prepare(picture, input_size)
-    shrunk = preview(picture, preview_side_px)
     return Upload(
         picture.width_px,
         picture.height_px,
         picture.format,
         picture.notes,
         prepared.image,
-        _to_jpeg(shrunk),
-        prepared.frame.scaled(shrunk.width / picture.width_px, shrunk.height / picture.height_px),
+        _to_jpeg(preview(picture, preview_side_px)),
+        prepared.frame,
     )
 
 

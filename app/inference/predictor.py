@@ -19,6 +19,7 @@ from app.explain.attention import (
     attention_map,
     attention_times_gradient,
     check_index,
+    on_grids,
 )
 from app.explain.fine import moved_views
 from app.explain.methods import METHODS
@@ -181,23 +182,27 @@ class Predictor:
             return self._swin_attention(prediction, query, head)
         target = self._target(prediction, target, against, class_agnostic=method == "raw")
         maps = FeatureMaps(**{branch: present[None] for branch, present in self._maps(prediction).items()})
+        assert maps.cnn is not None and maps.swin is not None
         found = self.engine.explain(maps, target_weights(self._classes, target, against)[None])
-        assert found.attention is not None and found.attention_gradient is not None and maps.cnn is not None
+        assert found.attention is not None and found.attention_gradient is not None
         weights, units = found.attention[0], "attention weight"
         note = "Attention is class-agnostic: it shows where the model looks, not what speaks for a class."
         if method == "gradient":
             weights, units = attention_times_gradient(weights, found.attention_gradient[0]), "logit"
             note = "Attention × gradient: where a larger weight would speak against the class, the map is 0."
-        heatmap = attention_map(weights, maps.cnn.shape[2:], query, head)
         name = "attention" if method == "raw" else "attention_times_gradient"
-        return Explanation(heatmap, name, units, None, target, {}, (note,), against)
+        heatmap = attention_map(weights, maps.cnn.shape[2:], query, head)
+        whole = on_grids(weights, maps.swin.shape[2:], maps.cnn.shape[2:])
+        return Explanation(heatmap, name, units, None, target, {}, (note,), against, attention=whole)
 
     def _swin_attention(self, prediction: Prediction, query: int | None, head: int | None) -> Explanation:
         swin = self._maps(prediction)["swin"]
         weights = self.engine.tokens(prediction.upload.image, np.zeros_like(swin)).attention
-        heatmap = attention_map(weights, swin.shape[1:], query, head)
+        grid = swin.shape[1:]
+        heatmap, whole = attention_map(weights, grid, query, head), on_grids(weights, grid, grid)
         note = "Attention is class-agnostic: it shows what the Swin's last layer looks at, within its windows."
-        return Explanation(heatmap, "swin_attention", "attention weight", "swin", None, {}, (note,))
+        units = "attention weight"
+        return Explanation(heatmap, "swin_attention", units, "swin", None, {}, (note,), attention=whole)
 
     def tokens(
         self,

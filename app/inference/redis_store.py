@@ -25,7 +25,7 @@ from app.inference.store import Receipt, Usage, new_receipt, unknown_prediction
 from app.metrics import Metrics
 from app.models.feature_maps import BRANCHES, FeatureMaps
 
-FORMAT = b"FLP1"
+FORMAT = b"FLP2"
 _PREFIX = "fusionlens:prediction:"
 _MAC_BYTES = hashlib.sha256().digest_size
 logger = logging.getLogger("fusionlens.store")

@@ -1,86 +1,203 @@
-// Choose a picture, see the answer and what speaks for it.
-const element = (id) => document.getElementById(id);
-let prediction;
-let decision;
-let asked = 0;
+// The page: pictures come in, go to the service, and what it says is shown.
 
-async function ask(url, options) {
-  const response = await fetch(url, options);
-  if (!response.ok) throw new Error((await response.json()).detail);
-  return response;
+import { Album } from "./album.js";
+import { ask, hasKey, Problem, whenAKeyIsNeeded } from "./api.js";
+import { askForKey, tellAbout } from "./dialogs.js";
+import * as controls from "./controls.js";
+import { curlOf, fileOf, nameOf, pythonOf, recordOf, save } from "./downloads.js";
+import { listenForPictures } from "./intake.js";
+import { element, list } from "./page.js";
+import { drawStrip } from "./strip.js";
+import { Viewer } from "./viewer.js";
+import { percent, ruleOf } from "./words.js";
+
+const album = new Album();
+const viewer = new Viewer();
+let model = null;
+let current = null;
+let sending = Promise.resolve(); // one picture after the other, in the order in which they were given
+
+/** Do what may fail, and say why it did. */
+async function attempt(action) {
+  element("problem").textContent = "";
+  try {
+    await action();
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    element("problem").textContent = error.message;
+  }
 }
 
-function say(text, error = false) {
-  element("status").textContent = text;
-  element("status").classList.toggle("error", error);
+async function readModel() {
+  model = await (await ask("model")).json();
+  element("model-name").textContent = `${model.name} ${model.version}: ${model.classes.join(", ")}`;
+  element("purpose").textContent =
+    `See what the model answers, and what it saw. A picture and its answer stay with this service for at most ` +
+    `${Math.round(model.limits.store_ttl_s / 60)} minutes, and you can have them forgotten at once.`;
+  element("about-open").hidden = false;
+  controls.offer(model);
 }
 
-function options(select, values) {
-  select.replaceChildren(...values.map((value) => new Option(value, value)));
+function take(files) {
+  const entries = files.map((file) => album.add(file));
+  select(entries[0]);
+  for (const entry of entries) sending = sending.then(() => send(entry));
 }
 
-function showAnswer(answer) {
+async function send(entry) {
+  album.update(entry, { state: "looking", why: "" });
+  const body = new FormData();
+  body.append("file", entry.file, entry.name);
+  try {
+    const answer = await (await ask("predict", { method: "POST", body })).json();
+    if (answer.model.sha256 !== model?.sha256) await readModel(); // another model answers by now
+    const until = answer.stored ? Date.now() + model.limits.store_ttl_s * 1000 : null;
+    album.update(entry, { state: "answered", answer, until });
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    album.update(entry, { state: "failed", why: error.message });
+  }
+  if (entry === current) await select(entry);
+}
+
+/** Show an entry of the strip, or with null nothing. */
+async function select(entry) {
+  const isNew = entry !== current;
+  current = entry;
+  draw();
+  if (entry === null) return;
+  if (isNew) showPicture(entry);
+  if (!entry.answer) return;
+  controls.startWith(entry.answer.label);
+  await attempt(async () => {
+    showPicture(entry);
+    await Promise.all([viewer.ask(), showKeptPicture(entry)]);
+  });
+}
+
+/** The service's preview is what the model saw: upright, and the first frame. */
+async function showKeptPicture(entry) {
+  if (!entry.answer.stored || entry.isKept) return;
+  const preview = await (await ask(`predictions/${entry.answer.prediction_id}/picture`)).blob();
+  if (entry.address) URL.revokeObjectURL(entry.address);
+  album.update(entry, { address: URL.createObjectURL(preview), isKept: true });
+  if (entry === current) showPicture(entry);
+}
+
+async function showPicture(entry) {
+  try {
+    await viewer.show(entry);
+  } catch (error) {
+    // A picture that this browser cannot show, such as a TIFF: the service's preview comes with the answer.
+    if (!(error instanceof DOMException && error.name === "EncodingError")) throw error;
+  }
+}
+
+function draw() {
+  element("history").hidden = album.entries.length === 0;
+  drawStrip(element("strip"), album.entries, current, select);
+  document.body.classList.toggle("started", album.entries.length > 0 || current !== null);
+  element("result").hidden = current === null;
+  if (current === null) return;
+  const { state, answer, why, name, until } = current;
+  element("result").dataset.state = state;
+  element("status").textContent = { waiting: "Waiting for its turn…", looking: "Looking at the picture…" }[state] ?? "";
+  if (state === "failed") element("problem").textContent = why;
+  element("picture-name").textContent = name;
+  if (!answer) return;
+  drawAnswer(answer);
+  element("kept-until").textContent = answer.stored
+    ? `Kept until ${new Date(until).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })}.`
+    : "Not kept by the service.";
+  element("forget").disabled = !answer.stored;
+}
+
+function drawAnswer(answer) {
   element("label").textContent = answer.label;
   element("probabilities").replaceChildren(...answer.probabilities.map(({ label, probability }) => {
     const row = document.createElement("li");
     const meter = document.createElement("meter");
     meter.value = probability;
     meter.ariaLabel = label;
-    row.append(label, meter, `${(100 * probability).toFixed(1)} %`);
+    row.classList.toggle("answered", label === answer.label);
+    row.append(label, meter, percent(probability, 1));
     return row;
   }));
-  element("rule").textContent = decision
-    ? `The answer is ${decision.positive} from ${(100 * decision.threshold).toFixed(0)} % on.` : "";
-  element("target").value = answer.label;
-  element("answer").hidden = false;
+  element("rule").textContent = model ? ruleOf(model) : "";
+  list("picture-notes", answer.picture.notes);
+  list("model-notes", model?.notes ?? []);
 }
 
-async function showExplanation() {
-  const query = new URLSearchParams({
-    prediction_id: prediction.prediction_id, target: element("target").value, branch: element("branch").value,
-  });
-  const turn = ++asked;
-  const [explanation, overlay] = await Promise.all([
-    ask(`gradcam?${query}&format=json`).then((response) => response.json()),
-    ask(`gradcam?${query}`).then((response) => response.blob()),
-  ]);
-  if (turn !== asked) return; // a newer choice is on its way
-  const shares = Object.entries(explanation.branches)
-    .map(([branch, { share }]) => `${branch} ${Math.round(100 * share)} %`).join(", ");
-  URL.revokeObjectURL(element("overlay").src);
-  element("overlay").src = URL.createObjectURL(overlay);
-  element("overlay").alt = `What speaks for ${explanation.target}`;
-  element("caption").textContent = explanation.no_positive_evidence
-    ? `Nothing in the picture speaks for ${explanation.target}. Branch shares: ${shares}.`
-    : `Evidence for ${explanation.target}, up to ${explanation.legend.high.toPrecision(2)} logits a cell. ` +
-      `Branch shares: ${shares}.`;
+async function forget(entries) {
+  for (const { id } of entries) {
+    try {
+      await ask(`predictions/${id}`, { method: "DELETE" });
+    } catch (error) {
+      if (error.status !== 404 && error.status !== 410) throw error; // gone already
+    }
+  }
+  for (const entry of entries) album.remove(entry);
 }
 
-async function attempt(action) {
+const question = () => ({ ...viewer.question(), ...controls.styleParameters() });
+
+async function saveAs(format) {
+  // The raw map and the record of a comparison are the fusion's.
+  const asked = controls.view() === "branches" && format !== "png" ? controls.evidence("fusion") : viewer.question();
+  const content = format === "png" ? await fileOf(current, question(), "png")
+    : format === "npy" ? await fileOf(current, asked, "npy")
+      : await recordOf(current, asked);
+  save(content, nameOf(current, asked, format));
+}
+
+async function copy(language) {
+  const text = (language === "curl" ? curlOf : pythonOf)(current, question(), hasKey());
+  const snippet = element("snippet");
+  snippet.value = text;
+  snippet.hidden = false;
+  snippet.select();
   try {
-    await action();
-    say("");
-  } catch (error) {
-    say(error.message, true);
+    await navigator.clipboard.writeText(text);
+    element("status").textContent = "Copied.";
+  } catch {
+    element("status").textContent = "The browser does not let this page copy: the command is selected below.";
   }
 }
 
-element("picture").addEventListener("change", ({ target }) => attempt(async () => {
-  if (!target.files.length) return;
-  element("answer").hidden = true;
-  say("Looking at the picture…");
-  const form = new FormData();
-  form.append("file", target.files[0]);
-  prediction = await (await ask("predict", { method: "POST", body: form })).json();
-  showAnswer(prediction);
-  await showExplanation();
-}));
-for (const id of ["target", "branch"]) element(id).addEventListener("change", () => attempt(showExplanation));
-
-attempt(async () => {
-  const model = await (await ask("model")).json();
-  element("model").textContent = `${model.name} ${model.version}: ${model.classes.join(", ")}. ${model.notes.join(" ")}`;
-  decision = model.decision;
-  options(element("target"), model.classes);
-  options(element("branch"), model.branches);
+album.addEventListener("change", ({ detail: { expired } }) => {
+  if (expired.includes(current)) {
+    element("problem").textContent =
+      "This prediction has expired, and the service has forgotten it. To ask more about the picture, send it again.";
+  } else if (current !== null && !album.entries.includes(current)) {
+    select(null);
+    element("status").textContent = "Forgotten.";
+    return;
+  }
+  draw();
 });
+for (const control of document.querySelectorAll("#views input, #controls fieldset:first-of-type :is(select, input)")) {
+  control.addEventListener("change", () => {
+    controls.agree();
+    attempt(() => viewer.ask());
+  });
+}
+for (const id of ["opacity", "threshold", "contour", "colormap"]) {
+  element(id).addEventListener("input", () => {
+    controls.agree();
+    viewer.paint();
+  });
+}
+for (const button of document.querySelectorAll("[data-save]")) {
+  button.addEventListener("click", () => attempt(() => saveAs(button.dataset.save)));
+}
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.addEventListener("click", () => copy(button.dataset.copy));
+}
+element("print").addEventListener("click", () => print());
+element("forget").addEventListener("click", () => attempt(() => forget([current])));
+element("forget-all").addEventListener("click", () => attempt(() => forget(album.entries.filter(({ answer }) => answer))));
+element("about-open").addEventListener("click", () => tellAbout(model));
+whenAKeyIsNeeded(askForKey);
+listenForPictures(take);
+attempt(readModel);
+draw();

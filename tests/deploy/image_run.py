@@ -27,7 +27,7 @@ from tests.deploy import loopback
 from tests.deploy.tools import DEPLOY, ROOT
 
 USER = 10001
-PICTURE = ROOT / "app" / "web" / "drawn.webp"
+PICTURE = ROOT / "app" / "web" / "examples" / "drawn.webp"
 DROPPED = ("--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
 HARDENED = ("setpriv", f"--reuid={USER}", f"--regid={USER}", *DROPPED)
 COMPOSED = ("FUSIONLENS_SECRETS_DIR=/secrets", "FUSIONLENS_LOG=json", "FUSIONLENS_DRAIN_S=1")

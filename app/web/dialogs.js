@@ -1,0 +1,58 @@
+// What is asked of the user, or told, in a window of its own.
+
+import { element } from "./page.js";
+import { percent } from "./words.js";
+
+/** Ask for a key. Resolves with it, or with null if the user would rather not. */
+export function askForKey(why) {
+  const dialog = element("key-dialog");
+  element("key-why").textContent = why;
+  element("key").value = "";
+  return new Promise((resolve) => {
+    let given = null;
+    const submit = (event) => {
+      event.preventDefault();
+      given = element("key").value.trim();
+      dialog.close();
+    };
+    element("key-form").addEventListener("submit", submit);
+    element("key-cancel").onclick = () => dialog.close();
+    dialog.addEventListener("close", () => {
+      element("key-form").removeEventListener("submit", submit);
+      element("key").value = "";
+      resolve(given || null);
+    }, { once: true });
+    dialog.showModal();
+  });
+}
+
+/** Tell what a model is, from `GET /model`. */
+export function tellAbout(card) {
+  element("about-title").textContent = `${card.name} ${card.version}`;
+  const figures = Object.entries(card.metrics.values ?? {}).map(([name, value]) => `${name} ${value.toFixed(3)}`);
+  const limits = card.limits;
+  const rows = [
+    ["Classes", card.classes.join(", ")],
+    ["Measured", `${figures.join(", ")} on ${card.metrics.split} (${card.metrics.pictures} pictures)`],
+    ["Decision", card.decision ? `${card.decision.positive} from ${percent(card.decision.threshold, 1)} on` : "the most likely class"],
+    ["Built of", `${card.architecture.cnn ?? "no CNN"} and ${card.architecture.swin ?? "no Swin"}, by ${card.architecture.fusion}`],
+    ["Data", card.data],
+    ["Terms", card.licence],
+    ["Runs on", `${card.engine}, FusionLens ${card.fusionlens}`],
+    ["Takes", `up to ${Math.round(limits.max_upload_bytes / 1e6)} MB and ${Math.round(limits.max_pixels / 1e6)} megapixels`],
+    ["Keeps", `pictures and answers for ${Math.round(limits.store_ttl_s / 60)} minutes at most`],
+    ["Digest", card.sha256],
+  ];
+  const list = document.createElement("dl");
+  for (const [term, said] of rows) {
+    const name = document.createElement("dt");
+    const description = document.createElement("dd");
+    name.textContent = term;
+    description.textContent = said;
+    list.append(name, description);
+  }
+  const notes = document.createElement("ul");
+  for (const note of card.notes) notes.append(Object.assign(document.createElement("li"), { textContent: note }));
+  element("about-text").replaceChildren(notes, list);
+  element("about").showModal();
+}

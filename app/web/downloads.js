@@ -1,0 +1,63 @@
+// What can be taken along: files, and the commands that get them without this page.
+
+import { parametersOf, request } from "./questions.js";
+
+/** Save bytes as a file of this name. */
+export function save(content, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(content);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+/** The service's own bytes in a format. Throws Problem. */
+export async function fileOf(entry, question, format) {
+  return (await request(entry, question, format)).blob();
+}
+
+/** The answer and its explanation, as the service gave them. Throws Problem. */
+export async function recordOf(entry, question) {
+  const explanation = await (await request(entry, question, "json")).json();
+  const record = { picture: entry.name, prediction: entry.answer, explanation };
+  return new Blob([JSON.stringify(record, null, 1)], { type: "application/json" });
+}
+
+/** A name for a file about an entry. */
+export function nameOf(entry, question, ending) {
+  const stem = entry.name.replace(/\.[^.]*$/, "") || "picture";
+  const what = [question.route, question.branch, question.target].filter(Boolean).join("-");
+  return `${stem}-${what}.${ending}`.replace(/[^\p{L}\p{N}._+-]/gu, "_");
+}
+
+const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+const addressOf = (question) => new URL(`${question.route}?${parametersOf(question)}`, document.baseURI).href;
+
+/** The curl command that gives the same overlay for a picture's file. */
+export function curlOf(entry, question, withKey) {
+  const key = withKey ? ' -H "X-API-Key: $FUSIONLENS_KEY"' : "";
+  // Quoted twice: once for the shell, once for curl, where a name may hold a comma or a semicolon.
+  const file = quoted(`file=@"${entry.name.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`);
+  return `curl${key} -F ${file} ${quoted(addressOf(question))} -o overlay.png`;
+}
+
+/** The same in Python, with its standard library and httpx. */
+export function pythonOf(entry, question, withKey) {
+  const parameters = [...parametersOf(question)].map(([name, value]) => `${JSON.stringify(name)}: ${JSON.stringify(value)}`);
+  const lines = [
+    "from pathlib import Path",
+    "",
+    "import httpx",
+    "",
+    "answer = httpx.post(",
+    `    ${JSON.stringify(new URL(question.route, document.baseURI).href)},`,
+    `    params={${parameters.join(", ")}},`,
+    `    files={"file": Path(${JSON.stringify(entry.name)}).read_bytes()},`,
+    ...(withKey ? ['    headers={"X-API-Key": os.environ["FUSIONLENS_KEY"]},'] : []),
+    "    timeout=60,",
+    ")",
+    "answer.raise_for_status()",
+    'Path("overlay.png").write_bytes(answer.content)',
+  ];
+  return [...(withKey ? ["import os"] : []), ...lines].join("\n");
+}

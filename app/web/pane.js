@@ -1,0 +1,103 @@
+// One picture with one heatmap over the part that the model saw.
+
+import { colour, stepsOf } from "./heatmap.js";
+
+const LONGEST_PX = 1024;
+
+export class Pane {
+  #picture = document.createElement("img");
+  #seen = document.createElement("div");
+  #canvas = document.createElement("canvas");
+  #frame = document.createElement("div");
+  #drawn = null; // {grid, high, steps}: interpolating takes longest, and moving a slider needs none of it
+
+  /** Fills an element of the page. */
+  constructor(element) {
+    this.#frame.className = "pane";
+    this.#seen.className = "seen";
+    this.#seen.hidden = true;
+    this.#seen.append(this.#canvas);
+    this.#frame.append(this.#picture, this.#seen);
+    element.append(this.#frame);
+  }
+
+  /** The element over the part that the model saw, for what else is to lie there. */
+  get seen() {
+    return this.#seen;
+  }
+
+  /** Show the picture at an address. Resolves when it can be seen; rejects if the browser cannot show it. */
+  async show(address, alternative) {
+    const next = new Image();
+    next.src = address;
+    await next.decode();
+    next.alt = alternative;
+    this.#frame.style.setProperty("--aspect", next.naturalWidth / next.naturalHeight);
+    this.#picture.replaceWith(next);
+    this.#picture = next;
+  }
+
+  /** Show no picture. */
+  blank() {
+    this.#picture.removeAttribute("src");
+    this.clear();
+    this.look(null);
+  }
+
+  /** Describe what is shown, to those who do not see it. */
+  describe(alternative) {
+    this.#picture.alt = alternative;
+  }
+
+  /** Say where in the picture the model looked, as the service does in `picture`; with null, not yet. */
+  look(picture) {
+    this.#seen.hidden = picture === null;
+    if (picture === null) return;
+    const { width_px: width, height_px: height, seen } = picture;
+    const share = (length, whole) => `${(100 * length) / whole}%`;
+    Object.assign(this.#seen.style, {
+      left: share(seen.left_px, width),
+      top: share(seen.top_px, height),
+      width: share(seen.width_px, width),
+      height: share(seen.height_px, height),
+    });
+    // As large as the service draws it, so that both look the same.
+    const shrunk = Math.min(1, LONGEST_PX / Math.max(width, height));
+    this.#canvas.width = Math.max(1, Math.round(seen.width_px * shrunk));
+    this.#canvas.height = Math.max(1, Math.round(seen.height_px * shrunk));
+    this.#drawn = null;
+  }
+
+  /** Draw a grid on a scale from 0 to `high`; nothing where `high` is 0. */
+  paint(grid, high, style) {
+    const { width, height } = this.#canvas;
+    const context = this.#canvas.getContext("2d");
+    if (!(high > 0)) {
+      this.clear();
+      return;
+    }
+    if (this.#drawn?.grid !== grid || this.#drawn.high !== high) {
+      const image = this.#drawn?.image ?? new ImageData(width, height);
+      this.#drawn = { grid, high, image, steps: stepsOf(grid, high, width, height) };
+    }
+    const { image, steps } = this.#drawn;
+    colour(new Uint32Array(image.data.buffer), steps, width, height, style);
+    context.putImageData(image, 0, 0);
+  }
+
+  /** Leave the picture bare. */
+  clear() {
+    this.#drawn = null;
+    this.#canvas.getContext("2d").clearRect(0, 0, this.#canvas.width, this.#canvas.height);
+  }
+
+  /** Let the map cover this part of the width, from the left. */
+  reveal(part) {
+    this.#canvas.style.clipPath = `inset(0 ${100 * (1 - part)}% 0 0)`;
+  }
+
+  /** Show the picture this many times as wide as there is room. */
+  zoom(times) {
+    this.#frame.style.setProperty("--times", times);
+  }
+}

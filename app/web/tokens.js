@@ -1,0 +1,103 @@
+// The Swin's tokens as cells over the picture: the one that is looked at, or has the focus, shows where it looks.
+
+/** The map of one query token, or of their mean where `cell` is null; of one head, or of their mean. */
+export function mapOf({ values, shape: [heads, queryRows, queryColumns, rows, columns] }, head, cell) {
+  const queries = queryRows * queryColumns;
+  const size = rows * columns;
+  const map = new Float32Array(size);
+  const chosenHeads = head === null ? [...Array(heads).keys()] : [head];
+  const chosenQueries = cell === null ? [...Array(queries).keys()] : [cell];
+  for (const one of chosenHeads) {
+    for (const query of chosenQueries) {
+      const from = (one * queries + query) * size;
+      for (let key = 0; key < size; key++) map[key] += values[from + key];
+    }
+  }
+  const count = chosenHeads.length * chosenQueries.length;
+  return { values: map.map((value) => value / count), shape: [rows, columns] };
+}
+
+const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+
+export class TokenCells {
+  #grid = document.createElement("div");
+  #cells = [];
+  #columns = 0;
+  #kept = null; // the cell that was clicked or has the focus, shown when nothing is hovered
+
+  /** `choose(cell)` hears which token is looked at, or null for all. */
+  constructor(element, choose) {
+    this.#grid.className = "tokens";
+    this.#grid.hidden = true;
+    this.#grid.setAttribute("role", "grid");
+    this.#grid.setAttribute("aria-label", "The Swin's tokens. Arrow keys move, Escape shows the mean of all.");
+    element.append(this.#grid);
+    const over = (event) => event.target.closest("[data-cell]");
+    this.#grid.addEventListener("pointerover", (event) => over(event) && choose(Number(over(event).dataset.cell)));
+    this.#grid.addEventListener("pointerleave", () => choose(this.#kept));
+    this.#grid.addEventListener("focusin", (event) => {
+      this.#keep(Number(event.target.dataset.cell));
+      choose(this.#kept);
+    });
+    this.#grid.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") {
+        this.forget();
+        choose(null);
+      } else if (event.key in STEPS) {
+        event.preventDefault();
+        this.#move(...STEPS[event.key]);
+      }
+    });
+  }
+
+  /** Lay out cells for tokens on a grid; nothing happens where they are there already. */
+  lay(rows, columns) {
+    if (this.#cells.length === rows * columns && this.#columns === columns) return;
+    this.#columns = columns;
+    this.#grid.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
+    this.#cells = [];
+    const lines = Array.from({ length: rows }, (_, row) => {
+      const line = document.createElement("div");
+      line.setAttribute("role", "row");
+      for (let column = 0; column < columns; column++) {
+        const cell = document.createElement("div");
+        cell.setAttribute("role", "gridcell");
+        cell.setAttribute("aria-label", `Token in row ${row + 1}, column ${column + 1}`);
+        cell.dataset.cell = this.#cells.length;
+        cell.tabIndex = -1;
+        this.#cells.push(cell);
+        line.append(cell);
+      }
+      return line;
+    });
+    this.#grid.replaceChildren(...lines);
+    this.forget();
+  }
+
+  /** Show or hide the cells. */
+  set hidden(hidden) {
+    this.#grid.hidden = hidden;
+  }
+
+  /** No token is chosen. */
+  forget() {
+    this.#keep(null);
+  }
+
+  #keep(cell) {
+    if (this.#kept !== null) this.#cells[this.#kept]?.removeAttribute("aria-selected");
+    for (const one of this.#cells) one.tabIndex = -1;
+    this.#kept = cell;
+    if (cell !== null) this.#cells[cell].setAttribute("aria-selected", "true");
+    const entrance = cell ?? Math.floor(this.#cells.length / 2);
+    if (this.#cells[entrance]) this.#cells[entrance].tabIndex = 0;
+  }
+
+  #move(down, right) {
+    const rows = this.#cells.length / this.#columns;
+    const at = this.#kept ?? 0;
+    const row = Math.min(Math.max(Math.floor(at / this.#columns) + down, 0), rows - 1);
+    const column = Math.min(Math.max((at % this.#columns) + right, 0), this.#columns - 1);
+    this.#cells[row * this.#columns + column].focus();
+  }
+}

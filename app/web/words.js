@@ -1,0 +1,89 @@
+// What the numbers say, in sentences.
+
+const NAMES = { fusion: "both branches together", cnn: "the CNN branch", swin: "the Swin branch" };
+const METHODS = {
+  integrated: "Integrated gradients",
+  gradcam: "Grad-CAM",
+  hirescam: "HiResCAM",
+  xgradcam: "XGrad-CAM",
+  "gradcam++": "Grad-CAM++",
+  layercam: "LayerCAM",
+  ablationcam: "Ablation-CAM",
+  eigencam: "Eigen-CAM",
+};
+const NOT_FOR_ALL = new Set(["turbo", "jet"]);
+
+export const methodName = (method) => METHODS[method] ?? method;
+export const branchName = (branch) => NAMES[branch] ?? branch;
+export const colormapName = (name) => (NOT_FOR_ALL.has(name) ? `${name} (not for colour-blind readers)` : name);
+export const percent = (part, digits = 0) => `${(100 * part).toFixed(digits)} %`;
+
+const capital = (sentence) => sentence[0].toUpperCase() + sentence.slice(1);
+
+/** A number with three digits that count. */
+export const short = (value) => value.toLocaleString("en", { maximumSignificantDigits: 3, useGrouping: false });
+
+const worth = (value) =>
+  value < 0 ? `takes ${short(-value)} logits from the score` : `adds ${short(value)} logits to the score`;
+const inUnits = (value, units) =>
+  units === "unitless" ? short(value) : `${short(value)} ${units === "logit" ? "logits" : units}`;
+
+/** Who decides, and whether probabilities can be taken at their word. */
+export function ruleOf({ decision, calibration }) {
+  const sentences = [];
+  if (decision) sentences.push(`The answer is ${decision.positive} from ${percent(decision.threshold)} on.`);
+  sentences.push(
+    calibration.temperature === 1
+      ? "Probabilities are not calibrated."
+      : `Probabilities are calibrated on ${calibration.chosen_on}.`,
+  );
+  return sentences.join(" ");
+}
+
+/** What a class activation map is of, and where it is strongest. */
+export function captionOf(answer, peak) {
+  const what = answer.target === null
+    ? `What stands out in ${branchName(answer.branch)}, of no class`
+    : `What speaks for ${answer.target}${answer.against ? ` rather than ${answer.against}` : ""} in ${branchName(answer.branch)}`;
+  if (answer.no_positive_evidence) {
+    return `Nothing in the picture speaks for ${answer.target ?? "anything"} in ${branchName(answer.branch)}: no positive evidence, so nothing is coloured.`;
+  }
+  return `${what}: strongest in row ${peak.row + 1}, column ${peak.column + 1} of ${answer.shape.join(" × ")} cells (${inUnits(peak.value, answer.units)}).`;
+}
+
+/** What each branch is worth, and how well the map adds up. */
+export function sentencesOf(answer) {
+  const branches = Object.entries(answer.branches);
+  const sentences = [];
+  const shared = branches.filter(([, { share }]) => share !== null);
+  if (shared.length > 1) {
+    const [[most, { share }]] = shared.toSorted(([, a], [, b]) => b.share - a.share);
+    sentences.push(`${percent(share)} of the evidence, for and against, comes from ${branchName(most)}.`);
+  }
+  for (const [branch, { shapley_value: value }] of branches) {
+    if (value !== null) sentences.push(`${capital(branchName(branch))} ${worth(value)} (Shapley value).`);
+  }
+  if (answer.completeness_error !== null) {
+    sentences.push(
+      `Both branches' maps add up to what the score gains over the training data's mean maps, ` +
+      `${short(answer.score - answer.reference_score)} logits, to within ${short(Math.abs(answer.completeness_error))}.`,
+    );
+  }
+  return [...sentences, ...answer.warnings.map((warning) => `Warning: ${warning}`), ...answer.notes];
+}
+
+/** Where a token looks, or all of them together. */
+export function lookOf({ about, shape: [, , queryColumns] }, cell, map, peak) {
+  const who = cell === null
+    ? "On average, the Swin's tokens look"
+    : `The token in row ${Math.floor(cell / queryColumns) + 1}, column ${(cell % queryColumns) + 1} looks`;
+  const where = about.method === "swin_attention" ? "among the Swin's tokens" : "in the CNN's map";
+  if (!(peak.value > 0)) return `${who} nowhere that speaks for ${about.target}.`;
+  const total = map.values.reduce((sum, value) => sum + value, 0);
+  return `${who} most at row ${peak.row + 1}, column ${peak.column + 1} ${where} (${percent(peak.value / total)} of its attention).`;
+}
+
+/** Which bundle, engine and version made an answer. */
+export function provenanceOf({ model, bundle_sha256: sha256, engine, fusionlens }) {
+  return `Made by ${model} (${sha256.slice(0, 12)}) on ${engine}, FusionLens ${fusionlens}.`;
+}

@@ -1,0 +1,30 @@
+"""The colour maps as a module of the page: `python -m tests.web.colours_module` writes it anew."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+from app.explain.overlay import COLORMAPS, colours
+
+MODULE = Path(__file__).parents[2] / "app" / "web" / "colormaps.js"
+_AROUND = """\
+// The colour maps of app/explain/colormaps.npz: 256 colours each, as red, green and blue. Written by a program.
+
+const bytes = (encoded) => Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
+
+/** Name → the bytes of its colours. */
+export const COLORMAPS = {
+%s
+};
+"""
+
+
+def module() -> str:
+    """The module's text."""
+    encoded = {name: base64.b64encode(colours(name).tobytes()).decode() for name in COLORMAPS}
+    return _AROUND % "\n".join(f'  {name}: bytes("{text}"),' for name, text in encoded.items())
+
+
+if __name__ == "__main__":
+    MODULE.write_text(module(), encoding="utf-8")
