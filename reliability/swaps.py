@@ -59,10 +59,14 @@ def swap(bundle: Path, picture: Path, folder: Path, swaps: int) -> Swaps:
     """Reload a real service's bundle `swaps` times under load."""
     versions, found = Versions(bundle, folder), Swaps()
     key = add_key(folder / "keys.toml", "operator", ["predict", "metrics", "admin"])
-    settings = {"bundle": str(versions.link), "keys": str(folder / "keys.toml")}
-    # Full before the swaps begin, so that what grows is something else than the predictions kept.
-    settings["store_max_bytes"] = "5000000"
-    replica = Replica("127.0.0.1", 8105, folder, **settings)
+    replica = Replica(
+        "127.0.0.1",
+        8105,
+        folder,
+        bundle=str(versions.link),
+        keys=str(folder / "keys.toml"),
+        store_max_bytes="5000000",  # full before the swaps begin, so that what grows is something else
+    )
     expected: dict[str, object] = {}
     with running(replica):
         for number in (1, 0):

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app import __version__, errors
 from app.api.dependencies import TheModels, TheOwner, TheService, UploadedPicture, unless_gone
-from app.api.predictions import UPLOAD_ERRORS
+from app.api.predictions import NOT_MODIFIED, UPLOAD_ERRORS
 from app.api.problems import documented
 from app.api.queries import (
     AttentionQuery,
@@ -58,9 +58,6 @@ CONTENT: dict[int | str, dict[str, Any]] = {
         },
         "model": ExplanationAnswer,
     },
-}
-NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
-    304: {"description": "Nothing changed since the ETag sent along."},
 }
 PARAMETER_ERRORS = (errors.BadParameter, errors.NotOffered, errors.Overloaded, errors.DeadlineExceeded)
 STORED_ERRORS = (errors.UnknownPrediction, errors.ModelGone, errors.StoreUnavailable, *PARAMETER_ERRORS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
@@ -15,6 +15,9 @@ from app.inference.predictor import Predictor
 from app.inference.store import Receipt
 
 router = APIRouter(tags=["predictions"])
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
+    304: {"description": "Nothing changed since the ETag sent along."},
+}
 UPLOAD_ERRORS = (
     errors.EmptyUpload,
     errors.MalformedUpload,
@@ -92,12 +95,16 @@ def _links(predictor: Predictor, receipt: Receipt | None) -> Links:
     summary="The picture of a prediction",
     response_class=Response,
     responses=documented(errors.UnknownPrediction, errors.ModelGone, errors.StoreUnavailable)
-    | {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}},
+    | {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}}
+    | NOT_MODIFIED,
 )
-async def picture(models: TheModels, owner: TheOwner, prediction_id: PredictionId) -> Response:
+async def picture(models: TheModels, owner: TheOwner, prediction_id: PredictionId, request: Request) -> Response:
     """The upright picture that overlays are drawn on, bare, as JPEG, until the prediction expires."""
     prediction = await models.current.store.get(prediction_id, owner)
-    return Response(prediction.upload.preview_jpeg, headers={"Cache-Control": "no-store"}, media_type="image/jpeg")
+    caching = {"ETag": '"preview"', "Cache-Control": "private, no-cache"}  # it never changes
+    if caching["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=caching)
+    return Response(prediction.upload.preview_jpeg, headers=caching, media_type="image/jpeg")
 
 
 @router.delete(

@@ -42,9 +42,9 @@ class Style:
     Opacity goes from `alpha_min` at the low end of the colour map to `alpha_max` at its high end; if both are the
     same, it is uniform. Over the first twentieth above zero evidence, colours fade in. `clip` names two percentiles of
     the map's positive cells for the ends of the colour map to stand for, for contrast; with None they stand for 0 and
-    the maximum. What does not reach the part `threshold` of the colour map's high end is left bare, and `contour` draws a
-    line around what reaches this part of it. `size_px` is the longest side of the drawing, where the picture has that
-    many pixels. Raises BadParameter.
+    the maximum. What does not reach the part `threshold` of the colour map's high end is left bare, and `contour`
+    draws a line around what reaches this part of it. `size_px` is the longest side of the drawing, where the picture
+    has that many pixels. Raises BadParameter.
     """
 
     colormap: str = "viridis"

@@ -41,7 +41,11 @@ async function readModel() {
 function take(files) {
   const entries = files.map((file) => album.add(file));
   select(entries[0]);
-  for (const entry of entries) sending = sending.then(() => send(entry));
+  for (const entry of entries) queue(entry);
+}
+
+function queue(entry) {
+  sending = sending.then(() => send(entry));
 }
 
 async function send(entry) {
@@ -98,11 +102,13 @@ function draw() {
   drawStrip(element("strip"), album.entries, current, select);
   document.body.classList.toggle("started", album.entries.length > 0 || current !== null);
   element("result").hidden = current === null;
+  element("again").hidden = true;
   if (current === null) return;
   const { state, answer, why, name, until } = current;
   element("result").dataset.state = state;
   element("status").textContent = { waiting: "Waiting for its turn…", looking: "Looking at the picture…" }[state] ?? "";
   if (state === "failed") element("problem").textContent = why;
+  element("again").hidden = state !== "failed";
   element("picture-name").textContent = name;
   if (!answer) return;
   drawAnswer(answer);
@@ -193,6 +199,10 @@ for (const button of document.querySelectorAll("[data-save]")) {
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", () => copy(button.dataset.copy));
 }
+element("again").addEventListener("click", () => {
+  element("problem").textContent = "";
+  queue(current);
+});
 element("print").addEventListener("click", () => print());
 element("forget").addEventListener("click", () => attempt(() => forget([current])));
 element("forget-all").addEventListener("click", () => attempt(() => forget(album.entries.filter(({ answer }) => answer))));

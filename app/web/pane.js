@@ -33,13 +33,17 @@ export class Pane {
     await next.decode();
     next.alt = alternative;
     this.#frame.style.setProperty("--aspect", next.naturalWidth / next.naturalHeight);
-    this.#picture.replaceWith(next);
-    this.#picture = next;
+    this.#put(next);
+  }
+
+  #put(picture) {
+    this.#picture.replaceWith(picture);
+    this.#picture = picture;
   }
 
   /** Show no picture. */
   blank() {
-    this.#picture.removeAttribute("src");
+    this.#put(new Image());
     this.clear();
     this.look(null);
   }
@@ -96,8 +100,14 @@ export class Pane {
     this.#canvas.style.clipPath = `inset(0 ${100 * (1 - part)}% 0 0)`;
   }
 
-  /** Show the picture this many times as wide as there is room. */
+  /** Show the picture this many times as large, with the same place in the middle of the element that it fills. */
   zoom(times) {
+    const stage = this.#frame.parentElement;
+    const across = (stage.scrollLeft + stage.clientWidth / 2 - this.#frame.offsetLeft) / this.#frame.offsetWidth;
+    const down = (stage.scrollTop + stage.clientHeight / 2 - this.#frame.offsetTop) / this.#frame.offsetHeight;
     this.#frame.style.setProperty("--times", times);
+    stage.classList.toggle("zoomed", times > 1);
+    stage.scrollLeft = this.#frame.offsetLeft + across * this.#frame.offsetWidth - stage.clientWidth / 2;
+    stage.scrollTop = this.#frame.offsetTop + down * this.#frame.offsetHeight - stage.clientHeight / 2;
   }
 }

@@ -2,7 +2,7 @@
 
 import { percent } from "./words.js";
 
-const STATES = { waiting: "waiting", looking: "looking…", failed: "not read" };
+const STATES = { waiting: "waiting", looking: "looking…", failed: "no answer" };
 
 /** Draw the strip into a list. `choose(entry)` hears which one was clicked. */
 export function drawStrip(list, entries, current, choose) {

@@ -23,6 +23,7 @@ export class Viewer {
   #shown = null; // {view, …} as it was last answered
   #turn = 0;
   #frame = 0;
+  #late = 0;
   #zoom = 0;
 
   constructor() {
@@ -82,7 +83,9 @@ export class Viewer {
     const turn = ++this.#turn;
     const entry = this.#entry;
     const view = controls.view();
-    const late = setTimeout(() => { element("caption").textContent = "Explaining…"; }, LATE_MS);
+    element("view").setAttribute("aria-busy", "true");
+    clearTimeout(this.#late);
+    this.#late = setTimeout(() => { element("status").textContent = "Explaining…"; }, LATE_MS);
     try {
       const answered = await this.#answered(entry, view);
       if (turn !== this.#turn) return; // something newer was asked
@@ -90,7 +93,11 @@ export class Viewer {
       this.#describe();
       this.paint();
     } finally {
-      clearTimeout(late);
+      if (turn === this.#turn) {
+        clearTimeout(this.#late);
+        element("status").textContent = "";
+        element("view").removeAttribute("aria-busy");
+      }
     }
   }
 
@@ -202,15 +209,9 @@ export class Viewer {
   }
 
   #zoomTo(zoom) {
-    const before = ZOOMS[this.#zoom];
     this.#zoom = Math.min(Math.max(zoom, 0), ZOOMS.length - 1);
     const times = ZOOMS[this.#zoom];
-    const stage = element("stage");
-    const middle = (start, size) => ((start + size / 2) * times) / before - size / 2;
-    const [left, top] = [middle(stage.scrollLeft, stage.clientWidth), middle(stage.scrollTop, stage.clientHeight)];
     this.#main.zoom(times);
-    stage.scrollTo(left, top);
-    stage.classList.toggle("zoomed", times > 1);
     element("zoom").textContent = `${times}×`;
     element("zoom-out").disabled = this.#zoom === 0;
     element("zoom-in").disabled = this.#zoom === ZOOMS.length - 1;

@@ -47,6 +47,30 @@ def test_the_default_is_the_mean_over_queries_and_heads(client: httpx.Client, pr
     assert np.ptp(rows, axis=0).max() > 1e-4 and np.ptp(heads, axis=0).max() > 1e-4
 
 
+@pytest.mark.parametrize("query", [{}, {"method": "gradient", "target": "benign"}, {"layer": "swin"}])
+def test_whole_is_every_map_at_once(client: httpx.Client, prediction_id: str, query: dict[str, str]) -> None:
+    def asked(**more: object) -> np.ndarray:
+        parameters = {"prediction_id": prediction_id, "format": "npy", **query, **more}
+        answer = client.get("/attention", params=parameters)
+        assert answer.status_code == 200, answer.text
+        return np.asarray(np.load(io.BytesIO(answer.content), allow_pickle=False))
+
+    whole = asked(whole=True)
+    heads, *grid = whole.shape[:3]
+    assert grid == [4, 4] and heads >= 1
+    np.testing.assert_allclose(whole.mean(axis=(0, 1, 2)), asked(), atol=1e-6)
+    for head, row, column in ((0, 0, 0), (heads - 1, 1, 2), (0, 3, 3)):
+        np.testing.assert_array_equal(whole[head, row, column], asked(head=head, query=4 * row + column))
+
+
+@pytest.mark.parametrize("query", [{"format": "png"}, {"format": "npy", "query": 1}, {"format": "npy", "head": 0}])
+def test_whole_is_npy_without_query_and_head(
+    client: httpx.Client, prediction_id: str, query: dict[str, object]
+) -> None:
+    answer = client.get("/attention", params={"prediction_id": prediction_id, "whole": True, **query})
+    assert "add format=npy, and leave out query and head" in assert_problem(answer, 422, "bad-parameter")
+
+
 def test_it_says_that_it_is_of_no_class(client: httpx.Client, prediction_id: str) -> None:
     answer = explained(client, "/attention", prediction_id)
     assert answer["target"] is None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.api.schemas import EXPLANATION_EXAMPLE
-from app.explain.methods import METHODS
+from app.explain.methods import DEFAULT, METHODS
 from tests.api.asking import PNG, assert_problem, explained, picture_of, png_bytes, predict
 
 OF_A_CLASS = [name for name, method in METHODS.items() if not method.class_agnostic]
@@ -46,7 +46,9 @@ def test_every_method_says_what_it_is_and_is_drawn(client: httpx.Client, predict
 
 
 def test_methods_differ_and_the_model_lists_them(client: httpx.Client, prediction_id: str) -> None:
-    assert client.get("/model").json()["methods"] == list(METHODS)
+    card = client.get("/model").json()
+    assert card["methods"][0] == DEFAULT and sorted(card["methods"]) == sorted(METHODS)
+    assert card["class_agnostic_methods"] == ["eigencam"]
     maps = [explained(client, "/gradcam", prediction_id, method=name, branch="swin")["heatmap"] for name in METHODS]
     for n, one in enumerate(maps):
         assert all(np.abs(one - other).max() > 1e-4 * np.abs(one).max() for other in maps[:n])

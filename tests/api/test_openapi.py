@@ -22,6 +22,7 @@ ROUTES = {
     ("get", "/tokens"),
     ("post", "/tokens"),
     ("delete", "/predictions/{prediction_id}"),
+    ("get", "/predictions/{prediction_id}/picture"),
     ("get", "/model"),
     ("get", "/health/live"),
     ("get", "/health/ready"),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
 from app.settings import Settings
-from tests.api.asking import PNG, png_bytes, predict, probabilities, scene, with_manifest
+from tests.api.asking import PNG, picture_of, png_bytes, predict, probabilities, scene, with_manifest
 from tests.inference.pictures import encoded, exif
 from tests.serving import serving
 
@@ -27,15 +29,28 @@ def test_the_answer_holds_every_field_of_the_contract(client: httpx.Client, tiny
         "version": "1",
         "sha256": hashlib.sha256((tiny_bundle / "manifest.json").read_bytes()).hexdigest(),
     }
-    assert answer["picture"] == {"width_px": 96, "height_px": 64, "format": "PNG", "notes": []}
+    seen = {"left_px": 16, "top_px": 0, "width_px": 64, "height_px": 64}
+    assert answer["picture"] == {"width_px": 96, "height_px": 64, "format": "PNG", "notes": [], "seen": seen}
     assert answer["expires_at"].endswith("Z")
     lifetime = datetime.fromisoformat(answer["expires_at"]) - asked_at
     assert timedelta(minutes=15) <= lifetime < timedelta(minutes=16)
     assert answer["timings_ms"].keys() == {"decode", "queue", "trunk", "head"}
     assert all(spent >= 0 for spent in answer["timings_ms"].values()) and answer["timings_ms"]["trunk"] > 0
     identified = f"?prediction_id={answer['prediction_id']}"
-    assert answer["links"] == {name: f"/{name}{identified}" for name in ("gradcam", "attention", "tokens")}
-    assert [client.get(link).status_code for link in answer["links"].values()] == [200] * 3
+    links = {name: f"/{name}{identified}" for name in ("gradcam", "attention", "tokens")}
+    assert answer["links"] == links | {"picture": f"/predictions/{answer['prediction_id']}/picture"}
+    assert [client.get(link).status_code for link in answer["links"].values()] == [200] * 4
+
+
+def test_the_preview_is_what_overlays_are_drawn_on(client: httpx.Client) -> None:
+    links = predict(client, encoded(scene(60, 40), "JPEG", quality=95, exif=exif(6)))["links"]
+    preview = client.get(links["picture"])
+    assert preview.headers["content-type"] == "image/jpeg"
+    bare = picture_of(client.get(links["gradcam"] + "&alpha=0&method=eigencam"))
+    shown = np.asarray(Image.open(io.BytesIO(preview.content))).astype(int)
+    assert shown.shape == bare.shape == (60, 40, 3)
+    seen = slice(12, 48)  # within the square that the model saw, and its line
+    assert np.array_equal(shown[seen, 2:-2], bare[seen, 2:-2])
 
 
 def test_probabilities_are_of_all_classes_sorted_and_add_up_to_1(five_classes: httpx.Client) -> None:

@@ -162,7 +162,7 @@ POISONS: dict[str, Callable[[bytes], bytes]] = {
     "another bit": lambda entry: entry[:-9] + bytes([entry[-9] ^ 1]) + entry[-8:],
     "cut off": lambda entry: entry[: len(entry) // 2],
     "longer": lambda entry: entry + b"\0",
-    "another format": lambda entry: b"FLP2" + entry[4:],
+    "another format": lambda entry: b"FLP0" + entry[4:],
     "no HMAC": lambda entry: entry[:10],
     "a pickle": lambda entry: b"cos\nsystem\n(S'true'\ntR.",
     "another secret": lambda entry: seal(b"another secret", "x", entry[36:]),

@@ -58,6 +58,23 @@ def opacity(heatmap: np.ndarray, style: Style) -> np.ndarray:
     return np.asarray(1 - (white.astype(float) - black).mean(axis=-1) / 255)
 
 
+def test_below_the_threshold_the_picture_is_bare_and_above_it_as_without() -> None:
+    picture, seen = noisy(40, 200), Box(0.0, 0.0, 200.0, 40.0)
+    without, cut = (draw(picture, RAMP, seen, Style(threshold=part)).picture for part in (0.0, 0.5))
+    bare = draw(picture, RAMP, seen, Style(alpha_max=0.0)).picture
+    inner = slice(2, -2)  # within the line around what the model saw
+    assert np.array_equal(cut[inner, 2:99], bare[inner, 2:99]) and not np.array_equal(
+        without[inner, 2:99], bare[inner, 2:99]
+    )
+    assert np.array_equal(cut[inner, 101:-2], without[inner, 101:-2])
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.0])
+def test_a_threshold_outside_the_scale_is_refused(threshold: float) -> None:
+    with pytest.raises(BadParameter, match="choose from 0 to less than 1"):
+        Style(threshold=threshold)
+
+
 @pytest.mark.parametrize("cell", [(1, 1), (2, 3), (3, 5)])
 @pytest.mark.parametrize(
     ("size", "seen"),

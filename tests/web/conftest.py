@@ -1,0 +1,69 @@
+"""A real browser, Debian's Chromium, and the real services that the page's tests look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
+
+from app.settings import Settings
+from tests.deploy.tools import tool
+from tests.serving import serving
+from tests.web.visit import Visit
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "app" / "web" / "examples"
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """Chromium. Without it the test is skipped, but in CI it fails.
+
+    Its event loop runs in this thread, so it is gone before tests of other packages start one.
+    """
+    chromium = tool("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package")
+def service(browser: Browser) -> Iterator[httpx.Client]:
+    """A client of a service with the demo bundle."""
+    with serving(Settings(bundle=ROOT / "weights" / "demo")) as client:
+        yield client
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A browser that was never here before."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def visit_of(context: BrowserContext) -> Iterator[Callable[[httpx.Client], Visit]]:
+    """`visit_of(service)` opens the page of a service in another tab. Afterwards, nothing may have gone wrong in any."""
+    visits: list[Visit] = []
+
+    def visit(service: httpx.Client) -> Visit:
+        visits.append(Visit(context.new_page(), str(service.base_url)))
+        return visits[-1]
+
+    yield visit
+    for one in visits:
+        one.assert_nothing_went_wrong()
+
+
+@pytest.fixture
+def visit(visit_of: Callable[[httpx.Client], Visit], service: httpx.Client) -> Visit:
+    """The page of the service with the demo bundle."""
+    return visit_of(service)

@@ -1,0 +1,220 @@
+"""What is drawn over the picture is what the service draws, and is asked for no more often than it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from app.settings import Settings
+from tests.serving import serving
+from tests.web.conftest import EXAMPLES
+from tests.web.visit import Visit, assert_looks_like
+
+RAGGED = EXAMPLES / "ragged.webp"
+
+
+@pytest.fixture
+def answered(visit: Visit) -> Visit:
+    """The page with a picture that was answered and explained."""
+    visit.choose(RAGGED)
+    visit.wait()
+    return visit
+
+
+def prediction_id(visit: Visit) -> str:
+    """The id of the current picture's prediction."""
+    return visit.asked("gradcam", "attention")[-1]["prediction_id"]
+
+
+def overlay(service: httpx.Client, visit: Visit, route: str = "gradcam", **query: Any) -> bytes:
+    """The service's own drawing."""
+    answer = service.get(f"/{route}", params={"prediction_id": prediction_id(visit), **query})
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def test_the_first_map_is_the_services_default(answered: Visit, service: httpx.Client) -> None:
+    assert_looks_like(answered.seen(), overlay(service, answered))
+    (asked,) = answered.asked("gradcam")
+    assert (asked["method"], asked["branch"], asked["target"], asked["format"]) == (
+        "integrated",
+        "fusion",
+        "malignant",
+        "json",
+    )
+
+
+@pytest.mark.parametrize(
+    ("control", "value", "query"),
+    [
+        ("against", "benign", {"target": "malignant", "against": "benign"}),
+        ("branch", "cnn", {"branch": "cnn"}),
+        ("branch", "swin", {"branch": "swin"}),
+        ("method", "gradcam++", {"method": "gradcam++"}),
+        ("method", "eigencam", {"method": "eigencam"}),
+    ],
+)
+def test_another_question_is_asked_once_and_drawn(
+    answered: Visit, service: httpx.Client, control: str, value: str, query: dict[str, str]
+) -> None:
+    before = answered.page.locator(f"#{control}").input_value()
+    first = answered.seen()
+    answered.select(control, value)
+    assert_looks_like(answered.seen(), overlay(service, answered, **query))
+    assert (answered.seen() != first).any()
+    answered.select(control, before)
+    answered.select(control, value)
+    assert len(answered.asked("gradcam")) == 2, "asked again what was known"
+    assert len(answered.asked("predict")) == 1
+
+
+def test_a_method_of_no_class_takes_none(answered: Visit) -> None:
+    answered.select("method", "eigencam")
+    expect(answered.page.locator("#target")).to_be_disabled()
+    expect(answered.page.locator("#against")).to_be_disabled()
+    assert "of no class" in answered.text("#caption")
+    answered.select("method", "hirescam")
+    expect(answered.page.locator("#target")).to_be_enabled()
+    expect(answered.page.locator("#target")).to_have_value("malignant")
+
+
+def test_the_finer_map_is_the_services(answered: Visit, service: httpx.Client) -> None:
+    answered.page.locator("#detail").check()
+    answered.settle()
+    expect(answered.page.locator("#caption")).to_contain_text("28 × 28 cells")
+    assert_looks_like(answered.seen(), overlay(service, answered, detail="fine"))
+
+
+@pytest.mark.parametrize(
+    ("control", "value", "query"),
+    [
+        ("opacity", 100, {"alpha_max": 1.0}),
+        ("opacity", 0, {"alpha_max": 0.0}),
+        ("threshold", 40, {"threshold": 0.4}),
+        ("contour", 50, {"contour": 0.5}),
+    ],
+)
+def test_sliders_draw_as_the_service_does_and_send_nothing(
+    answered: Visit, service: httpx.Client, control: str, value: int, query: dict[str, float]
+) -> None:
+    first, sent = answered.seen(), len(answered.requests)
+    answered.slide(control, value)
+    assert_looks_like(answered.seen(), overlay(service, answered, **query))
+    assert (answered.seen() != first).any()
+    assert len(answered.requests) == sent
+
+
+@pytest.mark.parametrize("colormap", ["inferno", "magma", "plasma", "cividis", "turbo", "jet"])
+def test_every_colour_map_is_the_services_and_sends_nothing(
+    answered: Visit, service: httpx.Client, colormap: str
+) -> None:
+    sent = len(answered.requests)
+    answered.slide("opacity", 100)
+    answered.select("colormap", colormap)
+    assert_looks_like(answered.seen(), overlay(service, answered, colormap=colormap, alpha_max=1.0))
+    assert len(answered.requests) == sent
+    assert ("colour-blind" in answered.text(f"#colormap option[value={colormap}]")) == (colormap in ("turbo", "jet"))
+
+
+def test_branches_are_side_by_side_on_one_scale(answered: Visit, service: httpx.Client) -> None:
+    answered.view("branches")
+    highs = {}
+    for branch in ("cnn", "swin", "fusion"):
+        answer = service.get(
+            "/gradcam", params={"prediction_id": prediction_id(answered), "branch": branch, "format": "json"}
+        )
+        highs[branch] = answer.json()["legend"]["high"]
+    assert float(answered.text("#bar-high")) == pytest.approx(max(highs.values()), rel=0.005)
+    captions = answered.page.locator("#panels figcaption").all_inner_texts()
+    assert captions == ["the CNN branch", "the Swin branch", "both branches together"]
+    expect(answered.page.locator("#stage")).to_be_hidden()
+    # The Swin hardly moves this score: on its own scale its panel would be as colourful as the others.
+    bare = service.get(f"/predictions/{prediction_id(answered)}/picture").content
+    assert highs["swin"] < 0.2 * highs["cnn"]
+    assert_looks_like(answered.seen("#panels figure:nth-child(2) .pane"), bare)
+    largest = max(highs, key=lambda branch: highs[branch])
+    place = ["cnn", "swin", "fusion"].index(largest) + 1
+    assert_looks_like(
+        answered.seen(f"#panels figure:nth-child({place}) .pane"), overlay(service, answered, branch=largest)
+    )
+
+
+def test_shares_and_completeness_are_said_in_words(answered: Visit, service: httpx.Client) -> None:
+    told = service.get("/gradcam", params={"prediction_id": prediction_id(answered), "format": "json"}).json()
+    words = answered.text("#sentences")
+    share = told["branches"]["cnn"]["share"]
+    assert f"{100 * share:.0f} % of the evidence, for and against, comes from the CNN branch" in words
+    for branch, name in (("cnn", "The CNN branch"), ("swin", "The Swin branch")):
+        value = told["branches"][branch]["shapley_value"]
+        verb = "adds" if value > 0 else "takes"
+        assert f"{name} {verb} {abs(value):.3g} logits" in words
+    assert f"{told['score'] - told['reference_score']:.3g} logits, to within" in words
+    assert all(note in words for note in told["notes"])
+    heatmap = told["heatmap"]
+    peak = max(max(row) for row in heatmap)
+    assert f"{peak:.3g} logits" in answered.text("#caption")
+    answered.page.locator("#values summary").click()
+    cells = answered.page.locator("#values td").all_inner_texts()
+    assert [float(cell) for cell in cells] == pytest.approx([value for row in heatmap for value in row], rel=0.01)
+
+
+def test_without_positive_evidence_it_is_said_and_nothing_is_painted(answered: Visit, service: httpx.Client) -> None:
+    answered.select("target", "benign")
+    told = service.get(
+        "/gradcam", params={"prediction_id": prediction_id(answered), "target": "benign", "format": "json"}
+    )
+    assert told.json()["no_positive_evidence"], "the drawn picture is no longer one to test this with"
+    assert "Nothing in the picture speaks for benign in both branches together" in answered.text("#caption")
+    bare = service.get(f"/predictions/{prediction_id(answered)}/picture").content
+    assert_looks_like(answered.seen(), bare)
+    expect(answered.page.locator("#bar")).to_be_hidden()
+    answered.select("branch", "swin")  # where a little speaks for it
+    assert_looks_like(answered.seen(), overlay(service, answered, target="benign", branch="swin"))
+    expect(answered.page.locator("#bar")).to_be_visible()
+
+
+def test_the_map_can_be_drawn_aside_and_the_picture_zoomed(answered: Visit) -> None:
+    whole = answered.page.locator("#stage .pane").bounding_box()
+    answered.slide("reveal", 25)
+    assert "inset(0px 75% 0px 0px)" in answered.page.locator("#stage canvas").evaluate("(map) => map.style.clipPath")
+    for _ in range(3):
+        answered.page.locator("#zoom-in").click()
+    zoomed = answered.page.locator("#stage .pane").bounding_box()
+    assert whole and zoomed and zoomed["width"] == pytest.approx(3 * whole["width"], rel=0.01)
+    assert answered.text("#zoom") == "3×"
+    middle = answered.page.locator("#stage").evaluate("(s) => [s.scrollLeft + s.clientWidth / 2, s.scrollWidth / 2]")
+    assert middle[0] == pytest.approx(middle[1], abs=2)
+    answered.choose(EXAMPLES / "drawn.webp")
+    answered.wait()
+    assert answered.text("#zoom") == "1×"
+
+
+def test_only_the_latest_question_is_shown(answered: Visit) -> None:
+    answered.page.route(
+        "**/gradcam?*branch=cnn*", lambda route: (answered.page.wait_for_timeout(700), route.continue_())
+    )
+    answered.page.locator("#branch").select_option("cnn")
+    answered.page.locator("#branch").select_option("swin")
+    answered.page.wait_for_timeout(1500)
+    answered.settle()
+    assert "in the Swin branch" in answered.text("#caption")
+
+
+def test_a_model_of_one_branch_offers_no_more_than_it_has(
+    visit_of: Callable[[httpx.Client], Visit], tmp_path: Path
+) -> None:
+    from tests.bundles import write_tiny_bundle  # behind the import hook
+
+    with serving(Settings(bundle=write_tiny_bundle(tmp_path / "cnn", fusion="cnn"))) as service:
+        visit = visit_of(service)
+        visit.choose(RAGGED)
+        visit.wait()
+        expect(visit.page.locator("#views label:has([value=branches])")).to_be_hidden()
+        expect(visit.page.locator("#views label:has([value=tokens])")).to_be_hidden()
+        expect(visit.page.locator("#branch")).to_be_hidden()
+        assert "%" not in visit.text("#sentences"), "a single branch has no share"

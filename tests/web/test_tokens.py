@@ -1,0 +1,91 @@
+"""Where the Swin's tokens look: drawn live from one answer, for the pointer and for the keyboard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from tests.web.conftest import EXAMPLES
+from tests.web.visit import Visit, assert_looks_like
+
+
+@pytest.fixture
+def tokens(visit: Visit) -> Visit:
+    """The page with the tokens of a picture."""
+    visit.choose(EXAMPLES / "drawn.webp")
+    visit.wait()
+    visit.view("tokens")
+    return visit
+
+
+def drawn(service: httpx.Client, visit: Visit, **query: Any) -> bytes:
+    """The service's own drawing of a token's map."""
+    identified = {"prediction_id": visit.asked("attention")[-1]["prediction_id"]}
+    answer = service.get("/attention", params={**identified, **query})
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def peak(service: httpx.Client, visit: Visit, **query: Any) -> str:
+    """Where the service's map is largest, in the page's words."""
+    identified = {"prediction_id": visit.asked("attention")[-1]["prediction_id"]}
+    heatmap = np.array(service.get("/attention", params={**identified, **query, "format": "json"}).json()["heatmap"])
+    row, column = np.unravel_index(heatmap.argmax(), heatmap.shape)
+    return f"most at row {row + 1}, column {column + 1}"
+
+
+def test_the_pointer_shows_each_tokens_map_and_asks_once(tokens: Visit, service: httpx.Client) -> None:
+    assert_looks_like(tokens.seen(), drawn(service, tokens))
+    sent = len(tokens.requests)
+    for cell in (0, 24, 48):
+        tokens.page.locator(f"[data-cell='{cell}']").hover()
+        tokens.settle()
+        assert_looks_like(tokens.seen(), drawn(service, tokens, query=cell))
+        assert f"row {cell // 7 + 1}, column {cell % 7 + 1} looks" in tokens.text("#caption")
+        assert peak(service, tokens, query=cell) in tokens.text("#caption")
+    tokens.select("head", "3")
+    tokens.page.locator("[data-cell='24']").hover()
+    tokens.settle()
+    assert_looks_like(tokens.seen(), drawn(service, tokens, query=24, head=3))
+    assert len(tokens.requests) == sent
+    (asked,) = tokens.asked("attention")
+    assert (asked["whole"], asked["format"], asked["layer"]) == ("true", "npy", "cross")
+
+
+def test_arrow_keys_move_the_token_and_escape_shows_the_mean(tokens: Visit, service: httpx.Client) -> None:
+    mean = tokens.seen()
+    tokens.page.locator("[data-cell][tabindex='0']").focus()
+    assert tokens.page.locator("[data-cell][tabindex='0']").count() == 1, "one stop for Tab, not 49"
+    for key, cell in (("ArrowRight", 25), ("ArrowDown", 32), ("ArrowLeft", 31), ("ArrowUp", 24)):
+        tokens.page.keyboard.press(key)
+        tokens.settle()
+        expect(tokens.page.locator(f"[data-cell='{cell}']")).to_be_focused()
+        expect(tokens.page.locator("[aria-selected]")).to_have_attribute("data-cell", str(cell))
+        assert_looks_like(tokens.seen(), drawn(service, tokens, query=cell))
+    for _ in range(9):
+        tokens.page.keyboard.press("ArrowUp")
+    expect(tokens.page.locator("[data-cell='3']")).to_be_focused()
+    tokens.page.keyboard.press("Escape")
+    tokens.settle()
+    assert np.array_equal(tokens.seen(), mean)
+    assert "On average" in tokens.text("#caption")
+
+
+def test_attention_can_be_of_a_class_and_of_the_swins_own_layer(tokens: Visit, service: httpx.Client) -> None:
+    tokens.page.locator("[data-cell='10']").click()
+    assert "of no class" in tokens.text("#sentences")
+    tokens.page.locator("#of-class").check()
+    tokens.settle()
+    tokens.select("target", "malignant")
+    of_class = {"method": "gradient", "target": "malignant"}
+    assert_looks_like(tokens.seen(), drawn(service, tokens, query=10, **of_class))
+    assert "speaks for malignant" in tokens.text("#sentences")
+    tokens.select("layer", "swin")
+    expect(tokens.page.locator("#of-class")).to_be_disabled()
+    expect(tokens.page.locator("#target")).to_be_disabled()
+    assert_looks_like(tokens.seen(), drawn(service, tokens, query=10, layer="swin"))
+    assert "among the Swin's tokens" in tokens.text("#caption")
