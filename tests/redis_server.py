@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
 import time
@@ -11,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.programs import tool
 
 PASSWORD = "of-the-test"
 SECRET = "a secret of the tests, of 32 characters or more"
@@ -20,7 +18,8 @@ SECRET = "a secret of the tests, of 32 characters or more"
 class RedisServer:
     """Can be stopped and started again; what it kept is gone then."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, program: str, folder: Path) -> None:
+        self._program = program
         self.socket = folder / "redis.sock"
         self.url = f"unix://:{PASSWORD}@{self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -33,7 +32,7 @@ class RedisServer:
     def start(self) -> None:
         options = ["--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(
-            ["redis-server", *options, "--requirepass", PASSWORD], stdout=subprocess.DEVNULL
+            [self._program, *options, "--requirepass", PASSWORD], stdout=subprocess.DEVNULL
         )
         until = time.monotonic() + 10
         while not self._answers():
@@ -59,18 +58,9 @@ class RedisServer:
 @contextmanager
 def redis_server(folder: Path) -> Iterator[RedisServer]:
     """Skips the test loudly where there is no redis-server, and fails where CI should have installed it."""
-    need("redis-server")
-    server = RedisServer(folder)
+    server = RedisServer(tool("redis-server"), folder)
     server.start()
     try:
         yield server
     finally:
         server.stop()
-
-
-def need(program: str) -> None:
-    """Skip the test loudly where a program is missing, and fail where CI should have installed it."""
-    if shutil.which(program) is None:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI has no {program}: .ci/run installs it")
-        pytest.skip(f"SKIPPED LOUDLY: there is no {program} here; `apt install` brings it")

@@ -66,15 +66,13 @@ async function send(entry) {
 
 /** Show an entry of the strip, or with null nothing. */
 async function select(entry) {
-  const isNew = entry !== current;
   current = entry;
   draw();
   if (entry === null) return;
-  if (isNew) showPicture(entry);
+  showPicture(entry);
   if (!entry.answer) return;
   controls.startWith(entry.answer.label);
   await attempt(async () => {
-    showPicture(entry);
     await Promise.all([viewer.ask(), showKeptPicture(entry)]);
   });
 }

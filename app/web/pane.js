@@ -5,7 +5,9 @@ import { colour, stepsOf } from "./heatmap.js";
 const LONGEST_PX = 1024;
 
 export class Pane {
-  #picture = document.createElement("img");
+  #picture = new Image();
+  #alternative = "";
+  #looked = null;
   #seen = document.createElement("div");
   #canvas = document.createElement("canvas");
   #frame = document.createElement("div");
@@ -17,6 +19,7 @@ export class Pane {
     this.#seen.className = "seen";
     this.#seen.hidden = true;
     this.#seen.append(this.#canvas);
+    this.#picture.alt = "";
     this.#frame.append(this.#picture, this.#seen);
     element.append(this.#frame);
   }
@@ -27,22 +30,23 @@ export class Pane {
   }
 
   /** Show the picture at an address. Resolves when it can be seen; rejects if the browser cannot show it. */
-  async show(address, alternative) {
+  async show(address) {
     const next = new Image();
     next.src = address;
     await next.decode();
-    next.alt = alternative;
     this.#frame.style.setProperty("--aspect", next.naturalWidth / next.naturalHeight);
     this.#put(next);
   }
 
   #put(picture) {
+    picture.alt = this.#alternative;
     this.#picture.replaceWith(picture);
     this.#picture = picture;
   }
 
   /** Show no picture. */
   blank() {
+    this.#alternative = "";
     this.#put(new Image());
     this.clear();
     this.look(null);
@@ -50,11 +54,14 @@ export class Pane {
 
   /** Describe what is shown, to those who do not see it. */
   describe(alternative) {
+    this.#alternative = alternative;
     this.#picture.alt = alternative;
   }
 
   /** Say where in the picture the model looked, as the service does in `picture`; with null, not yet. */
   look(picture) {
+    if (picture === this.#looked) return; // or what is drawn would be gone
+    this.#looked = picture;
     this.#seen.hidden = picture === null;
     if (picture === null) return;
     const { width_px: width, height_px: height, seen } = picture;

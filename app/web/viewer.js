@@ -68,10 +68,10 @@ export class Viewer {
 
   /** Show the picture from where it is now. */
   async showPicture() {
-    const { address, name } = this.#entry;
+    const { address } = this.#entry;
     if (address === null || address === this.#address) return;
     this.#address = address;
-    await Promise.all([this.#main, ...this.#panels.values()].map((pane) => pane.show(address, name)));
+    await Promise.all([this.#main, ...this.#panels.values()].map((pane) => pane.show(address)));
   }
 
   #look(pane) {
@@ -186,7 +186,8 @@ export class Viewer {
     for (const [index, [branch, answer]] of answers.entries()) {
       const pane = this.#panels.get(branch);
       this.#look(pane);
-      pane.show(this.#address, captionOf(answer, peakOf(answer.heatmap)));
+      pane.show(this.#address);
+      pane.describe(captionOf(answer, peakOf(answer.heatmap)));
       const bare = answer.no_positive_evidence ? ": no positive evidence" : "";
       element("panels").children[index].querySelector("figcaption").textContent = branchName(branch) + bare;
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -50,7 +51,7 @@ def test_the_default_is_the_mean_over_queries_and_heads(client: httpx.Client, pr
 @pytest.mark.parametrize("query", [{}, {"method": "gradient", "target": "benign"}, {"layer": "swin"}])
 def test_whole_is_every_map_at_once(client: httpx.Client, prediction_id: str, query: dict[str, str]) -> None:
     def asked(**more: object) -> np.ndarray:
-        parameters = {"prediction_id": prediction_id, "format": "npy", **query, **more}
+        parameters: dict[str, Any] = {"prediction_id": prediction_id, "format": "npy", **query, **more}
         answer = client.get("/attention", params=parameters)
         assert answer.status_code == 200, answer.text
         return np.asarray(np.load(io.BytesIO(answer.content), allow_pickle=False))
@@ -65,7 +66,7 @@ def test_whole_is_every_map_at_once(client: httpx.Client, prediction_id: str, qu
 
 @pytest.mark.parametrize("query", [{"format": "png"}, {"format": "npy", "query": 1}, {"format": "npy", "head": 0}])
 def test_whole_is_npy_without_query_and_head(
-    client: httpx.Client, prediction_id: str, query: dict[str, object]
+    client: httpx.Client, prediction_id: str, query: dict[str, Any]
 ) -> None:
     answer = client.get("/attention", params={"prediction_id": prediction_id, "whole": True, **query})
     assert "add format=npy, and leave out query and head" in assert_problem(answer, 422, "bad-parameter")

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.settings import Settings
 from tests.api.asking import PNG, assert_problem, png_bytes, predict
-from tests.redis_server import need
+from tests.programs import tool
 from tests.serving import serving
 
 
@@ -32,7 +32,7 @@ def samples(client: httpx.Client) -> dict[tuple[str, ...], float]:
 
 
 def test_promtool_finds_nothing_to_say_about_names_and_units(counted: httpx.Client) -> None:
-    need("promtool")
+    tool("promtool")
     predict(counted, png_bytes())
     text = counted.get("/metrics").text
     own = "".join(line for line in text.splitlines(keepends=True) if "fusionlens_" in line)

@@ -14,7 +14,8 @@ import pytest
 
 from app.metrics import Metrics
 from app.provision import set_up
-from tests.deploy.tools import DEPLOY, documents, run, tool
+from tests.deploy.tools import DEPLOY, documents, run
+from tests.programs import tool
 
 ALERTS = DEPLOY / "alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "fusionlens.json"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.tools import DEPLOY, absent, run, run_apart, tool
+from tests.deploy.tools import DEPLOY, run, run_apart
+from tests.programs import absent, tool
 
 FILE = DEPLOY / "Caddyfile"
 LEAST = (2, 8)  # before, a body was not sent again to the next replica

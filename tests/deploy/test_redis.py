@@ -7,7 +7,8 @@ from pathlib import Path
 
 from app.provision import set_up
 from tests.deploy.test_compose import compose
-from tests.deploy.tools import run_apart, tool
+from tests.deploy.tools import run_apart
+from tests.programs import tool
 
 
 def test_redis_takes_the_configuration_and_its_health_check_finds_it(tmp_path: Path) -> None:

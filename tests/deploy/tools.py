@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
+
+from tests.programs import absent, tool
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 # A network, mounts and processes of its own, that are gone when it ends.
 APART = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
-
-
-def tool(name: str) -> str:
-    """The path of a program. Without it the test is skipped, but in CI it fails."""
-    found = shutil.which(name, path=os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])))
-    return found or absent(f"{name} is not installed")
-
-
-def absent(reason: str) -> str:
-    """Skip the test, or fail it in CI, since something to test with is not there."""
-    if os.environ.get("CI") in ("1", "true"):
-        pytest.fail(f"{reason}, and CI has to test with it")
-    pytest.skip(f"SKIPPED LOUDLY: {reason}")
 
 
 def run(*command: str | Path, **environment: str) -> str:

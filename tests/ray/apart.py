@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.deploy.tools import APART, ROOT, absent, tool
+from tests.deploy.tools import APART, ROOT
+from tests.programs import absent, tool
 from tests.ray.cluster import RAY
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.tools import ROOT, absent
+from tests.deploy.tools import ROOT
+from tests.programs import absent
 from tests.ray.apart import run_apart
 from tests.ray.cluster import RAY
 from tests.redis_server import SECRET

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tests.deploy.tools import ROOT, absent, tool
+from tests.deploy.tools import ROOT
+from tests.programs import absent, tool
 
 
 @pytest.mark.slow

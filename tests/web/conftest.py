@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from app.settings import Settings
-from tests.deploy.tools import tool
+from tests.programs import tool
 from tests.serving import serving
 from tests.web.visit import Visit
 
@@ -51,7 +51,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def visit_of(context: BrowserContext) -> Iterator[Callable[[httpx.Client], Visit]]:
-    """`visit_of(service)` opens the page of a service in another tab. Afterwards, nothing may have gone wrong in any."""
+    """`visit_of(service)` opens a service's page in another tab. Afterwards, nothing may have gone wrong in any."""
     visits: list[Visit] = []
 
     def visit(service: httpx.Client) -> Visit:

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from app.settings import Settings
 from tests.serving import serving
@@ -60,7 +60,7 @@ def test_the_first_map_is_the_services_default(answered: Visit, service: httpx.C
     ],
 )
 def test_another_question_is_asked_once_and_drawn(
-    answered: Visit, service: httpx.Client, control: str, value: str, query: dict[str, str]
+    answered: Visit, service: httpx.Client, control: str, value: str, query: dict[str, Any]
 ) -> None:
     before = answered.page.locator(f"#{control}").input_value()
     first = answered.seen()
@@ -100,7 +100,7 @@ def test_the_finer_map_is_the_services(answered: Visit, service: httpx.Client) -
     ],
 )
 def test_sliders_draw_as_the_service_does_and_send_nothing(
-    answered: Visit, service: httpx.Client, control: str, value: int, query: dict[str, float]
+    answered: Visit, service: httpx.Client, control: str, value: int, query: dict[str, Any]
 ) -> None:
     first, sent = answered.seen(), len(answered.requests)
     answered.slide(control, value)
@@ -195,9 +195,11 @@ def test_the_map_can_be_drawn_aside_and_the_picture_zoomed(answered: Visit) -> N
 
 
 def test_only_the_latest_question_is_shown(answered: Visit) -> None:
-    answered.page.route(
-        "**/gradcam?*branch=cnn*", lambda route: (answered.page.wait_for_timeout(700), route.continue_())
-    )
+    def late(route: Route) -> None:
+        answered.page.wait_for_timeout(700)
+        route.continue_()
+
+    answered.page.route("**/gradcam?*branch=cnn*", late)
     answered.page.locator("#branch").select_option("cnn")
     answered.page.locator("#branch").select_option("swin")
     answered.page.wait_for_timeout(1500)

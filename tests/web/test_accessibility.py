@@ -1,0 +1,163 @@
+"""Everyone can use it: axe-core finds nothing, the keyboard is enough, and it fits on a phone."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.web.conftest import EXAMPLES
+from tests.web.visit import Visit
+
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+AXE = (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+
+
+def findings(visit: Visit) -> list[str]:
+    """What axe-core complains about in the page as it is now."""
+    visit.page.evaluate(AXE)  # not as a script element, which the page's security policy forbids
+    asked = {"runOnly": {"type": "tag", "values": RULES}}
+    result: dict[str, Any] = visit.page.evaluate("(asked) => axe.run(document, asked)", asked)
+    assert len(result["passes"]) > 10
+    return [
+        f"{one['id']} ({one['impact']}): {node['html'][:200]}" for one in result["violations"] for node in one["nodes"]
+    ]
+
+
+def empty(visit: Visit) -> None:
+    """Nothing was done yet."""
+    expect(visit.page.locator("#about-open")).to_be_visible()
+
+
+def evidence(visit: Visit) -> None:
+    """A picture is explained."""
+    visit.choose(EXAMPLES / "ragged.webp")
+    visit.wait()
+    visit.page.locator("#values summary").click()
+
+
+def branches(visit: Visit) -> None:
+    """The branches are side by side."""
+    evidence(visit)
+    visit.view("branches")
+
+
+def tokens(visit: Visit) -> None:
+    """A token is chosen, and a command was copied."""
+    evidence(visit)
+    visit.view("tokens")
+    visit.page.locator("[data-cell='24']").click()
+    visit.copied("curl")
+
+
+def refused(visit: Visit) -> None:
+    """A picture could not be read."""
+    visit.choose(("notes.txt", b"no picture"))
+    expect(visit.page.locator("#again")).to_be_visible()
+
+
+def about(visit: Visit) -> None:
+    """The model's card is open."""
+    visit.page.locator("#about-open").click()
+    expect(visit.page.locator("#about")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("state", [empty, evidence, branches, tokens, refused, about])
+def test_axe_finds_nothing(visit: Visit, state: Callable[[Visit], None], scheme: Any) -> None:
+    visit.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    state(visit)
+    assert findings(visit) == []
+
+
+@pytest.mark.parametrize("width_px", [320, 768])
+@pytest.mark.parametrize("state", [empty, evidence, branches, tokens, refused])
+def test_it_fits_on_a_narrow_screen(visit: Visit, state: Callable[[Visit], None], width_px: int) -> None:
+    visit.page.set_viewport_size({"width": width_px, "height": 640})
+    state(visit)
+    widths = visit.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert widths[0] <= widths[1], "it has to be scrolled sideways"
+    assert findings(visit) == []
+
+
+def press(visit: Visit, key: str, times: int = 1) -> None:
+    for _ in range(times):
+        visit.page.keyboard.press(key)
+
+
+def reach(visit: Visit, selector: str, most: int = 60) -> None:
+    """Tab on to an element, and see that where the focus is can be seen all the way."""
+    for _ in range(most):
+        press(visit, "Tab")
+        focus = visit.page.evaluate(
+            """(selector) => {
+              const at = document.activeElement;
+              const shown = [at, at.closest("label"), at.nextElementSibling].filter(Boolean);
+              const seen = shown.some((one) => getComputedStyle(one).outlineStyle !== "none");
+              return [at.matches(selector), seen || at === document.body, at.outerHTML.slice(0, 120)];
+            }""",
+            selector,
+        )
+        assert focus[1], f"the focus cannot be seen on {focus[2]}"
+        if focus[0]:
+            return
+    pytest.fail(f"Tab does not reach {selector}")
+
+
+def test_everything_goes_by_keyboard_alone(visit: Visit) -> None:
+    expect(visit.page.locator("#about-open")).to_be_visible()
+    reach(visit, "#choose")
+    reach(visit, "[data-example*=ragged]")
+    press(visit, "Enter")
+    visit.wait()
+    reach(visit, "#strip button")
+    reach(visit, "[name=view]:checked")
+    reach(visit, "#reveal")
+    press(visit, "ArrowLeft", 5)
+    expect(visit.page.locator("#reveal")).to_have_value("95")
+    reach(visit, "#zoom-in")
+    press(visit, "Space")
+    expect(visit.page.locator("#zoom")).to_have_text("1.5×")
+    reach(visit, "#target")
+    press(visit, "ArrowUp")
+    expect(visit.page.locator("#caption")).to_contain_text("benign")
+    reach(visit, "#branch")
+    press(visit, "ArrowDown", 2)
+    expect(visit.page.locator("#caption")).to_contain_text("the Swin branch")
+    reach(visit, "#opacity")
+    press(visit, "End")
+    expect(visit.page.locator("output[for=opacity]")).to_have_text("100 %")
+    reach(visit, "[data-save=npy]")
+    with visit.page.expect_download() as download:
+        press(visit, "Enter")
+    assert download.value.suggested_filename == "ragged-gradcam-swin-benign.npy"
+    visit.page.locator("[name=view]:checked").focus()
+    press(visit, "ArrowRight", 2)
+    visit.settle()
+    reach(visit, "[data-cell]")
+    press(visit, "ArrowDown")
+    expect(visit.page.locator("#caption")).to_contain_text("The token in row 5, column 4")
+    reach(visit, "#forget")
+    press(visit, "Enter")
+    expect(visit.page.locator("#status")).to_have_text("Forgotten.")
+
+
+def test_results_are_announced(visit: Visit) -> None:
+    evidence(visit)
+    for selector, name in (("#answer", "aria-live"), ("#caption", "aria-live")):
+        expect(visit.page.locator(selector)).to_have_attribute(name, "polite")
+    expect(visit.page.locator("#status")).to_have_attribute("role", "status")
+    expect(visit.page.locator("#problem")).to_have_attribute("role", "alert")
+    described = visit.page.locator("#stage img").get_attribute("alt") or ""
+    assert described == f"ragged.webp. {visit.text('#caption')}"
+
+
+def test_where_less_motion_is_wanted_nothing_moves(visit: Visit) -> None:
+    visit.page.emulate_media(reduced_motion="reduce")
+    evidence(visit)
+    durations = "[...document.querySelectorAll('*')].map((one) => getComputedStyle(one).transitionDuration)"
+    assert set(visit.page.evaluate(durations)) == {"0s"}
+    assert visit.page.evaluate("document.getAnimations().length") == 0

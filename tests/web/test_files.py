@@ -1,0 +1,59 @@
+"""The page's own files: small, of this host alone, and the same numbers as the code's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.main import WEB, create_app
+from app.settings import Settings
+from tests.serving import serving_app
+from tests.web.colours_module import MODULE, module
+
+FILES = sorted(path for path in WEB.rglob("*") if path.is_file())
+MOST_BYTES = 150_000
+
+
+def test_the_page_is_small() -> None:
+    assert sum(path.stat().st_size for path in FILES) < MOST_BYTES
+
+
+def test_the_colours_are_the_codes() -> None:
+    assert MODULE.read_text(encoding="utf-8") == module(), "colours have changed: run `make openapi` and commit"
+
+
+def test_every_file_is_named_somewhere_and_no_other_host_is() -> None:
+    text = {path: path.read_text(encoding="utf-8") for path in FILES if path.suffix in (".html", ".js", ".css")}
+    everything = "\n".join(text.values())
+    for path in FILES:
+        assert path.name == "index.html" or path.name in everything, f"nothing uses {path.name}"
+    assert not re.search(r"https?://", everything)
+    for path, content in text.items():
+        for imported in re.findall(r'from "\./([^"]+)"', content):
+            assert (path.parent / imported).is_file()
+    assert not re.search(r"\son\w+=|<script>|style=\"", text[WEB / "index.html"]), "the security policy forbids it"
+
+
+@pytest.fixture(scope="module")
+def answers(tiny_bundle: Path) -> dict[str, httpx.Response]:
+    """What the service answers for the page and its files."""
+    app = create_app(Settings(bundle=tiny_bundle))
+    with serving_app(app) as client:
+        paths = ["/", *(f"/web/{path.relative_to(WEB).as_posix()}" for path in FILES)]
+        return {path: client.get(path) for path in paths}
+
+
+def test_a_browser_asks_whether_files_changed(answers: dict[str, httpx.Response]) -> None:
+    for path, answer in answers.items():
+        assert answer.status_code == 200, path
+        assert answer.headers["cache-control"] == "no-cache", path
+        assert answer.headers["etag"], path
+
+
+def test_the_policy_allows_this_host_alone(answers: dict[str, httpx.Response]) -> None:
+    policy = answers["/"].headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy and "http" not in policy and "*" not in policy

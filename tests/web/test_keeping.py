@@ -1,0 +1,117 @@
+"""What this browser remembers: until it expires, in all its tabs, and no longer than the user wants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+from app.settings import Settings
+from tests.redis_server import redis_server
+from tests.serving import serving
+from tests.web.conftest import EXAMPLES, ROOT
+from tests.web.visit import Visit
+
+DRAWN, RAGGED = EXAMPLES / "drawn.webp", EXAMPLES / "ragged.webp"
+Visiting = Callable[[httpx.Client], Visit]
+
+
+@pytest.fixture(scope="module")
+def forgetful(browser: object) -> Iterator[httpx.Client]:
+    """A service that keeps predictions for three seconds."""
+    with serving(Settings(bundle=ROOT / "weights" / "demo", store_ttl_s=3)) as client:
+        yield client
+
+
+def identity(visit: Visit) -> str:
+    """The id of the current prediction."""
+    return visit.asked("gradcam")[-1]["prediction_id"]
+
+
+def test_after_a_reload_the_pictures_are_still_there(visit: Visit) -> None:
+    visit.choose(RAGGED, DRAWN)
+    expect(visit.page.locator("#strip [data-state=answered]")).to_have_count(2)
+    visit.wait()
+    label, seen = visit.text("#label"), visit.seen()
+    visit.page.reload()
+    expect(visit.page.locator("#result")).to_be_hidden()
+    visit.page.locator("#strip button", has_text="ragged.webp").click()
+    visit.wait()
+    assert visit.text("#label") == label
+    assert (visit.seen() == seen).all()
+    assert len(visit.asked("predict")) == 2, "a picture was sent again"
+
+
+def test_two_tabs_share_predictions_and_what_is_forgotten_is_gone_in_both(
+    visit_of: Visiting, service: httpx.Client
+) -> None:
+    one, other = visit_of(service), visit_of(service)
+    one.choose(RAGGED)
+    one.wait()
+    expect(other.page.locator("#strip li")).to_have_count(1)
+    other.page.locator("#strip button").click()
+    other.wait()
+    assert other.text("#label") == one.text("#label")
+    other.page.locator("#forget").click()
+    for visit in (one, other):
+        expect(visit.page.locator("#result")).to_be_hidden()
+        expect(visit.page.locator("#strip li")).to_have_count(0)
+        expect(visit.page.locator("#status")).to_have_text("Forgotten.")
+    assert service.get("/gradcam", params={"prediction_id": identity(one)}).status_code == 404
+    assert one.page.evaluate("localStorage.getItem('fusionlens.predictions')") == "[]"
+
+
+def test_all_can_be_forgotten_at_once(visit: Visit, service: httpx.Client) -> None:
+    visit.choose(RAGGED, DRAWN)
+    expect(visit.page.locator("#strip [data-state=answered]")).to_have_count(2)
+    visit.wait()
+    last = identity(visit)
+    visit.page.locator("#forget-all").click()
+    expect(visit.page.locator("#history")).to_be_hidden()
+    assert service.get("/gradcam", params={"prediction_id": last}).status_code == 404
+    visit.page.reload()
+    expect(visit.page.locator("#history")).to_be_hidden()
+
+
+def test_what_has_expired_leaves_the_strip_and_is_said(visit_of: Visiting, forgetful: httpx.Client) -> None:
+    visit = visit_of(forgetful)
+    visit.choose(RAGGED)
+    visit.wait()
+    expect(visit.page.locator("#kept-until")).to_contain_text("Kept until")
+    expect(visit.page.locator("#problem")).to_contain_text("has expired")
+    expect(visit.page.locator("#history")).to_be_hidden()
+    expect(visit.page.locator("#label")).to_be_visible()
+    refused = forgetful.get("/gradcam", params={"prediction_id": identity(visit), "branch": "cnn"})
+    assert refused.status_code == 404
+    visit.page.locator("#branch").select_option("cnn")
+    expect(visit.page.locator("#problem")).to_have_text(refused.json()["detail"])
+    visit.page.reload()
+    expect(visit.page.locator("#history")).to_be_hidden()
+
+
+def test_what_is_not_stored_is_explained_all_the_same(
+    visit_of: Visiting, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """With a limit so low that Redis is given nothing."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as redis:
+        asked: dict[str, Any] = {"store_max_entry_bytes": 1000, **redis.settings}
+        settings = Settings(bundle=ROOT / "weights" / "demo", **asked)
+        with serving(settings) as service:
+            visit = visit_of(service)
+            visit.choose(RAGGED)
+            visit.wait()
+            expect(visit.page.locator("#picture-notes")).to_contain_text("was not stored")
+            expect(visit.page.locator("#kept-until")).to_have_text("Not kept by the service.")
+            expect(visit.page.locator("#forget")).to_be_disabled()
+            explained = [request for request in visit.requests if "/gradcam" in request.url]
+            assert [request.method for request in explained] == ["POST"]
+            visit.view("tokens")
+            assert "most at row" in visit.text("#caption")
+            with_map = visit.seen()
+            visit.slide("opacity", 0)
+            assert (visit.seen() != with_map).any()
+            visit.page.reload()
+            expect(visit.page.locator("#history")).to_be_hidden()
