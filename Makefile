@@ -64,10 +64,11 @@ lint: $(VENV)/dev.done
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Against pytorch-grad-cam, then fit against a plain loop; writes docs/benchmarks.md and docs/benchmarks-training.md.
+# Against pytorch-grad-cam, the page in Chromium, fit against a plain loop; writes docs/benchmarks*.md.
 bench: $(VENV)/bench.done
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.methods
+	$(BIN)/python -m benchmarks.browser
 	$(BIN)/python -m benchmarks.fit_speed
 
 # Figures of heatmaps against quantus, in an environment of its own: quantus brings a second OpenCV.

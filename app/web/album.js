@@ -1,8 +1,9 @@
 // The pictures of this browser: those being sent, and those that the service still keeps.
 //
-// An entry is {id, name, state, address, file, answer, until, why}: state is waiting, looking, answered or failed;
-// address is of a picture that the browser can show, or null; until is in ms of this browser's clock. Kept between
-// visits, and shared by tabs, is only what the service answered: pictures stay with the service, and expire there.
+// An entry is {id, name, state, address, file, answer, until, why}: id is the prediction's, null until there is one;
+// state is waiting, looking, answered or failed; address is of a picture that the browser can show, or null; until is in
+// ms of this browser's clock. Kept between visits, and shared by tabs, is only what the service answered: pictures stay
+// with the service, and expire there.
 
 const STORED = "fusionlens.predictions";
 
@@ -21,13 +22,13 @@ export class Album extends EventTarget {
     return this.#entries;
   }
 
-  /** A picture that is about to be sent. */
-  add(file) {
-    const entry = { id: crypto.randomUUID?.() ?? String(Math.random()), name: file.name, state: "waiting", file };
-    Object.assign(entry, { address: URL.createObjectURL(file), answer: null, until: null, why: "" });
-    this.#entries.unshift(entry);
+  /** Pictures that are about to be sent. */
+  add(files) {
+    const unanswered = { id: null, state: "waiting", answer: null, until: null, why: "" };
+    const entries = files.map((file) => ({ ...unanswered, name: file.name, file, address: URL.createObjectURL(file) }));
+    this.#entries.unshift(...entries.toReversed());
     this.#changed();
-    return entry;
+    return entries;
   }
 
   /** What has become of an entry. */

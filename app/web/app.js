@@ -6,7 +6,7 @@ import { askForKey, tellAbout } from "./dialogs.js";
 import * as controls from "./controls.js";
 import { curlOf, fileOf, nameOf, pythonOf, recordOf, save } from "./downloads.js";
 import { listenForPictures } from "./intake.js";
-import { element, list } from "./page.js";
+import { element, list, painted } from "./page.js";
 import { drawStrip } from "./strip.js";
 import { Viewer } from "./viewer.js";
 import { percent, ruleOf } from "./words.js";
@@ -15,7 +15,9 @@ const album = new Album();
 const viewer = new Viewer();
 let model = null;
 let current = null;
-let sending = Promise.resolve(); // one picture after the other, in the order in which they were given
+const waiting = []; // pictures are sent one after the other, in the order in which they were given
+let isSending = false;
+const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
 
 /** Do what may fail, and say why it did. */
 async function attempt(action) {
@@ -39,21 +41,26 @@ async function readModel() {
 }
 
 function take(files) {
-  const entries = files.map((file) => album.add(file));
+  const entries = album.add(files);
+  send(entries); // before anything is drawn, which can be done while the service works
   select(entries[0]);
-  for (const entry of entries) queue(entry);
 }
 
-function queue(entry) {
-  sending = sending.then(() => send(entry));
+async function send(entries) {
+  waiting.push(...entries);
+  if (isSending) return;
+  isSending = true;
+  while (waiting.length) await predict(waiting.shift());
+  isSending = false;
 }
 
-async function send(entry) {
-  album.update(entry, { state: "looking", why: "" });
+async function predict(entry) {
   const body = new FormData();
   body.append("file", entry.file, entry.name);
   try {
-    const answer = await (await ask("predict", { method: "POST", body })).json();
+    const answered = ask("predict", { method: "POST", body });
+    album.update(entry, { state: "looking", why: "" });
+    const answer = await (await answered).json();
     if (answer.model.sha256 !== model?.sha256) await readModel(); // another model answers by now
     const until = answer.stored ? Date.now() + model.limits.store_ttl_s * 1000 : null;
     album.update(entry, { state: "answered", answer, until });
@@ -61,19 +68,24 @@ async function send(entry) {
     if (!(error instanceof Problem)) throw error;
     album.update(entry, { state: "failed", why: error.message });
   }
-  if (entry === current) await select(entry);
+  if (entry === current) await show(entry);
 }
 
 /** Show an entry of the strip, or with null nothing. */
 async function select(entry) {
   current = entry;
   draw();
-  if (entry === null) return;
+  if (entry !== null) await show(entry);
+}
+
+async function show(entry) {
   showPicture(entry);
   if (!entry.answer) return;
   controls.startWith(entry.answer.label);
   await attempt(async () => {
-    await Promise.all([viewer.ask(), showKeptPicture(entry)]);
+    // The answer is painted first: explaining takes every core that the service has.
+    const after = painted();
+    await Promise.all([viewer.ask(after), after.then(() => showKeptPicture(entry))]);
   });
 }
 
@@ -111,7 +123,7 @@ function draw() {
   if (!answer) return;
   drawAnswer(answer);
   element("kept-until").textContent = answer.stored
-    ? `Kept until ${new Date(until).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })}.`
+    ? `Kept until ${clock.format(until)}.`
     : "Not kept by the service.";
   element("forget").disabled = !answer.stored;
 }
@@ -199,7 +211,7 @@ for (const button of document.querySelectorAll("[data-copy]")) {
 }
 element("again").addEventListener("click", () => {
   element("problem").textContent = "";
-  queue(current);
+  send([current]);
 });
 element("print").addEventListener("click", () => print());
 element("forget").addEventListener("click", () => attempt(() => forget([current])));

@@ -78,8 +78,8 @@ export class Viewer {
     pane.look(this.#entry.answer.picture);
   }
 
-  /** Ask what the controls ask, and draw it. Throws Problem. */
-  async ask() {
+  /** Ask what the controls ask, once `after` has come, and draw it. Throws Problem. */
+  async ask(after = null) {
     const turn = ++this.#turn;
     const entry = this.#entry;
     const view = controls.view();
@@ -87,6 +87,7 @@ export class Viewer {
     clearTimeout(this.#late);
     this.#late = setTimeout(() => { element("status").textContent = "Explaining…"; }, LATE_MS);
     try {
+      await after;
       const answered = await this.#answered(entry, view);
       if (turn !== this.#turn) return; // something newer was asked
       this.#shown = answered;

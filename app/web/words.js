@@ -20,8 +20,10 @@ export const percent = (part, digits = 0) => `${(100 * part).toFixed(digits)} %`
 
 const capital = (sentence) => sentence[0].toUpperCase() + sentence.slice(1);
 
+const three = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, useGrouping: false });
+
 /** A number with three digits that count. */
-export const short = (value) => value.toLocaleString("en", { maximumSignificantDigits: 3, useGrouping: false });
+export const short = (value) => three.format(value);
 
 const worth = (value) =>
   value < 0 ? `takes ${short(-value)} logits from the score` : `adds ${short(value)} logits to the score`;

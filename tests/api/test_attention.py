@@ -65,9 +65,7 @@ def test_whole_is_every_map_at_once(client: httpx.Client, prediction_id: str, qu
 
 
 @pytest.mark.parametrize("query", [{"format": "png"}, {"format": "npy", "query": 1}, {"format": "npy", "head": 0}])
-def test_whole_is_npy_without_query_and_head(
-    client: httpx.Client, prediction_id: str, query: dict[str, Any]
-) -> None:
+def test_whole_is_npy_without_query_and_head(client: httpx.Client, prediction_id: str, query: dict[str, Any]) -> None:
     answer = client.get("/attention", params={"prediction_id": prediction_id, "whole": True, **query})
     assert "add format=npy, and leave out query and head" in assert_problem(answer, 422, "bad-parameter")
 

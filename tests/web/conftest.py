@@ -9,9 +9,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
-from app.settings import Settings
 from tests.programs import tool
-from tests.serving import serving
+from tests.served_process import environment, serving
 from tests.web.visit import Visit
 
 ROOT = Path(__file__).parents[2]
@@ -35,8 +34,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="package")
 def service(browser: Browser) -> Iterator[httpx.Client]:
-    """A client of a service with the demo bundle."""
-    with serving(Settings(bundle=ROOT / "weights" / "demo")) as client:
+    """A client of a service with the demo bundle, started as a user starts it."""
+    with (
+        serving(ROOT, environment(ROOT)) as served,
+        httpx.Client(base_url=served.address, timeout=30, trust_env=False) as client,
+    ):
         yield client
 
 

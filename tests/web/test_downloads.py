@@ -88,14 +88,15 @@ def test_copied_commands_give_the_same_overlay(
         np.testing.assert_array_equal(got, np.asarray(expected.convert("RGB")))
 
 
-@pytest.mark.parametrize("view", ["evidence", "branches", "tokens"])
-def test_the_report_is_one_page(styled: Visit, view: str, tmp_path: Path) -> None:
-    styled.view(view)
-    styled.page.emulate_media(media="print")
-    report = styled.page.locator("body").inner_text()
-    for told in (NAME, "malignant", "No medical device", "Made by skin-demo 1", styled.text("#caption")):
-        assert told in report
-    for control in ("Choose pictures", "Opacity", "Copy as curl", "Forget"):
-        assert control not in report
-    content = styled.page.pdf(path=tmp_path / "report.pdf", format="A4", print_background=False)
-    assert len(re.findall(rb"/Type\s*/Page\b(?!s)", content)) == 1
+def test_the_report_is_one_page(styled: Visit) -> None:
+    for view in ("evidence", "branches", "tokens"):
+        styled.page.emulate_media(media="screen")
+        styled.view(view)
+        styled.page.emulate_media(media="print")
+        report = styled.page.locator("body").inner_text()
+        for told in (NAME, "malignant", "No medical device", "Made by skin-demo 1", styled.text("#caption")):
+            assert told in report
+        for control in ("Choose pictures", "Opacity", "Copy as curl", "Forget"):
+            assert control not in report
+        content = styled.page.pdf(format="A4", print_background=False)
+        assert len(re.findall(rb"/Type\s*/Page\b(?!s)", content)) == 1, view

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import Route, expect
 
+from app.explain.overlay import COLORMAPS
 from app.settings import Settings
 from tests.serving import serving
 from tests.web.conftest import EXAMPLES
@@ -49,27 +51,25 @@ def test_the_first_map_is_the_services_default(answered: Visit, service: httpx.C
     )
 
 
-@pytest.mark.parametrize(
-    ("control", "value", "query"),
-    [
+def test_another_question_is_asked_once_and_drawn(answered: Visit, service: httpx.Client) -> None:
+    drawn, questions = [answered.seen()], 1
+    for control, value, query in (
         ("against", "benign", {"target": "malignant", "against": "benign"}),
         ("branch", "cnn", {"branch": "cnn"}),
         ("branch", "swin", {"branch": "swin"}),
         ("method", "gradcam++", {"method": "gradcam++"}),
         ("method", "eigencam", {"method": "eigencam"}),
-    ],
-)
-def test_another_question_is_asked_once_and_drawn(
-    answered: Visit, service: httpx.Client, control: str, value: str, query: dict[str, Any]
-) -> None:
-    before = answered.page.locator(f"#{control}").input_value()
-    first = answered.seen()
-    answered.select(control, value)
-    assert_looks_like(answered.seen(), overlay(service, answered, **query))
-    assert (answered.seen() != first).any()
-    answered.select(control, before)
-    answered.select(control, value)
-    assert len(answered.asked("gradcam")) == 2, "asked again what was known"
+    ):
+        before = answered.page.locator(f"#{control}").input_value()
+        answered.select(control, value)
+        drawn.append(answered.seen())
+        assert_looks_like(drawn[-1], overlay(service, answered, **query))
+        answered.select(control, before)
+        answered.select(control, value)
+        answered.select(control, before)
+        questions += 1
+        assert len(answered.asked("gradcam")) == questions, "asked again what was known"
+    assert all((one != another).any() for one, another in combinations(drawn, 2))
     assert len(answered.asked("predict")) == 1
 
 
@@ -90,35 +90,27 @@ def test_the_finer_map_is_the_services(answered: Visit, service: httpx.Client) -
     assert_looks_like(answered.seen(), overlay(service, answered, detail="fine"))
 
 
-@pytest.mark.parametrize(
-    ("control", "value", "query"),
-    [
+def test_sliders_and_colours_draw_as_the_service_does_and_send_nothing(answered: Visit, service: httpx.Client) -> None:
+    sent, first = len(answered.requests), answered.seen()
+    moves: list[tuple[str, int, dict[str, Any]]] = [
         ("opacity", 100, {"alpha_max": 1.0}),
         ("opacity", 0, {"alpha_max": 0.0}),
         ("threshold", 40, {"threshold": 0.4}),
         ("contour", 50, {"contour": 0.5}),
-    ],
-)
-def test_sliders_draw_as_the_service_does_and_send_nothing(
-    answered: Visit, service: httpx.Client, control: str, value: int, query: dict[str, Any]
-) -> None:
-    first, sent = answered.seen(), len(answered.requests)
-    answered.slide(control, value)
-    assert_looks_like(answered.seen(), overlay(service, answered, **query))
-    assert (answered.seen() != first).any()
-    assert len(answered.requests) == sent
-
-
-@pytest.mark.parametrize("colormap", ["inferno", "magma", "plasma", "cividis", "turbo", "jet"])
-def test_every_colour_map_is_the_services_and_sends_nothing(
-    answered: Visit, service: httpx.Client, colormap: str
-) -> None:
-    sent = len(answered.requests)
+    ]
+    for control, value, query in moves:
+        before = answered.page.locator(f"#{control}").input_value()
+        answered.slide(control, value)
+        assert_looks_like(answered.seen(), overlay(service, answered, **query))
+        assert (answered.seen() != first).any()
+        answered.slide(control, int(before))
     answered.slide("opacity", 100)
-    answered.select("colormap", colormap)
-    assert_looks_like(answered.seen(), overlay(service, answered, colormap=colormap, alpha_max=1.0))
+    for colormap in COLORMAPS:
+        answered.select("colormap", colormap)
+        assert_looks_like(answered.seen(), overlay(service, answered, colormap=colormap, alpha_max=1.0))
+        warned = "colour-blind" in answered.text(f"#colormap option[value={colormap}]")
+        assert warned == (colormap in ("turbo", "jet"))
     assert len(answered.requests) == sent
-    assert ("colour-blind" in answered.text(f"#colormap option[value={colormap}]")) == (colormap in ("turbo", "jet"))
 
 
 def test_branches_are_side_by_side_on_one_scale(answered: Visit, service: httpx.Client) -> None:
