@@ -39,7 +39,8 @@ from app.inference.service import Service
 AnyQuery = GradcamQuery | AttentionQuery | TokensQuery
 StoredQuery = StoredGradcamQuery | StoredAttentionQuery | StoredTokensQuery
 router = APIRouter(tags=["explanations"])
-_SUMMARY = {"method", "branch", "fuse", "target", "against", "detail", "units", "no_positive_evidence", "provenance"}
+_SUMMARY = {"method", "branch", "fuse", "target", "against", "detail", "units", "no_positive_evidence"}
+_SUMMARY |= {"notes", "provenance"}
 _BINARY, _TEXT = {"schema": {"type": "string", "format": "binary"}}, {"type": "string"}
 CONTENT: dict[int | str, dict[str, Any]] = {
     200: {

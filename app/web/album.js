@@ -1,9 +1,11 @@
 // The pictures of this browser: those being sent, and those that the service still keeps.
 //
 // An entry is {id, name, state, address, file, answer, until, why}: id is the prediction's, null until there is one;
-// state is waiting, looking, answered or failed; address is of a picture that the browser can show, or null; until is in
-// ms of this browser's clock. Kept between visits, and shared by tabs, is only what the service answered: pictures stay
-// with the service, and expire there.
+// state is waiting, looking, answered, failed or expired; address is of a picture that the browser can show, or null;
+// until is in ms of this browser's clock. Kept between visits, and shared by tabs, is only what the service answered:
+// pictures stay with the service, and expire there. Where the service wants a key, even that stays in this tab.
+
+import { hasKey } from "./api.js";
 
 const STORED = "fusionlens.predictions";
 
@@ -13,7 +15,7 @@ export class Album extends EventTarget {
 
   constructor() {
     super();
-    addEventListener("storage", ({ key }) => key === STORED && this.#read());
+    addEventListener("storage", ({ key, storageArea }) => key === STORED && storageArea === storage() && this.#read());
     this.#read();
   }
 
@@ -34,38 +36,44 @@ export class Album extends EventTarget {
   /** What has become of an entry. */
   update(entry, fields) {
     Object.assign(entry, fields);
-    if (entry.answer?.stored) {
+    if (fields.answer?.stored) {
       entry.id = entry.answer.prediction_id;
       entry.file = null; // the service has what it needs
-      this.#write();
+      const { id, name, answer, until } = entry;
+      store((records) => [{ id, name, answer, until }, ...records]);
     }
+    this.#changed();
+  }
+
+  /** Show another picture for an entry, unless it is gone. */
+  picture(entry, content) {
+    if (!this.#entries.includes(entry)) return;
+    if (entry.address) URL.revokeObjectURL(entry.address);
+    entry.address = URL.createObjectURL(content);
     this.#changed();
   }
 
   /** Drop an entry, here and in other tabs. */
   remove(entry) {
     this.#drop([entry]);
-    this.#write();
+    store((records) => records.filter(({ id }) => id !== entry.id));
     this.#changed();
   }
 
   #drop(gone) {
-    for (const entry of gone) if (entry.address) URL.revokeObjectURL(entry.address);
+    for (const { address, state } of gone) {
+      if (address && state !== "expired") URL.revokeObjectURL(address); // an expired one may still be looked at
+    }
     this.#entries = this.#entries.filter((entry) => !gone.includes(entry));
   }
 
-  #write() {
-    const kept = this.#entries.filter(({ answer }) => answer?.stored);
-    localStorage.setItem(STORED, JSON.stringify(kept.map(({ id, name, answer, until }) => ({ id, name, answer, until }))));
-  }
-
   #read() {
-    const stored = JSON.parse(localStorage.getItem(STORED) ?? "[]");
-    const here = new Set(stored.map(({ id }) => id));
-    this.#drop(this.#entries.filter(({ id, answer }) => answer?.stored && !here.has(id)));
-    for (const one of stored.toReversed()) {
-      if (this.#entries.some(({ id }) => id === one.id)) continue;
-      this.#entries.unshift({ ...one, state: "answered", address: null, file: null, why: "" });
+    const records = stored();
+    const there = new Set(records.map(({ id }) => id));
+    this.#drop(this.#entries.filter(({ id }) => id !== null && !there.has(id)));
+    for (const record of records.toReversed()) {
+      if (this.#entries.some(({ id }) => id === record.id)) continue;
+      this.#entries.unshift({ ...record, state: "answered", address: null, file: null, why: "" });
     }
     this.#changed();
   }
@@ -74,12 +82,30 @@ export class Album extends EventTarget {
     const now = Date.now();
     const expired = this.#entries.filter(({ until }) => until !== null && until <= now);
     if (expired.length) {
+      for (const entry of expired) entry.state = "expired";
       this.#drop(expired);
-      this.#write();
+      store((records) => records.filter(({ until }) => until > now));
     }
     clearTimeout(this.#timer);
     const next = Math.min(...this.#entries.map(({ until }) => until ?? Infinity));
     if (next < Infinity) this.#timer = setTimeout(() => this.#changed(), Math.min(next - now + 20, 2 ** 31 - 1));
-    this.dispatchEvent(new CustomEvent("change", { detail: { expired } }));
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+function storage() {
+  return hasKey() ? sessionStorage : localStorage;
+}
+
+function stored() {
+  return JSON.parse(storage().getItem(STORED) ?? "[]");
+}
+
+/** Change what is stored, with what other tabs stored meanwhile. A full storage costs the history after a reload. */
+function store(change) {
+  try {
+    storage().setItem(STORED, JSON.stringify(change(stored())));
+  } catch (error) {
+    if (error.name !== "QuotaExceededError") throw error;
   }
 }

@@ -8,6 +8,11 @@ export class Problem extends Error {
     super(message);
     this.status = status;
   }
+
+  /** What was asked about is not there any more. */
+  get isGone() {
+    return this.status === 404 || this.status === 410;
+  }
 }
 
 let askForKey = async () => null;
@@ -18,41 +23,48 @@ export function whenAKeyIsNeeded(dialog) {
   askForKey = dialog;
 }
 
-/** The response to a request that went well. Throws Problem. The path is relative to the page. */
-export async function ask(path, options = {}) {
+/** Whether this tab has a key to send. */
+export function hasKey() {
+  return sessionStorage.getItem(KEY) !== null;
+}
+
+/** Send no key any more. */
+export function forgetKey() {
+  sessionStorage.removeItem(KEY);
+}
+
+/** What `read` makes of the response to a request that went well. Throws Problem. The path is relative to the page. */
+export async function ask(path, read, options = {}) {
   for (;;) {
     const key = sessionStorage.getItem(KEY);
-    const response = await sent(path, key, options);
-    if (response.ok) return response;
+    const response = await reached(() => fetch(path, { ...options, headers: key === null ? {} : { "X-API-Key": key } }));
+    if (response.ok) return reached(() => read(response));
     const problem = await problemOf(response);
     if (response.status !== 401) throw problem;
-    if (key !== null && key === sessionStorage.getItem(KEY)) sessionStorage.removeItem(KEY);
-    if (sessionStorage.getItem(KEY) === null) {
-      asking ??= askForKey(problem.message).finally(() => { asking = null; });
-      const given = await asking;
-      if (given === null) throw problem;
-      sessionStorage.setItem(KEY, given);
-    }
+    if (key === sessionStorage.getItem(KEY)) sessionStorage.setItem(KEY, await newKey(problem));
   }
 }
 
-async function sent(path, key, options) {
-  const headers = key === null ? {} : { "X-API-Key": key };
+async function newKey(problem) {
+  forgetKey();
+  asking ??= askForKey(problem.message).finally(() => { asking = null; });
+  const given = await asking;
+  if (given === null) throw problem;
+  return given;
+}
+
+/** The ways in which a request, or the body of its answer, breaks off. */
+async function reached(step) {
   try {
-    return await fetch(path, { ...options, headers });
+    return await step();
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Problem("The service cannot be reached: look whether it runs, and try again.", 0);
+    if (!(error instanceof TypeError || error instanceof SyntaxError)) throw error;
+    throw new Problem("The service cannot be reached, or its answer broke off: look whether it runs, and try again.", 0);
   }
 }
 
 async function problemOf(response) {
   const isProblem = response.headers.get("content-type")?.startsWith("application/problem+json");
-  const detail = isProblem ? (await response.json()).detail : `The service answered ${response.status}.`;
+  const detail = isProblem ? (await reached(() => response.json())).detail : `The service answered ${response.status}.`;
   return new Problem(detail, response.status);
-}
-
-/** Whether this tab has a key to send. */
-export function hasKey() {
-  return sessionStorage.getItem(KEY) !== null;
 }

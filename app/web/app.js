@@ -1,42 +1,55 @@
 // The page: pictures come in, go to the service, and what it says is shown.
 
 import { Album } from "./album.js";
-import { ask, hasKey, Problem, whenAKeyIsNeeded } from "./api.js";
-import { askForKey, tellAbout } from "./dialogs.js";
+import { drawAnswer } from "./answer.js";
+import { ask, forgetKey, hasKey, Problem, whenAKeyIsNeeded } from "./api.js";
 import * as controls from "./controls.js";
+import { askForKey, tellAbout } from "./dialogs.js";
 import { curlOf, fileOf, nameOf, pythonOf, recordOf, save } from "./downloads.js";
 import { listenForPictures } from "./intake.js";
-import { element, list, painted } from "./page.js";
+import { element, painted, say } from "./page.js";
+import { formOf } from "./questions.js";
 import { drawStrip } from "./strip.js";
 import { Viewer } from "./viewer.js";
-import { percent, ruleOf } from "./words.js";
 
 const album = new Album();
 const viewer = new Viewer();
+const waiting = []; // pictures are sent one after the other, in the order in which they were given
+const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
+const STATUS = { waiting: "Waiting for its turn…", looking: "Looking at the picture…" };
+const EXPIRED =
+  "This prediction has expired, and the service has forgotten it. To ask more about the picture, send it again.";
+const MOST_NAMES = 6; // of classes, beside the model's name
+let isSending = false;
 let model = null;
 let current = null;
-const waiting = []; // pictures are sent one after the other, in the order in which they were given
-let isSending = false;
-const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
 
 /** Do what may fail, and say why it did. */
 async function attempt(action) {
-  element("problem").textContent = "";
+  say("problem", "");
   try {
     await action();
   } catch (error) {
-    if (!(error instanceof Problem)) throw error;
-    element("problem").textContent = error.message;
+    report(error);
   }
 }
 
+function report(error) {
+  if (!(error instanceof Problem)) throw error;
+  say("problem", error.message);
+}
+
 async function readModel() {
-  model = await (await ask("model")).json();
-  element("model-name").textContent = `${model.name} ${model.version}: ${model.classes.join(", ")}`;
-  element("purpose").textContent =
-    `See what the model answers, and what it saw. A picture and its answer stay with this service for at most ` +
-    `${Math.round(model.limits.store_ttl_s / 60)} minutes, and you can have them forgotten at once.`;
+  model = await ask("model", (response) => response.json());
+  const classes = model.classes.length > MOST_NAMES ? `${model.classes.length} classes` : model.classes.join(", ");
+  say("model-name", `${model.name} ${model.version}: ${classes}`);
+  say(
+    "purpose",
+    "See what the model answers, and what it saw. A picture and its answer stay with this service for at most " +
+      `${Math.round(model.limits.store_ttl_s / 60)} minutes, and you can have them forgotten at once.`,
+  );
   element("about-open").hidden = false;
+  element("key-forget").hidden = !hasKey();
   controls.offer(model);
 }
 
@@ -50,60 +63,87 @@ async function send(entries) {
   waiting.push(...entries);
   if (isSending) return;
   isSending = true;
-  while (waiting.length) await predict(waiting.shift());
-  isSending = false;
+  try {
+    while (waiting.length) await predict(waiting.shift());
+  } finally {
+    isSending = false;
+  }
 }
 
 async function predict(entry) {
-  const body = new FormData();
-  body.append("file", entry.file, entry.name);
   try {
-    const answered = ask("predict", { method: "POST", body });
+    const answered = ask("predict", readAnswer, { method: "POST", body: formOf(entry) });
     album.update(entry, { state: "looking", why: "" });
-    const answer = await (await answered).json();
-    if (answer.model.sha256 !== model?.sha256) await readModel(); // another model answers by now
-    const until = answer.stored ? Date.now() + model.limits.store_ttl_s * 1000 : null;
-    album.update(entry, { state: "answered", answer, until });
+    tellState(entry);
+    album.update(entry, { state: "answered", ...await answered });
   } catch (error) {
-    if (!(error instanceof Problem)) throw error;
     album.update(entry, { state: "failed", why: error.message });
+    if (!(error instanceof Problem)) throw error;
+  } finally {
+    tellState(entry);
+    if (entry === current) show(entry);
   }
-  if (entry === current) await show(entry);
+}
+
+/** The answer, and until when this browser's clock says that it is kept. */
+async function readAnswer(response) {
+  const answer = await response.json();
+  const kept_ms = Date.parse(answer.expires_at) - Date.parse(response.headers.get("Date"));
+  return { answer, until: answer.stored ? Date.now() + kept_ms : null };
 }
 
 /** Show an entry of the strip, or with null nothing. */
-async function select(entry) {
+function select(entry) {
   current = entry;
+  say("status", "");
+  say("problem", "");
   draw();
-  if (entry !== null) await show(entry);
+  if (entry !== null) tellState(entry);
+  show(entry);
+}
+
+function tellState(entry) {
+  if (entry !== current) return;
+  say("status", STATUS[entry.state] ?? "");
+  say("problem", entry.why);
 }
 
 async function show(entry) {
-  showPicture(entry);
-  if (!entry.answer) return;
-  controls.startWith(entry.answer.label);
+  viewer.show(entry);
+  if (!entry?.answer) return;
   await attempt(async () => {
+    if (entry.answer.model.sha256 !== model?.sha256) await readModel();
+    if (entry !== current) return;
+    draw();
+    controls.startWith(entry.answer.label);
     // The answer is painted first: explaining takes every core that the service has.
     const after = painted();
-    await Promise.all([viewer.ask(after), after.then(() => showKeptPicture(entry))]);
+    await Promise.all([viewer.ask(after), after.then(() => fetchPicture(entry))]);
   });
 }
 
 /** The service's preview is what the model saw: upright, and the first frame. */
-async function showKeptPicture(entry) {
-  if (!entry.answer.stored || entry.isKept) return;
-  const preview = await (await ask(`predictions/${entry.answer.prediction_id}/picture`)).blob();
-  if (entry.address) URL.revokeObjectURL(entry.address);
-  album.update(entry, { address: URL.createObjectURL(preview), isKept: true });
-  if (entry === current) showPicture(entry);
+async function fetchPicture(entry) {
+  if (!entry.answer.stored || entry.isFetched) return;
+  entry.isFetched = true;
+  try {
+    album.picture(entry, await ask(`predictions/${entry.id}/picture`, (response) => response.blob()));
+  } catch (error) {
+    entry.isFetched = false;
+    throw error;
+  }
+  if (entry === current) viewer.show(entry);
 }
 
-async function showPicture(entry) {
-  try {
-    await viewer.show(entry);
-  } catch (error) {
-    // A picture that this browser cannot show, such as a TIFF: the service's preview comes with the answer.
-    if (!(error instanceof DOMException && error.name === "EncodingError")) throw error;
+/** Pictures of before a reload, or of another tab. What the service does not know any more leaves the strip. */
+async function restore() {
+  for (const entry of album.entries.filter(({ answer, address, isFetched }) => answer && !address && !isFetched)) {
+    try {
+      await fetchPicture(entry);
+    } catch (error) {
+      if (!error.isGone) throw error;
+      album.remove(entry);
+    }
   }
 }
 
@@ -112,58 +152,39 @@ function draw() {
   drawStrip(element("strip"), album.entries, current, select);
   document.body.classList.toggle("started", album.entries.length > 0 || current !== null);
   element("result").hidden = current === null;
-  element("again").hidden = true;
+  element("again").hidden = current?.state !== "failed";
   if (current === null) return;
-  const { state, answer, why, name, until } = current;
+  const { state, answer, name, until } = current;
   element("result").dataset.state = state;
-  element("status").textContent = { waiting: "Waiting for its turn…", looking: "Looking at the picture…" }[state] ?? "";
-  if (state === "failed") element("problem").textContent = why;
-  element("again").hidden = state !== "failed";
-  element("picture-name").textContent = name;
+  say("picture-name", name);
   if (!answer) return;
-  drawAnswer(answer);
-  element("kept-until").textContent = answer.stored
-    ? `Kept until ${clock.format(until)}.`
-    : "Not kept by the service.";
-  element("forget").disabled = !answer.stored;
-}
-
-function drawAnswer(answer) {
-  element("label").textContent = answer.label;
-  element("probabilities").replaceChildren(...answer.probabilities.map(({ label, probability }) => {
-    const row = document.createElement("li");
-    const meter = document.createElement("meter");
-    meter.value = probability;
-    meter.ariaLabel = label;
-    row.classList.toggle("answered", label === answer.label);
-    row.append(label, meter, percent(probability, 1));
-    return row;
-  }));
-  element("rule").textContent = model ? ruleOf(model) : "";
-  list("picture-notes", answer.picture.notes);
-  list("model-notes", model?.notes ?? []);
+  drawAnswer(answer, model);
+  const kept = state === "expired" ? "Expired." : `Kept until ${clock.format(until)}.`;
+  say("kept-until", answer.stored ? kept : "Not kept by the service.");
+  element("forget").disabled = !answer.stored || state === "expired";
 }
 
 async function forget(entries) {
-  for (const { id } of entries) {
+  element("choose").focus(); // the button that had the focus goes
+  for (const entry of entries) {
     try {
-      await ask(`predictions/${id}`, { method: "DELETE" });
+      if (entry.id !== null) await ask(`predictions/${entry.id}`, () => null, { method: "DELETE" });
     } catch (error) {
-      if (error.status !== 404 && error.status !== 410) throw error; // gone already
+      if (!error.isGone) throw error;
     }
+    album.remove(entry);
   }
-  for (const entry of entries) album.remove(entry);
 }
 
 const question = () => ({ ...viewer.question(), ...controls.styleParameters() });
 
 async function saveAs(format) {
+  const entry = current;
   // The raw map and the record of a comparison are the fusion's.
   const asked = controls.view() === "branches" && format !== "png" ? controls.evidence("fusion") : viewer.question();
-  const content = format === "png" ? await fileOf(current, question(), "png")
-    : format === "npy" ? await fileOf(current, asked, "npy")
-      : await recordOf(current, asked);
-  save(content, nameOf(current, asked, format));
+  const name = nameOf(entry, asked, format);
+  if (format === "json") save(await recordOf(entry, asked), name);
+  else save(await fileOf(entry, format === "png" ? question() : asked, format), name);
 }
 
 async function copy(language) {
@@ -174,22 +195,23 @@ async function copy(language) {
   snippet.select();
   try {
     await navigator.clipboard.writeText(text);
-    element("status").textContent = "Copied.";
-  } catch {
-    element("status").textContent = "The browser does not let this page copy: the command is selected below.";
+    say("status", "Copied.");
+  } catch (error) {
+    if (!(error instanceof DOMException || error instanceof TypeError)) throw error; // not allowed, or not there
+    say("status", "The browser does not let this page copy: the command is selected below.");
   }
 }
 
-album.addEventListener("change", ({ detail: { expired } }) => {
-  if (expired.includes(current)) {
-    element("problem").textContent =
-      "This prediction has expired, and the service has forgotten it. To ask more about the picture, send it again.";
+album.addEventListener("change", () => {
+  if (current?.state === "expired") {
+    say("problem", EXPIRED);
   } else if (current !== null && !album.entries.includes(current)) {
     select(null);
-    element("status").textContent = "Forgotten.";
+    say("status", "Forgotten.");
     return;
   }
   draw();
+  if (model !== null) restore().catch(report);
 });
 for (const control of document.querySelectorAll("#views input, #controls fieldset:first-of-type :is(select, input)")) {
   control.addEventListener("change", () => {
@@ -210,14 +232,24 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", () => copy(button.dataset.copy));
 }
 element("again").addEventListener("click", () => {
-  element("problem").textContent = "";
+  element("result").focus();
+  album.update(current, { state: "waiting", why: "" });
+  tellState(current);
   send([current]);
 });
 element("print").addEventListener("click", () => print());
 element("forget").addEventListener("click", () => attempt(() => forget([current])));
-element("forget-all").addEventListener("click", () => attempt(() => forget(album.entries.filter(({ answer }) => answer))));
+element("forget-all").addEventListener("click", () =>
+  attempt(() => forget(album.entries.filter(({ state }) => state === "answered" || state === "failed"))));
 element("about-open").addEventListener("click", () => tellAbout(model));
+element("key-forget").addEventListener("click", () => {
+  forgetKey();
+  location.reload();
+});
 whenAKeyIsNeeded(askForKey);
 listenForPictures(take);
-attempt(readModel);
+attempt(async () => {
+  await readModel();
+  await restore();
+});
 draw();

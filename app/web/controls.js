@@ -21,9 +21,7 @@ export function offer(card) {
   fill("branch", card.branches.map((branch) => [branch, BRANCHES[branch]]));
   fill("method", card.methods.map((method) => [method, methodName(method)]));
   fill("colormap", card.colormaps.map((name) => [name, colormapName(name)]));
-  const several = card.branches.length > 2;
-  element("branch").closest("label").hidden = !several;
-  show("branches", several);
+  show("branches", hasSeveral());
   const layers = Object.keys(LAYERS).filter((layer) => LAYERS[layer].isIn(card));
   fill("layer", layers.map((layer) => [layer, LAYERS[layer].label]));
   show("tokens", layers.length > 0);
@@ -36,6 +34,8 @@ export function startWith(label) {
   element("against").value = "";
   agree();
 }
+
+const hasSeveral = () => model.branches.length > 2; // the fusion and two more
 
 /** Offer the heads that an attention has. */
 export function offerHeads(count) {
@@ -57,7 +57,7 @@ function show(view, offered) {
 export function agree() {
   const now = view();
   for (const control of element("controls").querySelectorAll("label[class*=for-]")) {
-    const branchless = control.contains(element("branch")) && model.branches.length <= 2;
+    const branchless = control.contains(element("branch")) && !hasSeveral();
     control.hidden = branchless || !control.classList.contains(`for-${now}`);
   }
   const ofClass = now === "tokens" ? isOfClass() : !model.class_agnostic_methods.includes(value("method"));
@@ -68,7 +68,8 @@ export function agree() {
   if (value("against") === value("target")) element("against").value = "";
   for (const output of element("controls").querySelectorAll("output")) {
     const set = Number(value(output.htmlFor[0]));
-    output.textContent = set === 0 && output.htmlFor[0] !== "opacity" ? "off" : `${set} %`;
+    const text = set === 0 && output.htmlFor[0] !== "opacity" ? "off" : `${set} %`;
+    if (output.textContent !== text) output.textContent = text;
   }
 }
 

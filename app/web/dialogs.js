@@ -1,12 +1,12 @@
 // What is asked of the user, or told, in a window of its own.
 
-import { element } from "./page.js";
+import { element, list, make, say } from "./page.js";
 import { percent } from "./words.js";
 
 /** Ask for a key. Resolves with it, or with null if the user would rather not. */
 export function askForKey(why) {
   const dialog = element("key-dialog");
-  element("key-why").textContent = why;
+  say("key-why", why);
   element("key").value = "";
   return new Promise((resolve) => {
     let given = null;
@@ -28,14 +28,15 @@ export function askForKey(why) {
 
 /** Tell what a model is, from `GET /model`. */
 export function tellAbout(card) {
-  element("about-title").textContent = `${card.name} ${card.version}`;
-  const figures = Object.entries(card.metrics.values ?? {}).map(([name, value]) => `${name} ${value.toFixed(3)}`);
+  say("about-title", `${card.name} ${card.version}`);
+  const figures = Object.entries(card.metrics.values).map(([name, value]) => `${name} ${value.toFixed(3)}`);
+  const backbones = ["cnn", "swin"].filter((branch) => card.branches.includes(branch));
   const limits = card.limits;
   const rows = [
     ["Classes", card.classes.join(", ")],
     ["Measured", `${figures.join(", ")} on ${card.metrics.split} (${card.metrics.pictures} pictures)`],
     ["Decision", card.decision ? `${card.decision.positive} from ${percent(card.decision.threshold, 1)} on` : "the most likely class"],
-    ["Built of", `${card.architecture.cnn ?? "no CNN"} and ${card.architecture.swin ?? "no Swin"}, by ${card.architecture.fusion}`],
+    ["Built of", backbones.map((branch) => card.architecture[branch]).join(" and ") + (backbones.length > 1 ? `, by ${card.architecture.fusion}` : "")],
     ["Data", card.data],
     ["Terms", card.licence],
     ["Runs on", `${card.engine}, FusionLens ${card.fusionlens}`],
@@ -43,16 +44,7 @@ export function tellAbout(card) {
     ["Keeps", `pictures and answers for ${Math.round(limits.store_ttl_s / 60)} minutes at most`],
     ["Digest", card.sha256],
   ];
-  const list = document.createElement("dl");
-  for (const [term, said] of rows) {
-    const name = document.createElement("dt");
-    const description = document.createElement("dd");
-    name.textContent = term;
-    description.textContent = said;
-    list.append(name, description);
-  }
-  const notes = document.createElement("ul");
-  for (const note of card.notes) notes.append(Object.assign(document.createElement("li"), { textContent: note }));
-  element("about-text").replaceChildren(notes, list);
+  list("about-notes", card.notes);
+  element("about-rows").replaceChildren(...rows.flatMap(([term, said]) => [make("dt", term), make("dd", said)]));
   element("about").showModal();
 }

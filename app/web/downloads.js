@@ -12,13 +12,13 @@ export function save(content, name) {
 }
 
 /** The service's own bytes in a format. Throws Problem. */
-export async function fileOf(entry, question, format) {
-  return (await request(entry, question, format)).blob();
+export function fileOf(entry, question, format) {
+  return request(entry, question, format, (response) => response.blob());
 }
 
 /** The answer and its explanation, as the service gave them. Throws Problem. */
 export async function recordOf(entry, question) {
-  const explanation = await (await request(entry, question, "json")).json();
+  const explanation = await request(entry, question, "json", (response) => response.json());
   const record = { picture: entry.name, prediction: entry.answer, explanation };
   return new Blob([JSON.stringify(record, null, 1)], { type: "application/json" });
 }
@@ -38,7 +38,7 @@ export function curlOf(entry, question, withKey) {
   const key = withKey ? ' -H "X-API-Key: $FUSIONLENS_KEY"' : "";
   // Quoted twice: once for the shell, once for curl, where a name may hold a comma or a semicolon.
   const file = quoted(`file=@"${entry.name.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`);
-  return `curl${key} -F ${file} ${quoted(addressOf(question))} -o overlay.png`;
+  return `curl -f${key} -F ${file} ${quoted(addressOf(question))} -o overlay.png`;
 }
 
 /** The same in Python, with its standard library and httpx. */

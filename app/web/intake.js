@@ -1,5 +1,6 @@
 // Where pictures come from: chosen, photographed, dropped, pasted, or one of the drawn examples.
 
+import { ask } from "./api.js";
 import { element } from "./page.js";
 
 /** `take(files)` hears of every picture that the user gives. */
@@ -12,27 +13,21 @@ export function listenForPictures(take) {
   }
   for (const button of document.querySelectorAll("[data-example]")) {
     button.addEventListener("click", async () => {
-      const content = await (await fetch(button.dataset.example)).blob();
+      const content = await ask(button.dataset.example, (response) => response.blob());
       take([new File([content], button.dataset.example.split("/").at(-1), { type: content.type })]);
     });
   }
   addEventListener("paste", ({ clipboardData }) => clipboardData.files.length && take([...clipboardData.files]));
-  let inside = 0; // dragenter and dragleave come for every element on the way
-  const show = () => { element("dropping").hidden = inside === 0; };
-  const carriesFiles = ({ dataTransfer }) => dataTransfer.types.includes("Files");
-  addEventListener("dragenter", (event) => {
-    if (carriesFiles(event)) inside++;
-    show();
+  addEventListener("dragenter", ({ dataTransfer }) => {
+    element("dropping").hidden = !dataTransfer.types.includes("Files");
   });
-  addEventListener("dragleave", (event) => {
-    if (carriesFiles(event)) inside--;
-    show();
+  addEventListener("dragleave", ({ relatedTarget }) => {
+    if (relatedTarget === null) element("dropping").hidden = true; // out of the window
   });
   addEventListener("dragover", (event) => event.preventDefault());
   addEventListener("drop", (event) => {
     event.preventDefault();
-    inside = 0;
-    show();
+    element("dropping").hidden = true;
     if (event.dataTransfer.files.length) take([...event.dataTransfer.files]);
   });
 }

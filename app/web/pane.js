@@ -8,6 +8,7 @@ export class Pane {
   #picture = new Image();
   #alternative = "";
   #looked = null;
+  #wanted = null;
   #seen = document.createElement("div");
   #canvas = document.createElement("canvas");
   #frame = document.createElement("div");
@@ -29,11 +30,19 @@ export class Pane {
     return this.#seen;
   }
 
-  /** Show the picture at an address. Resolves when it can be seen; rejects if the browser cannot show it. */
+  /** Show the picture at an address, unless another one is wanted meanwhile, or the browser cannot show it. */
   async show(address) {
     const next = new Image();
+    this.#wanted = next;
     next.src = address;
-    await next.decode();
+    next.draggable = false;
+    try {
+      await next.decode();
+    } catch (error) {
+      if (error.name !== "EncodingError") throw error; // such as TIFF: the service's preview comes with the answer
+      return;
+    }
+    if (this.#wanted !== next) return;
     this.#frame.style.setProperty("--aspect", next.naturalWidth / next.naturalHeight);
     this.#put(next);
   }
@@ -44,8 +53,9 @@ export class Pane {
     this.#picture = picture;
   }
 
-  /** Show no picture. */
+  /** Show nothing. */
   blank() {
+    this.#wanted = null;
     this.#alternative = "";
     this.#put(new Image());
     this.clear();
@@ -114,6 +124,8 @@ export class Pane {
     const down = (stage.scrollTop + stage.clientHeight / 2 - this.#frame.offsetTop) / this.#frame.offsetHeight;
     this.#frame.style.setProperty("--times", times);
     stage.classList.toggle("zoomed", times > 1);
+    stage.toggleAttribute("tabindex", times > 1); // to be scrolled by keyboard
+    if (times > 1) stage.tabIndex = 0;
     stage.scrollLeft = this.#frame.offsetLeft + across * this.#frame.offsetWidth - stage.clientWidth / 2;
     stage.scrollTop = this.#frame.offsetTop + down * this.#frame.offsetHeight - stage.clientHeight / 2;
   }

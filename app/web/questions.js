@@ -1,4 +1,4 @@
-// What can be asked about a prediction: as an address, and its answer, kept so that nothing is asked twice.
+// What can be asked about a prediction: as an address, and its answer, kept so that it is not asked again.
 
 import { ask } from "./api.js";
 import { parseNpy } from "./npy.js";
@@ -9,16 +9,21 @@ export function parametersOf({ route, ...parameters }) {
   return new URLSearchParams(set);
 }
 
-/** Ask for an explanation in a format: of a stored prediction by its id, else by sending the picture again. */
-export async function request(entry, question, format, signal) {
+/** What `read` makes of an explanation: of a stored prediction by its id, else by sending the picture again. */
+export function request(entry, question, format, read) {
   const parameters = parametersOf({ ...question, format });
   if (entry.answer.stored) {
     parameters.set("prediction_id", entry.answer.prediction_id);
-    return ask(`${question.route}?${parameters}`, { signal });
+    return ask(`${question.route}?${parameters}`, read);
   }
-  const body = new FormData();
-  body.append("file", entry.file, entry.name);
-  return ask(`${question.route}?${parameters}`, { method: "POST", body, signal });
+  return ask(`${question.route}?${parameters}`, read, { method: "POST", body: formOf(entry) });
+}
+
+/** The form that a picture is sent in. */
+export function formOf({ file, name }) {
+  const form = new FormData();
+  form.append("file", file, name);
+  return form;
 }
 
 const known = new WeakMap(); // entry → question → answer, gone with the entry
@@ -26,18 +31,18 @@ const known = new WeakMap(); // entry → question → answer, gone with the ent
 /** The answer as {heatmap, legend, …}. Throws Problem. */
 export function explain(entry, question) {
   return once(entry, `${question.route}?${parametersOf(question)}`, async () => {
-    const answer = await (await request(entry, question, "json")).json();
+    const answer = await request(entry, question, "json", (response) => response.json());
     return { ...answer, heatmap: { values: Float32Array.from(answer.heatmap.flat()), shape: answer.shape } };
   });
 }
 
 /** All attention maps at once: {values, shape} of heads × query rows × query columns × rows × columns, and about. */
 export function attention(entry, question) {
-  return once(entry, `whole ${parametersOf(question)}`, async () => {
-    const response = await request(entry, { ...question, whole: true }, "npy");
-    const about = JSON.parse(response.headers.get("FusionLens-Explanation"));
-    return { ...parseNpy(await response.arrayBuffer()), about };
-  });
+  return once(entry, `whole ${parametersOf(question)}`, () =>
+    request(entry, { ...question, whole: true }, "npy", async (response) => {
+      const about = JSON.parse(response.headers.get("FusionLens-Explanation"));
+      return { ...parseNpy(await response.arrayBuffer()), about };
+    }));
 }
 
 function once(entry, name, compute) {

@@ -1,35 +1,46 @@
 // The strip of pictures: one button for each, with its answer or what has become of it.
 
+import { make } from "./page.js";
 import { percent } from "./words.js";
 
 const STATES = { waiting: "waiting", looking: "looking…", failed: "no answer" };
+const items = new WeakMap(); // entry → its item, which stays, so that the focus does
 
 /** Draw the strip into a list. `choose(entry)` hears which one was clicked. */
-export function drawStrip(list, entries, current, choose) {
-  list.replaceChildren(...entries.map((entry) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.dataset.state = entry.state;
-    if (entry === current) button.setAttribute("aria-current", "true");
-    if (entry.address) {
-      const picture = document.createElement("img");
-      picture.src = entry.address;
-      picture.alt = "";
-      picture.addEventListener("error", () => picture.remove()); // such as TIFF, until the service's preview is there
-      button.append(picture);
-    }
-    const [first] = entry.answer?.probabilities ?? [];
-    const said = document.createElement("span");
-    said.textContent = entry.answer
-      ? `${entry.answer.label} ${percent(entry.answer.probabilities.find(({ label }) => label === entry.answer.label).probability)}`
-      : STATES[entry.state];
-    const name = document.createElement("span");
-    name.className = "name";
-    name.textContent = entry.name;
-    button.append(said, name);
-    button.addEventListener("click", () => choose(entry));
-    const item = document.createElement("li");
-    item.append(button);
-    return item;
-  }));
+export function drawStrip(strip, entries, current, choose) {
+  const drawn = entries.map((entry) => {
+    if (!items.has(entry)) items.set(entry, itemOf(entry, choose));
+    return items.get(entry);
+  });
+  for (const item of [...strip.children]) if (!drawn.includes(item)) item.remove();
+  for (const [index, item] of drawn.entries()) {
+    if (strip.children[index] !== item) strip.insertBefore(item, strip.children[index] ?? null);
+    update(item.firstChild, entries[index], entries[index] === current);
+  }
 }
+
+function itemOf(entry, choose) {
+  const picture = new Image();
+  picture.alt = "";
+  picture.draggable = false; // dropped on the page, it would be sent again
+  picture.addEventListener("error", () => { picture.hidden = true; }); // such as TIFF, until the preview is there
+  picture.addEventListener("load", () => { picture.hidden = false; });
+  const name = make("span", entry.name);
+  name.className = "name";
+  const button = make("button", picture, make("span"), name);
+  button.type = "button";
+  button.addEventListener("click", () => choose(entry));
+  return make("li", button);
+}
+
+function update(button, { state, address, answer }, isCurrent) {
+  const [picture, said] = button.children;
+  button.dataset.state = state;
+  button.toggleAttribute("aria-current", isCurrent);
+  if (isCurrent) button.setAttribute("aria-current", "true");
+  picture.hidden ||= address === null;
+  if (address !== null && picture.src !== address) picture.src = address;
+  said.textContent = answer ? `${answer.label} ${percent(probabilityOf(answer))}` : STATES[state];
+}
+
+const probabilityOf = ({ label, probabilities }) => probabilities.find((one) => one.label === label).probability;

@@ -1,5 +1,7 @@
 // The Swin's tokens as cells over the picture: the one that is looked at, or has the focus, shows where it looks.
 
+import { make } from "./page.js";
+
 /** The map of one query token, or of their mean where `cell` is null; of one head, or of their mean. */
 export function mapOf({ values, shape: [heads, queryRows, queryColumns, rows, columns] }, head, cell) {
   const queries = queryRows * queryColumns;
@@ -20,7 +22,7 @@ export function mapOf({ values, shape: [heads, queryRows, queryColumns, rows, co
 const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 
 export class TokenCells {
-  #grid = document.createElement("div");
+  #grid = make("div");
   #cells = [];
   #columns = 0;
   #kept = null; // the cell that was clicked or has the focus, shown when nothing is hovered
@@ -57,10 +59,10 @@ export class TokenCells {
     this.#grid.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
     this.#cells = [];
     const lines = Array.from({ length: rows }, (_, row) => {
-      const line = document.createElement("div");
+      const line = make("div");
       line.setAttribute("role", "row");
       for (let column = 0; column < columns; column++) {
-        const cell = document.createElement("div");
+        const cell = make("div");
         cell.setAttribute("role", "gridcell");
         cell.setAttribute("aria-label", `Token in row ${row + 1}, column ${column + 1}`);
         cell.dataset.cell = this.#cells.length;
@@ -85,8 +87,10 @@ export class TokenCells {
   }
 
   #keep(cell) {
-    if (this.#kept !== null) this.#cells[this.#kept]?.removeAttribute("aria-selected");
-    for (const one of this.#cells) one.tabIndex = -1;
+    for (const one of this.#cells) {
+      one.removeAttribute("aria-selected");
+      one.tabIndex = -1;
+    }
     this.#kept = cell;
     if (cell !== null) this.#cells[cell].setAttribute("aria-selected", "true");
     const entrance = cell ?? Math.floor(this.#cells.length / 2);
@@ -95,7 +99,7 @@ export class TokenCells {
 
   #move(down, right) {
     const rows = this.#cells.length / this.#columns;
-    const at = this.#kept ?? 0;
+    const at = this.#cells.indexOf(document.activeElement);
     const row = Math.min(Math.max(Math.floor(at / this.#columns) + down, 0), rows - 1);
     const column = Math.min(Math.max((at % this.#columns) + right, 0), this.#columns - 1);
     this.#cells[row * this.#columns + column].focus();

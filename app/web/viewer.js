@@ -3,13 +3,14 @@
 import { COLORMAPS } from "./colormaps.js";
 import * as controls from "./controls.js";
 import { peakOf } from "./heatmap.js";
-import { element, list } from "./page.js";
+import { element, list, make, say } from "./page.js";
 import { Pane } from "./pane.js";
 import { attention, explain } from "./questions.js";
 import { TokenCells, mapOf } from "./tokens.js";
 import { branchName, captionOf, lookOf, provenanceOf, sentencesOf, short } from "./words.js";
 
 const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
+const POINT = "Point at a cell, or move with the arrow keys, to see where its token looks.";
 const LATE_MS = 300; // from when on it is said that something takes long
 const MOST_CELLS = 200; // of a table that anyone would read
 
@@ -49,33 +50,34 @@ export class Viewer {
     return { ...controls.evidence(null), compare: controls.compared().join(",") };
   }
 
-  /** Show another picture, or null for none. */
-  async show(entry) {
-    if (entry !== this.#entry) {
-      this.#entry = entry;
-      this.#shown = null;
-      this.#cell = null;
-      this.#cells.forget();
-      this.#address = null;
-      this.#main.blank();
-      this.#zoomTo(0);
-      for (const text of ["caption", "provenance"]) element(text).textContent = "";
-      element("sentences").replaceChildren();
-    }
-    if (entry?.answer) this.#look(this.#main);
-    await this.showPicture();
+  /** Show an entry's picture as it is now, with null none. What was drawn for another one is gone. */
+  show(entry) {
+    if (entry !== this.#entry) this.#forget();
+    this.#entry = entry;
+    if (entry === null) return;
+    if (entry.answer) this.#main.look(entry.answer.picture);
+    if (entry.address === null || entry.address === this.#address) return;
+    this.#address = entry.address;
+    for (const pane of this.#panes) pane.show(this.#address);
   }
 
-  /** Show the picture from where it is now. */
-  async showPicture() {
-    const { address } = this.#entry;
-    if (address === null || address === this.#address) return;
-    this.#address = address;
-    await Promise.all([this.#main, ...this.#panels.values()].map((pane) => pane.show(address)));
+  #forget() {
+    this.#turn++;
+    this.#quieten();
+    this.#shown = null;
+    this.#cell = null;
+    this.#address = null;
+    this.#cells.forget();
+    for (const pane of this.#panes) pane.blank();
+    this.#zoomTo(0);
+    this.#arrange("evidence");
+    for (const id of ["caption", "provenance"]) say(id, "");
+    list("sentences", []);
+    showValues(null);
   }
 
-  #look(pane) {
-    pane.look(this.#entry.answer.picture);
+  get #panes() {
+    return [this.#main, ...this.#panels.values()];
   }
 
   /** Ask what the controls ask, once `after` has come, and draw it. Throws Problem. */
@@ -85,7 +87,7 @@ export class Viewer {
     const view = controls.view();
     element("view").setAttribute("aria-busy", "true");
     clearTimeout(this.#late);
-    this.#late = setTimeout(() => { element("status").textContent = "Explaining…"; }, LATE_MS);
+    this.#late = setTimeout(() => say("explaining", "Explaining…"), LATE_MS);
     try {
       await after;
       const answered = await this.#answered(entry, view);
@@ -93,13 +95,17 @@ export class Viewer {
       this.#shown = answered;
       this.#describe();
       this.paint();
+    } catch (error) {
+      if (turn === this.#turn) throw error;
     } finally {
-      if (turn === this.#turn) {
-        clearTimeout(this.#late);
-        element("status").textContent = "";
-        element("view").removeAttribute("aria-busy");
-      }
+      if (turn === this.#turn) this.#quieten();
     }
+  }
+
+  #quieten() {
+    clearTimeout(this.#late);
+    say("explaining", "");
+    element("view").removeAttribute("aria-busy");
   }
 
   async #answered(entry, view) {
@@ -147,29 +153,27 @@ export class Viewer {
   /** Words, and what lies over the picture. */
   #describe() {
     const { view, answer, answers, whole } = this.#shown;
-    element("stage").hidden = view === "branches";
-    element("panels").hidden = view !== "branches";
-    this.#cells.hidden = view !== "tokens";
+    this.#arrange(view);
     if (view === "branches") this.#layPanels([...answers]);
     if (view === "tokens") {
       controls.offerHeads(whole.shape[0]);
       this.#cells.lay(whole.shape[1], whole.shape[2]);
-      list("sentences", ["Point at a cell, or move with the arrow keys, to see where its token looks.", ...this.#notes()]);
+      list("sentences", [POINT, ...whole.about.notes]);
     } else {
       const told = answer ?? answers.get("fusion");
       this.#say(captionOf(told, peakOf(told.heatmap)));
       list("sentences", sentencesOf(told));
     }
     const told = answer ?? answers?.get("fusion") ?? whole.about;
-    element("provenance").textContent = provenanceOf(told.provenance);
+    say("provenance", provenanceOf(told.provenance));
     showValues(view === "tokens" ? null : told);
   }
 
-  #notes() {
-    const { about } = this.#shown.whole;
-    return about.target === null
-      ? ["Attention is of no class: it shows where the model looks, not what speaks for a class."]
-      : [`Attention × gradient: where looking speaks for ${about.target}.`];
+  #arrange(view) {
+    element("stage").hidden = view === "branches";
+    element("panels").hidden = view !== "branches";
+    element("zooming").hidden = view === "branches";
+    this.#cells.hidden = view !== "tokens";
   }
 
   #layPanels(answers) {
@@ -177,17 +181,16 @@ export class Viewer {
     if (branches.join() !== [...this.#panels.keys()].join()) {
       this.#panels.clear();
       element("panels").replaceChildren(...branches.map((branch) => {
-        const figure = document.createElement("figure");
-        const caption = document.createElement("figcaption");
+        const figure = make("figure");
         this.#panels.set(branch, new Pane(figure));
-        figure.append(caption);
+        figure.append(make("figcaption"));
         return figure;
       }));
     }
     for (const [index, [branch, answer]] of answers.entries()) {
       const pane = this.#panels.get(branch);
-      this.#look(pane);
-      pane.show(this.#address);
+      pane.look(this.#entry.answer.picture);
+      if (this.#address !== null) pane.show(this.#address);
       pane.describe(captionOf(answer, peakOf(answer.heatmap)));
       const bare = answer.no_positive_evidence ? ": no positive evidence" : "";
       element("panels").children[index].querySelector("figcaption").textContent = branchName(branch) + bare;
@@ -202,19 +205,19 @@ export class Viewer {
   }
 
   #say(sentence) {
-    element("caption").textContent = sentence;
+    say("caption", sentence);
     this.#main.describe(`${this.#entry.name}. ${sentence}`);
   }
 
   #reveal() {
-    for (const pane of [this.#main, ...this.#panels.values()]) pane.reveal(Number(element("reveal").value) / 100);
+    for (const pane of this.#panes) pane.reveal(Number(element("reveal").value) / 100);
   }
 
   #zoomTo(zoom) {
     this.#zoom = Math.min(Math.max(zoom, 0), ZOOMS.length - 1);
     const times = ZOOMS[this.#zoom];
     this.#main.zoom(times);
-    element("zoom").textContent = `${times}×`;
+    say("zoom", `${times}×`);
     element("zoom-out").disabled = this.#zoom === 0;
     element("zoom-in").disabled = this.#zoom === ZOOMS.length - 1;
   }
@@ -230,9 +233,9 @@ function drawBar({ colormap }, high, units) {
   }
   context.putImageData(image, 0, 0);
   element("bar").classList.toggle("nothing", high === 0);
-  element("bar-low").textContent = "0";
-  element("bar-high").textContent = high === null ? "each map's own maximum" : short(high);
-  element("bar-unit").textContent = units;
+  say("bar-low", "0");
+  say("bar-high", high === null ? "each map's own maximum" : short(high));
+  say("bar-unit", units);
 }
 
 /** The map as a table, for those who would rather read it. */
@@ -240,11 +243,12 @@ function showValues(answer) {
   const { values, shape: [rows, columns] } = answer?.heatmap ?? { values: [], shape: [0, 0] };
   element("values").hidden = !rows || rows * columns > MOST_CELLS;
   if (element("values").hidden) return;
-  const table = document.createElement("table");
-  table.createCaption().textContent = `${answer.method}, in ${answer.units}`;
-  for (let row = 0; row < rows; row++) {
-    const line = table.insertRow();
-    for (let column = 0; column < columns; column++) line.insertCell().textContent = short(values[row * columns + column]);
-  }
+  const header = (text, scope) => Object.assign(make("th", text), { scope });
+  const numbers = Array.from({ length: columns }, (_, column) => header(`${column + 1}`, "col"));
+  const lines = Array.from({ length: rows }, (_, row) => {
+    const line = [...values.subarray(row * columns, (row + 1) * columns)];
+    return make("tr", header(`${row + 1}`, "row"), ...line.map((value) => make("td", short(value))));
+  });
+  const table = make("table", make("caption", `${answer.method}, in ${answer.units}`), make("tr", make("td"), ...numbers), ...lines);
   element("values").querySelector("div").replaceChildren(table);
 }

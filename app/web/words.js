@@ -42,13 +42,19 @@ export function ruleOf({ decision, calibration }) {
   return sentences.join(" ");
 }
 
+/** The fusion of one branch is the branch. */
+const whereOf = ({ branch, branches }) => {
+  const [first, ...others] = Object.keys(branches);
+  return branchName(branch === "fusion" && others.length === 0 ? first : branch);
+};
+
 /** What a class activation map is of, and where it is strongest. */
 export function captionOf(answer, peak) {
   const what = answer.target === null
-    ? `What stands out in ${branchName(answer.branch)}, of no class`
-    : `What speaks for ${answer.target}${answer.against ? ` rather than ${answer.against}` : ""} in ${branchName(answer.branch)}`;
+    ? `What stands out in ${whereOf(answer)}, of no class`
+    : `What speaks for ${answer.target}${answer.against ? ` rather than ${answer.against}` : ""} in ${whereOf(answer)}`;
   if (answer.no_positive_evidence) {
-    return `Nothing in the picture speaks for ${answer.target ?? "anything"} in ${branchName(answer.branch)}: no positive evidence, so nothing is coloured.`;
+    return `Nothing in the picture speaks for ${answer.target ?? "anything"} in ${whereOf(answer)}: no positive evidence, so nothing is coloured.`;
   }
   return `${what}: strongest in row ${peak.row + 1}, column ${peak.column + 1} of ${answer.shape.join(" × ")} cells (${inUnits(peak.value, answer.units)}).`;
 }
@@ -67,7 +73,7 @@ export function sentencesOf(answer) {
   }
   if (answer.completeness_error !== null) {
     sentences.push(
-      `Both branches' maps add up to what the score gains over the training data's mean maps, ` +
+      `${branches.length > 1 ? "Both branches' maps add" : "The map adds"} up to what the score gains over the training data's mean maps, ` +
       `${short(answer.score - answer.reference_score)} logits, to within ${short(Math.abs(answer.completeness_error))}.`,
     );
   }
@@ -80,9 +86,11 @@ export function lookOf({ about, shape: [, , queryColumns] }, cell, map, peak) {
     ? "On average, the Swin's tokens look"
     : `The token in row ${Math.floor(cell / queryColumns) + 1}, column ${(cell % queryColumns) + 1} looks`;
   const where = about.method === "swin_attention" ? "among the Swin's tokens" : "in the CNN's map";
-  if (!(peak.value > 0)) return `${who} nowhere that speaks for ${about.target}.`;
-  const total = map.values.reduce((sum, value) => sum + value, 0);
-  return `${who} most at row ${peak.row + 1}, column ${peak.column + 1} ${where} (${percent(peak.value / total)} of its attention).`;
+  const ofClass = about.target && `speaks for ${about.target}${about.against ? ` rather than ${about.against}` : ""}`;
+  if (!(peak.value > 0)) return `${who} nowhere that ${ofClass}.`;
+  const part = percent(peak.value / map.values.reduce((sum, value) => sum + value, 0));
+  const share = ofClass ? `${part} of what ${ofClass}` : `${part} of its attention`;
+  return `${who} most at row ${peak.row + 1}, column ${peak.column + 1} ${where} (${share}).`;
 }
 
 /** Which bundle, engine and version made an answer. */

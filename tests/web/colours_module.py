@@ -9,7 +9,7 @@ from app.explain.overlay import COLORMAPS, colours
 
 MODULE = Path(__file__).parents[2] / "app" / "web" / "colormaps.js"
 _AROUND = """\
-// The colour maps of app/explain/colormaps.npz: 256 colours each, as red, green and blue. Written by a program.
+// The colour maps of app/explain/colormaps.npz: 256 colours each, as red, green and blue. `make openapi` writes this.
 
 const bytes = (encoded) => Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
 

@@ -13,6 +13,7 @@ from playwright.sync_api import Route, expect
 
 from app.explain.overlay import COLORMAPS
 from app.settings import Settings
+from tests.api.asking import png_bytes
 from tests.serving import serving
 from tests.web.conftest import EXAMPLES
 from tests.web.visit import Visit, assert_looks_like
@@ -151,7 +152,7 @@ def test_shares_and_completeness_are_said_in_words(answered: Visit, service: htt
     peak = max(max(row) for row in heatmap)
     assert f"{peak:.3g} logits" in answered.text("#caption")
     answered.page.locator("#values summary").click()
-    cells = answered.page.locator("#values td").all_inner_texts()
+    cells = answered.page.locator("#values th[scope=row] ~ td").all_inner_texts()
     assert [float(cell) for cell in cells] == pytest.approx([value for row in heatmap for value in row], rel=0.01)
 
 
@@ -184,6 +185,38 @@ def test_the_map_can_be_drawn_aside_and_the_picture_zoomed(answered: Visit) -> N
     answered.choose(EXAMPLES / "drawn.webp")
     answered.wait()
     assert answered.text("#zoom") == "1×"
+
+
+def test_a_picture_that_is_not_square_is_drawn_where_the_model_looked(visit: Visit, service: httpx.Client) -> None:
+    visit.choose(("wide.png", png_bytes(600, 300)))
+    visit.wait()
+    drawn = overlay(service, visit)
+    seen = (slice(3, -3), slice(153, 447))  # without the line around it
+    assert_looks_like(visit.seen()[seen], drawn, seen)
+
+
+def test_nothing_of_one_picture_is_left_at_another(answered: Visit) -> None:
+    answered.choose(("notes.txt", b"no picture"))
+    expect(answered.page.locator("#strip [data-state=failed]")).to_have_count(1)
+    answered.page.locator("#strip button", has_text="ragged.webp").click()
+    answered.view("branches")
+    held: list[Route] = []
+    answered.page.route("**/gradcam?*detail=fine*", lambda route: held.append(route))
+    answered.page.locator("#detail").check()
+    answered.page.wait_for_timeout(400)
+    expect(answered.page.locator("#explaining")).to_have_text("Explaining…")
+    answered.page.locator("#strip button", has_text="notes.txt").click()
+    for state in ("before", "after"):
+        for id in ("caption", "provenance", "sentences", "explaining"):
+            expect(answered.page.locator(f"#{id}")).to_be_empty()
+        expect(answered.page.locator("#panels")).to_be_hidden()
+        expect(answered.page.locator("#values")).to_be_hidden()
+        assert answered.page.locator("#stage img").get_attribute("src") is None
+        expect(answered.page.locator("#problem")).to_contain_text("not a picture")
+        if state == "before":
+            for route in held:
+                route.continue_()
+            answered.page.wait_for_timeout(600)
 
 
 def test_only_the_latest_question_is_shown(answered: Visit) -> None:

@@ -38,6 +38,7 @@ def test_after_a_reload_the_pictures_are_still_there(visit: Visit) -> None:
     label, seen = visit.text("#label"), visit.seen()
     visit.page.reload()
     expect(visit.page.locator("#result")).to_be_hidden()
+    expect(visit.page.locator("#strip img")).to_have_count(2)  # from the service
     visit.page.locator("#strip button", has_text="ragged.webp").click()
     visit.wait()
     assert visit.text("#label") == label
@@ -62,6 +63,17 @@ def test_two_tabs_share_predictions_and_what_is_forgotten_is_gone_in_both(
         expect(visit.page.locator("#status")).to_have_text("Forgotten.")
     assert service.get("/gradcam", params={"prediction_id": identity(one)}).status_code == 404
     assert one.page.evaluate("localStorage.getItem('fusionlens.predictions')") == "[]"
+
+
+def test_what_the_service_no_longer_knows_leaves_the_strip(visit: Visit, service: httpx.Client) -> None:
+    visit.choose(RAGGED, DRAWN)
+    expect(visit.page.locator("#strip [data-state=answered]")).to_have_count(2)
+    visit.wait()
+    service.delete(f"/predictions/{identity(visit)}")
+    visit.page.reload()
+    expect(visit.page.locator("#strip button")).to_have_count(1)
+    expect(visit.page.locator("#strip button")).to_contain_text("drawn.webp")
+    expect(visit.page.locator("#problem")).to_be_empty()
 
 
 def test_all_can_be_forgotten_at_once(visit: Visit, service: httpx.Client) -> None:

@@ -34,7 +34,7 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_alone(visit_of: Visiting, keyed
     dialog = visit.page.locator("#key-dialog")
     expect(dialog).to_be_visible()
     expect(visit.page.locator("#key-why")).to_contain_text("This needs a key")
-    visit.page.locator("#key").fill("a wrong one")
+    visit.page.locator("#key").fill("a-wrong-one")
     visit.page.keyboard.press("Enter")
     expect(visit.page.locator("#key-why")).to_contain_text("not known here")
     visit.page.locator("#key").fill(key)

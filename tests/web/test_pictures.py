@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from app.settings import Settings
+from reliability.swaps import Versions
+from tests import served_process
 from tests.api.asking import scene
 from tests.inference.pictures import encoded, exif
-from tests.web.conftest import EXAMPLES
+from tests.serving import serving
+from tests.web.conftest import EXAMPLES, ROOT
 from tests.web.visit import Visit
 
 DRAWN = EXAMPLES / "drawn.webp"
@@ -204,3 +211,47 @@ def test_real_and_awkward_pictures_are_shown_as_the_service_understood_them(
         info = answer.json()["picture"]
         width, height = visit.page.locator("#stage img").evaluate("(img) => [img.naturalWidth, img.naturalHeight]")
         assert width / height == pytest.approx(info["width_px"] / info["height_px"], rel=0.02)
+
+
+def test_of_many_classes_the_first_ten_are_shown(
+    visit_of: Callable[[httpx.Client], Visit], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from tests.bundles import write_tiny_bundle  # behind the import hook
+
+    with serving(Settings(bundle=write_tiny_bundle(tmp_path_factory.mktemp("many"), classes=12))) as service:
+        visit = visit_of(service)
+        expect(visit.page.locator("#model-name")).to_have_text("tiny 1: 12 classes")
+        visit.choose(DRAWN)
+        visit.wait()
+        rows = visit.page.locator("#probabilities li")
+        expect(rows).to_have_count(11)
+        expect(rows.last).to_contain_text("2 others")
+        meters = visit.page.locator("#probabilities meter").evaluate_all("(all) => all.map(({ value }) => value)")
+        assert sum(meters) == pytest.approx(1)
+
+
+def test_a_new_model_is_told_of_while_the_page_is_open(
+    visit_of: Callable[[httpx.Client], Visit], tmp_path: Path
+) -> None:
+    versions = Versions(ROOT / "weights" / "demo", tmp_path)
+    with (
+        served_process.serving(ROOT, served_process.environment(ROOT), "--bundle", str(versions.link)) as served,
+        httpx.Client(base_url=served.address, trust_env=False) as service,
+    ):
+        visit = visit_of(service)
+        visit.choose(DRAWN)
+        visit.wait()
+        assert visit.text("#model-name").startswith("skin-demo swap-1")
+        versions.turn_to(1)
+        served.process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + 20
+        while service.get("/model").json()["version"] != "swap-2":
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        visit.choose(EXAMPLES / "ragged.webp")
+        visit.wait()
+        assert visit.text("#model-name").startswith("skin-demo swap-2")
+        visit.page.locator("#strip button", has_text="drawn.webp").click()
+        visit.wait()  # explained by the model that made it
+        assert visit.text("#rule") == "Answered by skin-demo swap-1."
+        assert "Made by skin-demo swap-1" in visit.text("#provenance")

@@ -77,13 +77,14 @@ def test_arrow_keys_move_the_token_and_escape_shows_the_mean(tokens: Visit, serv
 
 def test_attention_can_be_of_a_class_and_of_the_swins_own_layer(tokens: Visit, service: httpx.Client) -> None:
     tokens.page.locator("[data-cell='10']").click()
-    assert "of no class" in tokens.text("#sentences")
+    assert "class-agnostic" in tokens.text("#sentences")
     tokens.page.locator("#of-class").check()
     tokens.settle()
     tokens.select("target", "malignant")
     of_class = {"method": "gradient", "target": "malignant"}
     assert_looks_like(tokens.seen(), drawn(service, tokens, query=10, **of_class))
-    assert "speaks for malignant" in tokens.text("#sentences")
+    assert "of what speaks for malignant" in tokens.text("#caption")
+    assert "Attention × gradient" in tokens.text("#sentences")
     tokens.select("layer", "swin")
     expect(tokens.page.locator("#of-class")).to_be_disabled()
     expect(tokens.page.locator("#target")).to_be_disabled()

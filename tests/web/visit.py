@@ -129,9 +129,9 @@ class Visit:
         return str(self.page.evaluate("navigator.clipboard.readText()"))
 
 
-def assert_looks_like(seen: np.ndarray, overlay: bytes) -> None:
-    """The same picture but for rounding, and for the line around what the model saw."""
-    drawn = np.asarray(Image.open(io.BytesIO(overlay)).convert("RGB")).astype(int)
+def assert_looks_like(seen: np.ndarray, overlay: bytes, part: tuple[slice, slice] = (slice(None), slice(None))) -> None:
+    """The same picture, or part of it, but for rounding, which may move a contour line here and there by a pixel."""
+    drawn = np.asarray(Image.open(io.BytesIO(overlay)).convert("RGB")).astype(int)[part]
     assert seen.shape == drawn.shape
     difference = np.abs(seen - drawn).max(axis=-1)
-    assert np.percentile(difference, 99) <= 4 and difference.mean() < 1, (difference.max(), difference.mean())
+    assert np.percentile(difference, 99.9) <= 6 and difference.mean() < 1, (difference.max(), difference.mean())
