@@ -13,7 +13,7 @@ from app.api.keys import Key, Keys, Right
 from app.api.limits import Limiter
 from app.errors import Forbidden, FusionLensError, Unauthorized
 
-OPEN = {"/", "/health/live", "/health/ready", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+OPEN = {"/", "/health/live", "/health/ready", "/docs", "/openapi.json"}
 RIGHT_OF: dict[str, Right] = {"/metrics": "metrics", "/admin/reload": "admin"}
 
 
