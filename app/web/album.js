@@ -1,9 +1,10 @@
 // The pictures of this browser: those being sent, and those that the service still keeps.
 //
-// An entry is {id, name, state, address, file, answer, until, why}: id is the prediction's, null until there is one;
+// An entry is {id, name, state, address, file, answer, at, until, why}: id is the prediction's, null until there is one;
 // state is waiting, looking, answered, failed or expired; address is of a picture that the browser can show, or null;
-// until is in ms of this browser's clock. Kept between visits, and shared by tabs, is only what the service answered:
-// pictures stay with the service, and expire there. Where the service wants a key, even that stays in this tab.
+// at (when it was answered) and until are in ms of this browser's clock. Kept between visits, and shared by tabs, is
+// only what the service answered: pictures stay with the service, and expire there. Where the service wants a key, even
+// that stays in this tab.
 
 import { hasKey } from "./api.js";
 
@@ -26,7 +27,7 @@ export class Album extends EventTarget {
 
   /** Pictures that are about to be sent. */
   add(files) {
-    const unanswered = { id: null, state: "waiting", answer: null, until: null, why: "" };
+    const unanswered = { id: null, state: "waiting", answer: null, at: null, until: null, why: "" };
     const entries = files.map((file) => ({ ...unanswered, name: file.name, file, address: URL.createObjectURL(file) }));
     this.#entries.unshift(...entries.toReversed());
     this.#changed();
@@ -39,8 +40,8 @@ export class Album extends EventTarget {
     if (fields.answer?.stored) {
       entry.id = entry.answer.prediction_id;
       entry.file = null; // the service has what it needs
-      const { id, name, answer, until } = entry;
-      store((records) => [{ id, name, answer, until }, ...records]);
+      const { id, name, answer, at, until } = entry;
+      store((records) => [{ id, name, answer, at, until }, ...records]);
     }
     this.#changed();
   }

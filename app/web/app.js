@@ -15,6 +15,7 @@ import { Viewer } from "./viewer.js";
 const album = new Album();
 const viewer = new Viewer();
 const waiting = []; // pictures are sent one after the other, in the order in which they were given
+const moment = new Intl.DateTimeFormat([], { dateStyle: "medium", timeStyle: "short" });
 const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
 const STATUS = { waiting: "Waiting for its turn…", looking: "Looking at the picture…" };
 const EXPIRED =
@@ -85,11 +86,12 @@ async function predict(entry) {
   }
 }
 
-/** The answer, and until when this browser's clock says that it is kept. */
+/** The answer, and by this browser's clock when it came, and until when it is kept. */
 async function readAnswer(response) {
   const answer = await response.json();
   const kept_ms = Date.parse(answer.expires_at) - Date.parse(response.headers.get("Date"));
-  return { answer, until: answer.stored ? Date.now() + kept_ms : null };
+  const at = Date.now();
+  return { answer, at, until: answer.stored ? at + kept_ms : null };
 }
 
 /** Show an entry of the strip, or with null nothing. */
@@ -154,9 +156,10 @@ function draw() {
   element("result").hidden = current === null;
   element("again").hidden = current?.state !== "failed";
   if (current === null) return;
-  const { state, answer, name, until } = current;
+  const { state, answer, name, at, until } = current;
   element("result").dataset.state = state;
   say("picture-name", name);
+  say("answered-at", answer ? moment.format(at) : "");
   if (!answer) return;
   drawAnswer(answer, model);
   const kept = state === "expired" ? "Expired." : `Kept until ${clock.format(until)}.`;

@@ -94,7 +94,16 @@ def test_the_report_is_one_page(styled: Visit) -> None:
         styled.view(view)
         styled.page.emulate_media(media="print")
         report = styled.page.locator("body").inner_text()
-        for told in (NAME, "malignant", "No medical device", "Made by skin-demo 1", styled.text("#caption")):
+        answered_at = styled.page.locator("#answered-at").inner_text()
+        assert answered_at
+        for told in (
+            NAME,
+            answered_at,
+            "malignant",
+            "No medical device",
+            "Made by skin-demo 1",
+            styled.text("#caption"),
+        ):
             assert told in report
         for control in ("Choose pictures", "Opacity", "Copy as curl", "Forget"):
             assert control not in report
