@@ -159,8 +159,8 @@ function draw() {
   const { state, answer, name, at, until } = current;
   element("result").dataset.state = state;
   say("picture-name", name);
-  say("answered-at", answer ? moment.format(at) : "");
   if (!answer) return;
+  say("answered-at", moment.format(at));
   drawAnswer(answer, model);
   const kept = state === "expired" ? "Expired." : `Kept until ${clock.format(until)}.`;
   say("kept-until", answer.stored ? kept : "Not kept by the service.");
