@@ -111,7 +111,8 @@ export function looking() {
 
 /** How maps are drawn here. */
 export function style() {
-  return { colormap: value("colormap"), opacity: part("opacity"), threshold: part("threshold"), contour: part("contour") };
+  const [opacity, threshold, contour] = ["opacity", "threshold", "contour"].map(part);
+  return { colormap: value("colormap"), opacity, threshold, contour };
 }
 
 /** How the service is to draw them, so that its overlay looks the same. */

@@ -31,12 +31,13 @@ export function tellAbout(card) {
   say("about-title", `${card.name} ${card.version}`);
   const figures = Object.entries(card.metrics.values).map(([name, value]) => `${name} ${value.toFixed(3)}`);
   const backbones = ["cnn", "swin"].filter((branch) => card.branches.includes(branch));
-  const limits = card.limits;
+  const { architecture, decision, limits } = card;
   const rows = [
     ["Classes", card.classes.join(", ")],
     ["Measured", `${figures.join(", ")} on ${card.metrics.split} (${card.metrics.pictures} pictures)`],
-    ["Decision", card.decision ? `${card.decision.positive} from ${percent(card.decision.threshold, 1)} on` : "the most likely class"],
-    ["Built of", backbones.map((branch) => card.architecture[branch]).join(" and ") + (backbones.length > 1 ? `, by ${card.architecture.fusion}` : "")],
+    ["Decision", decision ? `${decision.positive} from ${percent(decision.threshold, 1)} on` : "the most likely class"],
+    ["Built of", backbones.map((branch) => architecture[branch]).join(" and ")],
+    ["Fused by", backbones.length > 1 ? architecture.fusion : "nothing, since there is one branch"],
     ["Data", card.data],
     ["Terms", card.licence],
     ["Runs on", `${card.engine}, FusionLens ${card.fusionlens}`],

@@ -43,7 +43,7 @@ export function curlOf(entry, question, withKey) {
 
 /** The same in Python, with its standard library and httpx. */
 export function pythonOf(entry, question, withKey) {
-  const parameters = [...parametersOf(question)].map(([name, value]) => `${JSON.stringify(name)}: ${JSON.stringify(value)}`);
+  const parameters = [...parametersOf(question)].map((pair) => pair.map((text) => JSON.stringify(text)).join(": "));
   const lines = [
     "from pathlib import Path",
     "",

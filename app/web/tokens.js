@@ -52,9 +52,9 @@ export class TokenCells {
     });
   }
 
-  /** Lay out cells for tokens on a grid; nothing happens where they are there already. */
+  /** Lay out cells for tokens on a grid. Whether they are new: nothing happens where they are there already. */
   lay(rows, columns) {
-    if (this.#cells.length === rows * columns && this.#columns === columns) return;
+    if (this.#cells.length === rows * columns && this.#columns === columns) return false;
     this.#columns = columns;
     this.#grid.style.gridTemplateColumns = `repeat(${columns}, 1fr)`;
     this.#cells = [];
@@ -74,6 +74,7 @@ export class TokenCells {
     });
     this.#grid.replaceChildren(...lines);
     this.forget();
+    return true;
   }
 
   /** Show or hide the cells. */

@@ -118,12 +118,10 @@ export class Viewer {
 
   /** Draw anew with the controls' style, at the next frame. */
   paint() {
-    if (!this.#frame && this.#shown) {
-      this.#frame = requestAnimationFrame(() => {
-        this.#frame = 0;
-        this.#draw();
-      });
-    }
+    this.#frame ||= requestAnimationFrame(() => {
+      this.#frame = 0;
+      if (this.#shown) this.#draw();
+    });
   }
 
   #draw() {
@@ -157,7 +155,7 @@ export class Viewer {
     if (view === "branches") this.#layPanels([...answers]);
     if (view === "tokens") {
       controls.offerHeads(whole.shape[0]);
-      this.#cells.lay(whole.shape[1], whole.shape[2]);
+      if (this.#cells.lay(whole.shape[1], whole.shape[2])) this.#cell = null;
       list("sentences", [POINT, ...whole.about.notes]);
     } else {
       const told = answer ?? answers.get("fusion");
@@ -249,6 +247,7 @@ function showValues(answer) {
     const line = [...values.subarray(row * columns, (row + 1) * columns)];
     return make("tr", header(`${row + 1}`, "row"), ...line.map((value) => make("td", short(value))));
   });
-  const table = make("table", make("caption", `${answer.method}, in ${answer.units}`), make("tr", make("td"), ...numbers), ...lines);
+  const caption = make("caption", `${answer.method}, in ${answer.units}`);
+  const table = make("table", caption, make("tr", make("td"), ...numbers), ...lines);
   element("values").querySelector("div").replaceChildren(table);
 }

@@ -50,13 +50,16 @@ const whereOf = ({ branch, branches }) => {
 
 /** What a class activation map is of, and where it is strongest. */
 export function captionOf(answer, peak) {
-  const what = answer.target === null
-    ? `What stands out in ${whereOf(answer)}, of no class`
-    : `What speaks for ${answer.target}${answer.against ? ` rather than ${answer.against}` : ""} in ${whereOf(answer)}`;
+  const where = whereOf(answer);
   if (answer.no_positive_evidence) {
-    return `Nothing in the picture speaks for ${answer.target ?? "anything"} in ${whereOf(answer)}: no positive evidence, so nothing is coloured.`;
+    const whom = answer.target ?? "anything";
+    return `Nothing in the picture speaks for ${whom} in ${where}: no positive evidence, so nothing is coloured.`;
   }
-  return `${what}: strongest in row ${peak.row + 1}, column ${peak.column + 1} of ${answer.shape.join(" × ")} cells (${inUnits(peak.value, answer.units)}).`;
+  const rather = answer.against ? ` rather than ${answer.against}` : "";
+  const what = answer.target === null ? "stands out" : `speaks for ${answer.target}${rather}`;
+  const ofNoClass = answer.target === null ? ", of no class" : "";
+  const cell = `row ${peak.row + 1}, column ${peak.column + 1} of ${answer.shape.join(" × ")} cells`;
+  return `What ${what} in ${where}${ofNoClass}: strongest in ${cell} (${inUnits(peak.value, answer.units)}).`;
 }
 
 /** What each branch is worth, and how well the map adds up. */
