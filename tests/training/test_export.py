@@ -243,6 +243,7 @@ def test_a_run_without_its_files_is_refused(exported: Exported, tmp_path: Path, 
         export(run, tmp_path / "out", CARD)
 
 
+@pytest.mark.slow
 def test_a_bundle_whose_answers_are_not_the_runs_is_refused(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,6 +252,7 @@ def test_a_bundle_whose_answers_are_not_the_runs_is_refused(
         export(exported.run, tmp_path / "out", CARD)
 
 
+@pytest.mark.slow
 def test_without_a_card_a_bundle_says_that_nothing_was_said(exported: Exported, tmp_path: Path) -> None:
     manifest = export(exported.run, tmp_path / "out", None).manifest
     assert (manifest.name, manifest.licence, manifest.data) == ("tiny", "not stated", "not stated")
