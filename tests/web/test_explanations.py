@@ -245,3 +245,5 @@ def test_a_model_of_one_branch_offers_no_more_than_it_has(
         expect(visit.page.locator("#views label:has([value=tokens])")).to_be_hidden()
         expect(visit.page.locator("#branch")).to_be_hidden()
         assert "%" not in visit.text("#sentences"), "a single branch has no share"
+        assert "in the CNN branch" in visit.text("#caption")
+        assert "Both" not in visit.text("#sentences") and "The map adds up" in visit.text("#sentences")

@@ -56,9 +56,13 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_alone(visit_of: Visiting, keyed
     visit.page.locator("#strip button").click()
     visit.wait()
     assert not [request.url for request in visit.requests if key in request.url]
-    assert key not in str(visit.page.evaluate("JSON.stringify(localStorage)"))
+    assert visit.page.evaluate("localStorage.length") == 0, "the key, or what it was for, outlives the tab"
     other = visit_of(service)
     expect(other.page.locator("#key-dialog")).to_be_visible()
+    expect(other.page.locator("#history")).to_be_hidden()
+    visit.page.locator("#key-forget").click()
+    expect(dialog).to_be_visible()
+    assert visit.page.evaluate("sessionStorage.getItem('fusionlens.key')") is None
 
 
 def test_without_a_key_the_page_says_what_it_needs(visit_of: Visiting, keyed: tuple[httpx.Client, str]) -> None:
