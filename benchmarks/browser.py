@@ -52,7 +52,7 @@ _TIMED = """async () => {
   await message();
   const total = performance.now() - began;
   const requests = performance.getEntriesByType("resource").map(({ name, responseEnd, requestStart }) =>
-    [name, responseEnd - requestStart, requestStart - began, responseEnd - began]);
+    [name, responseEnd - requestStart]);
   return { total, requests };
 }"""
 _HAND = """(content) => {
@@ -178,7 +178,7 @@ def _round(page: Page, address: str, client: Client, picture: bytes, found: Foun
         page.wait_for_selector("#view:not([aria-busy])")
         page.wait_for_timeout(PAUSE_MS)
         changed = page.evaluate(_TIMED % {"event": _CHANGE % (control, value), "done": _QUIET})
-        own = sum(spent for name, spent, *_ in changed["requests"] if "gradcam" in name)
+        own = sum(spent for name, spent in changed["requests"] if "gradcam" in name)
         found.changed_over[control].append(changed["total"] - own)
     for move, (view, mover) in _MOVES.items():
         page.locator(f"#views label:has([value={view}])").click()
@@ -225,7 +225,7 @@ def _page(found: dict[str, Found], chrome: str, busy: float, rounds: int) -> str
         row(f"frames a second while it moves: {move}", f"≥ {FPS}", shown)
     lines.append(
         "\nShowing the picture and laying out the page take their time from the same cores while the service works, and"
-        "\nthe answer waits for the next frame: beside a small picture's time that is much."
+        "\nthe answer waits for the next frame: for a small picture, that is a large part of the time."
     )
     return "\n".join(lines) + "\n"
 

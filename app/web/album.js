@@ -71,7 +71,9 @@ export class Album extends EventTarget {
   #read() {
     const records = stored();
     const there = new Set(records.map(({ id }) => id));
-    this.#drop(this.#entries.filter(({ id }) => id !== null && !there.has(id)));
+    const gone = this.#entries.filter(({ id }) => id !== null && !there.has(id));
+    for (const entry of gone) if (hasExpired(entry)) entry.state = "expired"; // another tab noticed it first
+    this.#drop(gone);
     for (const record of records.toReversed()) {
       if (this.#entries.some(({ id }) => id === record.id)) continue;
       this.#entries.unshift({ ...record, state: "answered", address: null, file: null, why: "" });
@@ -80,19 +82,20 @@ export class Album extends EventTarget {
   }
 
   #changed() {
-    const now = Date.now();
-    const expired = this.#entries.filter(({ until }) => until !== null && until <= now);
+    const expired = this.#entries.filter(hasExpired);
     if (expired.length) {
       for (const entry of expired) entry.state = "expired";
       this.#drop(expired);
-      store((records) => records.filter(({ until }) => until > now));
+      store((records) => records.filter((record) => !hasExpired(record)));
     }
     clearTimeout(this.#timer);
     const next = Math.min(...this.#entries.map(({ until }) => until ?? Infinity));
-    if (next < Infinity) this.#timer = setTimeout(() => this.#changed(), Math.min(next - now + 20, 2 ** 31 - 1));
+    if (next < Infinity) this.#timer = setTimeout(() => this.#changed(), Math.min(next - Date.now() + 20, 2 ** 31 - 1));
     this.dispatchEvent(new Event("change"));
   }
 }
+
+const hasExpired = ({ until }) => until !== null && until <= Date.now();
 
 function storage() {
   return hasKey() ? sessionStorage : localStorage;

@@ -1,6 +1,8 @@
 // Requests to the service: its key, and its errors in its own sentences.
 
 const KEY = "fusionlens.key";
+const MOST_WAIT_S = 5; // that is waited for by itself, when the service is busy and says for how long
+const MOST_WAITS = 5;
 
 /** What the service, or the way to it, answered instead of what was asked for. */
 export class Problem extends Error {
@@ -28,25 +30,30 @@ export function hasKey() {
   return sessionStorage.getItem(KEY) !== null;
 }
 
-/** Send no key any more. */
+/** Send no key any more, and keep nothing of what it was for. */
 export function forgetKey() {
-  sessionStorage.removeItem(KEY);
+  sessionStorage.clear();
 }
 
 /** What `read` makes of the response to a request that went well. Throws Problem. The path is relative to the page. */
 export async function ask(path, read, options = {}) {
-  for (;;) {
+  for (let waits = 0; ;) {
     const key = sessionStorage.getItem(KEY);
     const response = await reached(() => fetch(path, { ...options, headers: key === null ? {} : { "X-API-Key": key } }));
     if (response.ok) return reached(() => read(response));
     const problem = await problemOf(response);
+    const wait_s = Number(response.headers.get("Retry-After") ?? Infinity);
+    if (response.status === 429 && wait_s <= MOST_WAIT_S && waits++ < MOST_WAITS) {
+      await new Promise((resolve) => setTimeout(resolve, wait_s * 1000));
+      continue;
+    }
     if (response.status !== 401) throw problem;
     if (key === sessionStorage.getItem(KEY)) sessionStorage.setItem(KEY, await newKey(problem));
   }
 }
 
 async function newKey(problem) {
-  forgetKey();
+  sessionStorage.removeItem(KEY);
   asking ??= askForKey(problem.message).finally(() => { asking = null; });
   const given = await asking;
   if (given === null) throw problem;

@@ -11,6 +11,7 @@ import { element, painted, say } from "./page.js";
 import { formOf } from "./questions.js";
 import { drawStrip } from "./strip.js";
 import { Viewer } from "./viewer.js";
+import { minutes } from "./words.js";
 
 const album = new Album();
 const viewer = new Viewer();
@@ -38,6 +39,7 @@ async function attempt(action) {
 function report(error) {
   if (!(error instanceof Problem)) throw error;
   say("problem", error.message);
+  draw();
 }
 
 async function readModel() {
@@ -47,16 +49,15 @@ async function readModel() {
   say(
     "purpose",
     "See what the model answers, and what it saw. A picture and its answer stay with this service for at most " +
-      `${Math.round(model.limits.store_ttl_s / 60)} minutes, and you can have them forgotten at once.`,
+      `${minutes(model.limits.store_ttl_s)}, and you can have them forgotten at once.`,
   );
-  element("about-open").hidden = false;
-  element("key-forget").hidden = !hasKey();
   controls.offer(model);
+  draw();
 }
 
 function take(files) {
   const entries = album.add(files);
-  send(entries); // before anything is drawn, which can be done while the service works
+  send(entries); // before they are shown, which can be done while the service works
   select(entries[0]);
 }
 
@@ -113,15 +114,19 @@ function tellState(entry) {
 async function show(entry) {
   viewer.show(entry);
   if (!entry?.answer) return;
-  await attempt(async () => {
-    if (entry.answer.model.sha256 !== model?.sha256) await readModel();
-    if (entry !== current) return;
-    draw();
-    controls.startWith(entry.answer.label);
-    // The answer is painted first: explaining takes every core that the service has.
-    const after = painted();
-    await Promise.all([viewer.ask(after), after.then(() => fetchPicture(entry))]);
-  });
+  await attempt(() => explain(entry).catch((error) => {
+    if (entry === current || !(error instanceof Problem)) throw error; // else it is of no interest any more
+  }));
+}
+
+async function explain(entry) {
+  if (entry.answer.model.sha256 !== model?.sha256) await readModel();
+  if (entry !== current) return;
+  draw();
+  controls.startWith(entry.answer.label);
+  // The answer is painted first: explaining takes every core that the service has.
+  const after = painted();
+  await Promise.all([viewer.ask(after), after.then(() => fetchPicture(entry))]);
 }
 
 /** The service's preview is what the model saw: upright, and the first frame. */
@@ -150,6 +155,9 @@ async function restore() {
 }
 
 function draw() {
+  element("about-open").hidden = model === null;
+  element("key-forget").hidden = !hasKey();
+  for (const id of ["view", "controls"]) element(id).inert = model === null;
   element("history").hidden = album.entries.length === 0;
   drawStrip(element("strip"), album.entries, current, select);
   document.body.classList.toggle("started", album.entries.length > 0 || current !== null);
@@ -193,6 +201,7 @@ async function saveAs(format) {
 async function copy(language) {
   const text = (language === "curl" ? curlOf : pythonOf)(current, question(), hasKey());
   const snippet = element("snippet");
+  say("status", "");
   snippet.value = text;
   snippet.hidden = false;
   snippet.select();
@@ -214,7 +223,11 @@ album.addEventListener("change", () => {
     return;
   }
   draw();
-  if (model !== null) restore().catch(report);
+  if (model !== null) {
+    restore().catch((error) => {
+      if (current?.state !== "failed" || !(error instanceof Problem)) report(error);
+    });
+  }
 });
 for (const control of document.querySelectorAll("#views input, #controls fieldset:first-of-type :is(select, input)")) {
   control.addEventListener("change", () => {
@@ -250,7 +263,7 @@ element("key-forget").addEventListener("click", () => {
   location.reload();
 });
 whenAKeyIsNeeded(askForKey);
-listenForPictures(take);
+listenForPictures(take, attempt);
 attempt(async () => {
   await readModel();
   await restore();

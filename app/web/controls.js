@@ -43,8 +43,11 @@ export function offerHeads(count) {
   fill("head", [["", "mean of all"], ...Array.from({ length: count }, (_, head) => [head, `head ${head}`])]);
 }
 
+/** Fill a list; what was chosen stays so where it is still offered. */
 function fill(id, options) {
+  const before = value(id);
   element(id).replaceChildren(...options.map(([content, label]) => new Option(label, content)));
+  if (options.some(([content]) => String(content) === before)) element(id).value = before;
 }
 
 function show(view, offered) {
@@ -53,7 +56,7 @@ function show(view, offered) {
   if (!offered && radio.checked) document.querySelector("[name=view][value=evidence]").checked = true;
 }
 
-/** Make the controls agree with each other: what has no meaning now cannot be set, and says what it is. */
+/** Make the controls agree with each other: what has no meaning now cannot be set. */
 export function agree() {
   const now = view();
   for (const control of element("controls").querySelectorAll("label[class*=for-]")) {
@@ -74,6 +77,9 @@ export function agree() {
 }
 
 const isOfClass = () => value("layer") === "cross" && element("of-class").checked;
+
+/** The longest side of the pictures that the service draws. */
+export const previewSide = () => model.limits.preview_side_px;
 
 /** Which view is chosen: evidence, branches or tokens. */
 export const view = () => document.querySelector("[name=view]:checked").value;

@@ -1,7 +1,7 @@
 // What is asked of the user, or told, in a window of its own.
 
 import { element, list, make, say } from "./page.js";
-import { percent } from "./words.js";
+import { minutes, percent } from "./words.js";
 
 /** Ask for a key. Resolves with it, or with null if the user would rather not. */
 export function askForKey(why) {
@@ -42,7 +42,7 @@ export function tellAbout(card) {
     ["Terms", card.licence],
     ["Runs on", `${card.engine}, FusionLens ${card.fusionlens}`],
     ["Takes", `up to ${Math.round(limits.max_upload_bytes / 1e6)} MB and ${Math.round(limits.max_pixels / 1e6)} megapixels`],
-    ["Keeps", `pictures and answers for ${Math.round(limits.store_ttl_s / 60)} minutes at most`],
+    ["Keeps", `pictures and answers for ${minutes(limits.store_ttl_s)} at most`],
     ["Digest", card.sha256],
   ];
   list("about-notes", card.notes);

@@ -42,7 +42,7 @@ function places(cells, pixels) {
 }
 
 /** Colour and opacity of each step, as RGBA in one number. Style is {colormap, opacity, threshold}. */
-export function paletteOf({ colormap, opacity, threshold }) {
+function paletteOf({ colormap, opacity, threshold }) {
   const colours = COLORMAPS[colormap];
   const palette = new Uint32Array(LAST + 1);
   for (let step = 0; step <= LAST; step++) {
@@ -55,15 +55,16 @@ export function paletteOf({ colormap, opacity, threshold }) {
   return palette;
 }
 
-/** Colour pixels (RGBA in one number each) by their steps, and draw the contour that the style wants. */
-export function colour(pixels, steps, width, height, style) {
+/** Colour pixels (RGBA in one number each) by their steps, and draw the contour that the style wants, in a line as
+ * thick as on a picture whose longest side is `longest`. */
+export function colour(pixels, steps, width, height, style, longest) {
   const palette = paletteOf(style);
   for (let at = 0; at < pixels.length; at++) pixels[at] = palette[steps[at]];
-  if (style.contour > 0) drawContour(pixels, steps, width, height, style.contour * LAST);
+  if (style.contour > 0) drawContour(pixels, steps, width, height, style.contour * LAST, longest);
 }
 
 /** A white line between black ones along the inner border of what reaches a step. */
-function drawContour(pixels, steps, width, height, from) {
+function drawContour(pixels, steps, width, height, from, longest) {
   const border = [];
   for (let y = 0, at = 0; y < height; y++) {
     for (let x = 0; x < width; x++, at++) {
@@ -73,7 +74,7 @@ function drawContour(pixels, steps, width, height, from) {
       if (outside) border.push(at);
     }
   }
-  const line = 1 + Math.floor(Math.max(width, height) / 500);
+  const line = 1 + Math.floor(longest / 500);
   for (const [colourOfLine, thickness] of [[0xff000000, line + 2], [0xffffffff, line]]) {
     const reach = thickness >> 1;
     for (const at of border) {

@@ -3,8 +3,8 @@
 import { ask } from "./api.js";
 import { element } from "./page.js";
 
-/** `take(files)` hears of every picture that the user gives. */
-export function listenForPictures(take) {
+/** `take(files)` hears of every picture that the user gives; `attempt` does what may fail on the way. */
+export function listenForPictures(take, attempt) {
   for (const id of ["choose", "photograph"]) {
     element(id).addEventListener("change", ({ target }) => {
       take([...target.files]);
@@ -12,10 +12,10 @@ export function listenForPictures(take) {
     });
   }
   for (const button of document.querySelectorAll("[data-example]")) {
-    button.addEventListener("click", async () => {
+    button.addEventListener("click", () => attempt(async () => {
       const content = await ask(button.dataset.example, (response) => response.blob());
       take([new File([content], button.dataset.example.split("/").at(-1), { type: content.type })]);
-    });
+    }));
   }
   addEventListener("paste", ({ clipboardData }) => clipboardData.files.length && take([...clipboardData.files]));
   addEventListener("dragenter", ({ dataTransfer }) => {

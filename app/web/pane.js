@@ -2,12 +2,11 @@
 
 import { colour, stepsOf } from "./heatmap.js";
 
-const LONGEST_PX = 1024;
-
 export class Pane {
   #picture = new Image();
   #alternative = "";
   #looked = null;
+  #longest = 0;
   #wanted = null;
   #seen = document.createElement("div");
   #canvas = document.createElement("canvas");
@@ -68,8 +67,9 @@ export class Pane {
     this.#picture.alt = alternative;
   }
 
-  /** Say where in the picture the model looked, as the service does in `picture`; with null, not yet. */
-  look(picture) {
+  /** Say where in the picture the model looked, as the service does in `picture`, and the longest side, in px, in which
+   * the service draws it; with null, not yet. */
+  look(picture, longest = 0) {
     if (picture === this.#looked) return; // or what is drawn would be gone
     this.#looked = picture;
     this.#seen.hidden = picture === null;
@@ -83,7 +83,8 @@ export class Pane {
       height: share(seen.height_px, height),
     });
     // As large as the service draws it, so that both look the same.
-    const shrunk = Math.min(1, LONGEST_PX / Math.max(width, height));
+    const shrunk = Math.min(1, longest / Math.max(width, height));
+    this.#longest = shrunk * Math.max(width, height);
     this.#canvas.width = Math.max(1, Math.round(seen.width_px * shrunk));
     this.#canvas.height = Math.max(1, Math.round(seen.height_px * shrunk));
     this.#drawn = null;
@@ -102,7 +103,7 @@ export class Pane {
       this.#drawn = { grid, high, image, steps: stepsOf(grid, high, width, height) };
     }
     const { image, steps } = this.#drawn;
-    colour(new Uint32Array(image.data.buffer), steps, width, height, style);
+    colour(new Uint32Array(image.data.buffer), steps, width, height, style, this.#longest);
     context.putImageData(image, 0, 0);
   }
 

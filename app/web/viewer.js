@@ -44,7 +44,8 @@ export class Viewer {
   }
 
   /** What is asked now, as the service would draw it: for its overlay, and for commands. */
-  question(view = controls.view()) {
+  question() {
+    const view = controls.view();
     if (view === "tokens") return { ...controls.looking(), query: this.#cell, head: controls.head() };
     if (view === "evidence") return controls.evidence();
     return { ...controls.evidence(null), compare: controls.compared().join(",") };
@@ -55,7 +56,6 @@ export class Viewer {
     if (entry !== this.#entry) this.#forget();
     this.#entry = entry;
     if (entry === null) return;
-    if (entry.answer) this.#main.look(entry.answer.picture);
     if (entry.address === null || entry.address === this.#address) return;
     this.#address = entry.address;
     for (const pane of this.#panes) pane.show(this.#address);
@@ -85,6 +85,7 @@ export class Viewer {
     const turn = ++this.#turn;
     const entry = this.#entry;
     const view = controls.view();
+    this.#main.look(entry.answer.picture, controls.previewSide());
     element("view").setAttribute("aria-busy", "true");
     clearTimeout(this.#late);
     this.#late = setTimeout(() => say("explaining", "Explaining…"), LATE_MS);
@@ -187,7 +188,7 @@ export class Viewer {
     }
     for (const [index, [branch, answer]] of answers.entries()) {
       const pane = this.#panels.get(branch);
-      pane.look(this.#entry.answer.picture);
+      pane.look(this.#entry.answer.picture, controls.previewSide());
       if (this.#address !== null) pane.show(this.#address);
       pane.describe(captionOf(answer, peakOf(answer.heatmap)));
       const bare = answer.no_positive_evidence ? ": no positive evidence" : "";

@@ -30,6 +30,12 @@ const worth = (value) =>
 const inUnits = (value, units) =>
   units === "unitless" ? short(value) : `${short(value)} ${units === "logit" ? "logits" : units}`;
 
+/** A time in minutes, no less than it is. */
+export function minutes(seconds) {
+  const count = Math.ceil(seconds / 60);
+  return count === 1 ? "1 minute" : `${count} minutes`;
+}
+
 /** Who decides, and whether probabilities can be taken at their word. */
 export function ruleOf({ decision, calibration }) {
   const sentences = [];

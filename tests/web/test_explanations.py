@@ -193,6 +193,8 @@ def test_a_picture_that_is_not_square_is_drawn_where_the_model_looked(visit: Vis
     drawn = overlay(service, visit)
     seen = (slice(3, -3), slice(153, 447))  # without the line around it
     assert_looks_like(visit.seen()[seen], drawn, seen)
+    visit.slide("contour", 50)
+    assert_looks_like(visit.seen()[seen], overlay(service, visit, contour=0.5), seen)
 
 
 def test_nothing_of_one_picture_is_left_at_another(answered: Visit) -> None:

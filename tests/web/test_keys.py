@@ -19,10 +19,18 @@ Visiting = Callable[[httpx.Client], Visit]
 
 
 @pytest.fixture(scope="module")
-def keyed(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, str]]:
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A file of keys, and the keys by name."""
+    file = tmp_path_factory.mktemp("keys") / "keys.toml"
+    made = {"clinic": add_key(file, "clinic", ["predict"]), "scraper": add_key(file, "scraper", ["metrics"])}
+    made["single"] = add_key(file, "single", ["predict"], concurrent=1)
+    return file, made
+
+
+@pytest.fixture(scope="module")
+def keyed(browser: Browser, keys: tuple[Path, dict[str, str]]) -> Iterator[tuple[httpx.Client, str]]:
     """A client of a service that wants a key, and a key."""
-    file: Path = tmp_path_factory.mktemp("keys") / "keys.toml"
-    key = add_key(file, "clinic", ["predict"])
+    file, key = keys[0], keys[1]["clinic"]
     with serving(Settings(bundle=ROOT / "weights" / "demo", keys=file)) as client:
         client.headers["X-API-Key"] = key
         yield client, key
@@ -62,7 +70,7 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_alone(visit_of: Visiting, keyed
     expect(other.page.locator("#history")).to_be_hidden()
     visit.page.locator("#key-forget").click()
     expect(dialog).to_be_visible()
-    assert visit.page.evaluate("sessionStorage.getItem('fusionlens.key')") is None
+    assert visit.page.evaluate("sessionStorage.length") == 0
 
 
 def test_without_a_key_the_page_says_what_it_needs(visit_of: Visiting, keyed: tuple[httpx.Client, str]) -> None:
@@ -75,3 +83,34 @@ def test_without_a_key_the_page_says_what_it_needs(visit_of: Visiting, keyed: tu
     visit.page.keyboard.press("Enter")
     visit.wait()
     expect(visit.page.locator("#model-name")).to_contain_text("skin-demo")
+
+
+def enter(visit: Visit, key: str) -> None:
+    """Give the page a key."""
+    visit.page.locator("#key").fill(key)
+    visit.page.keyboard.press("Enter")
+
+
+def test_a_key_without_the_right_can_be_given_back(
+    visit_of: Visiting, keyed: tuple[httpx.Client, str], keys: tuple[Path, dict[str, str]]
+) -> None:
+    visit = visit_of(keyed[0])
+    enter(visit, keys[1]["scraper"])
+    expect(visit.page.locator("#problem")).to_contain_text("has no right to this")
+    visit.page.locator("#key-forget").click()
+    expect(visit.page.locator("#key-dialog")).to_be_visible()
+    enter(visit, keys[1]["clinic"])
+    expect(visit.page.locator("#model-name")).to_contain_text("skin-demo")
+
+
+def test_a_key_that_may_ask_one_thing_at_a_time_is_enough(
+    visit_of: Visiting, keyed: tuple[httpx.Client, str], keys: tuple[Path, dict[str, str]]
+) -> None:
+    visit = visit_of(keyed[0])
+    enter(visit, keys[1]["single"])
+    expect(visit.page.locator("#model-name")).to_contain_text("skin-demo")
+    visit.choose(EXAMPLES / "ragged.webp")
+    visit.wait()
+    visit.view("branches")
+    expect(visit.page.locator("#panels figcaption")).to_have_count(3)
+    expect(visit.page.locator("#problem")).to_be_empty()

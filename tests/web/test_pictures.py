@@ -138,6 +138,13 @@ def test_a_service_that_is_away_is_told_and_tried_again(visit: Visit) -> None:
     visit.forgive("net::ERR_CONNECTION_REFUSED")
 
 
+def test_an_example_that_does_not_come_is_told_of(visit: Visit) -> None:
+    visit.page.route("**/examples/*", lambda route: route.abort("connectionrefused"))
+    visit.page.locator("[data-example]").first.click()
+    expect(visit.page.locator("#problem")).to_contain_text("cannot be reached")
+    visit.forgive("net::ERR_CONNECTION_REFUSED")
+
+
 def test_the_picture_is_shown_before_it_is_answered(visit: Visit) -> None:
     held = []
     visit.page.route("**/predict", lambda route: held.append(route))
@@ -242,6 +249,7 @@ def test_a_new_model_is_told_of_while_the_page_is_open(
         visit.choose(DRAWN)
         visit.wait()
         assert visit.text("#model-name").startswith("skin-demo swap-1")
+        visit.select("colormap", "cividis")
         versions.turn_to(1)
         served.process.send_signal(signal.SIGHUP)
         until = time.monotonic() + 20
@@ -255,3 +263,4 @@ def test_a_new_model_is_told_of_while_the_page_is_open(
         visit.wait()  # explained by the model that made it
         assert visit.text("#rule") == "Answered by skin-demo swap-1."
         assert "Made by skin-demo swap-1" in visit.text("#provenance")
+        expect(visit.page.locator("#colormap")).to_have_value("cividis")
