@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from tests.programs import tool
 from tests.served_process import environment, serving
-from tests.web.visit import Visit
+from tests.web.visit import Visit, launch
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "app" / "web" / "examples"
@@ -25,9 +25,7 @@ def browser() -> Iterator[Browser]:
     """
     chromium = tool("chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        )
+        browser = launch(playwright, chromium)
         yield browser
         browser.close()
 

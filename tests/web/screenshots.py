@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.served_process import ROOT, environment, serving
-from tests.web.visit import Visit
+from tests.web.visit import Visit, launch
 
 OUT = ROOT / "docs" / "page"
 RAGGED = ROOT / "app" / "web" / "examples" / "ragged.webp"
@@ -22,7 +22,7 @@ def main() -> None:
     chromium = shutil.which("chromium") or sys.exit("Chromium is not installed: apt install chromium")
     OUT.mkdir(exist_ok=True)
     with serving(ROOT, environment(ROOT)) as served, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = launch(playwright, chromium)
         take(browser, served.address)
         browser.close()
 

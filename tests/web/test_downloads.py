@@ -40,7 +40,7 @@ STYLE: dict[str, Any] = {"colormap": "inferno", "alpha_max": 0.9, "threshold": 0
 
 
 def test_overlay_map_and_record_are_the_services_bytes(styled: Visit, service: httpx.Client) -> None:
-    identified = {"prediction_id": styled.asked("gradcam")[-1]["prediction_id"], **QUESTION}
+    identified = {"prediction_id": styled.prediction_id, **QUESTION}
     overlay = styled.save("png")
     assert overlay.path().read_bytes() == service.get("/gradcam", params={**identified, **STYLE}).content
     assert re.fullmatch(r"[\w.+_-]+-gradcam-cnn-malignant\.png", overlay.suggested_filename)
@@ -53,7 +53,7 @@ def test_overlay_map_and_record_are_the_services_bytes(styled: Visit, service: h
 
 
 def test_a_comparison_and_a_tokens_map_are_taken_along_as_seen(styled: Visit, service: httpx.Client) -> None:
-    prediction = {"prediction_id": styled.asked("gradcam")[-1]["prediction_id"]}
+    prediction = {"prediction_id": styled.prediction_id}
     styled.view("branches")
     compared = {**prediction, "method": "gradcam++", "target": "malignant", "compare": "cnn,swin,fusion"}
     assert styled.save("png").path().read_bytes() == service.get("/gradcam", params={**compared, **STYLE}).content
@@ -82,7 +82,7 @@ def test_copied_commands_give_the_same_overlay(
     assert ran.returncode == 0, ran.stderr
     with Image.open(tmp_path / "overlay.png") as overlay:
         got = np.asarray(overlay.convert("RGB"))
-    identified = {"prediction_id": styled.asked("gradcam")[-1]["prediction_id"], **QUESTION, **STYLE}
+    identified = {"prediction_id": styled.prediction_id, **QUESTION, **STYLE}
     (tmp_path / "expected.png").write_bytes(service.get("/gradcam", params=identified).content)
     with Image.open(tmp_path / "expected.png") as expected:
         np.testing.assert_array_equal(got, np.asarray(expected.convert("RGB")))

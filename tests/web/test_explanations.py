@@ -29,14 +29,9 @@ def answered(visit: Visit) -> Visit:
     return visit
 
 
-def prediction_id(visit: Visit) -> str:
-    """The id of the current picture's prediction."""
-    return visit.asked("gradcam", "attention")[-1]["prediction_id"]
-
-
 def overlay(service: httpx.Client, visit: Visit, route: str = "gradcam", **query: Any) -> bytes:
     """The service's own drawing."""
-    answer = service.get(f"/{route}", params={"prediction_id": prediction_id(visit), **query})
+    answer = service.get(f"/{route}", params={"prediction_id": visit.prediction_id, **query})
     assert answer.status_code == 200, answer.text
     return answer.content
 
@@ -119,7 +114,7 @@ def test_branches_are_side_by_side_on_one_scale(answered: Visit, service: httpx.
     highs = {}
     for branch in ("cnn", "swin", "fusion"):
         answer = service.get(
-            "/gradcam", params={"prediction_id": prediction_id(answered), "branch": branch, "format": "json"}
+            "/gradcam", params={"prediction_id": answered.prediction_id, "branch": branch, "format": "json"}
         )
         highs[branch] = answer.json()["legend"]["high"]
     assert float(answered.text("#bar-high")) == pytest.approx(max(highs.values()), rel=0.005)
@@ -127,7 +122,7 @@ def test_branches_are_side_by_side_on_one_scale(answered: Visit, service: httpx.
     assert captions == ["the CNN branch", "the Swin branch", "both branches together"]
     expect(answered.page.locator("#stage")).to_be_hidden()
     # The Swin hardly moves this score: on its own scale its panel would be as colourful as the others.
-    bare = service.get(f"/predictions/{prediction_id(answered)}/picture").content
+    bare = service.get(f"/predictions/{answered.prediction_id}/picture").content
     assert highs["swin"] < 0.2 * highs["cnn"]
     assert_looks_like(answered.seen("#panels figure:nth-child(2) .pane"), bare)
     largest = max(highs, key=lambda branch: highs[branch])
@@ -138,7 +133,7 @@ def test_branches_are_side_by_side_on_one_scale(answered: Visit, service: httpx.
 
 
 def test_shares_and_completeness_are_said_in_words(answered: Visit, service: httpx.Client) -> None:
-    told = service.get("/gradcam", params={"prediction_id": prediction_id(answered), "format": "json"}).json()
+    told = service.get("/gradcam", params={"prediction_id": answered.prediction_id, "format": "json"}).json()
     words = answered.text("#sentences")
     share = told["branches"]["cnn"]["share"]
     assert f"{100 * share:.0f} % of the evidence, for and against, comes from the CNN branch" in words
@@ -159,11 +154,11 @@ def test_shares_and_completeness_are_said_in_words(answered: Visit, service: htt
 def test_without_positive_evidence_it_is_said_and_nothing_is_painted(answered: Visit, service: httpx.Client) -> None:
     answered.select("target", "benign")
     told = service.get(
-        "/gradcam", params={"prediction_id": prediction_id(answered), "target": "benign", "format": "json"}
+        "/gradcam", params={"prediction_id": answered.prediction_id, "target": "benign", "format": "json"}
     )
     assert told.json()["no_positive_evidence"], "the drawn picture is no longer one to test this with"
     assert "Nothing in the picture speaks for benign in both branches together" in answered.text("#caption")
-    bare = service.get(f"/predictions/{prediction_id(answered)}/picture").content
+    bare = service.get(f"/predictions/{answered.prediction_id}/picture").content
     assert_looks_like(answered.seen(), bare)
     expect(answered.page.locator("#bar")).to_be_hidden()
     answered.select("branch", "swin")  # where a little speaks for it

@@ -26,11 +26,6 @@ def forgetful(browser: object) -> Iterator[httpx.Client]:
         yield client
 
 
-def identity(visit: Visit) -> str:
-    """The id of the current prediction."""
-    return visit.asked("gradcam")[-1]["prediction_id"]
-
-
 def test_after_a_reload_the_pictures_are_still_there(visit: Visit) -> None:
     visit.choose(RAGGED, DRAWN)
     expect(visit.page.locator("#strip [data-state=answered]")).to_have_count(2)
@@ -61,7 +56,7 @@ def test_two_tabs_share_predictions_and_what_is_forgotten_is_gone_in_both(
         expect(visit.page.locator("#result")).to_be_hidden()
         expect(visit.page.locator("#strip li")).to_have_count(0)
         expect(visit.page.locator("#status")).to_have_text("Forgotten.")
-    assert service.get("/gradcam", params={"prediction_id": identity(one)}).status_code == 404
+    assert service.get("/gradcam", params={"prediction_id": one.prediction_id}).status_code == 404
     assert one.page.evaluate("localStorage.getItem('fusionlens.predictions')") == "[]"
 
 
@@ -69,7 +64,7 @@ def test_what_the_service_no_longer_knows_leaves_the_strip(visit: Visit, service
     visit.choose(RAGGED, DRAWN)
     expect(visit.page.locator("#strip [data-state=answered]")).to_have_count(2)
     visit.wait()
-    service.delete(f"/predictions/{identity(visit)}")
+    service.delete(f"/predictions/{visit.prediction_id}")
     visit.page.reload()
     expect(visit.page.locator("#strip button")).to_have_count(1)
     expect(visit.page.locator("#strip button")).to_contain_text("drawn.webp")
@@ -80,7 +75,7 @@ def test_all_can_be_forgotten_at_once(visit: Visit, service: httpx.Client) -> No
     visit.choose(RAGGED, DRAWN)
     expect(visit.page.locator("#strip [data-state=answered]")).to_have_count(2)
     visit.wait()
-    last = identity(visit)
+    last = visit.prediction_id
     visit.page.locator("#forget-all").click()
     expect(visit.page.locator("#history")).to_be_hidden()
     assert service.get("/gradcam", params={"prediction_id": last}).status_code == 404
@@ -100,7 +95,7 @@ def test_what_has_expired_leaves_the_strip_and_is_said(visit_of: Visiting, forge
         expect(one.page.locator("#kept-until")).to_have_text("Expired.")
     expect(visit.page.locator("#history")).to_be_hidden()
     expect(visit.page.locator("#label")).to_be_visible()
-    refused = forgetful.get("/gradcam", params={"prediction_id": identity(visit), "branch": "cnn"})
+    refused = forgetful.get("/gradcam", params={"prediction_id": visit.prediction_id, "branch": "cnn"})
     assert refused.status_code == 404
     visit.page.locator("#branch").select_option("cnn")
     expect(visit.page.locator("#problem")).to_have_text(refused.json()["detail"])

@@ -51,7 +51,7 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_alone(visit_of: Visiting, keyed
     expect(visit.page.locator("#model-name")).to_contain_text("skin-demo")
     visit.choose(EXAMPLES / "ragged.webp")
     visit.wait()
-    identity = visit.asked("gradcam")[-1]["prediction_id"]
+    identity = visit.prediction_id
     assert_looks_like(visit.seen(), service.get("/gradcam", params={"prediction_id": identity}).content)
     assert (
         visit.save("png").path().read_bytes()

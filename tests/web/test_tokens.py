@@ -24,7 +24,7 @@ def tokens(visit: Visit) -> Visit:
 
 def drawn(service: httpx.Client, visit: Visit, **query: Any) -> bytes:
     """The service's own drawing of a token's map."""
-    identified = {"prediction_id": visit.asked("attention")[-1]["prediction_id"]}
+    identified = {"prediction_id": visit.prediction_id}
     answer = service.get("/attention", params={**identified, **query})
     assert answer.status_code == 200, answer.text
     return answer.content
@@ -32,7 +32,7 @@ def drawn(service: httpx.Client, visit: Visit, **query: Any) -> bytes:
 
 def peak(service: httpx.Client, visit: Visit, **query: Any) -> str:
     """Where the service's map is largest, in the page's words."""
-    identified = {"prediction_id": visit.asked("attention")[-1]["prediction_id"]}
+    identified = {"prediction_id": visit.prediction_id}
     heatmap = np.array(service.get("/attention", params={**identified, **query, "format": "json"}).json()["heatmap"])
     row, column = np.unravel_index(heatmap.argmax(), heatmap.shape)
     return f"most at row {row + 1}, column {column + 1}"

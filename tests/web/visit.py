@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import ConsoleMessage, Download, Page, Request, expect
+from playwright.sync_api import Browser, ConsoleMessage, Download, Page, Playwright, Request, expect
 
 # What the browser itself writes about an answer that is an error, which the page tells in words.
 _REFUSED = re.compile(r"Failed to load resource: the server responded with a status of 4\d\d")
@@ -30,6 +30,12 @@ _SEEN = """(pane) => {
   for (let at = 0; at < data.length; at += 8192) text += String.fromCharCode(...data.subarray(at, at + 8192));
   return [canvas.width, canvas.height, btoa(text)];
 }"""
+
+
+def launch(playwright: Playwright, chromium: str) -> Browser:
+    """Chromium without a window."""
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    return playwright.chromium.launch(executable_path=chromium, args=options)
 
 
 class Visit:
@@ -69,6 +75,11 @@ class Visit:
             for path in paths
             if path.path.strip("/") in routes
         ]
+
+    @property
+    def prediction_id(self) -> str:
+        """The id of the prediction that was explained last."""
+        return self.asked("gradcam", "attention")[-1]["prediction_id"]
 
     def choose(self, *pictures: Path | tuple[str, bytes]) -> None:
         """Choose pictures by the file dialog."""
