@@ -58,7 +58,11 @@ class Limiter:
         self._enter_here(name, key)
         lease = None
         try:
-            lease = await self._enter_shared(name, key)
+            try:
+                lease = await self._enter_shared(name, key)
+            except TooManyRequests:
+                self._used_until[name] -= _rate(key)[0]  # or who waits as long as told would be refused here
+                raise
             yield
         finally:
             self._running[name] -= 1

@@ -218,6 +218,19 @@ def test_a_key_has_its_limits_over_all_replicas(tiny_bundle: Path, shared: Redis
         assert other.get("/model", headers={"x-api-key": key}).status_code == 200
 
 
+def test_what_the_shared_count_refuses_a_replica_does_not_count(
+    tiny_bundle: Path, shared: RedisServer, tmp_path: Path, entries: redis.Redis
+) -> None:
+    key = add_key(file := tmp_path / "keys.toml", "lab", ["predict"], requests_per_minute=30.0)
+    settings = Settings(bundle=tiny_bundle, keys=file, **shared.settings)  # type: ignore[arg-type]
+    with serving(settings) as one, serving(settings) as other:
+        for client, status in ((one, 200), (other, 429)):
+            answers = [client.get("/model", headers={"x-api-key": key}) for _ in range(5)]
+            assert {answer.status_code for answer in answers} == {status}
+        entries.delete(*entries.keys("fusionlens:limit:{lab}*"))  # as if all had waited as long as they were told
+        assert other.get("/model", headers={"x-api-key": key}).status_code == 200
+
+
 def test_requests_at_once_are_counted_over_all_replicas_and_given_back(
     tiny_bundle: Path, shared: RedisServer, tmp_path: Path, entries: redis.Redis
 ) -> None:
