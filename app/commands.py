@@ -24,9 +24,8 @@ from app.inference.prediction import Prediction
 from app.inference.service import load_predictor
 from app.settings import Settings
 
-EXAMPLE = (
-    Path(__file__).parent / "web" / "examples" / "drawn.webp"
-)  # a drawn picture, so that the lines printed work as they stand
+# A drawn picture, for a command that needs one and is given none.
+EXAMPLE = Path(__file__).parent / "web" / "examples" / "drawn.webp"
 
 
 def main(arguments: list[str] | None = None) -> int:

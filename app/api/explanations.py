@@ -39,8 +39,8 @@ from app.inference.service import Service
 AnyQuery = GradcamQuery | AttentionQuery | TokensQuery
 StoredQuery = StoredGradcamQuery | StoredAttentionQuery | StoredTokensQuery
 router = APIRouter(tags=["explanations"])
-_SUMMARY = {"method", "branch", "fuse", "target", "against", "detail", "units", "no_positive_evidence"}
-_SUMMARY |= {"notes", "provenance"}
+_OF_WHAT = {"method", "branch", "fuse", "target", "against", "detail", "units"}
+_SUMMARY = {*_OF_WHAT, "no_positive_evidence", "notes", "provenance"}
 _BINARY, _TEXT = {"schema": {"type": "string", "format": "binary"}}, {"type": "string"}
 CONTENT: dict[int | str, dict[str, Any]] = {
     200: {

@@ -122,7 +122,6 @@ async function show(entry) {
 async function explain(entry) {
   if (entry.answer.model.sha256 !== model?.sha256) await readModel();
   if (entry !== current) return;
-  draw();
   controls.startWith(entry.answer.label);
   // The answer is painted first: explaining takes every core that the service has.
   const after = painted();

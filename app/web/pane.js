@@ -125,8 +125,8 @@ export class Pane {
     const down = (stage.scrollTop + stage.clientHeight / 2 - this.#frame.offsetTop) / this.#frame.offsetHeight;
     this.#frame.style.setProperty("--times", times);
     stage.classList.toggle("zoomed", times > 1);
-    stage.toggleAttribute("tabindex", times > 1); // to be scrolled by keyboard
-    if (times > 1) stage.tabIndex = 0;
+    if (times > 1) stage.tabIndex = 0; // to be scrolled by keyboard
+    else stage.removeAttribute("tabindex");
     stage.scrollLeft = this.#frame.offsetLeft + across * this.#frame.offsetWidth - stage.clientWidth / 2;
     stage.scrollTop = this.#frame.offsetTop + down * this.#frame.offsetHeight - stage.clientHeight / 2;
   }

@@ -36,8 +36,8 @@ function itemOf(entry, choose) {
 function update(button, { state, address, answer }, isCurrent) {
   const [picture, said] = button.children;
   button.dataset.state = state;
-  button.toggleAttribute("aria-current", isCurrent);
   if (isCurrent) button.setAttribute("aria-current", "true");
+  else button.removeAttribute("aria-current");
   picture.hidden ||= address === null;
   if (address !== null && picture.src !== address) picture.src = address;
   said.textContent = answer ? `${answer.label} ${percent(probabilityOf(answer))}` : STATES[state];

@@ -36,17 +36,21 @@ def keyed(browser: Browser, keys: tuple[Path, dict[str, str]]) -> Iterator[tuple
         yield client, key
 
 
+def enter(visit: Visit, key: str) -> None:
+    """Give the page a key."""
+    visit.page.locator("#key").fill(key)
+    visit.page.keyboard.press("Enter")
+
+
 def test_a_key_is_asked_for_and_kept_in_this_tab_alone(visit_of: Visiting, keyed: tuple[httpx.Client, str]) -> None:
     service, key = keyed
     visit = visit_of(service)
     dialog = visit.page.locator("#key-dialog")
     expect(dialog).to_be_visible()
     expect(visit.page.locator("#key-why")).to_contain_text("This needs a key")
-    visit.page.locator("#key").fill("a-wrong-one")
-    visit.page.keyboard.press("Enter")
+    enter(visit, "a-wrong-one")
     expect(visit.page.locator("#key-why")).to_contain_text("not known here")
-    visit.page.locator("#key").fill(key)
-    visit.page.keyboard.press("Enter")
+    enter(visit, key)
     expect(dialog).to_be_hidden()
     expect(visit.page.locator("#model-name")).to_contain_text("skin-demo")
     visit.choose(EXAMPLES / "ragged.webp")
@@ -79,16 +83,9 @@ def test_without_a_key_the_page_says_what_it_needs(visit_of: Visiting, keyed: tu
     expect(visit.page.locator("#problem")).to_contain_text("This needs a key")
     visit.choose(EXAMPLES / "ragged.webp")
     expect(visit.page.locator("#key-dialog")).to_be_visible()
-    visit.page.locator("#key").fill(keyed[1])
-    visit.page.keyboard.press("Enter")
+    enter(visit, keyed[1])
     visit.wait()
     expect(visit.page.locator("#model-name")).to_contain_text("skin-demo")
-
-
-def enter(visit: Visit, key: str) -> None:
-    """Give the page a key."""
-    visit.page.locator("#key").fill(key)
-    visit.page.keyboard.press("Enter")
 
 
 def test_a_key_without_the_right_can_be_given_back(
