@@ -24,7 +24,7 @@ from app.inference.prediction import Prediction
 from app.inference.service import load_predictor
 from app.settings import Settings
 
-# A drawn picture, for a command that needs one and is given none.
+# A drawn picture, to check what only a picture can.
 EXAMPLE = Path(__file__).parent / "web" / "examples" / "drawn.webp"
 
 
