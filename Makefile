@@ -36,7 +36,7 @@ test-base:
 image-test: $(VENV)/dev.done
 	$(BIN)/python -m tests.deploy.image $(IMAGE_FOLDER)
 
-# Under fire, half an hour, in a network of its own: writes docs/reliability.md. Needs root, redis-server, faketime.
+# Under fire, half an hour, in a network of its own: writes docs/measured/reliability.md. Needs root, redis-server, faketime.
 torture: $(VENV)/dev.done
 	$(BIN)/python -m reliability
 
@@ -64,7 +64,7 @@ lint: $(VENV)/dev.done
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Against pytorch-grad-cam, the page in Chromium, fit against a plain loop; writes docs/benchmarks*.md.
+# Against pytorch-grad-cam, the page in Chromium, fit against a plain loop; writes docs/measured/benchmarks*.md.
 bench: $(VENV)/bench.done
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.methods

@@ -1,4 +1,4 @@
-"""Write the table of settings into docs/deployment.md: python -m tests.settings_table."""
+"""Write the table of settings into docs/reference/settings.md: python -m tests.settings_table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from app.settings import Settings
 
-PAGE = Path(__file__).parents[1] / "docs" / "deployment.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 BEGIN, END = "<!-- settings: `make openapi` writes this table -->\n", "<!-- end of settings -->"
 
 
