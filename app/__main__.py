@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from app import probe
+from app.server import probe
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = sys.argv[1:] if arguments is None else arguments
     if chosen[:1] == ["health"]:  # containers run it every few seconds, so it loads nothing that it does not need
         return probe.main(chosen[1:])
-    from app.commands import main as run
+    from app.cli import main as run
 
     return run(chosen)
 

@@ -14,12 +14,12 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
+from app.addresses import is_loopback
+from app.engines.cpu import available_cores
+from app.engines.protocol import EngineKind
 from app.errors import KeysError
-from app.inference.bundle import demo_bundle_path
-from app.inference.cores import available_cores
-from app.inference.engine import EngineKind
-from app.inference.preprocess import PREVIEW_SIDE_PX, Limits
-from app.probe import is_loopback
+from app.files import DEMO_BUNDLE
+from app.pictures.decode import PREVIEW_SIDE_PX, Limits
 
 PREFIX, SECRETS_DIR = "FUSIONLENS_", "FUSIONLENS_SECRETS_DIR"
 SHORTEST_SECRET = 32
@@ -30,7 +30,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
-    bundle: Path = Field(default_factory=demo_bundle_path, description="folder of the model to serve")
+    bundle: Path = Field(default=DEMO_BUNDLE, description="folder of the model to serve")
     bundle_sha256: str | None = Field(None, description="refuse any bundle whose manifest has another digest")
     previous_bundles: int = Field(
         1, ge=0, description="replaced bundles that stay loaded, for as long as predictions of theirs are kept"

@@ -9,19 +9,19 @@ import cv2
 import numpy as np
 import torch
 
-from app.inference.bundle import demo_bundle_path
-from app.inference.manifest import Architecture, Calibration, Description, Metrics
+from app.bundles.manifest import Architecture, Calibration, Description, Metrics
+from app.files import DEMO_BUNDLE
 from app.models.cnnswin import CNNViTFusion
 from benchmarks.models import Case
-from training.draw import draw_lesion
-from training.export import compile_bundle, mean_maps, write_bundle
+from training.data.draw import draw_lesion
+from training.export.export import compile_bundle, mean_maps, write_bundle
 
 PICTURE_SIDE_PX = 600
 
 
 def demo_case(folder: Path) -> Case:
     """The bundle that comes with the project. What is needed besides is written to `folder`."""
-    return Case("demo bundle", demo_bundle_path(), _write_picture(folder), folder / "cache-demo")
+    return Case("demo bundle", DEMO_BUNDLE, _write_picture(folder), folder / "cache-demo")
 
 
 def random_case(folder: Path) -> Case:

@@ -12,13 +12,13 @@ from itertools import count, cycle
 import numpy as np
 import torch
 
+from app.bundles.reader import read_bundle
+from app.engines.load import load_engine
 from app.explain.methods import METHODS
-from app.inference.bundle import read_bundle
-from app.inference.engine import load_engine
-from app.inference.explanation import Question
-from app.inference.prediction import Prediction, Upload
-from app.inference.predictor import Predictor
-from app.inference.preprocess import Limits
+from app.pictures.decode import Limits
+from app.predicting.explanation import Question
+from app.predicting.prediction import Prediction, Upload
+from app.predicting.predictor import Predictor
 from benchmarks.client import Client
 from benchmarks.models import CLASS, Case, last_cnn_layer, prepared_picture, torch_model
 from benchmarks.turns import Runs

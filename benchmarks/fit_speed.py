@@ -26,20 +26,21 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from app.inference.preprocess import Limits, Needs, decode, prepare
 from app.models.cnnswin import CNNViTFusion
+from app.pictures.decode import Limits, Needs, decode
+from app.pictures.prepare import prepare
 from benchmarks.timing import Times, interleaved, median_ratio
-from training.augment import TwoViews
-from training.config import PROGRESSIVE, Recipe, Stage
-from training.data import Sample, read_samples
-from training.draw import draw_dataset
-from training.loop import fit
-from training.loss import Loss
-from training.optim import optimizer
-from training.processes import Processes
-from training.run import build_model
-from training.stages import enter
-from training.update import Updater
+from training.data.draw import draw_dataset
+from training.data.samples import Sample, read_samples
+from training.loading.augment import TwoViews
+from training.loop.fit import fit
+from training.loop.loss import Loss
+from training.loop.optim import optimizer
+from training.loop.processes import Processes
+from training.loop.stages import enter
+from training.loop.update import Updater
+from training.recipe.config import PROGRESSIVE, Recipe, Stage
+from training.runs.run import build_model
 
 DOCS = Path(__file__).parents[1] / "docs" / "measured"
 PACKAGES = ("fusionlens", "torch", "timm", "numpy", "opencv-python-headless")

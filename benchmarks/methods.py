@@ -18,13 +18,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from app.explain.fusion import fuse
+from app.bundles.reader import read_bundle
+from app.engines.load import load_engine
 from app.explain.integrated import integrated
-from app.inference.bundle import read_bundle
-from app.inference.engine import load_engine
-from app.inference.explanation import Question
-from app.inference.predictor import Predictor
-from app.inference.preprocess import Limits
+from app.explain.merge import fuse
+from app.pictures.decode import Limits
+from app.predicting.explanation import Question
+from app.predicting.predictor import Predictor
 from benchmarks.cases import demo_case, random_case
 from benchmarks.client import Client
 from benchmarks.goals import ratio

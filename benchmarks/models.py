@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from app.inference.bundle import read_bundle
-from app.inference.preprocess import Limits, decode, prepare
-from app.inference.torch_engine import load_model
+from app.bundles.reader import read_bundle
+from app.engines.torch import load_model
 from app.models.cnnswin import CNNViTFusion
+from app.pictures.decode import Limits, decode
+from app.pictures.prepare import prepare
 
 CLASS = 1  # the class that the others explain; both models have two
 

@@ -22,19 +22,20 @@ from quantus.functions.similarity_func import correlation_pearson
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
+from app.bundles.reader import read_bundle
+from app.engines.load import load_engine
 from app.errors import FusionLensError
-from app.explain import faithfulness as ours
-from app.explain.faithfulness import Heatmap, Image
-from app.explain.imputation import NOISE, impute
-from app.inference.bundle import read_bundle
-from app.inference.engine import load_engine
-from app.inference.explanation import Question
-from app.inference.predictor import Predictor
-from app.inference.preprocess import Limits
+from app.explain.fine import shifted
+from app.pictures.decode import Limits
+from app.predicting.explanation import Question
+from app.predicting.predictor import Predictor
 from benchmarks import quantus_figures as theirs
-from training.data import DataError, Sample
-from training.evaluate import chosen_samples
-from training.explain_pictures import BLUR, open_picture, probability_of
+from training.data.samples import DataError, Sample
+from training.evaluation.evaluate import chosen_samples
+from training.heatmaps import faithfulness as ours
+from training.heatmaps.explain_pictures import BLUR, open_picture, probability_of
+from training.heatmaps.faithfulness import Heatmap, Image
+from training.heatmaps.imputation import NOISE, impute
 
 METHODS = ("gradcam", "hirescam", "integrated")
 SEED, SHIFT_PX = 0, 8
@@ -76,7 +77,7 @@ def compared(predictor: Predictor, probability: theirs.Probability, sample: Samp
     """Our figures and quantus's of one picture, for each method."""
     opened = open_picture(predictor, sample)
     upload, image = opened.upload, opened.upload.image
-    moved = replace(upload, image=ours.shifted(image, SHIFT_PX, SHIFT_PX))
+    moved = replace(upload, image=shifted(image, SHIFT_PX, SHIFT_PX))
     predictions = [predictor.predict(one)[0] for one in (upload, moved)]
     target = predictor.answer(predictions[0]).label
     label, score = predictor.bundle.manifest.classes.index(target), probability_of(predictor, upload, target)

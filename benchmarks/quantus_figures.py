@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor, nn
 
-from app.explain.faithfulness import ROAD_FRACTIONS, STEPS, Heatmap, Image
-from app.explain.imputation import impute
-from app.inference.bundle import Bundle
-from app.inference.torch_engine import load_model
+from app.bundles.reader import Bundle
+from app.engines.torch import load_model
 from app.models.feature_maps import FeatureMaps
+from training.heatmaps.faithfulness import ROAD_FRACTIONS, STEPS, Heatmap, Image
+from training.heatmaps.imputation import impute
 
 PLAIN = {"abs": False, "normalise": False, "disable_warnings": True}
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from app.inference.bundle import demo_bundle_path
+from app.files import DEMO_BUNDLE
 from reliability import faults, fleet, overload, results, soak, swaps, uploads
 from reliability.replicas import ROOT, Replica, running
 from reliability.results import Row
-from tests.deploy import loopback
-from tests.deploy.tools import APART
+from tests.support.deploy import loopback
+from tests.support.deploy.tools import APART
 
 _INSIDE = "FUSIONLENS_TORTURE_APART"
 
@@ -63,11 +63,11 @@ class Given:
     """What every part is given: bundles, a picture, folders of its own, and how long it may take."""
 
     def __init__(self, folder: Path, quick: bool, soak_minutes: float) -> None:
-        from tests.bundles import tiny_graphs, write_tiny_bundle  # torch, which takes its time
+        from tests.support.bundles import tiny_graphs, write_tiny_bundle  # torch, which takes its time
 
         self._folder, self.quick = folder, quick
         self.soak_minutes = 0.3 if quick else soak_minutes
-        self.demo = demo_bundle_path()
+        self.demo = DEMO_BUNDLE
         self.tiny = write_tiny_bundle(folder / "tiny", graphs=tiny_graphs())
         self.picture = folder / "picture.jpg"
         with Image.open(ROOT / "app" / "web" / "examples" / "drawn.webp") as drawn:

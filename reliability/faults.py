@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reliability.replicas import Replica, clients, running
-from tests.redis_server import redis_server
+from tests.support.redis_server import redis_server
 
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 

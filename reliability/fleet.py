@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.timing import percentile
 from reliability.open_loop import OpenLoad, Sender, sending
 from reliability.replicas import ROOT, Replica, running
-from tests.deploy import loopback
+from tests.support.deploy import loopback
 
 ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
 PROXY = "https://localhost"

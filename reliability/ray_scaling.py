@@ -30,11 +30,11 @@ import yaml
 from benchmarks.timing import percentile
 from reliability.open_loop import OpenLoad, send_all
 from reliability.replicas import Replica, running
-from tests.api.asking import scene
-from tests.inference.pictures import encoded
-from tests.ray.apart import run_apart
-from tests.ray.cluster import ADDRESS, CONFIG, ray_serving
-from tests.redis_server import redis_server
+from tests.support.asking import scene
+from tests.support.pictures import encoded
+from tests.support.ray.apart import run_apart
+from tests.support.ray.cluster import ADDRESS, CONFIG, ray_serving
+from tests.support.redis_server import redis_server
 
 REPLICA, PROXY = "ray::ServeReplica:", "ray::ProxyActor"
 JPEG = encoded(scene(600, 450), "JPEG", quality=90)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from app.provision import add_key
+from app.server.provision import add_key
 from reliability.replicas import Replica, clients, running
 
 CLIENTS = 2

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from app.api.problems import MEDIA_TYPE, TABLE
-from app.inference.preprocess import Limits
+from app.pictures.decode import Limits
 from benchmarks.timing import percentile
 from reliability.hostile import Hostile, hostile_uploads, saved, scene
 

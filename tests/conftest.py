@@ -20,7 +20,7 @@ settings.register_profile("unhurried", deadline=None)  # how fast the machine is
 settings.load_profile("unhurried")
 
 if TYPE_CHECKING:
-    from tests.inference.engine_cases import Case
+    from tests.support.engine_cases import Case
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,7 +49,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     It has graphs, so that it is served as a bundle usually is.
     """
-    from tests.bundles import tiny_graphs, write_tiny_bundle  # behind the hook, and no torch for tests without
+    from tests.support.bundles import tiny_graphs, write_tiny_bundle  # behind the hook, and no torch for tests without
 
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny", graphs=tiny_graphs())
 
@@ -57,6 +57,6 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def case_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
     """`case_of(name)`: one of `CASES`, made once."""
-    from tests.inference.engine_cases import make_case  # as above
+    from tests.support.engine_cases import make_case  # as above
 
     return cache(lambda name: make_case(name, tmp_path_factory.mktemp("cases") / name))

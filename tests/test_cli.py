@@ -19,8 +19,9 @@ import pytest
 from PIL import Image
 
 from app.__main__ import main
-from app.inference.bundle import demo_bundle_path, read_bundle
-from tests.served_process import ROOT, SERVE, environment, serving
+from app.bundles.reader import read_bundle
+from app.files import DEMO_BUNDLE
+from tests.support.served_process import ROOT, SERVE, environment, serving
 
 WEIGHTS = "model.safetensors"
 
@@ -40,7 +41,7 @@ def pictures(tmp_path: Path) -> list[Path]:
 def flipped(tmp_path: Path) -> Path:
     """The demo bundle, which takes a while to verify, with one bit of its weights turned round."""
     folder = tmp_path / "flipped"
-    shutil.copytree(demo_bundle_path(), folder)
+    shutil.copytree(DEMO_BUNDLE, folder)
     weights = bytearray((folder / WEIGHTS).read_bytes())
     weights[len(weights) // 2] ^= 1
     (folder / WEIGHTS).write_bytes(weights)

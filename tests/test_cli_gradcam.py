@@ -8,13 +8,13 @@ import pytest
 
 from app.__main__ import main
 from app.explain.methods import DEFAULT
-from tests.api.asking import png_bytes
+from tests.support.asking import png_bytes
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny bundle without graphs, which torch runs: it starts sooner than graphs are compiled."""
-    from tests.bundles import write_tiny_bundle  # behind the import hook
+    from tests.support.bundles import write_tiny_bundle  # behind the import hook
 
     return write_tiny_bundle(tmp_path_factory.mktemp("cli") / "tiny")
 

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.served_process import ROOT, environment
+from tests.support.served_process import ROOT, environment
 
-BASE = "app.commands, app.server, app.api.predictions, app.inference.service, app.explain.cam, app.explain.overlay"
+BASE = (
+    "app.cli, app.server.process, app.api.routes.predictions, app.serving.service, app.explain.cam, app.drawing.overlay"
+)
 
 
 def test_importing_the_service_imports_no_torch(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.settings_table import PAGE, with_settings_table
+from scripts.settings_table import PAGE, with_settings_table
 
 
 def test_the_committed_table_is_the_codes() -> None:

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from app.inference.bundle import read_bundle
-from tests.served_process import ROOT, environment, serving
+from app.bundles.reader import read_bundle
+from tests.support.served_process import ROOT, environment, serving
 
 PACKED = ("app/", "training/", "weights/demo/")
 
@@ -55,7 +55,7 @@ def test_the_wheel_holds_the_packages_the_page_the_recipes_and_nothing_else(
     names = zipfile.ZipFile(wheel).namelist()
     metadata = {name for name in names if ".dist-info/" in name}
     assert set(names) - metadata == {name for name in project_files if name.startswith(PACKED)}
-    assert {"app/__main__.py", "app/web/index.html", "training/recipes/demo.yaml"} <= set(names)
+    assert {"app/__main__.py", "app/web/index.html", "training/recipe/demo.yaml"} <= set(names)
     assert any(name.endswith("/licenses/LICENSE") for name in metadata)
 
 

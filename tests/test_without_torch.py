@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.api.asking import png_bytes
-from tests.bundles import write_tiny_bundle
-from tests.served_process import ROOT, environment, serving
+from tests.support.asking import png_bytes
+from tests.support.bundles import write_tiny_bundle
+from tests.support.served_process import ROOT, environment, serving
 
 NOT_OF_THE_SERVICE = {"cv2", "torch", "torchvision", "timm", "training"}
 NOTED = """
@@ -68,7 +68,7 @@ def test_a_service_that_predicts_and_explains_has_not_imported_torch(tiny_bundle
     assert answer["label"] in ("benign", "malignant")
     assert overlay.content.startswith(b"\x89PNG")
     imported = set(noted.read_text().split())
-    assert {"openvino", "app.inference.openvino_engine", "app.api.explanations"} <= imported
+    assert {"openvino", "app.engines.openvino", "app.api.routes.explanations"} <= imported
     assert not imported & NOT_OF_THE_SERVICE
 
 

@@ -10,8 +10,8 @@ from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
 from app.api.uploads import UploadMemory, read_picture
-from app.inference.loaded import LoadedModels
-from app.inference.service import Service
+from app.serving.registry import LoadedModels
+from app.serving.service import Service
 from app.settings import Settings
 
 T = TypeVar("T")

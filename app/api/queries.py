@@ -9,15 +9,15 @@ import numpy as np
 from jaxtyping import Float32
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from app.drawing.overlay import COLORMAPS, SMALLEST_PX, Style
 from app.errors import BadParameter
 from app.explain.attention import AttentionMethod, Layer
 from app.explain.fine import MOVES
-from app.explain.fusion import Fuse
+from app.explain.merge import Fuse
 from app.explain.methods import DEFAULT, METHODS
-from app.explain.overlay import COLORMAPS, SMALLEST_PX, Style
-from app.inference.explanation import Detail, Explanation, Question, View
-from app.inference.prediction import Prediction
-from app.inference.predictor import Predictor
+from app.predicting.explanation import Detail, Explanation, Question, View
+from app.predicting.prediction import Prediction
+from app.predicting.predictor import Predictor
 
 Format = Literal["png", "json", "npy"]
 PREDICTION_ID = Field(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])

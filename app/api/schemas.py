@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.inference.explanation import Detail
 from app.models.feature_maps import Branch
+from app.predicting.explanation import Detail
 
 PREDICTION_EXAMPLE: dict[str, Any] = {
     "prediction_id": "rwMr5mbexnMfdB9dnKSgxw",

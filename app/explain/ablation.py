@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from app.explain.attribution import Attribution, Subject
 from app.explain.cam import weighted
-from app.explain.subject import Attribution, Subject
 
 GROUPS = 16
 

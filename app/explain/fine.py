@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from app.explain.faithfulness import shifted
-from app.explain.fusion import Heatmap, resize_keeping_sum
+from app.explain.merge import Heatmap, resize_keeping_sum
 
 FINER = 4  # cells of the finer grid to a cell of the model's, on each side
 # By how many cells of the finer grid each view is moved, down and right; the first is the picture as it is.
@@ -43,6 +42,15 @@ def finer(heatmaps: Sequence[Heatmap], grid: tuple[int, int]) -> Float32[np.ndar
         total[into_rows, into_columns] += fine[of_rows, of_columns]
         views[into_rows, into_columns] += 1
     return np.asarray(total / views, np.float32)
+
+
+def shifted(image: UInt8[np.ndarray, "h w 3"], down_px: int, right_px: int) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture moved within its frame. What comes into view repeats the edge."""
+    rows, columns = (
+        np.clip(np.arange(side) - by, 0, side - 1)
+        for side, by in zip(image.shape[:2], (down_px, right_px), strict=True)
+    )
+    return np.asarray(image[rows][:, columns])
 
 
 def _overlap(cells: int, by: int) -> tuple[slice, slice]:

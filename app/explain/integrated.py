@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float32
 
+from app.explain.attribution import Attribution, Completeness, Subject
 from app.explain.cam import hirescam
-from app.explain.fusion import signed_sum
-from app.explain.subject import Attribution, Completeness, Subject
+from app.explain.merge import signed_sum
 
 # Each a batch of its own. On a trained head, half of all pictures need no more than the first.
 NODES = (16, 32, 64)

@@ -12,10 +12,10 @@ from jaxtyping import Float
 
 from app.errors import BadParameter
 from app.explain.ablation import ablationcam
+from app.explain.attribution import Attribution, Completeness, Maps, Subject
 from app.explain.cam import eigencam, gradcam, gradcam_plus_plus, hirescam, layercam, xgradcam
-from app.explain.fusion import FUSES, Fuse, Heatmap, fuse, fuse_normalised
 from app.explain.integrated import integrated
-from app.explain.subject import Attribution, Completeness, Maps, Subject
+from app.explain.merge import FUSES, Fuse, Heatmap, fuse, fuse_normalised
 
 Formula = Callable[[Float[np.ndarray, "c h w"], Float[np.ndarray, "c h w"]], Heatmap]
 DEFAULT = "integrated"  # of the fused maps the most faithful one, as docs/explanations.md measures

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
-from app.explain.subject import Subject, stacked
+from app.explain.attribution import Subject, stacked
 from app.models.feature_maps import Branch
 
 

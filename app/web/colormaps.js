@@ -1,4 +1,4 @@
-// The colour maps of app/explain/colormaps.npz: 256 colours each, as red, green and blue. `make openapi` writes this.
+// The colour maps of app/drawing/colormaps.npz: 256 colours each, as red, green and blue. `make openapi` writes this.
 
 const bytes = (encoded) => Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
 

@@ -1,4 +1,4 @@
-// A heatmap as pixels. The same sums as app/explain/overlay.py: what is saved as PNG looks like what was seen here.
+// A heatmap as pixels. The same sums as app/drawing/overlay.py: what is saved as PNG looks like what was seen here.
 
 import { COLORMAPS } from "./colormaps.js";
 

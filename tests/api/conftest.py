@@ -13,9 +13,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.main import create_app
+from app.api.application import create_app
 from app.settings import Settings
-from tests.serving import serving, serving_app
+from tests.support.serving import serving, serving_app
 
 MAX_UPLOAD_BYTES = 8_000_000
 HERE = Path(__file__).parent
@@ -63,7 +63,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def five_classes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of a service with five classes and no decision threshold."""
-    from tests.bundles import write_tiny_bundle  # behind the import hook
+    from tests.support.bundles import write_tiny_bundle  # behind the import hook
 
     with serving(Settings(bundle=write_tiny_bundle(tmp_path_factory.mktemp("five"), classes=5))) as client:
         yield client
@@ -72,7 +72,7 @@ def five_classes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Cli
 @pytest.fixture(scope="module")
 def cnn_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of a service whose model has one branch and no attention."""
-    from tests.bundles import write_tiny_bundle  # behind the import hook
+    from tests.support.bundles import write_tiny_bundle  # behind the import hook
 
     with serving(Settings(bundle=write_tiny_bundle(tmp_path_factory.mktemp("cnn"), fusion="cnn"))) as client:
         yield client

@@ -14,14 +14,14 @@ import httpx
 import pytest
 
 from app.__main__ import main
-from app.api.keys import Key
-from app.api.limits import BURST_S, Limiter
+from app.api.application import create_app
+from app.api.keys.keys import Key
+from app.api.keys.limits import BURST_S, Limiter
 from app.errors import TooManyRequests
-from app.main import create_app
-from app.provision import add_key
+from app.server.provision import add_key
 from app.settings import Settings
-from tests.api.asking import PNG, assert_problem, noise_bytes, png_bytes
-from tests.serving import serving, serving_app
+from tests.support.asking import PNG, assert_problem, noise_bytes, png_bytes
+from tests.support.serving import serving, serving_app
 
 
 @pytest.fixture(scope="module")

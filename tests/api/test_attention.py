@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from app.settings import Settings
-from tests.api.asking import PNG, assert_problem, explained, picture_of, png_bytes, predict
-from tests.serving import serving
+from tests.support.asking import PNG, assert_problem, explained, picture_of, png_bytes, predict
+from tests.support.serving import serving
 
 QUERIES, HEADS = 16, 2  # of the tiny bundle: Swin tokens on a 4 × 4 grid
 
@@ -128,7 +128,7 @@ def test_all_formats_are_of_the_same_map_stored_or_sent_along(client: httpx.Clie
 
 
 def test_models_without_attention_say_so(cnn_alone: httpx.Client, tmp_path: Path) -> None:
-    from tests.bundles import write_tiny_bundle  # behind the import hook
+    from tests.support.bundles import write_tiny_bundle  # behind the import hook
 
     def refused(client: httpx.Client) -> tuple[str, str]:
         answer = predict(client, png_bytes())

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.api.asking import PNG, assert_problem, png_bytes, predict, scene
 from tests.api.conftest import MAX_UPLOAD_BYTES
-from tests.inference.pictures import encoded, png
+from tests.support.asking import PNG, assert_problem, png_bytes, predict, scene
+from tests.support.pictures import encoded, png
 
 TEXT = b"This is not a picture at all. " * 20
 PICTURE, JPEG = png_bytes(), encoded(scene(), "JPEG")

@@ -16,11 +16,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.main import create_app
+from app.api.application import create_app
 from app.settings import Settings
-from tests.api.asking import PNG, assert_problem, noise_bytes, png_bytes, predict
-from tests.api.wire import answer, answers, connected, drip, half_closed, is_closed, is_problem, wait_until
-from tests.serving import serving, serving_app
+from tests.support.asking import PNG, assert_problem, noise_bytes, png_bytes, predict
+from tests.support.serving import serving, serving_app
+from tests.support.wire import answer, answers, connected, drip, half_closed, is_closed, is_problem, wait_until
 
 HEADER_S, DEADLINE_S = 0.5, 1.0
 UPLOADS_MAX_BYTES = 1_000_000

@@ -12,10 +12,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.inference.store import RecentAnswers
+from app.serving.explanation_cache import RecentAnswers
 from app.settings import Settings
-from tests.api.asking import assert_problem, png_bytes, predict
-from tests.serving import serving
+from tests.support.asking import assert_problem, png_bytes, predict
+from tests.support.serving import serving
 
 
 @pytest.mark.parametrize("route", ["gradcam", "attention"])

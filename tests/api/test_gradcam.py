@@ -16,7 +16,7 @@ from PIL import Image
 from app import __version__
 from app.explain.methods import DEFAULT
 from app.settings import Settings
-from tests.api.asking import (
+from tests.support.asking import (
     PNG,
     assert_problem,
     explained,
@@ -26,8 +26,8 @@ from tests.api.asking import (
     scene,
     with_manifest,
 )
-from tests.inference.pictures import encoded, exif, turned
-from tests.serving import serving
+from tests.support.pictures import encoded, exif, turned
+from tests.support.serving import serving
 
 VIEWS = ("fusion", "cnn", "swin")
 CLASSES = ("benign", "malignant")

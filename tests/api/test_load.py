@@ -22,11 +22,11 @@ from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from app.api import explanations, health, model, operation, predictions
+from app.api.routes import explanations, health, model, operation, predictions
 from app.settings import Settings
-from tests.api.asking import PNG, assert_problem, picture_of, png_bytes, predict, probabilities
-from tests.inference.pictures import png
-from tests.serving import serving
+from tests.support.asking import PNG, assert_problem, picture_of, png_bytes, predict, probabilities
+from tests.support.pictures import png
+from tests.support.serving import serving
 
 SIZES_PX = ((96, 64), (64, 96), (40, 40), (200, 30))
 

@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import pytest
 
-from app.provision import add_key
+from app.server.provision import add_key
 from app.settings import Settings
-from tests import served_process as process
-from tests.api.asking import PNG, png_bytes, predict
-from tests.serving import serving
+from tests.support import served_process as process
+from tests.support.asking import PNG, png_bytes, predict
+from tests.support.serving import serving
 
 
 def test_a_well_formed_request_id_is_kept_and_any_other_is_replaced(client: httpx.Client) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from app.api.schemas import EXPLANATION_EXAMPLE
 from app.explain.methods import DEFAULT, METHODS
-from tests.api.asking import PNG, assert_problem, explained, picture_of, png_bytes, predict
+from tests.support.asking import PNG, assert_problem, explained, picture_of, png_bytes, predict
 
 OF_A_CLASS = [name for name, method in METHODS.items() if not method.class_agnostic]
 UNITLESS = [name for name, method in METHODS.items() if method.units == "unitless"]

@@ -13,9 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.settings import Settings
-from tests.api.asking import PNG, assert_problem, png_bytes, predict
-from tests.programs import tool
-from tests.serving import serving
+from tests.support.asking import PNG, assert_problem, png_bytes, predict
+from tests.support.programs import tool
+from tests.support.serving import serving
 
 
 @pytest.fixture(scope="module")

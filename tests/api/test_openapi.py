@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.asking import PNG, png_bytes
-from tests.api.openapi_document import DOCUMENT, openapi_document
+from scripts.openapi import DOCUMENT, openapi_document
+from tests.support.asking import PNG, png_bytes
 
 ROUTES = {
     ("post", "/predict"),

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from app.settings import Settings
-from tests.api.asking import PNG, picture_of, png_bytes, predict, probabilities, scene, with_manifest
-from tests.inference.pictures import encoded, exif
-from tests.serving import serving
+from tests.support.asking import PNG, picture_of, png_bytes, predict, probabilities, scene, with_manifest
+from tests.support.pictures import encoded, exif
+from tests.support.serving import serving
 
 
 def test_the_answer_holds_every_field_of_the_contract(client: httpx.Client, tiny_bundle: Path) -> None:

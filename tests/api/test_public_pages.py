@@ -8,10 +8,10 @@ from pathlib import Path
 
 import httpx
 
+from app.drawing.overlay import COLORMAPS
 from app.explain.methods import METHODS
-from app.explain.overlay import COLORMAPS
-from tests.api.asking import png_bytes, predict
 from tests.api.conftest import MAX_UPLOAD_BYTES
+from tests.support.asking import png_bytes, predict
 
 
 def test_the_card_says_what_the_manifest_says_and_what_may_be_asked(client: httpx.Client, tiny_bundle: Path) -> None:

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import redis
 
-from app.inference.redis_client import SharedRedis, connect
-from app.inference.redis_store import FORMAT, from_bytes, seal, to_bytes, unseal
-from app.main import create_app
-from app.metrics import Metrics
-from app.provision import add_key
+from app.api.application import create_app
+from app.server.provision import add_key
+from app.serving.stores.redis import FORMAT, from_bytes, seal, to_bytes, unseal
+from app.serving.stores.redis_client import SharedRedis, connect
 from app.settings import Settings
-from tests.api.asking import PNG, assert_problem, png_bytes, predict
-from tests.redis_server import PASSWORD, SECRET, RedisServer, redis_server
-from tests.serving import serving, serving_app
+from app.telemetry.metrics import Metrics
+from tests.support.asking import PNG, assert_problem, png_bytes, predict
+from tests.support.redis_server import PASSWORD, SECRET, RedisServer, redis_server
+from tests.support.serving import serving, serving_app
 
 KEY = "fusionlens:prediction:"
 
@@ -199,7 +199,7 @@ def test_the_entry_of_another_version_is_gone_not_wrong(
     key, name = KEY + answer["prediction_id"], answer["prediction_id"]
     stored_format, payload = unseal(SECRET.encode(), name, cast(bytes, entries.get(key)))
     assert stored_format == FORMAT
-    monkeypatch.setattr("app.inference.redis_store.FORMAT", b"FLP9")
+    monkeypatch.setattr("app.serving.stores.redis.FORMAT", b"FLP9")
     entries.set(key, seal(SECRET.encode(), name, payload))
     monkeypatch.undo()
     assert "Another version" in assert_problem(client.get(answer["links"]["gradcam"]), 410, "model-gone")
@@ -267,7 +267,7 @@ def test_two_worker_processes_share_the_port_and_the_store(
 ) -> None:
     import signal
 
-    from tests import served_process as process
+    from tests.support import served_process as process
 
     variables = {f"FUSIONLENS_{name.upper()}": value for name, value in shared.settings.items()}
     variables |= {"FUSIONLENS_WORKERS": "2", "FUSIONLENS_METRICS": "false", "FUSIONLENS_DRAIN_S": "0.2"}

@@ -22,8 +22,8 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from tests.api.asking import PNG, png_bytes, predict
-from tests.api.openapi_document import DOCUMENT
+from scripts.openapi import DOCUMENT
+from tests.support.asking import PNG, png_bytes, predict
 
 Case = AnyCase[Any]
 EXPLANATIONS = ("/gradcam", "/attention", "/tokens")

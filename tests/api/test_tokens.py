@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from app.settings import Settings
-from tests.api.asking import assert_problem, explained, picture_of, png_bytes, predict
-from tests.serving import serving
+from tests.support.asking import assert_problem, explained, picture_of, png_bytes, predict
+from tests.support.serving import serving
 
 STAGES = (16, 8, 4)  # of the tiny bundle
 

@@ -19,9 +19,9 @@ from fastapi import FastAPI
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tests.api.asking import PNG, noise_bytes, png_bytes, predict, scene
 from tests.api.conftest import MAX_UPLOAD_BYTES
-from tests.inference.pictures import encoded, exif
+from tests.support.asking import PNG, noise_bytes, png_bytes, predict, scene
+from tests.support.pictures import encoded, exif
 
 HUGE_BYTES = 50_000_000
 KINDS = {

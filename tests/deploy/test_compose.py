@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from app.settings import Settings
-from tests.deploy.tools import DEPLOY, ROOT, documents, run
-from tests.programs import tool
+from tests.support.deploy.tools import DEPLOY, ROOT, documents, run
+from tests.support.programs import tool
 
 FILE = ROOT / "docker-compose.yml"
 

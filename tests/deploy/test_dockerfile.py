@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from tests.deploy.tools import ROOT, run
-from tests.programs import tool
+from tests.support.deploy.tools import ROOT, run
+from tests.support.programs import tool
 
 FILE = ROOT / "Dockerfile"
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.provision import set_up
+from app.server.provision import set_up
 from app.settings import Settings
-from tests.deploy.tools import DEPLOY, documents
+from tests.support.deploy.tools import DEPLOY, documents
 
 
 @cache

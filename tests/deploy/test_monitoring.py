@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from app.metrics import Metrics
-from app.provision import set_up
-from tests.deploy.tools import DEPLOY, documents, run
-from tests.programs import tool
+from app.server.provision import set_up
+from app.telemetry.metrics import Metrics
+from tests.support.deploy.tools import DEPLOY, documents, run
+from tests.support.programs import tool
 
 ALERTS = DEPLOY / "alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "fusionlens.json"

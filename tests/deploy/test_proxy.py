@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.tools import DEPLOY, run, run_apart
-from tests.programs import absent, tool
+from tests.support.deploy.tools import DEPLOY, run, run_apart
+from tests.support.programs import absent, tool
 
 FILE = DEPLOY / "Caddyfile"
 LEAST = (2, 8)  # before, a body was not sent again to the next replica
@@ -43,4 +43,4 @@ def test_the_site_is_what_a_variable_says(caddy: str) -> None:
 
 
 def test_requests_reach_replicas_and_survive_the_loss_of_one(caddy: str, tmp_path: Path) -> None:
-    print(run_apart("tests.deploy.proxied", caddy, FILE, tmp_path))
+    print(run_apart("tests.support.deploy.proxied", caddy, FILE, tmp_path))

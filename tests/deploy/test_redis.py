@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from app.provision import set_up
+from app.server.provision import set_up
 from tests.deploy.test_compose import compose
-from tests.deploy.tools import run_apart
-from tests.programs import tool
+from tests.support.deploy.tools import run_apart
+from tests.support.programs import tool
 
 
 def test_redis_takes_the_configuration_and_its_health_check_finds_it(tmp_path: Path) -> None:
@@ -18,5 +18,5 @@ def test_redis_takes_the_configuration_and_its_health_check_finds_it(tmp_path: P
     kind, check = service["healthcheck"]["test"]
     assert kind == "CMD-SHELL" and service["command"] == ["redis-server", "/secrets/redis.conf"]
     check = check.replace("$$", "$").replace("/secrets/", f"{shlex.quote(str(tmp_path))}/")
-    said = run_apart("tests.deploy.checked_redis", tool("redis-server"), tmp_path, check)
+    said = run_apart("tests.support.deploy.checked_redis", tool("redis-server"), tmp_path, check)
     assert said.split() == ["unhealthy", "healthy", "refused", "512mb-lru", "unhealthy"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from training.config import Part, Recipe, Stage
+from training.recipe.config import Part, Recipe, Stage
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "recipe.md"
 ROW = re.compile(r"^\| `([a-z_.]+)` \| (?:`([^`]+)`|(required|none)) \|", re.MULTILINE)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.explain.fine import FINER, MOVES, finer, moved_views
-from app.explain.fusion import resize_keeping_sum
+from app.explain.merge import resize_keeping_sum
 
 CELL_PX = 8
 

@@ -12,13 +12,13 @@ import torch
 
 from app.errors import BadParameter
 from app.explain.ablation import GROUPS, ablationcam
-from app.explain.fusion import Heatmap
+from app.explain.attribution import Batch, Completeness, Maps, Score, Subject
 from app.explain.integrated import integrated
+from app.explain.merge import Heatmap
 from app.explain.methods import METHODS, fusion_of, warnings_of
-from app.explain.subject import Batch, Completeness, Maps, Score, Subject
 from app.models.cnnswin import FUSIONS, CrossAttentionHead, Fusion
 from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
-from tests.explain.subjects import MODELS, Explained, demo, model_called, tiny
+from tests.support.subjects import MODELS, Explained, demo, model_called, tiny
 
 CONTRAST = (-1.0, 1.0)
 LINEAR = ("gradcam", "hirescam", "xgradcam", "integrated")

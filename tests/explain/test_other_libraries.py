@@ -48,7 +48,7 @@ from app.explain.cam import gradcam_plus_plus
 from app.explain.integrated import integrated
 from app.explain.shapley import shapley_values
 from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
-from tests.explain.subjects import Explained, demo, tiny
+from tests.support.subjects import Explained, demo, tiny
 
 RAW, FINISHED, CLASS = 1e-5, 1e-4, 0
 ONE_HOT = (1.0, 0.0)

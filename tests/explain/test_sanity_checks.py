@@ -28,7 +28,7 @@ from torch import nn
 
 from app.explain.methods import METHODS
 from app.models.feature_maps import BRANCHES, Branch
-from tests.explain.subjects import Explained, demo, tiny
+from tests.support.subjects import Explained, demo, tiny
 
 CONTRAST, HEADS, TRUNKS = (-1.0, 1.0), 20, 8
 BOUND, EIGENCAMS_BOUND, FAILS = 0.3, 0.7, 0.5

@@ -9,7 +9,7 @@ from app.explain.integrated import integrated
 from app.explain.shapley import shapley_values
 from app.models.cnnswin import Fusion
 from app.models.feature_maps import BRANCHES
-from tests.explain.subjects import MODELS, Explained, model_called, tiny
+from tests.support.subjects import MODELS, Explained, model_called, tiny
 
 CONTRAST = (-1.0, 1.0)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from app.models.cnnswin import CNNViTFusion
 from app.models.swin_tokens import swin_tokens
-from tests.bundles import tiny_model
+from tests.support.bundles import tiny_model
 
 # What the last stage's grid is cut into; its second block is shifted where there are several windows.
 WINDOWS = {"several": (2, (64, 64)), "one": (7, (64, 64)), "wide": (2, (64, 96)), "padded": (3, (64, 96))}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.tools import ROOT
-from tests.programs import absent
-from tests.ray.apart import run_apart
-from tests.ray.cluster import RAY
-from tests.redis_server import SECRET
+from tests.support.deploy.tools import ROOT
+from tests.support.programs import absent
+from tests.support.ray.apart import run_apart
+from tests.support.ray.cluster import RAY
+from tests.support.redis_server import SECRET
 
 pytestmark = pytest.mark.ray_serve
 
@@ -27,7 +27,7 @@ def build(args: str, environment: dict[str, str]) -> str:
     if not (RAY / "python").exists():
         absent("there is no Ray in .venv-ray: `make test-ray` installs it")
     own = {name: value for name, value in os.environ.items() if not name.startswith("FUSIONLENS_")}
-    command = [str(RAY / "python"), "-c", f"from app.ray_serve import application; application({args})"]
+    command = [str(RAY / "python"), "-c", f"from app.server.ray_serve import application; application({args})"]
     ran = subprocess.run(command, cwd=ROOT, env=own | environment, text=True, capture_output=True, timeout=120)
     assert PASSWORD not in ran.stdout + ran.stderr
     return ran.stderr.strip().rpartition("\n")[2] if ran.returncode else ""
@@ -60,7 +60,7 @@ def test_what_is_safe_is_built(args: str, environment: dict[str, str]) -> None:
 
 
 def test_the_api_is_the_same_behind_two_replicas(tmp_path: Path) -> None:
-    print(run_apart("tests.ray.suite", tmp_path))
+    print(run_apart("tests.support.ray.suite", tmp_path))
 
 
 def test_a_killed_replica_loses_its_own_requests_alone_and_is_replaced() -> None:

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, MpoImagePlugin
 
 from app.errors import FusionLensError, PictureTooLarge, UnreadablePicture
-from app.inference.preprocess import SIGNATURES, Limits, Needs, Picture, decode, prepare
+from app.pictures.decode import SIGNATURES, Limits, Needs, Picture, decode
+from app.pictures.prepare import prepare
 from reliability import bombs
 from reliability.containers import chunk, png
 from reliability.hostile import FAMILIES, drawn, hostile_uploads, saved, scene

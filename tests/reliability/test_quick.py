@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.deploy.tools import ROOT
-from tests.programs import absent, tool
+from tests.support.deploy.tools import ROOT
+from tests.support.programs import absent, tool
 
 
 @pytest.mark.slow

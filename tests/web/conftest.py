@@ -9,9 +9,9 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
-from tests.programs import tool
-from tests.served_process import environment, serving
-from tests.web.visit import Visit, launch
+from tests.support.programs import tool
+from tests.support.served_process import environment, serving
+from tests.support.visit import Visit, launch
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "app" / "web" / "examples"

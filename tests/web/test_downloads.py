@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.programs import tool
+from tests.support.programs import tool
+from tests.support.visit import Visit
 from tests.web.conftest import EXAMPLES
-from tests.web.visit import Visit
 
 NAME = 'it\'s a, "drawn"; one.webp'
 

@@ -11,12 +11,12 @@ import httpx
 import pytest
 from playwright.sync_api import Route, expect
 
-from app.explain.overlay import COLORMAPS
+from app.drawing.overlay import COLORMAPS
 from app.settings import Settings
-from tests.api.asking import png_bytes
-from tests.serving import serving
+from tests.support.asking import png_bytes
+from tests.support.serving import serving
+from tests.support.visit import Visit, assert_looks_like
 from tests.web.conftest import EXAMPLES
-from tests.web.visit import Visit, assert_looks_like
 
 RAGGED = EXAMPLES / "ragged.webp"
 
@@ -232,7 +232,7 @@ def test_only_the_latest_question_is_shown(answered: Visit) -> None:
 def test_a_model_of_one_branch_offers_no_more_than_it_has(
     visit_of: Callable[[httpx.Client], Visit], tmp_path: Path
 ) -> None:
-    from tests.bundles import write_tiny_bundle  # behind the import hook
+    from tests.support.bundles import write_tiny_bundle  # behind the import hook
 
     with serving(Settings(bundle=write_tiny_bundle(tmp_path / "cnn", fusion="cnn"))) as service:
         visit = visit_of(service)

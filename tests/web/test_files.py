@@ -8,10 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.main import WEB, create_app
+from app.api.application import create_app
+from app.files import WEB
 from app.settings import Settings
-from tests.serving import serving_app
-from tests.web.colours_module import MODULE, module
+from scripts.colormaps_js import MODULE, module
+from tests.support.serving import serving_app
 
 FILES = sorted(path for path in WEB.rglob("*") if path.is_file())
 MOST_BYTES = 150_000

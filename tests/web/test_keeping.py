@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import expect
 
 from app.settings import Settings
-from tests.redis_server import redis_server
-from tests.serving import serving
+from tests.support.redis_server import redis_server
+from tests.support.serving import serving
+from tests.support.visit import Visit
 from tests.web.conftest import EXAMPLES, ROOT
-from tests.web.visit import Visit
 
 DRAWN, RAGGED = EXAMPLES / "drawn.webp", EXAMPLES / "ragged.webp"
 Visiting = Callable[[httpx.Client], Visit]

@@ -9,11 +9,11 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
-from app.provision import add_key
+from app.server.provision import add_key
 from app.settings import Settings
-from tests.serving import serving
+from tests.support.serving import serving
+from tests.support.visit import Visit, assert_looks_like
 from tests.web.conftest import EXAMPLES, ROOT
-from tests.web.visit import Visit, assert_looks_like
 
 Visiting = Callable[[httpx.Client], Visit]
 

@@ -18,12 +18,12 @@ from playwright.sync_api import expect
 
 from app.settings import Settings
 from reliability.swaps import Versions
-from tests import served_process
-from tests.api.asking import scene
-from tests.inference.pictures import encoded, exif
-from tests.serving import serving
+from tests.support import served_process
+from tests.support.asking import scene
+from tests.support.pictures import encoded, exif
+from tests.support.serving import serving
+from tests.support.visit import Visit
 from tests.web.conftest import EXAMPLES, ROOT
-from tests.web.visit import Visit
 
 DRAWN = EXAMPLES / "drawn.webp"
 _FILES = """([content, name]) => {
@@ -223,7 +223,7 @@ def test_real_and_awkward_pictures_are_shown_as_the_service_understood_them(
 def test_of_many_classes_the_first_ten_are_shown(
     visit_of: Callable[[httpx.Client], Visit], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from tests.bundles import write_tiny_bundle  # behind the import hook
+    from tests.support.bundles import write_tiny_bundle  # behind the import hook
 
     with serving(Settings(bundle=write_tiny_bundle(tmp_path_factory.mktemp("many"), classes=12))) as service:
         visit = visit_of(service)

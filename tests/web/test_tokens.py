@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+from tests.support.visit import Visit, assert_looks_like
 from tests.web.conftest import EXAMPLES
-from tests.web.visit import Visit, assert_looks_like
 
 
 @pytest.fixture

@@ -1,0 +1,85 @@
+"""Who may ask: looked at when a request's headers are there, before a byte of its body is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.api import problems
+from app.api.keys.keys import Key, Keys, Right
+from app.api.keys.limits import Limiter
+from app.api.middleware.admission import path_of
+from app.errors import Forbidden, FusionLensError, Unauthorized
+
+OPEN = {"/", "/health/live", "/health/ready", "/docs", "/openapi.json"}
+RIGHT_OF: dict[str, Right] = {"/metrics": "metrics", "/admin/reload": "admin"}
+
+
+class Doorkeeper:
+    """Knows the keys, if there are any, and lets requests in. Keys are read again with `read_keys`."""
+
+    def __init__(self, file: Path | None, limiter: Limiter) -> None:
+        self._file, self.limiter = file, limiter
+        self._keys = None if file is None else Keys.read(file)
+
+    def read_keys(self) -> None:
+        """Take up what the file of keys says now. Raises KeysError, and then the keys stay as they are."""
+        if self._file is not None:
+            self._keys = Keys.read(self._file)
+
+    def identify(self, path: str, presented: bytes | None) -> tuple[str, Key] | None:
+        """Whose request this is: None where no key is needed. Raises Unauthorized and Forbidden."""
+        if path in OPEN or path.startswith("/web/"):
+            return None
+        right = RIGHT_OF.get(path, "predict")
+        if self._keys is None:
+            if right == "admin":
+                raise Forbidden("This service has no keys, so nobody has this right: send its process SIGHUP instead.")
+            return None
+        if presented is None:
+            raise Unauthorized("This needs a key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
+        if (found := self._keys.find(presented)) is None:
+            raise Unauthorized("This key is not known here: it is wrong, or it was withdrawn.")
+        name, key = found
+        if right not in key.rights:
+            raise Forbidden(f"The key {name!r} has no right to this: it would take {right!r}.")
+        return name, key
+
+
+class Access:
+    """ASGI middleware: refuses what the doorkeeper does not let in, and tells the rest whose request it is."""
+
+    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper) -> None:
+        self._app, self._doorkeeper = app, doorkeeper
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            found = self._doorkeeper.identify(path_of(scope), _presented(scope))
+            if found is None:
+                await self._app(scope, receive, send)
+                return
+            scope["state"]["owner"] = found[0]
+            async with self._doorkeeper.limiter.turn(*found):
+                await self._app(scope, receive, send)
+        except FusionLensError as error:  # from here alone: the application answers its own
+            response = problems.response_to(Request(scope), error)
+            response.headers["Connection"] = "close"  # what is left of the body is never read
+            if isinstance(error, Unauthorized):
+                response.headers["WWW-Authenticate"] = 'Bearer realm="fusionlens"'
+            await response(scope, receive, send)
+
+
+def _presented(scope: Scope) -> bytes | None:
+    presented = None
+    for name, value in scope["headers"]:
+        if name == b"x-api-key":
+            presented = value
+        elif name == b"authorization" and value[:7].lower() == b"bearer ":
+            presented = value[7:].strip()
+    return presented

@@ -1,0 +1,37 @@
+"""Room in the queue: asked before a picture's route is entered, so that a refusal costs next to nothing."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.api import problems
+from app.errors import Overloaded
+from app.serving.registry import LoadedModels
+
+PICTURE_ROUTES = {"/predict", "/gradcam", "/attention", "/tokens"}
+
+
+class Admission:
+    """ASGI middleware: refuses pictures that would not be answered in time, before their body is read."""
+
+    def __init__(self, app: ASGIApp, models: LoadedModels) -> None:
+        self._app, self._models = app, models
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and scope["method"] == "POST" and (route := path_of(scope)) in PICTURE_ROUTES:
+            service = self._models.current
+            try:
+                service.admit(service.deadline())
+            except Overloaded as error:
+                scope["state"]["route"] = route  # for the metrics: no route was entered
+                await problems.response_to(Request(scope), error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def path_of(scope: Scope) -> str:
+    """The path below where the application is mounted."""
+    path, prefix = str(scope["path"]), str(scope.get("root_path", ""))
+    return path.removeprefix(prefix) if prefix else path

@@ -1,0 +1,82 @@
+"""What is known of every request: an id, a line in the log, its place in the metrics."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.serving.lifecycle import Lifecycle
+from app.telemetry.metrics import Metrics
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+logger = structlog.stdlib.get_logger("fusionlens.requests")
+
+
+class Observed:
+    """ASGI middleware around all others."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, lifecycle: Lifecycle) -> None:
+        self._app, self._metrics, self._lifecycle = app, metrics, lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        state["request_id"], state["owner"], state["problem"], state["route"] = _request_id(scope), "", None, None
+        began, status = time.perf_counter(), 500  # what the application fails on is answered further out
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = message.setdefault("headers", [])
+                headers += [(b"x-request-id", state["request_id"].encode()), (b"x-content-type-options", b"nosniff")]
+                if self._lifecycle.draining and (b"connection", b"close") not in headers:
+                    headers.append((b"connection", b"close"))
+            await send(message)
+
+        self._metrics.in_progress.inc()
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            self._metrics.in_progress.dec()
+            self._record(scope, status, time.perf_counter() - began)
+
+    def _record(self, scope: Scope, status: int, spent_s: float) -> None:
+        state, route = scope["state"], _template(scope)
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.requests.labels(method, route, str(status)).inc()
+        self._metrics.request_s.labels(route).observe(spent_s)
+        if state["problem"]:
+            self._metrics.refusals.labels(state["problem"]).inc()
+        logger.info(
+            "request",
+            request_id=state["request_id"],
+            method=method,
+            route=route,
+            status=status,
+            duration_ms=round(spent_s * 1e3, 1),
+            key=state["owner"] or None,
+            problem=state["problem"],
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    """What the client calls its request, if that is short and plain; else a new name."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+            return str(value.decode("ascii"))
+    return secrets.token_hex(16)
+
+
+def _template(scope: Scope) -> str:
+    """The route, never the path: what clients make up must not become series."""
+    path = getattr(scope.get("route"), "path", None) or scope["state"]["route"]
+    return str(path) if path else "none"

@@ -1,0 +1,41 @@
+"""Health: the process is up; it takes new clients."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from app import errors
+from app.api.dependencies import TheModels
+from app.api.problems import documented
+from app.api.schemas import Health
+from app.serving.lifecycle import Lifecycle
+from app.serving.registry import LoadedModels
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+
+@router.get("/live", summary="Is the process up?")
+async def live() -> Health:
+    """The process answers. Depends on nothing else."""
+    return Health(status="live")
+
+
+@router.get(
+    "/ready",
+    summary="Does it take new clients?",
+    responses=documented(errors.NotReady, errors.StoreUnavailable),
+)
+async def ready(models: TheModels, request: Request) -> Health:
+    """The bundle is verified and has answered a warm-up prediction, and the store was reached.
+
+    A store that is lost later does not change that, since predictions go on. What changes it is the order to stop.
+    """
+    await check_ready(models, request.app.state.lifecycle)
+    return Health(status="ready")
+
+
+async def check_ready(models: LoadedModels, lifecycle: Lifecycle) -> None:
+    """Raises NotReady and StoreUnavailable."""
+    if lifecycle.draining:
+        raise errors.NotReady("This service is about to stop: ask another replica.")
+    await models.store.check()

@@ -1,0 +1,41 @@
+"""The model: what it is, what it can be asked, and its limits."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from app import __version__
+from app.api.dependencies import TheService, TheSettings
+from app.api.schemas import ModelCard
+from app.drawing.overlay import COLORMAPS
+from app.explain.methods import DEFAULT, METHODS
+
+router = APIRouter(tags=["model"])
+
+
+@router.get("/model", summary="The model's card")
+async def model(service: TheService, settings: TheSettings) -> ModelCard:
+    """The public part of the model's manifest: classes, figures, terms, and what may be asked."""
+    predictor = service.predictor
+    public = predictor.bundle.manifest.model_dump(
+        mode="json",
+        include=ModelCard.model_fields.keys() - {"sha256", "token_stages", "engine", "fusionlens", "limits"},
+    )
+    return ModelCard(
+        **public,
+        sha256=predictor.bundle.sha256,
+        methods=sorted(METHODS, key=lambda name: name != DEFAULT),
+        class_agnostic_methods=[name for name, method in METHODS.items() if method.class_agnostic],
+        branches=predictor.views,
+        token_stages=list(predictor.engine.token_stages),
+        colormaps=list(COLORMAPS),
+        limits={
+            "max_upload_bytes": settings.max_upload_bytes,
+            "max_pixels": settings.max_pixels,
+            "max_side_px": settings.max_side_px,
+            "store_ttl_s": settings.store_ttl_s,
+            "preview_side_px": settings.preview_side_px,
+        },
+        engine=predictor.engine_version,
+        fusionlens=__version__,
+    )

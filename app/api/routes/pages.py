@@ -1,0 +1,45 @@
+"""The pages for people: the application's own at /, and the list of routes at /docs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Response
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+
+from app.files import WEB
+
+# The page is of this host alone, and of nobody's frame.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+_CDN = "https://cdn.jsdelivr.net/npm/swagger-ui-dist@5.35.0/"
+DOCS_HEADERS = PAGE_HEADERS | {
+    "Content-Security-Policy": f"default-src 'none'; script-src 'self' {_CDN}; style-src {_CDN} 'unsafe-inline'; "
+    "connect-src 'self'; img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+
+
+class PageFiles(StaticFiles):
+    """The page's modules. A browser asks each time whether they changed, so that it never mixes two versions."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """See StaticFiles."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+async def page() -> FileResponse:
+    """The page for people."""
+    return FileResponse(WEB / "index.html", headers=PAGE_HEADERS)
+
+
+async def docs() -> FileResponse:
+    """The routes. Its script is of another host, and is not run unless it is the one that is meant."""
+    return FileResponse(WEB / "docs.html", headers=DOCS_HEADERS)

@@ -1,0 +1,125 @@
+"""Predictions: make one, forget one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request, Response
+
+from app import errors
+from app.api.dependencies import TheModels, TheOwner, TheService, UploadedPicture, unless_gone
+from app.api.problems import documented
+from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer, Seen
+from app.api.uploads import OPENAPI_BODY
+from app.predicting.predictor import Predictor
+from app.serving.stores.protocol import Receipt
+
+router = APIRouter(tags=["predictions"])
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
+    304: {"description": "Nothing changed since the ETag sent along."},
+}
+UPLOAD_ERRORS = (
+    errors.EmptyUpload,
+    errors.MalformedUpload,
+    errors.UploadTooSlow,
+    errors.UploadTooLarge,
+    errors.PictureTooLarge,
+    errors.UnsupportedMediaType,
+    errors.MissingField,
+    errors.UnreadablePicture,
+    errors.Overloaded,
+    errors.DeadlineExceeded,
+)
+
+
+PredictionId = Annotated[str, Path(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])]
+
+
+@router.post("/predict", summary="Classify a picture", responses=documented(*UPLOAD_ERRORS), openapi_extra=OPENAPI_BODY)
+async def predict(
+    service: TheService, owner: TheOwner, picture: UploadedPicture, request: Request, response: Response
+) -> PredictionAnswer:
+    """Classify one picture. The answer can be explained by its `prediction_id` until it expires.
+
+    Send the picture as multipart/form-data in a field `file`, or as the body with an `image/*` content type. The
+    picture itself is not kept: only the model's small input, its feature maps and a preview, until the prediction
+    expires. Where the store cannot be reached, the answer comes all the same, with `stored` false and without an id.
+
+    `curl -F file=@picture.jpg http://127.0.0.1:8000/predict`
+    """
+    predicted = await unless_gone(request, service.predict(picture, service.deadline()))
+    response.headers["Cache-Control"] = "no-store"
+    upload, notes = predicted.upload, list(predicted.upload.notes)
+    try:
+        receipt = await service.store.put(predicted.prediction, owner)
+    except (errors.StoreUnavailable, errors.EntryTooLarge) as error:
+        reason = error if isinstance(error, errors.EntryTooLarge) else "the store cannot be reached"
+        notes.append(f"This prediction was not stored ({reason}): explain the picture by POST.")
+        receipt = None
+    return PredictionAnswer(
+        prediction_id=receipt and receipt.prediction_id,
+        expires_at=receipt and receipt.expires_at,
+        stored=receipt is not None,
+        label=predicted.answer.label,
+        probabilities=[
+            ClassProbability(label=label, probability=probability)
+            for label, probability in predicted.answer.probabilities.items()
+        ],
+        model=model_version(service.predictor),
+        picture=PictureInfo(
+            width_px=upload.width_px,
+            height_px=upload.height_px,
+            format=upload.format,
+            notes=notes,
+            seen=Seen.model_validate(upload.frame, from_attributes=True),
+        ),
+        timings_ms={stage: round(spent, 2) for stage, spent in predicted.timings_ms.items()},
+        links=_links(service.predictor, receipt),
+    )
+
+
+def _links(predictor: Predictor, receipt: Receipt | None) -> Links:
+    if receipt is None:
+        return Links(picture=None, gradcam=None, attention=None, tokens=None)
+    query = f"?prediction_id={receipt.prediction_id}"
+    return Links(
+        picture=f"/predictions/{receipt.prediction_id}/picture",
+        gradcam=f"/gradcam{query}",
+        attention=f"/attention{query}" if predictor.has_attention else None,
+        tokens=f"/tokens{query}" if predictor.engine.token_stages else None,
+    )
+
+
+@router.get(
+    "/predictions/{prediction_id}/picture",
+    summary="The picture of a prediction",
+    response_class=Response,
+    responses=documented(errors.UnknownPrediction, errors.ModelGone, errors.StoreUnavailable)
+    | {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}}
+    | NOT_MODIFIED,
+)
+async def picture(models: TheModels, owner: TheOwner, prediction_id: PredictionId, request: Request) -> Response:
+    """The upright picture that overlays are drawn on, bare, as JPEG, until the prediction expires."""
+    prediction = await models.current.store.get(prediction_id, owner)
+    caching = {"ETag": '"preview"', "Cache-Control": "private, no-cache"}  # it never changes
+    if caching["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=caching)
+    return Response(prediction.upload.preview_jpeg, headers=caching, media_type="image/jpeg")
+
+
+@router.delete(
+    "/predictions/{prediction_id}",
+    summary="Forget a prediction",
+    status_code=204,
+    response_description="It is forgotten.",
+    responses=documented(errors.UnknownPrediction, errors.StoreUnavailable),
+)
+async def forget(models: TheModels, owner: TheOwner, prediction_id: PredictionId) -> None:
+    """Forget a prediction now: its maps and its preview are gone, and its id is unknown from here on."""
+    await models.forget(prediction_id, owner)
+
+
+def model_version(predictor: Predictor) -> ModelVersion:
+    """Which model a predictor serves."""
+    manifest = predictor.bundle.manifest
+    return ModelVersion(name=manifest.name, version=manifest.version, sha256=predictor.bundle.sha256)

@@ -1,0 +1,125 @@
+"""Reading a bundle: a folder that holds one trained model and all that is needed to serve it.
+
+`manifest.json` describes the model and holds the sha256 of every other file, so that its own digest pins the whole.
+The bytes whose digest was checked are the bytes that are used; a graph that is read again is checked again. Whatever
+does not match is refused, and nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from app.bundles.graph_names import GRAPHS, TOKENS
+from app.bundles.manifest import MANIFEST, REFERENCE, WEIGHTS, Manifest, parse_manifest
+from app.errors import BundleError
+from app.models.feature_maps import FeatureMaps
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A verified bundle. `sha256` is the digest of manifest.json, `tensors` the model's state (floats in fp16).
+
+    `reference` holds the training data's mean maps, float32 `[C, h, w]`; `graphs` the bytes of the compiled graphs,
+    by file name, empty where the bundle has none.
+    """
+
+    path: Path
+    sha256: str
+    manifest: Manifest
+    tensors: Mapping[str, np.ndarray]
+    reference: FeatureMaps[np.ndarray]
+    graphs: Mapping[str, bytes]
+
+    def without_weights(self) -> Bundle:
+        """What is still needed once an engine is loaded: all but the tensors and the graphs."""
+        return replace(self, tensors={}, graphs={})
+
+    def graph(self, name: str) -> bytes:
+        """The content of a graph's file: what is at hand, else the file, verified again. Raises BundleError."""
+        if name in self.graphs:
+            return self.graphs[name]
+        return _read_verified(self.path, name, self.manifest.files[name])
+
+
+def read_bundle(path: Path, pinned_sha256: str | None = None) -> Bundle:
+    """Read and verify the bundle in the folder `path`; refuse any but the one whose manifest has the pinned digest.
+
+    Whether the tensors fit the architecture is for the engine to say, which builds it. Raises BundleError.
+    """
+    text = _read(path, MANIFEST)
+    sha256 = hashlib.sha256(text).hexdigest()
+    if pinned_sha256 is not None and pinned_sha256.lower() != sha256:
+        raise BundleError(MANIFEST, f"its sha256 is {sha256}, but {pinned_sha256} is pinned: this is another bundle")
+    manifest = parse_manifest(text)
+    contents = {name: _read_verified(path, name, digest) for name, digest in manifest.files.items()}
+    tensors, reference = (_tensors(name, contents[name]) for name in (WEIGHTS, REFERENCE))
+    _check_weights(manifest, tensors)
+    _check_reference(manifest, reference)
+    graphs = {name: contents[name] for name in (*GRAPHS, TOKENS) if name in contents}
+    return Bundle(path, sha256, manifest, tensors, FeatureMaps(**reference), graphs)
+
+
+def _read(folder: Path, name: str) -> bytes:
+    file = folder / name
+    try:
+        if not folder.is_dir():
+            raise BundleError(name, f"there is no folder {folder}: give the folder of a bundle")
+        if not file.is_file():
+            raise BundleError(name, f"is missing in {folder}: copy the whole bundle")
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise BundleError(name, f"is a link to {file.resolve()}, outside the bundle: put the file itself there")
+        return file.read_bytes()
+    except OSError as error:
+        raise BundleError(name, f"cannot be read: {error.strerror}") from error
+
+
+def _read_verified(folder: Path, name: str, expected: str) -> bytes:
+    data = _read(folder, name)
+    if (found := hashlib.sha256(data).hexdigest()) != expected:
+        raise BundleError(name, f"its sha256 is {found}, but the manifest says {expected}: copy or export it again")
+    return data
+
+
+def _tensors(name: str, data: bytes) -> dict[str, np.ndarray]:
+    try:
+        tensors: dict[str, np.ndarray] = safetensors.numpy.load(data)
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a number format that numpy has not
+        raise BundleError(name, f"is not a readable safetensors file ({error}): export it again") from error
+    if broken := [tensor for tensor, values in tensors.items() if not _is_finite(values)]:
+        raise BundleError(name, f"tensor {broken[0]} holds values that are not finite: export other weights")
+    return tensors
+
+
+def _is_finite(values: np.ndarray) -> bool:
+    if values.dtype != np.float16:
+        return bool(np.isfinite(values).all())
+    exponents = values.view(np.uint16) & 0x7C00  # all ones for infinities and NaN: numpy itself looks at fp16 slowly
+    return not bool((exponents == 0x7C00).any())
+
+
+def _check_weights(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> None:
+    classes = len(manifest.classes)
+    for name, values in tensors.items():
+        if name.startswith("head.") and name.endswith("classifier.weight") and values.shape[:1] != (classes,):
+            raise BundleError(WEIGHTS, f"{name} is {list(values.shape)}, but the manifest names {classes} classes")
+    for branch, stated in manifest.normalization.items():
+        for part in ("mean", "std"):
+            stored = tensors.get(f"{branch}_{part}")
+            if stored is not None and not np.array_equal(stored.ravel(), np.array(getattr(stated, part), stored.dtype)):
+                raise BundleError(
+                    WEIGHTS, f"{branch}_{part} is {stored.ravel().tolist()}, not what the manifest's normalization says"
+                )
+
+
+def _check_reference(manifest: Manifest, reference: Mapping[str, np.ndarray]) -> None:
+    found = {branch: (values.dtype.name, values.shape) for branch, values in reference.items()}
+    expected = {branch: ("float32", shape) for branch, shape in manifest.map_shapes.items()}
+    if found != expected:
+        raise BundleError(REFERENCE, f"holds {found}, but the manifest's map_shapes need {expected}: export it again")

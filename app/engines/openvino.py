@@ -1,0 +1,229 @@
+"""The OpenVINO engine: a bundle's graphs on a CPU, gradients included, with no torch in the process."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import math
+import mmap
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkstemp
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from jaxtyping import Float, Float32, UInt8
+from threadpoolctl import ThreadpoolController
+
+from app.bundles.graph_names import token_output
+from app.bundles.reader import Bundle
+from app.engines.openvino_graphs import CORE, choosing, graph_to_compile, without_gradients
+from app.engines.protocol import HeadResult, TokenResult
+from app.errors import EngineError, FusionLensError
+from app.models.feature_maps import FeatureMaps
+
+_LOG = logging.getLogger(__name__)
+_GRAPHS = ("trunk", "explainer", "classifier")
+_OPTIONAL = ("attention", "cnn_gradient", "swin_gradient", "attention_gradient")
+# Who met others will, for so long: between two calls a caller is gone for some milliseconds only.
+_AFTERWARDS_S = 0.5
+# A graph's name and its number of streams, calls that run beside each other, to the compiled graph.
+Compile = Callable[[str, int], "Graph"]
+
+
+class OpenVINOEngine:
+    """Runs a trunk and a head, as `training.export.graphs` makes them, in float32 on `threads` cores.
+
+    A call that comes alone has all cores. Where several come at once, each has its part of them: that takes longer for
+    one, but no core waits for another. Graphs are compiled for that when it happens for the first time.
+    """
+
+    name = "openvino"
+    version = ov.get_version().partition("-")[0]
+    batch = 1  # on a CPU a batch is no faster than its pictures one by one
+
+    def __init__(self, compiled: Compile, threads: int, token_stages: tuple[int, ...]) -> None:
+        # numpy's threads spin for a while after each product, on cores that the graphs need: 40 ms more for a trunk.
+        ThreadpoolController().select(internal_api="openblas").limit(limits=1)
+        self.passes = 1 if threads == 1 else max(2, threads // 2)
+        self._alone = {name: compiled(name, 1) for name in _GRAPHS}
+        self.token_stages = token_stages
+        self._compiled = compiled
+        self._shared: Future[dict[str, Graph]] | None = None
+        self._calls, self._met, self._lock, self._compiling_tokens = 0, -math.inf, Lock(), Lock()
+
+    def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
+        """See `Engine.encode`."""
+        with self._graph("trunk") as trunk:
+            maps = [trunk.run({"images": image[None]}) for image in images]
+        return FeatureMaps(**{branch: np.concatenate([of_one[branch] for of_one in maps]) for branch in maps[0]})
+
+    def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
+        """See `Engine.classify`."""
+        with self._graph("classifier") as classifier:
+            return classifier.run(dict(maps.items()))["logits"]
+
+    def explain(self, maps: FeatureMaps[np.ndarray], target: Float[np.ndarray, "b k"]) -> HeadResult:
+        """See `Engine.explain`."""
+        return self._explain(maps, target, np.zeros(target.shape[1]), choose=False)
+
+    def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
+        """See `Engine.answer`."""
+        pictures = len(next(iter(dict(maps.items()).values())))
+        return self._explain(maps, np.zeros((pictures, len(bias))), bias, choose=True)
+
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
+        """See `Engine.tokens`. Its graph is compiled when it is first asked for. Raises BundleError and EngineError."""
+        with self._compiling_tokens:
+            if "tokens" not in self._alone:
+                self._alone["tokens"] = self._compiled("tokens", 1)
+        with self._graph("tokens") as tokens:
+            found = tokens.run({"images": image[None], "swin_gradient": swin_gradient[None].astype(np.float32)})
+        saliency = {height: found[token_output(height)][0] for height in self.token_stages}
+        return TokenResult(saliency, found["swin_attention"][0])
+
+    def _explain(
+        self,
+        maps: FeatureMaps[np.ndarray],
+        target: Float[np.ndarray, "b k"],
+        bias: Float[np.ndarray, " k"],
+        choose: bool,
+    ) -> HeadResult:
+        asked = {"target": target, "bias": bias, "choose": np.full(1, choose)}
+        with self._graph("explainer") as explainer:
+            results = explainer.run(dict(maps.items()) | {name: a.astype(np.float32) for name, a in asked.items()})
+        return HeadResult(results.pop("logits"), **{name: results.get(name) for name in _OPTIONAL})
+
+    @contextmanager
+    def _graph(self, name: str) -> Iterator[Graph]:
+        """The graph to run: on all cores where nobody else does, and until the others are compiled."""
+        with self._lock:
+            self._calls += 1
+            now = time.monotonic()
+            if self._calls > 1:
+                self._met = now
+            several = now - self._met < _AFTERWARDS_S
+            if several and self.passes > 1 and self._shared is None:
+                background = ThreadPoolExecutor(1, "compile")
+                self._shared = background.submit(_compile_shared, self._compiled, self.passes)
+                background.shutdown(wait=False)
+        try:
+            shared = self._shared.result() if several and self._shared and self._shared.done() else {}
+            yield shared.get(name, self._alone[name])
+        finally:
+            with self._lock:
+                self._calls -= 1
+
+
+def _compile_shared(compiled: Compile, streams: int) -> dict[str, Graph]:
+    try:
+        return {name: compiled(name, streams) for name in _GRAPHS}
+    except (RuntimeError, OSError, FusionLensError):
+        _LOG.exception("Graphs for calls side by side could not be compiled: such calls will wait for each other.")
+        return {}
+
+
+def openvino_engine(trunk: ov.Model, head: ov.Model, tokens: ov.Model | None, threads: int) -> OpenVINOEngine:
+    """The engine for graphs in memory."""
+    graphs = {
+        "trunk": trunk,
+        "tokens": tokens,
+        "explainer": choosing(head.clone()),
+        "classifier": without_gradients(head),
+    }
+
+    def compiled(name: str, streams: int) -> Graph:
+        return Graph(CORE.compile_model(graphs[name], "CPU", _options(threads, streams)))
+
+    stages = tuple(int(port.any_name.rpartition("_")[2]) for port in tokens.outputs[:-1]) if tokens else ()
+    return OpenVINOEngine(compiled, threads, stages)
+
+
+def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> OpenVINOEngine:
+    """The engine for a bundle with graphs.
+
+    What compiling took is kept in the folder `cache` for the next start; whoever can write there can change the model.
+    Raises BundleError if the graphs are not the manifest's, and EngineError if the cache cannot be used.
+    """
+    source = bundle
+
+    def compiled(name: str, streams: int) -> Graph:
+        options = _options(threads, streams)
+        if cache is None:
+            return Graph(CORE.compile_model(graph_to_compile(source, name), "CPU", options))
+        what = f"{bundle.sha256} {name} {ov.get_version()} {CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
+        file = cache / f"{hashlib.sha256(what.encode()).hexdigest()}.blob"
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                graph = CORE.compile_model(graph_to_compile(source, name), "CPU", options)
+                if not _is_written(file, graph.export_model().getvalue()):
+                    return Graph(graph)
+            return _import(file, options)
+        except OSError as error:
+            reason = f"The cache folder {cache} cannot be used ({error.strerror}): choose another."
+            raise EngineError(reason) from error
+
+    engine = OpenVINOEngine(compiled, threads, bundle.manifest.token_stages)
+    source = bundle.without_weights()  # what is compiled later is read again
+    return engine
+
+
+def _options(threads: int, streams: int) -> dict[str, Any]:
+    options = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    # Pinned, the threads of every process would take the machine's first cores, and several processes the same ones.
+    return options | {"ENABLE_CPU_PINNING": False}
+
+
+def _import(file: Path, options: dict[str, Any]) -> Graph:
+    """The compiled graph in a file, which is mapped, read once, and given back to the system."""
+    try:
+        with file.open("rb") as opened:
+            mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO takes nothing that is read-only
+        compiled = CORE.import_model(ov.Tensor(np.frombuffer(mapping, np.uint8), shared_memory=True), "CPU", options)
+    except (RuntimeError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        raise EngineError(f"The cached graph {file} cannot be used ({error}): delete it.") from error
+    if hasattr(mapping, "madvise"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+    return Graph(compiled, mapping)
+
+
+def _is_written(file: Path, content: bytes) -> bool:
+    """Write a file that others see complete or not at all. False, and a warning, where the disk has no room for it."""
+    temporary = Path(mkstemp(dir=file.parent)[1])
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(file)
+    except OSError as error:
+        temporary.unlink()
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _LOG.warning("The cache folder %s has no room left: the next start will compile again.", file.parent)
+        return False
+    return True
+
+
+class Graph:
+    """A compiled graph for several threads: each takes an idle request, or makes one."""
+
+    def __init__(self, compiled: ov.CompiledModel, memory: mmap.mmap | None = None) -> None:
+        self._compiled, self._memory = compiled, memory  # OpenVINO itself does not keep alive what it was imported from
+        self._outputs = [output.any_name for output in compiled.outputs]
+        self._idle: deque[ov.InferRequest] = deque()
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, Float32[np.ndarray, "..."]]:
+        """The outputs by name, in arrays of their own."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
+        results = request.infer(inputs, share_inputs=True)
+        self._idle.append(request)
+        return dict(zip(self._outputs, results.to_tuple(), strict=True))

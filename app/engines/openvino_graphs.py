@@ -1,0 +1,100 @@
+"""A bundle's graph files as graphs to compile: read, checked against the manifest, and changed for their use."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import numpy as np
+import openvino as ov
+import openvino.opset13 as ops
+
+from app.bundles.graph_names import TOKENS, token_output
+from app.bundles.manifest import Manifest
+from app.bundles.reader import Bundle
+from app.errors import BundleError
+
+# One for the process. OpenVINO's CPU plugin sets up a stack for signals when a core first needs it, and frees it with
+# the core; of several cores that go in another order, a freed stack stays in use, and the next signal is a crash.
+CORE = ov.Core()
+_FILES = {
+    "trunk": ("trunk.xml", "trunk.bin"),
+    "explainer": ("head.xml", "head.bin"),
+    "classifier": ("head.xml", "head.bin"),
+    "tokens": (TOKENS, "trunk.bin"),
+}
+
+
+def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
+    """A bundle's graph `trunk`, `tokens`, `explainer` or `classifier`: the last two are made of the head.
+
+    Raises BundleError if it is not the manifest's.
+    """
+    structure, numbers = _FILES[name]
+    try:
+        graph = read_graph(bundle.graph(structure), bundle.graph(numbers))
+    except (RuntimeError, OSError, EOFError, zlib.error) as error:
+        raise BundleError(structure, f"is not a graph that OpenVINO {ov.get_version()} reads: {error}") from error
+    inputs, outputs = _ports(bundle.manifest, name)
+    found = {port.any_name: port.partial_shape for port in graph.inputs}
+    if found != {port: ov.PartialShape(shape) for port, shape in inputs.items()}:
+        described = {port: str(shape) for port, shape in found.items()}
+        raise BundleError(structure, f"takes {described}, but the manifest needs {inputs}: compile it again")
+    if missing := sorted(outputs - {port.any_name for port in graph.outputs}):
+        raise BundleError(structure, f"gives no {', '.join(missing)}: compile it again")
+    return {"explainer": choosing, "classifier": without_gradients}.get(name, lambda same: same)(graph)
+
+
+def read_graph(structure: bytes, numbers: bytes) -> ov.Model:
+    """The graph in two files, in float32. The first may be packed by gzip.
+
+    Raises RuntimeError as OpenVINO does, and OSError, EOFError or zlib.error where it cannot be unpacked.
+    """
+    plain = gzip.decompress(structure) if structure.startswith(b"\x1f\x8b") else structure
+    graph = CORE.read_model(plain, numbers)
+    # Compiling would keep numbers that are stored in fp16 as they are, for products that are a tenth slower.
+    for widening in graph.get_ops():
+        if widening.get_type_name() == "Convert" and widening.input_value(0).get_node().get_type_name() == "Constant":
+            widened = ops.constant(widening.input_value(0).get_node().data.astype(np.float32))
+            for user in widening.output(0).get_target_inputs():
+                user.replace_source_output(widened.output(0))
+    return graph
+
+
+def choosing(head: ov.Model) -> ov.Model:
+    """The head, changed to add to `target`, where `choose` is 1, the class whose logit plus `bias` is the highest."""
+    target = head.input("target").get_node()
+    users = target.output(0).get_target_inputs()
+    classes = target.output(0).partial_shape[1].get_length()
+    bias, choose = ops.parameter([classes], np.float32), ops.parameter([1], np.float32)
+    logits = head.output("logits").get_node().input_value(0)
+    highest = ops.topk(ops.add(logits, bias), 1, axis=1, mode="max", sort="none").output(1)
+    index = ops.squeeze(highest, ops.constant([1]))
+    chosen = ops.one_hot(index, ops.constant(classes), ops.constant(np.float32(1)), ops.constant(np.float32(0)), axis=1)
+    weighting = ops.add(target, ops.multiply(chosen, choose))
+    for user in users:
+        user.replace_source_output(weighting.output(0))
+    head.add_parameters([bias, choose])
+    for parameter, name in ((bias, "bias"), (choose, "choose")):
+        parameter.output(0).get_tensor().set_names({name})
+    head.validate_nodes_and_infer_types()
+    return head
+
+
+def without_gradients(head: ov.Model) -> ov.Model:
+    """The head cut off behind its logits: what nobody asked for need not be computed."""
+    maps = [parameter for parameter in head.get_parameters() if "target" not in parameter.output(0).get_names()]
+    return ov.Model([head.output("logits")], maps)
+
+
+def _ports(manifest: Manifest, name: str) -> tuple[dict[str, list[int]], set[str]]:
+    """The inputs that a graph must have, with their shapes, and the outputs."""
+    image = [1, manifest.input.height_px, manifest.input.width_px, 3]
+    shapes = manifest.map_shapes
+    if name == "trunk":
+        return {"images": image}, {*shapes}
+    if name == "tokens":
+        outputs = {token_output(height) for height in manifest.token_stages}
+        return {"images": image, "swin_gradient": [1, *shapes["swin"]]}, {*outputs, "swin_attention"}
+    inputs = {**{str(branch): [-1, *shape] for branch, shape in shapes.items()}, "target": [-1, len(manifest.classes)]}
+    return inputs, {"logits"} | {f"{branch}_gradient" for branch in shapes}

@@ -1,0 +1,123 @@
+"""The torch engine, on a CPU or CUDA: explanations by autograd from fresh leaves at the cut, no hooks, no state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from app.bundles.manifest import MANIFEST, WEIGHTS
+from app.bundles.reader import Bundle
+from app.engines.protocol import HeadResult, TokenResult
+from app.errors import BundleError
+from app.models.cnnswin import CNNViTFusion
+from app.models.feature_maps import FeatureMaps
+from app.models.swin_tokens import swin_tokens
+
+GPU_BATCH = 16  # pictures that a GPU takes in one pass
+
+
+class TorchEngine:
+    """Runs a `CNNViTFusion` in float32, on CUDA where there is a GPU. The model must be frozen and in eval mode."""
+
+    name = "torch"
+    version = str(torch.__version__)
+    passes = 1
+
+    def __init__(self, model: CNNViTFusion) -> None:
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.batch = GPU_BATCH if self._device.type == "cuda" else 1
+        self._model = model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._tokens = swin_tokens(model)
+        self.token_stages = self._tokens.heights if self._tokens else ()
+
+    @torch.inference_mode()
+    def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
+        """See `Engine.encode`."""
+        # A permuted view of NHWC pictures already is channels-last, which convolutions on a CPU prefer.
+        pixels = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
+        maps = self._model.encode(pixels.float() / 255)
+        return FeatureMaps(**{branch: _numpy(feature_map) for branch, feature_map in maps.items()})
+
+    @torch.inference_mode()
+    def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
+        """See `Engine.classify`."""
+        return _numpy(self._model.classify(self._leaves(maps))[0])
+
+    def explain(self, maps: FeatureMaps[np.ndarray], target: Float[np.ndarray, "b k"]) -> HeadResult:
+        """See `Engine.explain`."""
+        return self._explain(maps, lambda logits: torch.from_numpy(target).to(logits))
+
+    def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
+        """See `Engine.answer`."""
+        return self._explain(
+            maps, lambda logits: one_hot((logits + torch.from_numpy(bias).to(logits)).argmax(dim=1), len(bias))
+        )
+
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
+        """See `Engine.tokens`."""
+        assert self._tokens is not None
+        gradient = torch.from_numpy(swin_gradient).float()
+        *stages, attention = self._tokens(
+            torch.from_numpy(image[None]).to(self._device), gradient[None].to(self._device)
+        )
+        saliency = {height: _numpy(stage[0]) for height, stage in zip(self.token_stages, stages, strict=True)}
+        return TokenResult(saliency, _numpy(attention[0]))
+
+    def _explain(self, maps: FeatureMaps[np.ndarray], weighting: Callable[[Tensor], Tensor]) -> HeadResult:
+        with torch.enable_grad():
+            leaves = self._leaves(maps, requires_grad=True)
+            logits, attention = self._model.classify(leaves)
+            score = (logits * weighting(logits.detach())).sum()
+        sources: dict[str, Tensor] = dict(leaves.items())
+        if attention is not None:
+            sources["attention"] = attention
+        gradients = dict(zip(sources, torch.autograd.grad(score, list(sources.values())), strict=True))
+        return HeadResult(
+            _numpy(logits),
+            None if attention is None else _numpy(attention),
+            *(_numpy(gradients[name]) if name in gradients else None for name in ("cnn", "swin", "attention")),
+        )
+
+    def _leaves(self, maps: FeatureMaps[np.ndarray], requires_grad: bool = False) -> FeatureMaps[Tensor]:
+        leaves = {
+            branch: torch.tensor(feature_map, dtype=torch.float32, device=self._device, requires_grad=requires_grad)
+            for branch, feature_map in maps.items()
+        }
+        return FeatureMaps(**leaves)
+
+
+def load_model(bundle: Bundle) -> CNNViTFusion:
+    """The bundle's model with its weights, in eval mode and frozen.
+
+    Raises BundleError if the weights do not fit the architecture to the last tensor.
+    """
+    manifest = bundle.manifest
+    size = (manifest.input.height_px, manifest.input.width_px)
+    try:
+        model = CNNViTFusion(len(manifest.classes), image_size=size, **manifest.architecture.model_dump())
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:  # what timm and torch say of bad options
+        raise BundleError(MANIFEST, f"architecture: no model can be built of it ({error})") from error
+    if dict(model.map_shapes.items()) != manifest.map_shapes:
+        raise BundleError(MANIFEST, f"map_shapes: the architecture has {dict(model.map_shapes.items())}")
+    expected = model.state_dict()
+    if missing := sorted(expected.keys() - bundle.tensors.keys()):
+        raise BundleError(WEIGHTS, f"tensor {missing[0]} is missing ({len(missing)} in all)")
+    if unexpected := sorted(bundle.tensors.keys() - expected.keys()):
+        raise BundleError(WEIGHTS, f"tensor {unexpected[0]} is not part of the architecture ({len(unexpected)} in all)")
+    for name, tensor in expected.items():
+        if bundle.tensors[name].shape != tuple(tensor.shape):
+            raise BundleError(
+                WEIGHTS, f"tensor {name} has shape {bundle.tensors[name].shape}, expected {tuple(tensor.shape)}"
+            )
+    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in bundle.tensors.items()}, strict=True)
+    return model.eval().requires_grad_(False)
+
+
+def _numpy(tensor: Tensor) -> Float32[np.ndarray, "..."]:
+    array: Float32[np.ndarray, "..."] = tensor.detach().float().cpu().numpy()
+    return np.ascontiguousarray(array)

@@ -1,0 +1,64 @@
+"""Which way up a picture is stored, by its EXIF orientation, and how it is turned upright."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from PIL import Image
+
+from app.pictures.container_limits import BYTE_ORDERS, is_crowded_tiff
+
+# What Pillow's loaders for our formats raise on damaged files, asserts on a missing palette among it.
+DAMAGE = (
+    *(OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, LookupError, TypeError),
+    *(AssertionError, AttributeError),
+)
+Sides = tuple[float, float, float, float]  # left, top, right, bottom
+_ORIENTATION = 0x0112
+# How Pillow turns each orientation upright, and which of the stored sides are left, top, right and bottom then.
+_TURNS = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT, (2, 1, 0, 3)),
+    3: (Image.Transpose.ROTATE_180, (2, 3, 0, 1)),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM, (0, 3, 2, 1)),
+    5: (Image.Transpose.TRANSPOSE, (1, 0, 3, 2)),
+    6: (Image.Transpose.ROTATE_270, (3, 0, 1, 2)),
+    7: (Image.Transpose.TRANSVERSE, (3, 2, 1, 0)),
+    8: (Image.Transpose.ROTATE_90, (1, 2, 3, 0)),
+}
+
+
+def orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation, 1 where there is none, None where the data is damaged, or too much to be read."""
+    block = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    if is_crowded_tiff(block):
+        return None
+    try:
+        found = image.getexif().get(_ORIENTATION)
+    except DAMAGE:
+        return None
+    if found is None and _is_whole(block):
+        return 1
+    return found if found in range(1, 9) else None
+
+
+def upright(image: Image.Image, sides: Sides, stored: int | None) -> tuple[Image.Image, Sides]:
+    """A new image: one that was stored with this orientation, and what belongs to its sides, turned upright."""
+    if stored not in _TURNS:
+        return image.copy(), sides
+    turn, order = _TURNS[stored]
+    left, top, right, bottom = (sides[side] for side in order)
+    return image.transpose(turn), (left, top, right, bottom)
+
+
+def _is_whole(block: bytes) -> bool:
+    """Whether an EXIF block's first directory, the orientation's place, is all there. Pillow skips what is not."""
+    if not block:
+        return True
+    try:
+        order = BYTE_ORDERS[block[:4]]
+        (start,) = struct.unpack_from(f"{order}L", block, 4)
+        (entries,) = struct.unpack_from(f"{order}H", block, start)
+    except (KeyError, struct.error):
+        return False
+    return bool(start + 2 + 12 * entries <= len(block))

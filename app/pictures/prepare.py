@@ -1,0 +1,95 @@
+"""A picture to the model's input, and the way back to the picture's own coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from app.pictures.decode import SPARE_FOR_INPUT, Picture
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the model's input lies in the upright picture. Coordinates are continuous: a pixel's centre is at +0.5.
+
+    The model saw the picture from (`left_px`, `top_px`), `width_px` wide and `height_px` high, as an input of
+    `input_width_px` × `input_height_px`.
+    """
+
+    left_px: float
+    top_px: float
+    width_px: float
+    height_px: float
+    input_width_px: int
+    input_height_px: int
+
+    @classmethod
+    def shortest_side(cls, picture_size: tuple[int, int], input_size: tuple[int, int]) -> Frame:
+        """Shortest side to size, centre crop. `picture_size` is (width, height), `input_size` (height, width)."""
+        (width, height), (input_height, input_width) = picture_size, input_size
+        # The side that is seen whole stays exact: rounded up, the view would reach out of the picture.
+        seen_width, seen_height = float(width), float(height)
+        if width * input_height > height * input_width:
+            seen_width = height * input_width / input_height
+        else:
+            seen_height = width * input_height / input_width
+        return cls(
+            (width - seen_width) / 2, (height - seen_height) / 2, seen_width, seen_height, input_width, input_height
+        )
+
+    def to_picture(self, x: float, y: float) -> tuple[float, float]:
+        """A point of the model input, in the picture."""
+        return (
+            self.left_px + x * self.width_px / self.input_width_px,
+            self.top_px + y * self.height_px / self.input_height_px,
+        )
+
+    def to_input(self, x: float, y: float) -> tuple[float, float]:
+        """A point of the picture, in the model input (outside it where the model did not look)."""
+        return (
+            (x - self.left_px) * self.input_width_px / self.width_px,
+            (y - self.top_px) * self.input_height_px / self.height_px,
+        )
+
+    def scaled(self, factor_x: float, factor_y: float) -> Frame:
+        """The same view of a picture whose sides were resized by these factors."""
+        return Frame(
+            self.left_px * factor_x,
+            self.top_px * factor_y,
+            self.width_px * factor_x,
+            self.height_px * factor_y,
+            self.input_width_px,
+            self.input_height_px,
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The model's input, and where it lies in the picture."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    frame: Frame
+
+
+def prepare(picture: Picture, input_size: tuple[int, int]) -> Prepared:
+    """The model's input (height, width): shortest side to size, centre crop, in one antialiased bicubic resize.
+
+    A picture six times as large or more is first shrunk by a whole factor, which saves time and cannot be seen.
+    """
+    frame = Frame.shortest_side((picture.width_px, picture.height_px), input_size)
+    height, width = input_size
+    factor = max(1, int(frame.width_px / picture.reduced_by / width / SPARE_FOR_INPUT))
+    over_left, over_top, _, _ = picture.overhang
+    across, down = (frame.left_px, frame.left_px + frame.width_px), (frame.top_px, frame.top_px + frame.height_px)
+    left, right = ((over_left + edge / picture.reduced_by) / factor for edge in across)
+    top, bottom = ((over_top + edge / picture.reduced_by) / factor for edge in down)
+    # As floats: in 8 bits Pillow rounds and clips between its two passes, and its versions differ in their order.
+    channels = [
+        channel.convert("F").resize((width, height), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
+        for channel in picture.image.reduce(factor).split()
+    ]
+    resized = np.stack([np.asarray(channel) for channel in channels], axis=-1)
+    return Prepared(np.clip(np.rint(resized), 0, 255).astype(np.uint8), frame)

@@ -1,0 +1,36 @@
+"""Explanations drawn over the picture that they explain, in its own frame."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+from app.drawing.overlay import Box, Drawing, Style, draw, legend_of
+from app.drawing.panels import Panel, side_by_side
+from app.predicting.explanation import Explanation
+from app.predicting.prediction import Prediction
+
+
+def draw_over(prediction: Prediction, explanation: Explanation, style: Style) -> Drawing:
+    """The explanation over the picture."""
+    picture, seen = _picture(prediction)
+    return draw(picture, explanation.heatmap, seen, style)
+
+
+def draw_panels(prediction: Prediction, explanations: Sequence[Explanation], style: Style) -> Drawing:
+    """Explanations side by side, each titled with its view. Maps in logits are drawn on one scale, the largest."""
+    picture, seen = _picture(prediction)
+    largest = max((legend_of(one.heatmap, style) for one in explanations), key=lambda legend: legend.high)
+    scale = largest if all(one.units == "logit" for one in explanations) else None
+    panels = [Panel(str(one.branch), draw(picture, one.heatmap, seen, style, scale), one.units) for one in explanations]
+    return Drawing(side_by_side(panels), largest)
+
+
+def _picture(prediction: Prediction) -> tuple[Image.Image, Box]:
+    """The preview, and where in it the model looked."""
+    upload = prediction.upload
+    picture = Image.open(io.BytesIO(upload.preview_jpeg), formats=["JPEG"])
+    frame = upload.frame.scaled(picture.width / upload.width_px, picture.height / upload.height_px)
+    return picture, Box(frame.left_px, frame.top_px, frame.width_px, frame.height_px)

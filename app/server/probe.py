@@ -1,0 +1,50 @@
+"""A look at the service's health from beside it: python -m app health. The standard library alone, to be quick."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+
+from app.addresses import is_loopback
+
+MEANING = "ask the service on this machine whether it takes new clients"
+TIMEOUT_S = 5.0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print what is so and return the exit status: 0 if the service takes new clients."""
+    parser = argparse.ArgumentParser(prog="python -m app health", description=MEANING)
+    add_options(parser)
+    args = parser.parse_args(arguments)
+    sentence = is_ready(os.environ.get("FUSIONLENS_HOST", "127.0.0.1"), args.port)
+    print(sentence or "ready", file=sys.stderr if sentence else sys.stdout)
+    return 1 if sentence else 0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    port = os.environ.get("FUSIONLENS_PORT", "8000")
+    parser.add_argument("--port", type=int, default=port, help="port that it listens on (default: FUSIONLENS_PORT)")
+
+
+def is_ready(host: str, port: int) -> str | None:
+    """None if the service on this machine takes new clients, else why not, in a sentence."""
+    if not is_loopback(host):
+        host = "127.0.0.1"  # it listens on every address, this one too
+    url = f"http://[{host}]:{port}/health/ready" if ":" in host else f"http://{host}:{port}/health/ready"
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S):  # noqa: S310
+            return None
+    except urllib.error.HTTPError as error:
+        body = error.read()
+        try:
+            return str(json.loads(body)["detail"])
+        except (ValueError, KeyError):
+            return f"{url} answers {error.code}."
+    except (urllib.error.URLError, OSError) as error:
+        return f"Nothing answers at {url}: {getattr(error, 'reason', error)}."

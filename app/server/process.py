@@ -1,0 +1,151 @@
+"""The server process: it listens, and limits what a connection may cost before there is a request."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import shlex
+import signal
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.supervisors import Multiprocess
+
+from app import __version__
+from app.api.application import create_app
+from app.files import EXAMPLE
+from app.settings import Settings
+from app.telemetry.logs import set_up_logs
+
+KEEP_ALIVE_S = 65  # longer than proxies keep theirs, so that it is they who close
+MAX_HEADERS_BYTES = 64 * 1024
+
+
+def serve(settings: Settings) -> int:
+    """Serve until a signal ends it; returns the exit status.
+
+    Raises BundleError, EngineError and KeysError before anything listens, and OSError where nothing can.
+    """
+    set_up_logs(settings.log)
+    if settings.workers > 1:
+        listener = _listen(settings)
+        _announce(settings, listener)
+        config = configure(partial(create_logging_app, settings), settings, factory=True, workers=settings.workers)
+        Multiprocess(config, sockets=[listener]).run()
+        return 0
+    app = create_app(settings)
+    app.state.models.load()  # what must not be served is refused before anything listens
+    listener, server = _listen(settings), uvicorn.Server(configure(app, settings))
+    _announce(settings, listener)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.handle_exit)  # uvicorn raises the signal again when it has drained
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def configure(app: FastAPI | Callable[[], FastAPI], settings: Settings, **options: Any) -> uvicorn.Config:
+    """How an application, or with `factory` what makes it, is served; logs are set up elsewhere."""
+    return uvicorn.Config(
+        app,
+        http=partial(LimitedHttp, header_s=settings.header_s),  # type: ignore[arg-type]
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(settings.deadline_s),
+        **options,
+    )
+
+
+def create_logging_app(settings: Settings) -> FastAPI:
+    """The application of a process that has set up nothing yet."""
+    set_up_logs(settings.log)
+    return create_app(settings)
+
+
+class LimitedHttp(HttpToolsProtocol):
+    """uvicorn's protocol, with a limit on how long a request's headers may take and how large they may be.
+
+    The limits hold from a connection's first byte, and from each further request's; bodies have limits of their own.
+    """
+
+    def __init__(self, *args: Any, header_s: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._header_s, self._header_bytes = header_s, 0
+        self._late: asyncio.TimerHandle | None = None
+        self._in_headers = True
+
+    def connection_made(self, transport: Any) -> None:  # uvloop's is no asyncio.Transport
+        """See asyncio.Protocol."""
+        super().connection_made(transport)
+        self._expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._headers_came()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        super().data_received(data)
+        if self._in_headers:
+            self._header_bytes += len(data)
+            if self._header_bytes > MAX_HEADERS_BYTES:
+                self._refuse(b"431 Request Header Fields Too Large")
+
+    def on_message_begin(self) -> None:
+        """See httptools: the first byte of a request is there."""
+        super().on_message_begin()
+        if not self._in_headers:
+            self._expect_headers()
+
+    def on_headers_complete(self) -> None:
+        """See httptools."""
+        self._headers_came()
+        super().on_headers_complete()
+
+    def _expect_headers(self) -> None:
+        self._in_headers, self._header_bytes = True, 0
+        self._late = self.loop.call_later(self._header_s, self._refuse, b"408 Request Timeout")
+
+    def _headers_came(self) -> None:
+        self._in_headers = False
+        if self._late is not None:
+            self._late.cancel()
+
+    def _refuse(self, status: bytes) -> None:
+        if self._header_bytes and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        self.transport.close()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+    except OSError as error:
+        reason = f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
+        raise OSError(f"{reason}. Choose another with --host and --port.") from error
+
+
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    if settings.log == "json":
+        structlog.stdlib.get_logger("fusionlens.server").info("serving", address=address, bundle=str(settings.bundle))
+        return
+    picture, key = shlex.quote(f"file=@{EXAMPLE}"), ' -H "Authorization: Bearer $KEY"' if settings.keys else ""
+    print(
+        f"FusionLens {__version__} serves {settings.bundle} at {address}\n\n"
+        f"  curl{key} -F {picture} {address}/predict\n"
+        f"  curl{key} -F {picture} {address}/gradcam -o overlay.png\n",
+        flush=True,
+    )

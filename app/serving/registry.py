@@ -1,0 +1,107 @@
+"""The models that are loaded: the one that answers, and for a while those that it replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+
+import anyio.to_thread
+
+from app.bundles.reader import Bundle, read_bundle
+from app.errors import BundleError, EngineError, ModelGone, ReloadRefused, StoreUnavailable
+from app.serving.service import Service, predictor_of
+from app.serving.stores.protocol import PredictionStore
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+from app.telemetry.traces import Trace
+
+logger = logging.getLogger("fusionlens.models")
+
+
+class LoadedModels:
+    """The current service and its predecessors, which share one store.
+
+    Who holds a service finishes on it, whatever is loaded meanwhile.
+    """
+
+    def __init__(self, settings: Settings, store: PredictionStore, metrics: Metrics, trace: Trace) -> None:
+        self._settings, self.store, self._metrics, self._trace = settings, store, metrics, trace
+        self._loaded: list[Service] = []  # the current one first
+        self._loading = asyncio.Lock()
+
+    @property
+    def loaded(self) -> tuple[Service, ...]:
+        """All that have a model in memory, the current one first; none before `load`."""
+        return tuple(self._loaded)
+
+    @property
+    def current(self) -> Service:
+        """What answers new requests, after `load`."""
+        return self._loaded[0]
+
+    def load(self) -> None:
+        """Load what the settings name, verified and warm. Raises BundleError and EngineError."""
+        self._serve(self._made(self._read()))
+
+    async def check(self) -> bool:
+        """Whether the store was ever reached; it is tried if not."""
+        try:
+            await self.store.check()
+        except StoreUnavailable as error:
+            logger.warning("Not ready: %s", error)
+            return False
+        return True
+
+    def of(self, bundle_sha256: str) -> Service:
+        """The service whose model made a prediction. Raises ModelGone."""
+        for service in self._loaded:
+            if service.predictor.bundle.sha256 == bundle_sha256:
+                return service
+        raise ModelGone("The model that made this prediction is no longer loaded: send the picture again.")
+
+    async def forget(self, prediction_id: str, owner: str) -> None:
+        """Forget a prediction and all answers about it. Raises what `PredictionStore.forget` raises."""
+        await self.store.forget(prediction_id, owner)
+        for service in self._loaded:
+            service.answers.forget(prediction_id)
+
+    async def reload(self) -> bool:
+        """Load the bundle's folder beside what is served, then swap. False if it holds what is served already.
+
+        Raises ReloadRefused, and then nothing has changed.
+        """
+        async with self._loading:
+            try:
+                bundle = await anyio.to_thread.run_sync(self._read)
+                if bundle.sha256 == self.current.predictor.bundle.sha256:
+                    self._metrics.reloads.labels("unchanged").inc()
+                    return False
+                service = await anyio.to_thread.run_sync(self._made, bundle)
+            except (BundleError, EngineError) as error:
+                self._metrics.reloads.labels("refused").inc()
+                raise ReloadRefused(f"{error}. The model that was loaded before is still served.") from error
+            replaced = self.current
+            self._serve(service)
+            # By then the predictions that it made have expired. The loop must not keep it alive until then.
+            asyncio.get_running_loop().call_later(self._settings.store_ttl_s, self._let_go, weakref.ref(replaced))
+            self._metrics.reloads.labels("loaded").inc()
+            logger.info("The bundle %s is served now", bundle.sha256)
+            return True
+
+    def _read(self) -> Bundle:
+        return read_bundle(self._settings.bundle, self._settings.bundle_sha256)
+
+    def _made(self, bundle: Bundle) -> Service:
+        predictor = predictor_of(bundle, self._settings)
+        predictor.warm_up()
+        return Service(predictor, self.store, self._settings, self._metrics, self._trace)
+
+    def _serve(self, service: Service) -> None:
+        self._loaded = [service, *self._loaded][: 1 + self._settings.previous_bundles]
+        predictor = service.predictor
+        manifest = predictor.bundle.manifest
+        self._metrics.served(manifest.name, manifest.version, predictor.bundle.sha256, predictor.engine_version)
+
+    def _let_go(self, replaced: weakref.ref[Service]) -> None:
+        self._loaded = [kept for kept in self._loaded if kept is not replaced()]

@@ -1,0 +1,80 @@
+"""Predictions kept in the memory of this process."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from app.predicting.prediction import Prediction
+from app.serving.stores.protocol import Receipt, Usage, new_receipt, unknown_prediction
+from app.telemetry.metrics import Metrics
+
+
+class MemoryStore:
+    """A store in this process: bounded in bytes (least recently used go first) and in time.
+
+    A prediction larger than the whole budget is kept as the only one, so that every id given can be used once.
+    """
+
+    def __init__(
+        self, ttl_s: float, max_bytes: int, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ttl_s, self._max_bytes, self._metrics, self._clock = ttl_s, max_bytes, metrics, clock
+        self._entries: OrderedDict[str, tuple[float, str, Prediction]] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def used_bytes(self) -> int:
+        """What the stored predictions take."""
+        return self._bytes
+
+    async def put(self, prediction: Prediction, owner: str) -> Receipt:
+        """See `PredictionStore.put`."""
+        self._drop_expired()
+        receipt = new_receipt(self._ttl_s)
+        self._entries[receipt.prediction_id] = (self._clock() + self._ttl_s, owner, prediction)
+        self._bytes += prediction.nbytes
+        while self._bytes > self._max_bytes and len(self._entries) > 1:
+            self._remove(next(iter(self._entries)))
+        self._metrics.store_writes.labels("stored").inc()
+        return receipt
+
+    async def get(self, prediction_id: str, owner: str) -> Prediction:
+        """See `PredictionStore.get`."""
+        self._drop_expired()
+        _, stored_for, prediction = self._entries.get(prediction_id, (0.0, None, None))
+        found = prediction is not None and stored_for == owner
+        self._metrics.store_reads.labels("hit" if found else "miss").inc()
+        if prediction is None or not found:
+            raise unknown_prediction()
+        self._entries.move_to_end(prediction_id)
+        return prediction
+
+    async def forget(self, prediction_id: str, owner: str) -> None:
+        """See `PredictionStore.forget`."""
+        await self.get(prediction_id, owner)
+        self._remove(prediction_id)
+
+    async def check(self) -> None:
+        """See `PredictionStore.check`: it is always there."""
+
+    async def usage(self) -> Usage:
+        """See `PredictionStore.usage`."""
+        self._drop_expired()
+        return Usage(len(self), self._bytes)
+
+    async def close(self) -> None:
+        """See `PredictionStore.close`: it holds nothing open."""
+
+    def _drop_expired(self) -> None:
+        now = self._clock()
+        for prediction_id in [key for key, (expiry, _, _) in self._entries.items() if expiry <= now]:
+            self._remove(prediction_id)
+
+    def _remove(self, prediction_id: str) -> None:
+        _, _, prediction = self._entries.pop(prediction_id)
+        self._bytes -= prediction.nbytes

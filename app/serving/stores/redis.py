@@ -1,0 +1,163 @@
+"""Predictions in Redis, so that any replica explains what another predicted.
+
+An entry is a frame around one safetensors blob: four bytes that name the format, and an HMAC-SHA256 over format, id and
+blob. Nothing of an entry is parsed before its HMAC was checked, so whoever can write to Redis cannot make the service
+decode what it did not write, nor read one prediction as another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+from dataclasses import asdict
+from typing import cast
+
+import numpy as np
+import safetensors.numpy
+
+from app.errors import EntryTooLarge, ModelGone, StoreUnavailable
+from app.models.feature_maps import BRANCHES, FeatureMaps
+from app.pictures.prepare import Frame
+from app.predicting.prediction import Prediction, Upload
+from app.serving.stores.protocol import Receipt, Usage, new_receipt, unknown_prediction
+from app.serving.stores.redis_client import SharedRedis
+from app.telemetry.metrics import Metrics
+
+FORMAT = b"FLP2"
+_PREFIX = "fusionlens:prediction:"
+_MAC_BYTES = hashlib.sha256().digest_size
+logger = logging.getLogger("fusionlens.store")
+
+
+class RedisStore:
+    """A `PredictionStore` in Redis. Redis itself drops what has expired."""
+
+    def __init__(
+        self, shared: SharedRedis, secret: bytes, ttl_s: float, max_entry_bytes: int, metrics: Metrics
+    ) -> None:
+        self._shared, self._redis, self._secret = shared, shared.client, secret
+        self._ttl_s, self._max_entry_bytes, self._metrics = ttl_s, max_entry_bytes, metrics
+
+    async def put(self, prediction: Prediction, owner: str) -> Receipt:
+        """See `PredictionStore.put`."""
+        receipt = new_receipt(self._ttl_s)
+        entry = seal(self._secret, receipt.prediction_id, to_bytes(prediction, owner))
+        if len(entry) > self._max_entry_bytes:
+            self._metrics.store_writes.labels("too_large").inc()
+            raise EntryTooLarge(f"it takes {len(entry):,} bytes, more than the {self._max_entry_bytes:,} that are kept")
+        key, ttl_ms = _PREFIX + receipt.prediction_id, max(1, round(self._ttl_s * 1e3))
+        try:
+            await self._shared.ask(lambda: self._redis.set(key, entry, px=ttl_ms))
+        except StoreUnavailable:
+            self._metrics.store_writes.labels("failed").inc()
+            raise
+        self._metrics.store_writes.labels("stored").inc()
+        return receipt
+
+    async def get(self, prediction_id: str, owner: str) -> Prediction:
+        """See `PredictionStore.get`. An entry that this service did not write is StoreUnavailable."""
+        outcome = "failed"
+        try:
+            # No more than an entry may have: whoever can write to Redis cannot fill this process's memory.
+            key, most = _PREFIX + prediction_id, self._max_entry_bytes
+            entry = await self._shared.ask(lambda: self._redis.getrange(key, 0, most))
+            if not entry:
+                outcome = "miss"
+                raise unknown_prediction()
+            outcome = "forged"
+            stored_format, payload = unseal(self._secret, prediction_id, cast(bytes, entry))
+            outcome = "miss"
+            if stored_format != FORMAT:
+                raise ModelGone("Another version of this service made this prediction: send the picture again.")
+            prediction, stored_for = from_bytes(payload)
+            if stored_for != owner:
+                raise unknown_prediction()
+            outcome = "hit"
+            return prediction
+        finally:
+            self._metrics.store_reads.labels(outcome).inc()
+
+    async def forget(self, prediction_id: str, owner: str) -> None:
+        """See `PredictionStore.forget`."""
+        await self.get(prediction_id, owner)
+        await self._shared.ask(lambda: self._redis.delete(_PREFIX + prediction_id))
+
+    async def check(self) -> None:
+        """See `PredictionStore.check`."""
+        if not self._shared.reached:
+            await self._shared.ask(self._redis.ping)
+
+    async def usage(self) -> Usage | None:
+        """See `PredictionStore.usage`: of the whole database, which all replicas share."""
+        try:
+            entries = await self._shared.ask(self._redis.dbsize)
+            memory = await self._shared.ask(lambda: self._redis.info("memory"))
+        except StoreUnavailable:
+            return None
+        return Usage(int(entries), int(memory["used_memory"]))
+
+    async def close(self) -> None:
+        """See `PredictionStore.close`."""
+        await self._shared.close()
+
+
+def seal(secret: bytes, prediction_id: str, payload: bytes) -> bytes:
+    """An entry: format, HMAC, payload."""
+    return FORMAT + _mac(secret, FORMAT, prediction_id, payload) + payload
+
+
+def unseal(secret: bytes, prediction_id: str, entry: bytes) -> tuple[bytes, bytes]:
+    """The format and the payload of an entry. Raises StoreUnavailable if it is not as this service wrote it."""
+    ends = len(FORMAT), len(FORMAT) + _MAC_BYTES
+    stored_format, mac, payload = entry[: ends[0]], entry[ends[0] : ends[1]], entry[ends[1] :]
+    if not hmac.compare_digest(mac, _mac(secret, stored_format, prediction_id, payload)):
+        logger.error("An entry in Redis was not written by this service, or with another redis_secret; it is not read.")
+        raise StoreUnavailable("What is stored under this id cannot be trusted. Send the picture to /predict again.")
+    return stored_format, payload
+
+
+def _mac(secret: bytes, stored_format: bytes, prediction_id: str, payload: bytes) -> bytes:
+    name = prediction_id.encode()
+    mac = hmac.new(secret, stored_format + len(name).to_bytes(4, "big") + name, hashlib.sha256)
+    mac.update(payload)
+    return mac.digest()
+
+
+def to_bytes(prediction: Prediction, owner: str) -> bytes:
+    """A prediction and whose it is, as one safetensors blob."""
+    upload = prediction.upload
+    record = {
+        "owner": owner,
+        "bundle_sha256": prediction.bundle_sha256,
+        "width_px": upload.width_px,
+        "height_px": upload.height_px,
+        "format": upload.format,
+        "notes": upload.notes,
+        "frame": asdict(upload.frame),
+    }
+    arrays = {"logits": prediction.logits, "image": upload.image}
+    arrays |= {f"maps.{branch}": present for branch, present in prediction.maps.items()}
+    arrays |= {f"gradient.{branch}": present for branch, present in (prediction.gradient or {}).items()}
+    arrays["preview_jpeg"] = np.frombuffer(upload.preview_jpeg, np.uint8)
+    arrays["record"] = np.frombuffer(json.dumps(record).encode(), np.uint8)
+    return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
+def from_bytes(payload: bytes) -> tuple[Prediction, str]:
+    """What `to_bytes` was given."""
+    arrays = safetensors.numpy.load(payload)
+    record = json.loads(arrays["record"].tobytes())
+    upload = Upload(
+        record["width_px"],
+        record["height_px"],
+        record["format"],
+        tuple(record["notes"]),
+        arrays["image"],
+        arrays["preview_jpeg"].tobytes(),
+        Frame(**record["frame"]),
+    )
+    maps = FeatureMaps(**{branch: arrays[f"maps.{branch}"] for branch in BRANCHES if f"maps.{branch}" in arrays})
+    gradient = {branch: arrays[f"gradient.{branch}"] for branch in BRANCHES if f"gradient.{branch}" in arrays}
+    return Prediction(record["bundle_sha256"], arrays["logits"], maps, upload, gradient or None), record["owner"]

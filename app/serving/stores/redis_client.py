@@ -1,0 +1,82 @@
+"""Commands to a Redis that replicas share, and that may be gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from app.errors import StoreUnavailable
+from app.telemetry.metrics import Metrics
+
+T = TypeVar("T")
+_PAUSE_S = 1.0  # after a failure nobody waits for Redis, for so long
+_CONNECTIONS = 32
+logger = logging.getLogger("fusionlens.store")
+
+
+def connect(url: str, timeout_s: float) -> redis.asyncio.Redis:
+    """A client that gives up after `timeout_s` and, where a connection was lost, tries once more on a new one."""
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url,
+        max_connections=_CONNECTIONS,
+        timeout=timeout_s,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 1),
+    )
+    return redis.asyncio.Redis(connection_pool=pool)
+
+
+class SharedRedis:
+    """Commands to a Redis that may be gone: each ends in time, and a failure is not waited for again at once.
+
+    `reached` says whether it has ever answered. A caller that is cancelled leaves its command running, so that no reply
+    is left on the connection for another.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis, metrics: Metrics) -> None:
+        self.client, self._metrics = client, metrics
+        self.reached, self._pause_until = False, 0.0
+        self._running: set[asyncio.Future[Any]] = set()
+
+    async def ask(self, command: Callable[[], Awaitable[T]]) -> T:
+        """What Redis answers. Raises StoreUnavailable."""
+        if time.monotonic() < self._pause_until:
+            raise _unavailable()
+        running = asyncio.ensure_future(command())
+        self._running.add(running)
+        running.add_done_callback(self._ended)
+        try:
+            return await asyncio.shield(running)
+        except RedisError as error:
+            raise _unavailable() from error
+
+    def _ended(self, running: asyncio.Future[Any]) -> None:
+        self._running.discard(running)
+        if running.cancelled():
+            return
+        error = running.exception()
+        self._metrics.store_up.set(0 if error else 1)
+        self.reached |= error is None
+        if error and time.monotonic() >= self._pause_until:
+            self._pause_until = time.monotonic() + _PAUSE_S
+            logger.warning("Redis cannot be used: %s", error)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.aclose()
+
+
+def _unavailable() -> StoreUnavailable:
+    return StoreUnavailable(
+        "The store of predictions cannot be reached: try again in a moment, or send the picture to the same address "
+        "by POST, which needs no store."
+    )

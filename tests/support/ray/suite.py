@@ -1,0 +1,43 @@
+"""The tests of the API against two replicas on Ray, from within a namespace.
+
+Run as `python -m tests.support.ray.suite FOLDER`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.api.conftest import MAX_UPLOAD_BYTES
+from tests.support.bundles import tiny_graphs, write_tiny_bundle
+from tests.support.ray.cluster import ADDRESS, ray_serving
+from tests.support.redis_server import redis_server
+
+
+def main(folder: Path) -> int:
+    bundle = write_tiny_bundle(folder / "bundle", graphs=tiny_graphs())
+    with redis_server(folder) as redis:
+        settings = {
+            "bundle": str(bundle),
+            "max_upload_bytes": str(MAX_UPLOAD_BYTES),
+            "allow_anonymous": "true",
+            "log": "off",
+            **redis.settings,
+        }
+        with ray_serving({f"FUSIONLENS_{name.upper()}": value for name, value in settings.items()}):
+            suite = [
+                "pytest",
+                "tests/api",
+                "--address",
+                ADDRESS,
+                "--served",
+                str(bundle),
+                "-p",
+                "tests.support.ray.behind_ray",
+            ]
+            return subprocess.run([sys.executable, "-m", *suite, "-p", "no:cacheprovider"]).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,292 @@
+"""What a run is exported as: a verified bundle whose figures anyone can compute again from the bundle itself."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+import yaml
+from jaxtyping import Bool, Float, UInt8
+from sklearn.metrics import accuracy_score, log_loss, recall_score, roc_auc_score, roc_curve
+
+import training
+from app.bundles.manifest import MANIFEST, Description
+from app.bundles.reader import Bundle, read_bundle
+from app.engines.load import load_engine
+from app.engines.protocol import Engine
+from app.errors import BundleError
+from app.models.cnnswin import FUSIONS, Fusion
+from app.pictures.decode import Limits, decode
+from app.pictures.prepare import prepare
+from tests.support.bundles import describe, tiny_architecture, tiny_model, tiny_reference
+from training.data.draw import draw_dataset
+from training.data.samples import read_samples, write_samples
+from training.export.export import Card, ExportError, export, judge, load_card, write_bundle
+from training.recipe.config import ModelConfig, Recipe, Start, Starts
+from training.runs.run import RunError
+
+CARD = Card(name="drawn", version="1", licence="MIT", data="drawn pictures", notes=("For tests.",))
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A run, its data, and the bundle made of it."""
+
+    run: Path
+    data: Path
+    bundle: Bundle
+    engine: Engine
+
+    def pictures(self, split: str) -> tuple[UInt8[np.ndarray, "n h w 3"], Bool[np.ndarray, " n"]]:
+        """The pictures as model input, and which are malignant."""
+        with (self.data / "labels.csv").open(newline="") as table:
+            rows = [row for row in csv.DictReader(table) if row["split"] == split]
+        pictures = [decode((self.data / row["path"]).read_bytes(), Limits()) for row in rows]
+        images = np.stack([prepare(picture, (64, 64)).image for picture in pictures])
+        return images, np.array([row["label"] == "malignant" for row in rows])
+
+    def logits(self, split: str) -> Float[np.ndarray, "n k"]:
+        """Logits from the written bundle, one picture at a time."""
+        images, _ = self.pictures(split)
+        return np.concatenate([self.engine.classify(self.engine.encode(image[None])) for image in images])
+
+
+def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """By torch, in double precision."""
+    return torch.from_numpy(logits).double().softmax(dim=1).numpy()
+
+
+def write_run(run: Path, classes: list[str], data: Path | None = None) -> None:
+    """The files that a training run leaves."""
+    run.mkdir()
+    start = Starts(cnn=Start(weights=Path("/somewhere/of/mine/lite0.pth")))
+    model = ModelConfig(**tiny_architecture().model_dump(), image_size=(64, 64))
+    recipe = Recipe(name="tiny", model=model, start=start)
+    write_samples(read_samples(data) if data else [], run / "samples.csv")
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    (run / "classes.json").write_text(json.dumps(classes))
+    safetensors.torch.save_model(tiny_model(classes=len(classes), seed=3), str(run / "ema.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """48 drawn pictures, and a model that has learnt nothing but, by its seed, has a temperature within the bounds."""
+    folder = tmp_path_factory.mktemp("export")
+    data, run = folder / "data", folder / "run"
+    draw_dataset(data, 48, seed=3)
+    write_run(run, ["benign", "malignant"], data)
+    bundle = export(run, folder / "out" / "bundle", CARD)
+    return Exported(run, data, bundle, load_engine(bundle, "torch"))
+
+
+def test_figures_are_those_of_the_written_bundle(exported: Exported) -> None:
+    manifest, (_, malignant), logits = exported.bundle.manifest, exported.pictures("val"), exported.logits("val")
+    assert manifest.decision is not None
+    probability = softmax(logits / manifest.calibration.temperature)[:, 1]
+    answer = probability >= manifest.decision.threshold
+    assert (manifest.metrics.split, manifest.metrics.pictures) == ("val", len(malignant))
+    assert manifest.metrics.values == pytest.approx(
+        {
+            "auroc": roc_auc_score(malignant, logits[:, 1] - logits[:, 0]),
+            "accuracy": accuracy_score(malignant, answer),
+            "sensitivity": recall_score(malignant, answer),
+            "specificity": recall_score(malignant, answer, pos_label=0),
+            "nll": log_loss(malignant, probability),
+        },
+        abs=1e-6,
+    )
+
+
+def test_the_threshold_is_the_best_on_val_by_youdens_index(exported: Exported) -> None:
+    (_, malignant), logits = exported.pictures("val"), exported.logits("val")
+    false_rate, true_rate, _ = roc_curve(malignant, logits[:, 1] - logits[:, 0])
+    values, decision = exported.bundle.manifest.metrics.values, exported.bundle.manifest.decision
+    assert values["sensitivity"] + values["specificity"] - 1 == pytest.approx((true_rate - false_rate).max())
+    assert decision is not None
+    assert (decision.positive, decision.chosen_on) == ("malignant", f"val ({len(malignant)} pictures)")
+
+
+def test_the_reference_is_the_mean_map_of_the_train_pictures(exported: Exported) -> None:
+    images, _ = exported.pictures("train")
+    maps = [exported.engine.encode(image[None]) for image in images]
+    for branch, mean in exported.bundle.reference.items():
+        own = np.mean([getattr(one, branch)[0] for one in maps], axis=0)
+        np.testing.assert_allclose(mean, own, atol=1e-5 * np.abs(own).max())
+
+
+def test_the_weights_are_the_runs_averaged_weights_to_fp16_rounding(exported: Exported) -> None:
+    trained = safetensors.numpy.load_file(exported.run / "ema.safetensors")
+    assert exported.bundle.tensors.keys() == trained.keys()
+    for name, values in trained.items():
+        np.testing.assert_allclose(exported.bundle.tensors[name].astype(np.float64), values, rtol=2**-11, atol=2**-25)
+
+
+def test_the_manifest_says_what_was_trained_and_what_the_card_says(exported: Exported) -> None:
+    manifest = exported.bundle.manifest
+    assert manifest.classes == ("benign", "malignant")
+    assert manifest.architecture == tiny_architecture()
+    assert (manifest.input.height_px, manifest.input.width_px) == (64, 64)
+    recipe = yaml.safe_load((exported.run / "recipe.yaml").read_text())
+    recipe["start"]["cnn"]["weights"] = "lite0.pth"  # of this machine's folders nothing gets out
+    assert manifest.recipe == recipe
+    assert CARD.model_dump(exclude={"positive"}).items() <= manifest.model_dump().items()
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_tensors_come_back_as_they_were_to_fp16_rounding(tmp_path: Path, fusion: Fusion, classes: int) -> None:
+    model = tiny_model(fusion, classes)
+    reference, description = tiny_reference(model), describe(fusion, classes)
+    write_bundle(model, tmp_path / "new", description, reference, {})
+    bundle = read_bundle(tmp_path / "new")
+
+    state = model.state_dict()
+    assert bundle.tensors.keys() == state.keys()
+    for name, tensor in state.items():
+        # half an fp16 step: 2^-11 of the value, and 2^-25 where it is subnormal
+        np.testing.assert_allclose(bundle.tensors[name].astype(np.float64), tensor, rtol=2**-11, atol=2**-25)
+        assert tensor.is_floating_point() == (bundle.tensors[name].dtype == np.float16)
+    assert dict(bundle.reference.items()).keys() == dict(reference.items()).keys()
+    for branch, mean in reference.items():
+        np.testing.assert_array_equal(getattr(bundle.reference, branch), mean)
+    assert description.model_dump().items() <= bundle.manifest.model_dump().items()
+    assert bundle.sha256 == hashlib.sha256((tmp_path / "new" / MANIFEST).read_bytes()).hexdigest()
+
+
+def test_the_same_parts_make_the_same_bytes(tmp_path: Path) -> None:
+    model = tiny_model()
+    for name in ("first", "second"):
+        write_bundle(model, tmp_path / name, describe(), tiny_reference(model), {})
+    first, second = ({file.name: file.read_bytes() for file in (tmp_path / n).iterdir()} for n in ("first", "second"))
+    assert first == second
+    assert first[MANIFEST].startswith(b'{\n  "format": 1,') and first[MANIFEST].endswith(b"}\n")
+
+
+def test_for_five_classes_figures_are_sklearns_and_there_is_no_threshold() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 200)
+    logits = rng.normal(size=(200, 5)) + np.eye(5)[labels]
+    calibration, decision, metrics = judge(logits, labels, "abcde", None)
+    probabilities = softmax(logits / calibration.temperature)
+    assert decision is None
+    assert metrics.values == pytest.approx(
+        {
+            "auroc_one_vs_rest": roc_auc_score(labels, probabilities, multi_class="ovr"),
+            "accuracy": accuracy_score(labels, logits.argmax(axis=1)),
+            "nll": log_loss(labels, probabilities),
+        }
+    )
+
+
+def test_either_class_can_be_the_positive_one() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    logits = rng.normal(size=(200, 2)) + np.eye(2)[labels]
+    (_, second, one), (_, first, other) = (judge(logits, labels, ("no", "yes"), name) for name in ("yes", "no"))
+    assert first is not None and second is not None
+    assert (first.positive, second.positive) == ("no", "yes")
+    assert one.values["auroc"] == pytest.approx(other.values["auroc"])
+    assert (one.values["sensitivity"], one.values["specificity"]) == pytest.approx(
+        (other.values["specificity"], other.values["sensitivity"])
+    )
+    assert first.threshold == pytest.approx(1 - second.threshold)
+
+
+def test_an_export_never_writes_over_anything(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    for place in (tmp_path, tmp_path / "mine.txt"):
+        with pytest.raises(ExportError, match="choose another folder"):
+            export(tmp_path / "no run", place, CARD)  # refused before anything is computed
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    write_bundle(tiny_model(), tmp_path, describe(), tiny_reference(tiny_model()), {})
+    assert read_bundle(tmp_path).manifest.name == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("description", "reason"),
+    [
+        (describe(classes=5), "the manifest names 5 classes"),
+        (describe(fusion="concat"), "tensor head"),
+    ],
+)
+def test_parts_that_do_not_fit_leave_nothing_behind(tmp_path: Path, description: Description, reason: str) -> None:
+    model = tiny_model()
+    with pytest.raises(BundleError, match=reason):
+        write_bundle(model, tmp_path / "bundle", description, tiny_reference(model), {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_fp16_cannot_hold_are_refused(tmp_path: Path) -> None:
+    model = tiny_model()
+    reference = tiny_reference(model)
+    model.get_parameter("head.classifier.weight").data[0, 0] = 1e5
+    with pytest.raises(BundleError, match=r"head\.classifier\.weight holds values that are not finite"):
+        write_bundle(model, tmp_path / "bundle", describe(), reference, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "classes.json", "samples.csv", "ema.safetensors"])
+def test_a_run_without_its_files_is_refused(exported: Exported, tmp_path: Path, name: str) -> None:
+    run = Path(shutil.copytree(exported.run, tmp_path / "run"))
+    (run / name).unlink()
+    with pytest.raises(RunError, match=f"has no {name}"):
+        export(run, tmp_path / "out", CARD)
+
+
+@pytest.mark.slow
+def test_a_bundle_whose_answers_are_not_the_runs_is_refused(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.export.export.MOST_OFF", -1.0)  # even what is equal is too far off
+    with pytest.raises(ExportError, match=r"logits are .* off the run's"):
+        export(exported.run, tmp_path / "out", CARD)
+
+
+@pytest.mark.slow
+def test_without_a_card_a_bundle_says_that_nothing_was_said(exported: Exported, tmp_path: Path) -> None:
+    manifest = export(exported.run, tmp_path / "out", None).manifest
+    assert (manifest.name, manifest.licence, manifest.data) == ("tiny", "not stated", "not stated")
+    assert "without a card" in manifest.notes[0]
+
+
+def test_an_unknown_positive_class_is_refused(exported: Exported, tmp_path: Path) -> None:
+    card = CARD.model_copy(update={"positive": "melanoma"})
+    with pytest.raises(ExportError, match="'melanoma' is not one of benign, malignant"):
+        export(exported.run, tmp_path / "out", card)
+
+
+def test_a_positive_class_among_three_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", ["a", "b", "c"])
+    with pytest.raises(ExportError, match="there are 3 classes"):
+        export(tmp_path / "run", tmp_path / "out", CARD.model_copy(update={"positive": "a"}))
+
+
+def test_an_absent_card_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="No such file"):
+        load_card(tmp_path / "card.yaml")
+
+
+def test_the_demos_card_states_licence_and_limits() -> None:
+    card = load_card(Path(training.__path__[0]) / "export" / "demo_card.yaml")
+    assert "non-commercial" in card.licence
+    assert "doi:10.7910/DVN/DBW86T" in card.data
+    assert any("No medical device" in note for note in card.notes)
+
+
+@pytest.mark.parametrize("text", ["name: x", "a: [", "- list", "", "\x00"])
+def test_an_unusable_card_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "card.yaml").write_text(text)
+    with pytest.raises(ExportError, match=r"card\.yaml cannot be used"):
+        load_card(tmp_path / "card.yaml")

@@ -1,0 +1,203 @@
+"""What a branch starts from: local files, and timm's download from a hub that is there, or not."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from app.models.cnnswin import CNNViTFusion
+from tests.support.bundles import tiny_architecture
+from training.loop.pretrained import WeightsError, load_backbone, load_start
+from training.recipe.config import Recipe
+
+CNN = "test_efficientnet"
+
+
+def tiny_recipe(start: dict[str, Any], **model: Any) -> Recipe:
+    tiny = tiny_architecture().model_dump() | {"image_size": (64, 64)} | model
+    return Recipe.model_validate({"name": "tiny", "model": tiny, "start": start})
+
+
+def started(recipe: Recipe) -> CNNViTFusion:
+    model = CNNViTFusion(2, **recipe.model.model_dump())
+    load_start(model, recipe)
+    return model
+
+
+def is_filled_from(backbone: Any, weights: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, weights[name]) for name, value in backbone.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, Tensor]:
+    """The weights of a CNN with its classifier, as they are published."""
+    weights: dict[str, Tensor] = timm.create_model(CNN).state_dict()
+    return weights
+
+
+@pytest.fixture
+def backbone() -> nn.Module:
+    return timm.create_model(CNN, num_classes=0)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_a_branch_starts_from_a_local_file(tmp_path: Path, whole: dict[str, Tensor], suffix: str) -> None:
+    path = tmp_path / f"weights.{suffix}"
+    safetensors.torch.save_file(whole, path) if suffix == "safetensors" else torch.save(whole, path)
+    assert is_filled_from(started(tiny_recipe({"cnn": {"weights": str(path)}})).cnn, whole)
+
+
+def test_weights_are_taken_by_name_or_by_order_and_no_others(
+    tmp_path: Path, whole: dict[str, Tensor], backbone: nn.Module
+) -> None:
+    torch.save({f"renamed.{name}": value for name, value in whole.items()}, tmp_path / "renamed.pth")
+    load_backbone(backbone, CNN, tmp_path / "renamed.pth")
+    assert is_filled_from(backbone, whole)
+    torch.save(dict(list(whole.items())[:-1]), tmp_path / "short.pth")
+    with pytest.raises(WeightsError, match=r"short\.pth does not hold the weights of test_efficientnet"):
+        load_backbone(backbone, CNN, tmp_path / "short.pth")
+
+
+def test_a_swins_weights_fit_its_options_and_another_picture_size(tmp_path: Path) -> None:
+    options = tiny_architecture().swin_options | {"window_size": 4}
+    source = timm.create_model(tiny_architecture().swin, img_size=(64, 64), **options).state_dict()
+    for name, tensor in source.items():
+        if name.endswith("bias_table"):  # one value for each head, which no resampling changes
+            tensor[:] = torch.arange(1.0, tensor.shape[1] + 1)
+    torch.save(source, tmp_path / "swin.pth")
+    start = {"swin": {"weights": str(tmp_path / "swin.pth")}}
+    swin_at_32 = started(tiny_recipe(start, image_size=(32, 32), swin_options=options)).swin
+    assert swin_at_32 is not None
+    filled = swin_at_32.state_dict()
+    resized = {name for name, tensor in filled.items() if tensor.shape != source[name].shape}
+    assert resized and all(name.endswith("bias_table") for name in resized)
+    for name, tensor in filled.items():
+        torch.testing.assert_close(tensor, source[name][:1].expand_as(tensor) if name in resized else source[name])
+    with pytest.raises(WeightsError, match=r"swin\.pth does not fit .*embed_dim=16"):
+        started(tiny_recipe(start, image_size=(32, 32), swin_options=options | {"embed_dim": 16}))
+
+
+class RunsCode:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, ("code-was-run",)
+
+
+def test_a_pickle_that_would_run_code_is_refused_unrun(
+    tmp_path: Path, whole: dict[str, Tensor], backbone: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(whole | {"extra": RunsCode()}, "evil.pth")
+    with pytest.raises(WeightsError, match=r"evil\.pth"):
+        load_backbone(backbone, CNN, Path("evil.pth"))
+    assert not Path("code-was-run").exists()
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
+def test_a_damaged_file_is_told_in_a_sentence(
+    tmp_path: Path, whole: dict[str, Tensor], backbone: nn.Module, suffix: str, share: float
+) -> None:
+    path = tmp_path / f"torn.{suffix}"
+    safetensors.torch.save_file(whole, path) if suffix == "safetensors" else torch.save(whole, path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(WeightsError, match=rf"torn\.{suffix}"):
+        load_backbone(backbone, CNN, path)
+
+
+def test_a_start_that_cannot_be_is_refused(tmp_path: Path, whole: dict[str, Tensor], backbone: nn.Module) -> None:
+    with pytest.raises(WeightsError, match=r"start\.swin .* fusion cnn"):
+        started(tiny_recipe({"swin": {"pretrained": True}}, fusion="cnn"))
+    with pytest.raises(WeightsError, match=r"no pretrained weights for efficientnet_b0_gn.*start\.cnn\.weights"):
+        started(tiny_recipe({"cnn": {"pretrained": True}}, cnn="efficientnet_b0_gn"))
+    with pytest.raises(WeightsError, match=r"no weights at .*nowhere\.pth"):
+        load_backbone(backbone, CNN, tmp_path / "nowhere.pth")
+    torch.save({"epoch": 3, "state_dict": whole}, tmp_path / "wrapped.pth")
+    with pytest.raises(WeightsError, match="give the state dict alone"):
+        load_backbone(backbone, CNN, tmp_path / "wrapped.pth")
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub with one file, `content`; it remembers what it was asked."""
+
+    content = b""
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200 if self._has_it() else 404)
+        self.send_header("Content-Length", str(len(self.content) if self._has_it() else 0))
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", '"1"')
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.content if self._has_it() else b"")
+
+    def _has_it(self) -> bool:
+        parts = self.path.split("/")
+        return parts[1:3] == ["timm", f"{CNN}.r160_in1k"] and parts[-1] == "model.safetensors"
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def served(whole: dict[str, Tensor]) -> Iterator[tuple[str, type[Hub]]]:
+    """The address of a hub that has the CNN's weights, and what it was asked."""
+    hub = type("ThisHub", (Hub,), {"content": safetensors.torch.save(whole), "asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), hub)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", hub
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def nobody_there() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        return f"http://127.0.0.1:{closed.getsockname()[1]}"
+
+
+def ask_hub_at(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = huggingface_hub.constants
+    monkeypatch.setattr(settings, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(settings, "ENDPOINT", address)
+    monkeypatch.setattr(settings, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+
+
+def test_pretrained_weights_are_downloaded_once_and_then_offline(
+    tmp_path: Path, whole: dict[str, Tensor], served: tuple[str, type[Hub]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, hub = served
+    ask_hub_at(address, tmp_path, monkeypatch)
+    recipe = tiny_recipe({"cnn": {"pretrained": True}})
+    assert is_filled_from(started(recipe).cnn, whole) and hub.asked
+    ask_hub_at(nobody_there(), tmp_path, monkeypatch)
+    assert is_filled_from(started(recipe).cnn, whole)
+
+
+@pytest.mark.parametrize("cnn", [CNN, "test_byobnet"], ids=["nobody there", "a hub without the model"])
+def test_a_download_that_fails_says_soon_what_to_fetch_and_where_to_name_it(
+    tmp_path: Path, served: tuple[str, type[Hub]], cnn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_hub_at(nobody_there() if cnn == CNN else served[0], tmp_path, monkeypatch)
+    recipe = tiny_recipe({"cnn": {"pretrained": True}}, cnn=cnn)
+    begun_s = time.monotonic()
+    with pytest.raises(WeightsError, match=rf"huggingface\.co/timm/{cnn}.*start\.cnn\.weights: PATH"):
+        started(recipe)
+    assert time.monotonic() - begun_s < 10  # the hub's client alone would try for 45 s

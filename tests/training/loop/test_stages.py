@@ -1,0 +1,242 @@
+"""What trains when: the parameters of each stage by name, and that what rests stays as it was to the last bit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from app.models.cnnswin import CNNViTFusion
+from tests.support.bundles import tiny_architecture
+from training.loop.ema import Ema
+from training.loop.loss import Loss
+from training.loop.optim import group_of, optimizer, set_rates, warmup_cosine
+from training.loop.plan import activation_bytes
+from training.loop.processes import Processes
+from training.loop.stages import cnn_blocks, enter, trainable
+from training.loop.update import Updater, Views
+from training.recipe.config import PROGRESSIVE, Last, ModelConfig, Recipe, RecipeError, Stage
+
+GOLDEN = Path(__file__).parent / "golden"
+WARMUP, MAIN = PROGRESSIVE
+NARROW = {"embed_dim": 16, "num_heads": [1, 2, 4, 8]}
+LABELS = [0, 1] * 4
+_tiny = tiny_architecture().model_dump() | {"image_size": (64, 64)}
+UNDROPPED = _tiny | {"dropout": 0.0, "swin_options": _tiny["swin_options"] | {"drop_path_rate": 0.0}}
+
+
+def recipe_of(**changes: object) -> Recipe:
+    """The progressive stages on a tiny model."""
+    return Recipe.model_validate({"name": "tiny", "model": _tiny, "batch_size": 8, **changes})
+
+
+def updater_of(recipe: Recipe, dtype: torch.dtype = torch.float32) -> Updater:
+    torch.manual_seed(recipe.seed)
+    model = CNNViTFusion(2, **recipe.model.model_dump()).to(dtype)
+    alone = Processes(0, 1, torch.device("cpu"))
+    return Updater(model, optimizer(model, recipe), Loss.of(LABELS, 2, recipe.imbalance, 0.1), recipe, alone)
+
+
+def noise(seed: int, pictures: int = 8) -> Views:
+    generator = torch.Generator().manual_seed(seed)
+    cnn, swin = (torch.randint(0, 256, (pictures, 3, 64, 64), dtype=torch.uint8, generator=generator) for _ in "ab")
+    return cnn, swin, torch.tensor(LABELS[:pictures])
+
+
+def values(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, copied."""
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def differing(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("cnn", ["efficientnet_b0", "tf_efficientnet_lite0", "resnet18"])
+def test_the_parameters_that_train_in_each_stage_are_the_golden_ones(cnn: str) -> None:
+    model = CNNViTFusion(2, cnn=cnn, swin_options=NARROW, dim=16, heads=2)
+    units = {"warmup": WARMUP, "main, 5 blocks": MAIN, "5 stages or all": Stage(name="s", epochs=1, cnn=_stages(cnn))}
+    lines = []
+    for name, stage in units.items():
+        names = trainable(model, stage)
+        rest = sorted(names - {f"cnn.{name}" for name, _ in model.cnn.named_parameters()}) if model.cnn else []
+        assert len(rest) == sum(1 for name, _ in model.named_parameters() if not name.startswith("cnn."))
+        lines += [f"[{name}]", *(name for name, _ in model.named_parameters() if name in names and name[:3] == "cnn")]
+    assert lines == (GOLDEN / f"stages-{cnn}.txt").read_text().splitlines()
+
+
+def _stages(cnn: str) -> Last:
+    return Last(unit="stage", last=4 if cnn == "resnet18" else 5)
+
+
+def test_the_head_only_stage_trains_the_head_alone() -> None:
+    model = CNNViTFusion(2, **recipe_of().model.model_dump())
+    names = trainable(model, Stage(name="head-only", epochs=1, cnn="frozen", swin="frozen"))
+    assert names == {name for name, _ in model.named_parameters() if name.startswith("head.")}
+
+
+def test_more_blocks_than_there_are_is_an_error_that_says_how_many() -> None:
+    model = CNNViTFusion(2, **recipe_of().model.model_dump())
+    assert model.cnn is not None
+    blocks = len(cnn_blocks(model.cnn, "block"))
+    with pytest.raises(RecipeError, match=f"it has {blocks}"):
+        trainable(model, Stage(name="main", epochs=1, cnn=Last(last=blocks + 1)))
+
+
+def test_what_rests_stays_bit_equal_and_what_trains_moves() -> None:
+    updater = updater_of(recipe_of(batch_norm="sync", weight_decay=0.5))
+    model, identities = updater.model, [id(parameter) for parameter in updater.model.parameters()]
+    for stage in (WARMUP, Stage(name="main", epochs=1, cnn=Last(last=2)), WARMUP):
+        enter(model, stage, "sync")
+        before = values(model)
+        for update in range(2):
+            updater.gradients([noise(update)], LABELS, 0, update)
+            assert updater.apply()
+        changed, training = differing(before, values(model)), trainable(model, stage)
+        assert {name for name in changed if name in dict(model.named_parameters())} == training
+        frozen = [name for name, parameter in model.named_parameters() if name not in training]
+        assert all(model.get_parameter(name).grad is None for name in frozen)
+        assert not any(name.startswith("cnn.") for name in changed) or stage is not WARMUP
+    assert [id(parameter) for parameter in model.parameters()] == identities
+
+
+@pytest.mark.parametrize("batch_norm", ["frozen", "sync"])
+def test_batch_norms_learn_statistics_only_where_their_block_trains_and_the_recipe_says_so(batch_norm: str) -> None:
+    updater = updater_of(recipe_of(batch_norm=batch_norm))
+    enter(updater.model, Stage(name="main", epochs=1, cnn=Last(last=2)), batch_norm)
+    before = values(updater.model)
+    updater.gradients([noise(0)], LABELS, 0, 0)
+    moved = {name for name in differing(before, values(updater.model)) if "running_mean" in name}
+    expected = [name for name in before if "running_mean" in name and re.match(r"cnn\.(blocks\.[34]|bn2)", name)]
+    assert moved == (set(expected) if batch_norm == "sync" else set())
+    assert expected
+
+
+def test_a_frozen_branch_leaves_nothing_behind_for_a_backward_pass() -> None:
+    recipe = recipe_of()
+    model = CNNViTFusion(2, **recipe.model.model_dump())
+    frozen, partly, whole = (
+        activation_bytes(model, Stage(name="s", epochs=1, cnn=cnn, swin="frozen"), recipe)
+        for cnn in ("frozen", Last(last=1), "all")
+    )
+    assert frozen < partly < whole
+    assert model.cnn is not None
+    enter(model, WARMUP, "frozen")
+    assert model.encode(torch.rand(1, 3, 64, 64)).cnn.requires_grad is False  # type: ignore[union-attr]
+
+
+def test_every_parameter_of_the_default_model_is_in_its_golden_group() -> None:
+    recipe = Recipe(name="default", model=ModelConfig())
+    model = CNNViTFusion(2, **recipe.model.model_dump())
+    groups = optimizer(model, recipe).param_groups
+    ids = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(ids) == len(set(ids)) and set(ids) == {id(parameter) for parameter in model.parameters()}
+    group_with = {id(p): group for group in groups for p in group["params"]}
+    table: dict[str, str] = {}
+    for name, parameter in model.named_parameters():
+        group = group_with[id(parameter)]
+        assert (group["rate"], group["weight_decay"] > 0) == group_of(name, parameter)
+        line = f"{group['rate']} {group['lr']:g} decay {group['weight_decay']:g}"
+        assert table.setdefault(re.sub(r"\d+", "*", name), line) == line or "attn" in name
+    lines = [f"{name}: {line}" for name, line in table.items()]
+    assert lines == (GOLDEN / "groups.txt").read_text().splitlines()
+
+
+def test_the_rates_follow_the_golden_curve_and_keep_their_ratios() -> None:
+    factors = [warmup_cosine(update, 10, 110) for update in range(110)]
+    golden = [float(line) for line in (GOLDEN / "schedule.txt").read_text().splitlines()]
+    assert factors[::10] == pytest.approx(golden, abs=1e-12)
+    assert factors[:10] == pytest.approx([(update + 1) / 10 for update in range(10)])
+    assert factors == sorted(factors[:10]) + sorted(factors[10:], reverse=True)
+    recipe = recipe_of(warmup_share=0.1)
+    adam = updater_of(recipe).adam
+    for update in (0, 3, 50, 99):
+        rates = set_rates(adam, recipe, update, 100)
+        assert rates["head"] / rates["norm_and_bias"] == pytest.approx(4)
+        assert {group["rate"]: group["lr"] for group in adam.param_groups} == rates
+
+
+def test_adams_state_survives_the_change_of_stage() -> None:
+    updater = updater_of(recipe_of())
+    for stage in PROGRESSIVE[:1] * 3:
+        enter(updater.model, stage, "frozen")
+        updater.gradients([noise(0)], LABELS, 0, 0)
+        updater.apply()
+    enter(updater.model, Stage(name="main", epochs=1, cnn=Last(last=1)), "frozen")
+    updater.gradients([noise(0)], LABELS, 0, 0)
+    updater.apply()
+    state = updater.adam.state
+    names = ("head.classifier.weight", "cnn.bn2.weight", "cnn.conv_stem.weight")
+    trained_all_along, joined, frozen = (updater.model.get_parameter(name) for name in names)
+    assert float(state[trained_all_along]["step"]) == 4
+    assert float(state[joined]["step"]) == 1
+    assert frozen not in state
+
+
+def test_parts_of_a_batch_add_up_to_the_batch() -> None:
+    """In float64, with MixUp, smoothing and class weights, and the parts' weights differing."""
+    labels, views = [0, 0, 0, 1, 0, 0, 1, 1], noise(5)
+    views = (*views[:2], torch.tensor(labels))
+    gradients = []
+    for accumulate in (1, 2, 4):
+        recipe = recipe_of(model=UNDROPPED, accumulate=accumulate, imbalance="class_weights")
+        updater = updater_of(recipe, torch.float64)
+        updater.loss = Loss.of([0] * 9 + [1] * 3, 2, "class_weights", 0.1)
+        enter(updater.model, Stage(name="all", epochs=1), "frozen")
+        size = 8 // accumulate
+        parts = [tuple(t[k * size : (k + 1) * size] for t in views) for k in range(accumulate)]
+        sums = updater.gradients(parts, labels, 1, 3)  # type: ignore[arg-type]
+        gradients.append([torch.tensor(sums.loss), *(p.grad for p in updater.model.parameters() if p.grad is not None)])
+    for other in gradients[1:]:
+        for whole, parts_sum in zip(gradients[0], other, strict=True):
+            torch.testing.assert_close(parts_sum, whole, rtol=1e-9, atol=1e-11)
+
+
+def test_the_average_starts_fast_and_takes_buffers_along() -> None:
+    model = nn.BatchNorm1d(1)
+    ema = Ema(model, 0.9)
+    for name, value in {"weight": 11.0, "running_mean": 20.0, "num_batches_tracked": 7}.items():
+        model.state_dict()[name].fill_(value)
+
+    def average(name: str) -> float:
+        return float(ema.model.state_dict()[name])
+
+    ema.update(model, 0)  # (1 + 0) / (10 + 0) of the old value stays
+    assert [average("weight"), average("running_mean")] == pytest.approx([10.0, 18.0])
+    assert average("num_batches_tracked") == 7
+    ema.update(model, 10_000)
+    assert average("weight") == pytest.approx(0.9 * 10 + 0.1 * 11)
+
+
+def test_clipping_bounds_the_step_and_leaves_small_gradients_alone() -> None:
+    norms = {}
+    for clip in (0.01, 1e6):
+        updater = updater_of(recipe_of(clip_norm=clip))
+        enter(updater.model, MAIN_TINY, "frozen")
+        updater.gradients([noise(0)], LABELS, 0, 0)
+        before = updater.gradient_norms()
+        updater.apply()
+        norms[clip] = (before, updater.gradient_norms())
+    assert norms[0.01][0] == norms[1e6][0] == norms[1e6][1]
+    total = sum(norm**2 for norm in norms[0.01][1].values()) ** 0.5
+    assert total == pytest.approx(0.01, rel=1e-3)
+
+
+MAIN_TINY = Stage(name="main", epochs=1, cnn=Last(last=2))
+
+
+def test_half_precision_takes_nearly_the_same_step() -> None:
+    gradients = []
+    for precision in ("fp32", "bf16"):
+        updater = updater_of(recipe_of(precision=precision))
+        enter(updater.model, MAIN_TINY, "frozen")
+        updater.gradients([noise(0)], LABELS, 0, 0)
+        gradients.append(torch.cat([p.grad.flatten() for p in updater.model.parameters() if p.grad is not None]))
+    full, half = gradients
+    assert not torch.equal(full, half)
+    assert torch.nn.functional.cosine_similarity(full, half, dim=0) > 0.98
+    with pytest.raises(RecipeError, match="fp16 needs a GPU"):
+        updater_of(recipe_of(precision="fp16"))

@@ -1,0 +1,288 @@
+"""Figures are scikit-learn's, or those of a plain count; intervals follow the groups."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import Bool, Float, Int
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    log_loss,
+    recall_score,
+    roc_auc_score,
+    roc_curve,
+)
+
+from training.metrics.classification import (
+    Estimate,
+    Figure,
+    Rule,
+    answer_figures,
+    auroc,
+    average_precision,
+    bootstrap,
+    calibration_error,
+    confidence,
+    figures,
+    paired_difference,
+    ranking_figures,
+    reliability,
+    resamples,
+    sensitivity_at,
+)
+
+Scored = tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]
+
+
+def answered(classes: int, pictures: int, seed: int) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]]:
+    """Probabilities that are right more often than not, and every class among the labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(classes), rng.integers(0, classes, pictures - classes)])
+    odds = np.exp(rng.normal(size=(pictures, classes)) + 1.5 * np.eye(classes)[labels])
+    return odds / odds.sum(axis=1, keepdims=True), labels
+
+
+@st.composite
+def scored(draw: st.DrawFn) -> Scored:
+    """Scores with many ties, of a few pictures of both sides."""
+    truth = draw(st.lists(st.booleans(), min_size=2, max_size=40).filter(lambda sides: len(set(sides)) == 2))
+    steps = draw(st.lists(st.integers(0, 8), min_size=len(truth), max_size=len(truth)))
+    return np.array(steps) / 8, np.array(truth)
+
+
+@given(scored())
+def test_auroc_and_average_precision_are_sklearns_with_ties_too(pictures: Scored) -> None:
+    scores, positive = pictures
+    assert auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
+    assert average_precision(scores, positive) == pytest.approx(average_precision_score(positive, scores), abs=1e-12)
+
+
+@given(scored(), st.sampled_from([0.0, 0.5, 0.75, 0.8, 0.9, 0.95, 1.0]))
+def test_sensitivity_at_a_specificity_is_the_best_of_all_thresholds(pictures: Scored, specificity: float) -> None:
+    scores, positive = pictures
+    possible = [
+        (scores[positive] >= threshold).mean()
+        for threshold in [*scores, np.inf]
+        if (scores[~positive] < threshold).mean() >= specificity - 1e-12
+    ]
+    assert sensitivity_at(scores, positive, specificity) == max(possible)
+
+
+def test_nine_of_ten_negatives_are_a_specificity_of_nine_tenths() -> None:
+    """1 - 0.9 is less than 0.1 in floating point: one false alarm in ten must be allowed all the same."""
+    scores, positive = np.array([*range(10), 8.5]), np.array([False] * 10 + [True])
+    assert sensitivity_at(scores, positive, 0.9) == 1
+    assert sensitivity_at(scores, positive, 0.95) == 0
+
+
+@pytest.mark.parametrize("measure", [auroc, average_precision, partial(sensitivity_at, specificity=0.9)])
+@pytest.mark.parametrize("side", [True, False])
+def test_one_side_alone_has_no_figure(measure: partial[float], side: bool) -> None:
+    with pytest.raises(ValueError, match="pictures both of the class and of the rest"):
+        measure(np.array([0.1, 0.9]), np.array([side, side]))
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+def test_for_two_classes_figures_are_sklearns(positive: int) -> None:
+    probabilities, labels = answered(2, 300, seed=positive)
+    truth, score = labels == positive, probabilities[:, positive]
+    answer = score >= 0.3
+    found = {name: figure(probabilities, labels) for name, figure in figures(2, Rule(positive, 0.3)).items()}
+    false_rate, true_rate, _ = roc_curve(truth, score, drop_intermediate=False)
+    assert found == pytest.approx(
+        {
+            "auroc": roc_auc_score(truth, score),
+            "average_precision": average_precision_score(truth, score),
+            "sensitivity_at_specificity_0.9": true_rate[1 - false_rate >= 0.9].max(),
+            "sensitivity_at_specificity_0.95": true_rate[1 - false_rate >= 0.95].max(),
+            "sensitivity": recall_score(truth, answer),
+            "specificity": recall_score(truth, answer, pos_label=False),
+            "accuracy": accuracy_score(truth, answer),
+            "balanced_accuracy": balanced_accuracy_score(truth, answer),
+            "brier": brier_score_loss(truth, score),
+            "ece": binned_gap(score, truth),
+            "nll": log_loss(labels, probabilities),
+        },
+        abs=1e-12,
+    )
+
+
+def test_for_five_classes_figures_are_sklearns_macro_means() -> None:
+    probabilities, labels = answered(5, 300, seed=2)
+    answer, one_hot = probabilities.argmax(axis=1), np.eye(5)[labels]
+    found = {name: figure(probabilities, labels) for name, figure in figures(5, Rule()).items()}
+    at = {s: np.mean([sensitivity_at(probabilities[:, k], labels == k, s) for k in range(5)]) for s in (0.9, 0.95)}
+    assert found == pytest.approx(
+        {
+            "auroc": roc_auc_score(labels, probabilities, multi_class="ovr"),
+            "average_precision": average_precision_score(one_hot, probabilities),
+            "sensitivity_at_specificity_0.9": at[0.9],
+            "sensitivity_at_specificity_0.95": at[0.95],
+            "accuracy": accuracy_score(labels, answer),
+            "balanced_accuracy": balanced_accuracy_score(labels, answer),
+            "brier": brier_score_loss(labels, probabilities),
+            "ece": binned_gap(probabilities.max(axis=1), answer == labels),
+            "nll": log_loss(labels, probabilities),
+        },
+        abs=1e-12,
+    )
+
+
+def test_figures_of_one_class_of_five_are_those_of_the_class_against_the_rest() -> None:
+    probabilities, labels = answered(5, 300, seed=3)
+    of_class = ranking_figures(3) | answer_figures(3, Rule())
+    found = {name: figure(probabilities, labels) for name, figure in of_class.items()}
+    answer = probabilities.argmax(axis=1) == 3
+    assert found["auroc"] == pytest.approx(roc_auc_score(labels == 3, probabilities[:, 3]))
+    assert found["sensitivity"] == pytest.approx(recall_score(labels == 3, answer))
+    assert found["specificity"] == pytest.approx(recall_score(labels == 3, answer, pos_label=False))
+
+
+def test_a_certain_mistake_has_a_finite_loss() -> None:
+    probabilities, labels = np.eye(2), np.array([0, 0])
+    assert figures(2, Rule(1))["nll"](probabilities, labels) == pytest.approx(
+        log_loss(labels, probabilities, labels=[0, 1])
+    )
+
+
+def binned_gap(probability: Float[np.ndarray, " n"], outcome: Bool[np.ndarray, " n"]) -> float:
+    """The expected calibration error as Guo et al. 2017 write it, bin by bin."""
+    total = 0.0
+    for bin_number in range(15):
+        inside = (probability > bin_number / 15) & (probability <= (bin_number + 1) / 15)
+        if inside.any():
+            total += inside.mean() * abs(probability[inside].mean() - outcome[inside].mean())
+    return float(total)
+
+
+def test_calibration_error_of_a_case_by_hand() -> None:
+    """Two bins: four pictures at 0.9 of which two are true, and six at 0.2 of which none is."""
+    probability = np.array([0.9] * 4 + [0.2] * 6)
+    outcome = np.array([True, True, False, False] + [False] * 6)
+    assert calibration_error(probability, outcome, bins=2) == pytest.approx(0.4 * 0.4 + 0.6 * 0.2)
+    found = reliability(probability, outcome, bins=2)
+    assert (found.frequency.tolist(), found.pictures.tolist()) == ([0.0, 0.5], [6, 4])
+    np.testing.assert_allclose(found.mean_probability, [0.2, 0.9])
+
+
+def test_a_certain_probability_and_a_bins_own_edge_have_a_bin() -> None:
+    found = reliability(np.array([0.0, 0.5, 1.0]), np.array([False, False, True]), bins=2)
+    assert found.pictures.tolist() == [2, 1]
+
+
+def test_reliability_is_that_of_the_positive_class_or_of_the_answer() -> None:
+    probabilities, labels = np.array([[0.8, 0.2], [0.3, 0.7]]), np.array([1, 1])
+    of_positive, of_top = (confidence(probabilities, labels, rule) for rule in (Rule(1, 0.5), Rule()))
+    assert (of_positive[0].tolist(), of_positive[1].tolist()) == ([0.2, 0.7], [True, True])
+    assert (of_top[0].tolist(), of_top[1].tolist()) == ([0.8, 0.7], [False, True])
+
+
+def test_a_threshold_decides_for_the_positive_class() -> None:
+    probabilities = np.array([[0.75, 0.25], [0.76, 0.24], [0.1, 0.9]])
+    assert Rule(1, 0.25).answers(probabilities).tolist() == [1, 0, 1]
+    assert Rule(0, 0.75).answers(probabilities).tolist() == [0, 0, 1]
+    assert Rule(1).answers(probabilities).tolist() == [0, 0, 1]
+
+
+def auroc_of(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
+    """The second class's."""
+    return auroc(probabilities[:, 1], labels == 1)
+
+
+@pytest.mark.parametrize("name", sorted(set(figures(2, Rule(1, 0.4))) - {"sensitivity_at_specificity_0.95"}))
+def test_copies_within_a_group_add_no_certainty(name: str) -> None:
+    """The interval stays as with one picture each, and is much wider than where copies pass for new pictures."""
+    figure = figures(2, Rule(1, 0.4))[name]
+    probabilities, labels = answered(2, 60, seed=4)
+    copied = probabilities.repeat(6, axis=0), labels.repeat(6)
+    names = [f"lesion {i}" for i in range(60)]
+    single = bootstrap(figure, probabilities, labels, names, repeats=300)
+    grouped = bootstrap(figure, *copied, list(np.repeat(names, 6)), repeats=300)
+    ungrouped = bootstrap(figure, *copied, [str(i) for i in range(360)], repeats=300)
+    assert width(grouped) > 1.5 * width(ungrouped)
+    assert (grouped.value, grouped.low, grouped.high) == pytest.approx((single.value, single.low, single.high))
+
+
+def width(estimate: Estimate) -> float:
+    """Of the interval."""
+    return estimate.high - estimate.low
+
+
+def test_a_perfect_classifier_is_certain() -> None:
+    labels = np.array([0, 1] * 20)
+    groups = [str(i) for i in range(40)]
+    perfect = {
+        name: bootstrap(f, np.eye(2)[labels], labels, groups, 100) for name, f in figures(2, Rule(1, 0.5)).items()
+    }
+    for name, estimate in perfect.items():
+        best = 0 if name in ("brier", "ece", "nll") else 1
+        assert (estimate.value, estimate.low, estimate.high) == (best, best, best)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    """Accuracy of answers that are right in 70 % of cases, over 80 data sets."""
+    rng, held = np.random.default_rng(5), 0
+    accuracy, groups = figures(2, Rule(1, 0.5))["accuracy"], [str(i) for i in range(100)]
+    for _ in range(80):
+        labels = rng.integers(0, 2, 100)
+        right = np.where(rng.random(100) < 0.7, labels, 1 - labels)
+        estimate = bootstrap(accuracy, np.eye(2)[right], labels, groups, repeats=100)
+        held += estimate.low <= 0.7 <= estimate.high
+    assert 0.88 <= held / 80 <= 0.99
+
+
+def test_a_model_does_not_differ_from_itself() -> None:
+    probabilities, labels = answered(2, 50, seed=6)
+    groups = [str(i // 2) for i in range(50)]
+    assert paired_difference(auroc_of, probabilities, probabilities, labels, groups, 100) == Estimate(0.0, 0.0, 0.0)
+
+
+def test_a_paired_difference_is_first_less_second_and_surer_than_two_intervals() -> None:
+    """Two models that nearly agree: their difference is known far better than either figure."""
+    a, labels = answered(2, 120, seed=7)
+    b = 0.98 * a + 0.02 * answered(2, 120, seed=8)[0]
+    groups = [str(i) for i in range(120)]
+    difference = paired_difference(auroc_of, a, b, labels, groups, 300)
+    alone = [bootstrap(auroc_of, model, labels, groups, 300) for model in (a, b)]
+    assert difference.value == alone[0].value - alone[1].value
+    assert width(difference) < 0.5 * min(width(estimate) for estimate in alone)
+    swapped = paired_difference(auroc_of, b, a, labels, groups, 300)
+    assert (swapped.value, swapped.low, swapped.high) == pytest.approx(
+        (-difference.value, -difference.high, -difference.low)
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 4))
+def test_resamples_hold_whole_groups_and_every_class(seed: int, size: int) -> None:
+    group_of = np.arange(24) // size
+    labels = np.arange(24) % 2 if size > 1 else np.array([0] * 22 + [1] * 2)
+    drawn = list(resamples(labels, [f"g{group}" for group in group_of], repeats=20, seed=seed))
+    assert len(drawn) == 20
+    for rows in drawn:
+        copies = np.bincount(rows, minlength=24)
+        assert all(len(set(copies[group_of == group])) == 1 for group in range(24 // size))
+        assert set(labels[rows]) == {0, 1}
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> None:
+    probabilities, labels = answered(2, 50, seed=9)
+    groups = [str(i) for i in range(50)]
+    first, again, other = (bootstrap(auroc_of, probabilities, labels, groups, 100, seed) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_groups_too_few_for_the_classes_are_refused() -> None:
+    """Of twelve groups of one picture and one class each, a resample hardly ever holds all."""
+    accuracy: Figure = figures(12, Rule())["accuracy"]
+    with pytest.raises(ValueError, match="12 groups are too few to resample 12 classes"):
+        bootstrap(accuracy, np.eye(12), np.arange(12), [str(i) for i in range(12)], 20)
+    with pytest.raises(ValueError, match="3 groups are given for 12 pictures"):
+        bootstrap(accuracy, np.eye(12), np.arange(12), ["a", "b", "c"], 20)

@@ -1,0 +1,190 @@
+"""Is attention fusion better than the others? Every fusion is trained alike, with several seeds, and compared on val.
+
+A run is `fit`'s, in a folder of its own, so that an ablation that was stopped goes on where it was. The last epoch's
+averaged weights count: nothing is chosen on val.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+from torch.utils.data import DataLoader
+
+from app.models.cnnswin import FUSIONS, BranchesHead, ConcatHead, Fusion
+from app.models.feature_maps import BRANCHES
+from training.data.samples import DataError, Sample, classes_of, read_samples, split_samples
+from training.evaluation.comparison import (
+    FEWEST_GROUPS,
+    MOST_OFF,
+    REFERENCE,
+    REPEATS,
+    SEED,
+    Ablation,
+    Pictures,
+    Variant,
+    compare,
+)
+from training.loading.forward import predict
+from training.loading.views import EvaluationSet
+from training.loop.fit import fit
+from training.metrics.calibration import softmax
+from training.metrics.classification import resamples
+from training.recipe.config import Recipe, RecipeError, Start
+from training.runs.checkpoint import write_whole
+from training.runs.run import Run, RunError, build_model, read_run
+
+
+def ablate(
+    recipe: Recipe, data: Path, out: Path, seeds: int, variants: Sequence[str], say: Callable[[str], None]
+) -> Ablation | None:
+    """Train every variant with `seeds` seeds, from the recipe's on, and write `ablation.json` and `.md` to `out`.
+
+    A run is in `out/<variant>-<seed>`: a finished one is taken as it is, a begun one goes on. None if a signal stopped
+    a run. Raises RecipeError, RunError, and all that `fit` raises; what is wrong with recipe or data before any run.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise RunError("ablate trains one run after another in one process: start it without torchrun")
+    chosen = _chosen(variants)
+    if seeds < 2:
+        raise RecipeError(f"--seeds {seeds}: a spread needs two or more")
+    table = _with_split(recipe, data.absolute(), out.absolute())
+    samples = split_samples(read_samples(table), recipe.val_share, recipe.seed)
+    val = [sample for sample in samples if sample.split == "val"]
+    pictures = _pictures(val, classes_of(samples))
+    if pictures.fewest_groups < FEWEST_GROUPS:
+        say(f"val has {pictures.fewest_groups} groups of its rarest class: below {FEWEST_GROUPS} no verdict is given")
+    recipes, parameters = variant_recipes(recipe, chosen, len(classes_of(samples)))
+    numbers = tuple(range(recipe.seed, recipe.seed + seeds))
+    runs: dict[Fusion, list[Run]] = {fusion: [] for fusion in chosen}
+    for seed in numbers:  # seed by seed, so that a stopped ablation has whole seeds
+        for fusion in chosen:
+            seeded = recipes[fusion].model_copy(update={"seed": seed})
+            run = _trained(seeded, table, out / f"{fusion}-{seed}", samples, say)
+            if run is None:
+                say("stopped: the same command goes on from there")
+                return None
+            runs[fusion].append(run)
+    found = tuple(
+        Variant(
+            fusion, recipes[fusion].model.dim, parameters[fusion], np.stack([_probabilities(run, val) for run in own])
+        )
+        for fusion, own in runs.items()
+    )
+    ablation = Ablation(recipe.name, numbers, pictures, found, compare(found, pictures))
+    document = json.dumps(ablation.document(), indent=2, allow_nan=False)
+    write_whole(out / "ablation.json", f"{document}\n".encode())
+    write_whole(out / "ablation.md", f"{ablation.text()}\n".encode())
+    return ablation
+
+
+def variant_recipes(
+    recipe: Recipe, variants: Sequence[Fusion], classes: int
+) -> tuple[dict[Fusion, Recipe], dict[Fusion, int]]:
+    """The recipe of each variant, and how many parameters its model has.
+
+    `concat` and `late` get the multiple of `heads` as `dim` that brings them nearest to cross_attention; a single
+    branch keeps `dim` and loses the other branch's start. Raises RecipeError where a two-branch variant is more than
+    5 % off.
+    """
+    reference = build_model(_fused(recipe, REFERENCE, recipe.model.dim), classes)
+    recipes, parameters = {}, {}
+    for fusion in variants:
+        dim, heads = recipe.model.dim, recipe.model.heads
+        if fusion in ("concat", "late"):
+            head = ConcatHead if fusion == "concat" else BranchesHead
+            dims = range(heads, 2 * dim + 1, heads)
+            with torch.device("meta"):
+                sizes = {size: _size(head(reference.map_shapes, size, classes, 0.0)) for size in dims}
+            dim = min(sizes, key=lambda size: abs(sizes[size] - _size(reference.head)))
+        recipes[fusion] = _fused(recipe, fusion, dim)
+        parameters[fusion] = _size(build_model(recipes[fusion], classes))
+        if fusion not in BRANCHES and abs(parameters[fusion] / _size(reference) - 1) > MOST_OFF:
+            raise RecipeError(
+                f"model.heads: with a dim that is a multiple of {heads}, {fusion} comes no nearer to {REFERENCE}'s "
+                f"{_size(reference):,} parameters than {parameters[fusion]:,}, which is more than {MOST_OFF:.0%} off: "
+                "take fewer heads"
+            )
+    return recipes, parameters
+
+
+def _fused(recipe: Recipe, fusion: Fusion, dim: int) -> Recipe:
+    absent: dict[str, Start] = {branch: Start() for branch in BRANCHES if fusion in BRANCHES and fusion != branch}
+    model = recipe.model.model_copy(update={"fusion": fusion, "dim": dim})
+    return recipe.model_copy(update={"model": model, "start": recipe.start.model_copy(update=absent)})
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _chosen(variants: Sequence[str]) -> tuple[Fusion, ...]:
+    if unknown := [name for name in variants if name not in FUSIONS]:
+        raise RecipeError(f"unknown variant {', '.join(unknown)}: choose among {', '.join(FUSIONS)}")
+    chosen = tuple(fusion for fusion in FUSIONS if fusion in variants)
+    if REFERENCE not in chosen or len(chosen) < 2:
+        raise RecipeError(f"--variants needs {REFERENCE} and at least one to compare it with")
+    return chosen
+
+
+def _with_split(recipe: Recipe, data: Path, out: Path) -> Path:
+    """The data if it has a split; else a table in `out` that has one, the recipe's seed's, for the runs of all seeds.
+
+    A table must not lead out of its folder, so the pictures are linked there.
+    """
+    samples = read_samples(data)
+    if any(sample.split for sample in samples):
+        return data
+    root, folder = data if data.is_dir() else data.parent, out / "data"
+    table = io.StringIO()
+    rows = csv.writer(table)
+    rows.writerow(["path", "label", "group", "split", "mask"])
+    for sample in split_samples(samples, recipe.val_share, recipe.seed):
+        path, mask = (file and Path("pictures", file.relative_to(root)) for file in (sample.path, sample.mask))
+        rows.writerow([path, sample.label, sample.group or "", sample.split, mask or ""])
+    write_whole(folder / "labels.csv", table.getvalue().encode())
+    (folder / "pictures").unlink(missing_ok=True)
+    (folder / "pictures").symlink_to(root, target_is_directory=True)
+    return folder
+
+
+def _pictures(val: Sequence[Sample], classes: Sequence[str]) -> Pictures:
+    labels = np.array([classes.index(sample.label) for sample in val])
+    groups = tuple(sample.group or str(sample.path) for sample in val)
+    try:
+        list(resamples(labels, groups, REPEATS, SEED))  # now, not after all the training
+    except ValueError as error:
+        raise DataError(f"val: {error}") from error
+    return Pictures(labels, groups)
+
+
+def _trained(
+    recipe: Recipe, data: Path, folder: Path, samples: Sequence[Sample], say: Callable[[str], None]
+) -> Run | None:
+    """The finished run in `folder`, trained now as far as it is not. None if a signal stopped it."""
+    begun, weights = folder / "recipe.yaml", folder / "ema.safetensors"
+
+    def told(message: str) -> None:
+        say(f"{folder.name}: {message}")
+
+    if not weights.is_file() and not fit(recipe, data, folder, told, resume=begun.is_file()):
+        return None
+    run = read_run(folder)
+    if run.recipe.model_dump(mode="json") != recipe.model_dump(mode="json") or set(run.samples) != set(samples):
+        raise RunError(f"{folder} has a run of another recipe, or of other data: give both again, or another --out")
+    return run
+
+
+def _probabilities(run: Run, val: Sequence[Sample]) -> Float[np.ndarray, "n k"]:
+    pictures = EvaluationSet(val, run.recipe.model.image_size)
+    model = run.finished_model().to("cuda" if torch.cuda.is_available() else "cpu")
+    logits = predict(model, DataLoader(pictures, 25, num_workers=run.recipe.workers))
+    return softmax(logits.astype(np.float64))

@@ -1,0 +1,189 @@
+"""How good a bundle is on labelled pictures, seen as the service sees them."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import sklearn
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from app import __version__
+from app.bundles.manifest import Manifest
+from app.bundles.reader import read_bundle
+from app.drawing.overlay import Legend, Style
+from app.drawing.png import encode_png
+from app.engines.load import load_engine
+from app.errors import FusionLensError
+from app.pictures.decode import Limits
+from app.predicting.explanation import Question
+from app.predicting.overlays import draw_over
+from app.predicting.prediction import Prediction, Upload
+from app.predicting.predictor import Predictor
+from training.data.samples import DataError, Sample, load_samples, read_samples
+from training.evaluation.report import Evaluation, Mistake, as_html
+from training.metrics.classification import Estimate, Figure, Rule, answer_figures, bootstrap, figures, ranking_figures
+
+REPEATS, SEED = 1000, 0
+_SHOWN_MISTAKES = 12
+_PREVIEW_SIDE_PX = 320
+
+
+def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluation:
+    """Answer the pictures of one split with the bundle, and write `evaluation.json` and `report.html` to `out`.
+
+    Without a split it is `val`, or all pictures where the data has no splits. Raises BundleError, EngineError, and
+    DataError for data without a class of the bundle, with another class, or with a picture that cannot be read.
+    """
+    read = read_bundle(bundle)
+    predictor = Predictor(read, load_engine(read, "auto"), Limits(), _PREVIEW_SIDE_PX)
+    samples = chosen_samples(data, split)
+    labels = _labels(samples, read.manifest.classes)
+    out.mkdir(parents=True, exist_ok=True)  # before the long part, so that a place that cannot be written shows now
+    probabilities = _probabilities(predictor, samples)
+    paths = tuple(shown_path(sample.path, data) for sample in samples)
+    groups = tuple(sample.group or path for sample, path in zip(samples, paths, strict=True))
+    rule = _rule(read.manifest)
+    overall, of_class = _estimates(probabilities, labels, groups, rule, read.manifest.classes)
+    splits = {sample.split for sample in samples}
+    evaluation = Evaluation(
+        manifest=read.manifest,
+        bundle_sha256=read.sha256,
+        data=str(data),
+        split=splits.pop() if len(splits) == 1 else None,
+        paths=paths,
+        groups=groups,
+        labels=labels,
+        probabilities=probabilities,
+        rule=rule,
+        figures=overall,
+        class_figures=of_class,
+        repeats=REPEATS,
+        seed=SEED,
+        versions=versions_of(predictor),
+    )
+    mistakes = _mistakes(predictor, samples, evaluation)
+    document = json.dumps(evaluation.document(), indent=2, ensure_ascii=False, allow_nan=False)
+    (out / "evaluation.json").write_text(document + "\n", encoding="utf-8")
+    (out / "report.html").write_text(as_html(evaluation, mistakes), encoding="utf-8")
+    return evaluation
+
+
+def chosen_samples(data: Path, split: str | None) -> list[Sample]:
+    """One split's samples, of data or of a run, which keeps the split that was made for it."""
+    table = data / "samples.csv"
+    samples = load_samples(table) if table.is_file() else read_samples(data)
+    splits = sorted({sample.split for sample in samples if sample.split})
+    if split is None and not splits:
+        return samples
+    if (split := split or "val") not in splits:
+        raise DataError(f"{data} has no split {split}: choose --split among {', '.join(splits) or 'none at all'}")
+    return [sample for sample in samples if sample.split == split]
+
+
+def _labels(samples: Sequence[Sample], classes: Sequence[str]) -> Int[np.ndarray, " n"]:
+    found = {sample.label for sample in samples}
+    if unknown := sorted(found - set(classes)):
+        raise DataError(f"the bundle knows {', '.join(classes)}, but pictures are labelled {', '.join(unknown)}")
+    if missing := [name for name in classes if name not in found]:
+        raise DataError(f"there are no pictures of {', '.join(missing)}: every class of the bundle needs some")
+    return np.array([classes.index(sample.label) for sample in samples])
+
+
+def _rule(manifest: Manifest) -> Rule:
+    if manifest.decision is not None:
+        return Rule(manifest.classes.index(manifest.decision.positive), manifest.decision.threshold)
+    return Rule(positive=1 if len(manifest.classes) == 2 else None)
+
+
+def open_sample(predictor: Predictor, sample: Sample) -> Upload:
+    """The sample's picture as the service opens it. Raises DataError where that cannot be done."""
+    try:
+        return predictor.open(sample.path.read_bytes())
+    except FusionLensError as error:
+        raise DataError(f"{sample.path}: {error}") from error
+
+
+def _predict(predictor: Predictor, sample: Sample) -> Prediction:
+    return predictor.predict(open_sample(predictor, sample))[0]
+
+
+def _probabilities(predictor: Predictor, samples: Sequence[Sample]) -> Float[np.ndarray, "n k"]:
+    rows = []
+    for sample in tqdm(samples, desc="pictures", unit="picture", disable=None):
+        of_class = predictor.answer(_predict(predictor, sample)).probabilities
+        rows.append([of_class[name] for name in predictor.bundle.manifest.classes])
+    return np.array(rows)
+
+
+def _estimates(
+    probabilities: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, " n"],
+    groups: Sequence[str],
+    rule: Rule,
+    classes: Sequence[str],
+) -> tuple[dict[str, Estimate], dict[str, dict[str, Estimate]]]:
+    """All figures, and those of each class against the rest where there are more than two."""
+    wanted: dict[str | None, dict[str, Figure]] = {None: figures(len(classes), rule)}
+    if rule.positive is None:
+        for index, name in enumerate(classes):
+            wanted[name] = ranking_figures(index) | answer_figures(index, rule)
+    found: dict[str | None, dict[str, Estimate]] = {name: {} for name in wanted}
+    all_figures = [(owner, name, figure) for owner, some in wanted.items() for name, figure in some.items()]
+    try:
+        for owner, name, figure in tqdm(all_figures, desc="intervals", unit="figure", disable=None):
+            found[owner][name] = bootstrap(figure, probabilities, labels, groups, REPEATS, SEED)
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    return found[None], {name: found[name] for name in classes if name in found}
+
+
+def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evaluation) -> list[Mistake]:
+    """The wrong answers with the highest probabilities, highest first, each with what spoke for it."""
+    answers, classes = evaluation.answers, evaluation.manifest.classes
+    probability = evaluation.probabilities[np.arange(len(answers)), answers]
+    wrong = np.flatnonzero(answers != evaluation.labels)
+    mistakes = []
+    for index in wrong[np.argsort(-probability[wrong], kind="stable")][:_SHOWN_MISTAKES].tolist():
+        prediction, answer = _predict(predictor, samples[index]), classes[answers[index]]
+        drawing = draw_over(prediction, predictor.gradcam(prediction, Question(target=answer)), Style())
+        mistakes.append(
+            Mistake(
+                path=evaluation.paths[index],
+                group=evaluation.groups[index],
+                label=samples[index].label,
+                answer=answer,
+                probability=float(probability[index]),
+                picture_jpeg=prediction.upload.preview_jpeg,
+                overlay_png=encode_png(drawing.picture),
+                reading=_reading(drawing.legend),
+            )
+        )
+    return mistakes
+
+
+def _reading(legend: Legend) -> str:
+    if legend.no_positive_evidence:
+        return "No place in the picture spoke for it."
+    return f"Yellow stands for {legend.high:.2g} logits a cell."
+
+
+def shown_path(path: Path, data: Path) -> str:
+    """Relative to the data where it lies there, so that the same data elsewhere gives the same document."""
+    folder = data if data.is_dir() else data.parent
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+
+
+def versions_of(predictor: Predictor) -> dict[str, str]:
+    """What made the figures."""
+    return {
+        "fusionlens": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+        predictor.engine.name: predictor.engine.version,
+    }

@@ -1,0 +1,269 @@
+"""A finished run as a bundle: rounded weights, mean maps, calibration, decision threshold, and its figures on val.
+
+What only a person can say (licence, where the data came from, caveats) is read from a card, a small YAML file; a
+bundle without one says that nobody has said it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+import torch
+import yaml
+from jaxtyping import Float, Int, UInt8
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from app.bundles.graph_names import TOKENS
+from app.bundles.manifest import (
+    FORMAT,
+    MANIFEST,
+    REFERENCE,
+    WEIGHTS,
+    Architecture,
+    Calibration,
+    Decision,
+    Description,
+    InputRule,
+    Manifest,
+    Metrics,
+    Normalization,
+)
+from app.bundles.reader import Bundle, read_bundle
+from app.engines.load import load_engine
+from app.engines.torch import load_model
+from app.models.cnnswin import CNNViTFusion
+from app.models.feature_maps import FeatureMaps
+from app.models.swin_tokens import swin_tokens
+from training.data.samples import Sample
+from training.export.graphs import as_uploaded, write_graphs
+from training.loading.forward import as_input, predict, prepared
+from training.metrics.calibration import fit_temperature, mean_nll, softmax, youden_threshold
+from training.metrics.classification import auroc
+from training.recipe.config import Part, Recipe
+from training.runs.run import read_run
+
+CHECKED = 25  # pictures that a new bundle is compared on
+MOST_OFF = 1e-4
+
+
+class ExportError(ValueError):
+    """A run, a card or a place that no bundle can be made of, and why."""
+
+
+class Card(Part):
+    """What a person says about the bundle. `positive` is the class looked for, of two; by default the last."""
+
+    name: str = Field(min_length=1)
+    version: str = Field(min_length=1)
+    positive: str | None = None
+    licence: str = Field(min_length=1)
+    data: str = Field(min_length=1, description="where the pictures came from, and on what terms")
+    notes: tuple[str, ...]
+
+
+def load_card(path: Path) -> Card:
+    """The card in a YAML file. Raises ExportError."""
+    try:
+        return Card.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise ExportError(f"the card {path} cannot be used: {error}") from error
+
+
+def export(folder: Path, out: Path, card: Card | None) -> Bundle:
+    """Write the finished run in `folder` as a bundle to the folder `out`.
+
+    All is computed with the weights as the bundle stores them: mean maps on train, without augmentation; temperature,
+    threshold and figures on val. Then the bundle is read back, and must answer val's pictures as the model does.
+    Raises ExportError, RunError, DataError, RecipeError and BundleError.
+    """
+    _refuse_to_overwrite(out)
+    run = read_run(folder)
+    recipe, classes, size = run.recipe, run.classes, run.recipe.model.image_size
+    card = card or _no_card(recipe.name)
+    positive = _positive_class(classes, card)
+    model = run.finished_model()
+    model.half().float()
+    labels = np.array(run.labels("val"))
+    logits = predict(model, prepared(run.on("val"), size))
+    calibration, decision, metrics = judge(logits.astype(np.float64), labels, classes, positive)
+    description = Description(
+        name=card.name,
+        version=card.version,
+        created=date.today(),
+        classes=classes,
+        architecture=Architecture(**recipe.model.model_dump(exclude={"image_size"})),
+        calibration=calibration,
+        decision=decision,
+        metrics=metrics,
+        licence=card.licence,
+        data=card.data,
+        notes=card.notes,
+        recipe=_public(recipe),
+    )
+    graphs = write_graphs(model, as_uploaded(prepared(run.on("val")[:CHECKED], size)))
+    write_bundle(model, out, description, mean_maps(model, prepared(run.on("train"), size)), graphs)
+    bundle = read_bundle(out)
+    _compare(bundle, run.on("val")[:CHECKED], logits[:CHECKED])
+    return bundle
+
+
+def compile_bundle(path: Path, out: Path, samples: Sequence[Sample]) -> Bundle:
+    """Write the bundle in `path` with graphs made anew to the folder `out`; all else stays as it is.
+
+    The graphs are checked on noise and on the pictures of `samples`. Raises ExportError, GraphError, DataError and
+    BundleError.
+    """
+    _refuse_to_overwrite(out)
+    bundle = read_bundle(path)
+    model = load_model(bundle)
+    size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
+    graphs = write_graphs(model, as_uploaded(prepared(samples, size)))
+    description = Description(**{name: getattr(bundle.manifest, name) for name in Description.model_fields})
+    write_bundle(model, out, description, bundle.reference, graphs)
+    return read_bundle(out)
+
+
+def write_bundle(
+    model: CNNViTFusion,
+    out: Path,
+    description: Description,
+    reference: FeatureMaps[np.ndarray],
+    graphs: Mapping[str, bytes],
+) -> None:
+    """Write a bundle with the model's weights in fp16 and the mean maps `reference` (`[C, h, w]` each) to `out`.
+
+    `graphs` holds the files that `write_graphs` made of the model; with none, only torch can serve the bundle. The
+    folder appears complete and verified, or not at all. Raises ExportError if `out` exists and is not empty, and
+    BundleError if the parts do not fit each other.
+    """
+    _refuse_to_overwrite(out)
+    weights = {name: _stored(tensor) for name, tensor in model.state_dict().items()}
+    means: dict[str, np.ndarray] = {
+        branch: np.ascontiguousarray(mean, np.float32) for branch, mean in reference.items()
+    }
+    contents = {WEIGHTS: safetensors.torch.save(weights), REFERENCE: safetensors.numpy.save(means), **graphs}
+    manifest = _manifest(model, description, {name: hashlib.sha256(d).hexdigest() for name, d in contents.items()})
+    fields = {"format": manifest.format, **manifest.model_dump(mode="json")}
+    contents[MANIFEST] = (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
+        folder = Path(temporary) / "bundle"
+        folder.mkdir()
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+        load_model(read_bundle(folder))
+        folder.rename(out)
+
+
+def judge(
+    logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], classes: Sequence[str], positive: str | None
+) -> tuple[Calibration, Decision | None, Metrics]:
+    """Temperature, decision threshold (where there is a positive class) and figures, all from val's logits."""
+    chosen_on = f"val ({len(labels)} pictures)"
+    temperature = fit_temperature(logits, labels)
+    scaled = logits / temperature
+    probabilities = softmax(scaled)
+    values, decision = {"nll": mean_nll(scaled, labels)}, None
+    if positive is None:
+        aurocs = [auroc(probabilities[:, k], labels == k) for k in range(len(classes))]
+        values["auroc_one_vs_rest"] = float(np.mean(aurocs))
+        values["accuracy"] = float((probabilities.argmax(axis=1) == labels).mean())
+    else:
+        index = classes.index(positive)
+        truth, probability = labels == index, probabilities[:, index]
+        threshold = youden_threshold(probability, truth)
+        answer = probability >= threshold
+        decision = Decision(positive=positive, threshold=threshold, chosen_on=chosen_on)
+        values["auroc"] = auroc(logits[:, index] - logits[:, 1 - index], truth)
+        values["accuracy"] = float((answer == truth).mean())
+        values["sensitivity"], values["specificity"] = float(answer[truth].mean()), float((~answer[~truth]).mean())
+    calibration = Calibration(temperature=temperature, chosen_on=chosen_on)
+    return calibration, decision, Metrics(split="val", pictures=len(labels), values=values)
+
+
+@torch.inference_mode()
+def mean_maps(model: CNNViTFusion, batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> FeatureMaps[np.ndarray]:
+    """The mean of each branch's feature map over all pictures, float32 `[C, h, w]`. The model is in eval mode."""
+    totals: dict[str, Float[np.ndarray, "c h w"]] = {}
+    pictures = 0
+    for batch in batches:
+        pictures += len(batch)
+        for branch, feature_map in model.encode(as_input(batch)).items():
+            totals[branch] = totals.get(branch, 0) + feature_map.double().sum(dim=0).numpy()
+    return FeatureMaps(**{branch: (total / pictures).astype(np.float32) for branch, total in totals.items()})
+
+
+def _compare(bundle: Bundle, samples: Sequence[Sample], logits: Float[np.ndarray, "n k"]) -> None:
+    """Have the service's own engine answer the pictures, and compare."""
+    engine = load_engine(bundle, "torch")
+    size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
+    images = np.concatenate(list(as_uploaded(prepared(samples, size))))
+    served = engine.classify(engine.encode(images))
+    if (off := float(np.abs(served - logits).max())) > MOST_OFF:
+        raise ExportError(f"the bundle's logits are {off:.1e} off the run's: at most {MOST_OFF:.0e} is rounding")
+
+
+def _public(recipe: Recipe) -> dict[str, Any]:
+    """The recipe without this machine's folders: of a weights file only its name."""
+    fields: dict[str, Any] = recipe.model_dump(mode="json")
+    for start in fields["start"].values():
+        if start["weights"] is not None:
+            start["weights"] = Path(start["weights"]).name
+    return fields
+
+
+def _no_card(name: str) -> Card:
+    note = "Exported without a card: nobody has said what this model is for."
+    return Card(name=name, version="1", licence="not stated", data="not stated", notes=(note,))
+
+
+def _positive_class(classes: Sequence[str], card: Card) -> str | None:
+    if len(classes) != 2:
+        if card.positive is not None:
+            raise ExportError(f"the card names a positive class, but there are {len(classes)} classes: remove it")
+        return None
+    if card.positive is not None and card.positive not in classes:
+        raise ExportError(f"the card's positive class {card.positive!r} is not one of {', '.join(classes)}")
+    return card.positive or classes[-1]
+
+
+def _refuse_to_overwrite(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ExportError(f"{out} exists and is not empty: choose another folder")
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach().cpu()
+    return (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+
+
+def _manifest(model: CNNViTFusion, description: Description, files: dict[str, str]) -> Manifest:
+    height_px, width_px = model.image_size
+    normalization = {
+        branch: Normalization(
+            mean=tuple(_stored(getattr(model, f"{branch}_mean")).flatten().tolist()),
+            std=tuple(_stored(getattr(model, f"{branch}_std")).flatten().tolist()),
+        )
+        for branch, _ in model.map_shapes.items()
+    }
+    return Manifest(
+        **dict(description),
+        format=FORMAT,
+        input=InputRule(
+            height_px=height_px, width_px=width_px, rule="shortest_side_center_crop", interpolation="bicubic"
+        ),
+        normalization=normalization,
+        map_shapes=dict(model.map_shapes.items()),
+        token_stages=tokens.heights if TOKENS in files and (tokens := swin_tokens(model)) is not None else (),
+        files=files,
+    )

@@ -1,0 +1,177 @@
+"""How far each heatmap can be believed: every method, branch and fusion rule, measured on labelled pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from app.bundles.reader import read_bundle
+from app.drawing.overlay import Box, Style, draw
+from app.engines.load import load_engine
+from app.pictures.decode import Limits
+from app.predicting.predictor import Predictor
+from training.data.samples import DataError, Sample
+from training.evaluation.evaluate import chosen_samples, shown_path, versions_of
+from training.heatmaps.explain_figures import FIGURES
+from training.heatmaps.explain_pictures import BASELINES, Measured, Opened, Variant, measure, open_picture, variants_of
+from training.heatmaps.explain_report import ExplanationFigures, Found, Row, Shown, Table, as_html
+from training.metrics.classification import Estimate, resamples
+
+PICTURES, REPEATS, SEED = 100, 1000, 0
+_SHOWN_PICTURES, _SHOWN_SIDE_PX = 6, 160
+
+
+def explain_eval(bundle: Path, data: Path, split: str | None, pictures: int, out: Path) -> ExplanationFigures:
+    """Explain the answers to `pictures` of one split, drawn by chance, and write `explanations.json` and `.html`.
+
+    Without a split it is `val`, or all pictures where the data has no splits. Raises BundleError, EngineError, and
+    DataError for data without that split, pictures of fewer than two groups, and a picture or mask that cannot be used.
+    """
+    samples = _drawn(chosen_samples(data, split), pictures)
+    read = read_bundle(bundle)
+    predictor = Predictor(read, load_engine(read, "auto"), Limits(), _SHOWN_SIDE_PX)
+    # What cannot be read or written shows before the long part.
+    opened = [open_picture(predictor, sample) for sample in samples]
+    out.mkdir(parents=True, exist_ok=True)
+    measured = _measured(predictor, opened)
+    rows = [_row(sample, one, answer, data) for sample, one, answer in zip(samples, opened, measured, strict=True)]
+    variants = variants_of(predictor)
+    values = _values(measured, variants)
+    splits = {sample.split for sample in samples}
+    result = ExplanationFigures(
+        manifest=read.manifest,
+        bundle_sha256=read.sha256,
+        data=str(data),
+        split=splits.pop() if len(splits) == 1 else None,
+        rows=rows,
+        variants=variants,
+        values=values,
+        table=_table(variants, values, rows),
+        class_tables=_class_tables(variants, values, rows),
+        shown=_shown(opened, measured, rows),
+        repeats=REPEATS,
+        seed=SEED,
+        versions=versions_of(predictor),
+    )
+    document = json.dumps(result.document(), indent=1, ensure_ascii=False, allow_nan=False)
+    (out / "explanations.json").write_text(document + "\n", encoding="utf-8")
+    (out / "explanations.html").write_text(as_html(result), encoding="utf-8")
+    return result
+
+
+def _drawn(samples: Sequence[Sample], pictures: int) -> list[Sample]:
+    """So many of the samples, drawn by chance, in their own order; all where there are no more."""
+    numbers = np.random.default_rng(SEED).permutation(len(samples))[: max(pictures, 0)]
+    chosen = [samples[number] for number in sorted(numbers.tolist())]
+    if len({sample.group or sample.path for sample in chosen}) < 2:
+        raise DataError("figures with intervals need pictures of at least two groups: choose more --pictures")
+    return chosen
+
+
+def _measured(predictor: Predictor, opened: Sequence[Opened]) -> list[Measured]:
+    """Each picture by itself, as many at once as the engine uses the machine best with."""
+    pool = ThreadPoolExecutor(predictor.engine.passes)
+    try:
+        each = pool.map(partial(measure, predictor), opened, range(SEED, SEED + len(opened)))
+        return list(tqdm(each, desc="pictures", unit="picture", total=len(opened), disable=None))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _row(sample: Sample, opened: Opened, measured: Measured, data: Path) -> Row:
+    path = shown_path(sample.path, data)
+    share = None if opened.mask is None else float(opened.mask.mean())
+    return Row(path, sample.group or path, sample.label, measured.explained, measured.probability, share)
+
+
+def _values(measured: Sequence[Measured], variants: Sequence[Variant]) -> Float[np.ndarray, "n variants figures"]:
+    return np.array(
+        [[[one.figures[variant].get(name, np.nan) for name in FIGURES] for variant in variants] for one in measured]
+    )
+
+
+def _table(variants: Sequence[Variant], values: Float[np.ndarray, "n variants figures"], rows: Sequence[Row]) -> Table:
+    """Means over pictures with their bootstrap intervals, and the differences to the baselines, picture by picture.
+
+    A figure that fewer than two groups have is left out.
+    """
+    table: dict[Variant, dict[str, Found]] = {variant: {} for variant in variants}
+    for f, name in enumerate(FIGURES):
+        there = np.flatnonzero(~np.isnan(values[:, 0, f])).tolist()
+        of_figure, groups = values[there, :, f], [rows[n].group for n in there]
+        if len(set(groups)) < 2:
+            continue
+        means = _resampled_means(of_figure, groups)
+        for v, variant in enumerate(variants):
+            less = {
+                other.name: _estimate(of_figure[:, v] - of_figure[:, o], means[:, v] - means[:, o])
+                for o, other in enumerate(BASELINES)
+                if variant not in BASELINES
+            }
+            table[variant][name] = Found(_estimate(of_figure[:, v], means[:, v]), less)
+    return table
+
+
+def _class_tables(
+    variants: Sequence[Variant], values: Float[np.ndarray, "n variants figures"], rows: Sequence[Row]
+) -> dict[str, Table]:
+    """The table of each class's pictures, those for which it was explained, where they are of two groups or more."""
+    tables = {}
+    for label in sorted({row.explained for row in rows}):
+        theirs = [n for n, row in enumerate(rows) if row.explained == label]
+        if len({rows[n].group for n in theirs}) > 1:
+            tables[label] = _table(variants, values[theirs], [rows[n] for n in theirs])
+    return tables
+
+
+def _resampled_means(
+    values: Float[np.ndarray, "n variants"], groups: Sequence[str]
+) -> Float[np.ndarray, "repeats variants"]:
+    """The means over each resample of whole groups, all variants' over the same."""
+    one_class = np.zeros(len(values), np.int64)
+    return np.array([values[rows].mean(axis=0) for rows in resamples(one_class, groups, REPEATS, SEED)])
+
+
+def _estimate(values: Float[np.ndarray, " n"], means: Float[np.ndarray, " repeats"]) -> Estimate:
+    low, high = np.percentile(means, [2.5, 97.5]).tolist()
+    return Estimate(float(values.mean()), low, high)
+
+
+def _shown(opened: Sequence[Opened], measured: Sequence[Measured], rows: Sequence[Row]) -> list[Shown]:
+    """The first of the pictures, those with masks before the others: chosen by nothing that they look like."""
+    found = []
+    for n in sorted(range(len(rows)), key=lambda n: opened[n].mask is None)[:_SHOWN_PICTURES]:
+        seen = Image.fromarray(opened[n].upload.image)
+        scale = _SHOWN_SIDE_PX / max(seen.size)
+        small = seen.resize((round(seen.width * scale), round(seen.height * scale)))
+        whole = Box(0.0, 0.0, float(small.width), float(small.height))
+        heatmaps = measured[n].heatmaps.items()
+        overlays = {variant: _jpeg(draw(small, heatmap, whole, Style()).picture) for variant, heatmap in heatmaps}
+        found.append(Shown(rows[n], _jpeg(_outlined(small, opened[n].mask)), overlays))
+    return found
+
+
+def _outlined(picture: Image.Image, mask: Bool[np.ndarray, "h w"] | None) -> UInt8[np.ndarray, "small_h small_w 3"]:
+    """The picture with a white line along the inside of the mask's edge."""
+    canvas = np.array(picture)
+    if mask is not None:
+        inside = np.asarray(Image.fromarray(mask).resize(picture.size))
+        padded = np.pad(inside, 1, mode="edge")
+        core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        canvas[inside & ~core] = 255
+    return canvas
+
+
+def _jpeg(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=80)
+    return file.getvalue()

@@ -1,0 +1,237 @@
+"""One picture's heatmaps by every method, branch and fusion rule, and what each is worth."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+
+from app.errors import FusionLensError
+from app.explain.fine import shifted
+from app.explain.merge import FUSES, Fuse, Heatmap
+from app.explain.methods import METHODS, fused
+from app.pictures.decode import Limits, decode
+from app.pictures.prepare import Frame
+from app.predicting.explanation import View
+from app.predicting.prediction import Prediction, Upload
+from app.predicting.predictor import Predictor
+from training.data.samples import DataError, Sample
+from training.evaluation.evaluate import open_sample
+from training.heatmaps.faithfulness import (
+    Score,
+    blurred,
+    correlation,
+    correlation_after_shift,
+    deletion,
+    drop_and_increase,
+    energy_inside,
+    enlarge,
+    insertion,
+    mean_colour,
+    pointing,
+    road,
+)
+
+JPEG_QUALITY = 75
+BLUR = 1 / 32  # standard deviation, of each picture's shorter side
+SHIFT = 1 / 28  # of each side
+GAUSSIAN = 1 / 4  # standard deviation, of each side
+# A mask of next to nothing or of half the picture tells little about where a coarse heatmap points.
+MASK_SHARES = (0.02, 0.4)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What makes a heatmap: a method, of which branch, and for both of them, how they were fused."""
+
+    method: str
+    branch: View | None = None
+    fuse: Fuse | None = None
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return " ".join(part for part in (self.method, self.branch, self.fuse) if part)
+
+
+RANDOM, CENTRED = Variant("random map"), Variant("centred Gaussian")
+BASELINES = (RANDOM, CENTRED)
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A picture and its mask in the frame of the model's input; None where there is none or it does not count."""
+
+    upload: Upload
+    mask: Bool[np.ndarray, "h w"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """The class explained in a picture and its probability, and each variant's heatmap and figures."""
+
+    explained: str
+    probability: float
+    heatmaps: Mapping[Variant, Heatmap]
+    figures: Mapping[Variant, Mapping[str, float]]
+
+
+def open_picture(predictor: Predictor, sample: Sample) -> Opened:
+    """Read a picture and its mask. Raises DataError where that cannot be done, and as `read_mask` does."""
+    upload = open_sample(predictor, sample)
+    mask = read_mask(sample.mask, upload) if sample.mask else None
+    if mask is not None and not MASK_SHARES[0] <= mask.mean() <= MASK_SHARES[1]:
+        mask = None
+    return Opened(upload, mask)
+
+
+def measure(predictor: Predictor, opened: Opened, seed: int) -> Measured:
+    """Explain the service's answer to one picture in every way, and take each way's figures.
+
+    All variants meet the same random numbers, which `seed` decides.
+    """
+    upload, mask = opened.upload, opened.mask
+    prediction, _ = predictor.predict(upload)
+    answer = predictor.answer(prediction)
+    rng = np.random.default_rng([seed, 1])
+    heatmaps = heatmaps_of(predictor, prediction, answer.label, rng)
+    stability = _stability(predictor, upload, answer.label, heatmaps, rng)
+    score = probability_of(predictor, upload, answer.label)
+    blur = blurred(upload.image, BLUR * min(upload.image.shape[:2]))
+    figures = {}
+    for variant, heatmap in heatmaps.items():
+        shown = enlarge(heatmap, upload.image.shape[:2])
+        located = {} if mask is None else {"pointing": pointing(shown, mask), "energy": energy_inside(shown, mask)}
+        figures[variant] = _faithfulness(score, upload.image, blur, shown, seed) | located | stability[variant]
+    return Measured(answer.label, answer.probabilities[answer.label], heatmaps, figures)
+
+
+def variants_of(predictor: Predictor) -> list[Variant]:
+    """Everything that is measured with this model: the baselines first, then method by method."""
+    branches = [view for view in predictor.views if view != "fusion"]
+    found = list(BASELINES)
+    for name, method in METHODS.items():
+        if len(branches) > 1:
+            rules = [rule for rule in FUSES if rule != "sum" or method.units == "logit"]
+            found += [Variant(name, "fusion", rule) for rule in rules]
+        found += [Variant(name, branch) for branch in branches]
+    return found
+
+
+def heatmaps_of(
+    predictor: Predictor, prediction: Prediction, target: str, rng: np.random.Generator
+) -> dict[Variant, Heatmap]:
+    """The heatmap for `target` of each of `variants_of`, on the model's grid; a random map is new each time."""
+    subject = predictor.subject(prediction, target, None)
+    attributions = {name: method.attribute(subject) for name, method in METHODS.items()}
+    rows, columns = (max(side) for side in zip(*(present.shape[1:] for present in subject.maps.values()), strict=True))
+    heatmaps: dict[Variant, Heatmap] = {}
+    for variant in variants_of(predictor):
+        if variant == RANDOM:
+            heatmaps[variant] = rng.standard_normal((rows, columns), np.float32)
+        elif variant == CENTRED:
+            heatmaps[variant] = np.outer(bell(rows), bell(columns))
+        elif variant.fuse is not None:
+            heatmaps[variant] = fused(attributions[variant.method], variant.fuse)
+        else:
+            of_branch = {str(branch): heatmap for branch, heatmap in attributions[variant.method].heatmaps.items()}
+            heatmaps[variant] = of_branch[str(variant.branch)]
+    return heatmaps
+
+
+def probability_of(predictor: Predictor, upload: Upload, target: str) -> Score:
+    """Model inputs to the probability of `target` that the service would answer; the same one is computed once."""
+    known: dict[bytes, float] = {}
+
+    def score(images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, " n"]:
+        keys = [hashlib.sha256(image.tobytes()).digest() for image in images]
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
+        waiting = list(new.items())
+        for start in range(0, len(waiting), predictor.engine.batch):
+            batch = waiting[start : start + predictor.engine.batch]
+            predictions = predictor.predict_batch([replace(upload, image=image) for _, image in batch])
+            for (key, _), (prediction, _) in zip(batch, predictions, strict=True):
+                known[key] = predictor.answer(prediction).probabilities[target]
+        return np.array([known[key] for key in keys])
+
+    return score
+
+
+def read_mask(path: Path, upload: Upload) -> Bool[np.ndarray, "h w"]:
+    """The mask in the frame of the model's input: true where at least half of an input pixel is inside.
+
+    The file is a picture of the upload's size, upright, brighter than half inside. It goes the way of the picture,
+    shortest side to size and centre crop, by areas instead of the picture's smooth filter, so that not a pixel moves.
+    Raises DataError for one that cannot be read, has another size, or marks nothing.
+    """
+    try:
+        picture = decode(path.read_bytes(), Limits())
+    except FusionLensError as error:
+        raise DataError(f"{path}: {error}") from error
+    size, wanted = (picture.width_px, picture.height_px), (upload.width_px, upload.height_px)
+    if size != wanted:
+        raise DataError(f"{path} is {size[0]} × {size[1]} px, but its picture {wanted[0]} × {wanted[1]}: align them")
+    inside = picture.image.convert("L").point(lambda level: 255 * (level > 127))
+    if inside.getbbox() is None:
+        raise DataError(f"{path} marks nothing: inside must be white, or leave the mask out of the table")
+    height, width = upload.image.shape[:2]
+    frame = Frame.shortest_side(size, (height, width))
+    box = (frame.left_px, frame.top_px, frame.left_px + frame.width_px, frame.top_px + frame.height_px)
+    return np.asarray(inside.convert("F").resize((width, height), Image.Resampling.BOX, box)) >= 127.5
+
+
+def _faithfulness(
+    score: Score, image: UInt8[np.ndarray, "h w 3"], blur: UInt8[np.ndarray, "h w 3"], heatmap: Heatmap, seed: int
+) -> dict[str, float]:
+    """The figures that ask the model what becomes of its answer."""
+    kept = drop_and_increase(score, image, heatmap)
+    return {
+        "insertion": insertion(score, image, heatmap, blur, seed=seed),
+        "deletion": deletion(score, image, heatmap, mean_colour(image), seed=seed),
+        "road": road(score, image, heatmap, seed=seed),
+        "average_drop": kept.drop,
+        "increase": kept.increase,
+    }
+
+
+def _stability(
+    predictor: Predictor, upload: Upload, target: str, heatmaps: Mapping[Variant, Heatmap], rng: np.random.Generator
+) -> dict[Variant, dict[str, float]]:
+    """How well each heatmap agrees with those of the picture moved a little, and of the picture saved as JPEG."""
+    size = height, width = upload.image.shape[:2]
+    down_px, right_px = max(1, round(SHIFT * height)), max(1, round(SHIFT * width))
+    shifts = [(down_px, right_px), (-down_px, -right_px)]
+    images = [_as_jpeg(upload.image), *(shifted(upload.image, *by) for by in shifts)]
+    predictions = [predictor.predict(replace(upload, image=image))[0] for image in images]
+    of_jpeg, *of_shifted = [heatmaps_of(predictor, prediction, target, rng) for prediction in predictions]
+    found = {}
+    for variant, heatmap in heatmaps.items():
+        whole = enlarge(heatmap, size)
+        moved = [
+            correlation_after_shift(whole, enlarge(one[variant], size), *by)
+            for one, by in zip(of_shifted, shifts, strict=True)
+        ]
+        found[variant] = {
+            "shift": float(np.mean(moved)),
+            "jpeg": correlation(whole, enlarge(of_jpeg[variant], size)),
+        }
+    return found
+
+
+def _as_jpeg(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The model's input as it comes back from a JPEG file."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY)
+    return np.asarray(Image.open(file, formats=["JPEG"]).convert("RGB"))
+
+
+def bell(cells: int) -> Float[np.ndarray, " cells"]:
+    """One side of the centred Gaussian."""
+    place = (np.arange(cells) + 0.5) / cells - 0.5
+    return np.asarray(np.exp(-np.square(place / GAUSSIAN) / 2))

@@ -1,0 +1,140 @@
+"""Where heatmaps point, on pictures with masks: every method on the model's grid and in fine detail, and Swin tokens.
+
+This needs none of the many passes that faithfulness takes, so that all pictures with masks can be counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from tqdm import tqdm
+
+from app.bundles.reader import read_bundle
+from app.engines.load import load_engine
+from app.explain.merge import Heatmap
+from app.explain.methods import METHODS
+from app.pictures.decode import Limits
+from app.predicting.explanation import Detail, Question
+from app.predicting.predictor import Predictor
+from training.data.samples import DataError
+from training.evaluation.evaluate import chosen_samples
+from training.heatmaps.explain_eval import REPEATS, SEED
+from training.heatmaps.explain_pictures import Opened, bell, open_picture
+from training.heatmaps.faithfulness import energy_inside, enlarge, pointing
+from training.metrics.classification import Estimate, resamples
+
+CENTRED = "centred Gaussian"
+DETAILS: dict[str, Detail] = {"": "grid", ", fine": "fine"}
+_PREVIEW_PX = 64
+
+
+@dataclass(frozen=True)
+class Localised:
+    """One kind of heatmap: the shares of its maxima and of its positive part that lie in the mask.
+
+    `gain` is what fine detail adds to the energy, picture by picture; None for the model's own grid.
+    """
+
+    pointing: Estimate
+    energy: Estimate
+    gain: Estimate | None
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """The figures of every kind of heatmap, by its name, over so many pictures."""
+
+    pictures: int
+    bundle_sha256: str
+    rows: Mapping[str, Localised]
+
+    def document(self) -> dict[str, Any]:
+        """For a JSON file."""
+        rows = {
+            name: {
+                figure: None if (estimate := getattr(row, figure)) is None else [*vars(estimate).values()]
+                for figure in ("pointing", "energy", "gain")
+            }
+            for name, row in self.rows.items()
+        }
+        return {"pictures": self.pictures, "bundle_sha256": self.bundle_sha256, "mean, low, high": rows}
+
+    def text(self) -> str:
+        """A table, in Markdown."""
+        lines = [
+            f"{self.pictures} pictures with masks; 95 % intervals over whole groups.\n",
+            "| heatmap | pointing | energy inside | fine less grid |",
+            "| --- | --- | --- | --- |",
+        ]
+        for name, row in self.rows.items():
+            gain = "" if row.gain is None else _said(row.gain, sign=True)
+            lines.append(f"| {name} | {_said(row.pointing)} | {_said(row.energy)} | {gain} |")
+        return "\n".join(lines)
+
+
+def localisation(bundle: Path, data: Path, split: str | None) -> Localisation:
+    """Explain the answer to every picture of a split whose mask counts, and see how much lies in the mask.
+
+    Without a split it is `val`, or all pictures where the data has no splits. Raises BundleError, EngineError, and
+    DataError for data without that split, masks of fewer than two groups, and a picture or mask that cannot be used.
+    """
+    read = read_bundle(bundle)
+    predictor = Predictor(read, load_engine(read, "auto"), Limits(), _PREVIEW_PX)
+    found, groups = [], []
+    samples = [sample for sample in chosen_samples(data, split) if sample.mask is not None]
+    for sample in tqdm(samples, desc="pictures", unit="picture", disable=None):
+        opened = open_picture(predictor, sample)
+        if opened.mask is not None:
+            found.append(_figures(_heatmaps(predictor, opened), opened.mask))
+            groups.append(sample.group or str(sample.path))
+    if len(set(groups)) < 2:
+        raise DataError(f"{data}: figures with intervals need masks of at least two groups")
+    names = list(found[0])
+    values = np.array([[one[name] for name in names] for one in found])
+    return Localisation(len(found), read.sha256, _rows(names, values, groups))
+
+
+def _heatmaps(predictor: Predictor, opened: Opened) -> dict[str, Heatmap]:
+    """Of the answer. A method's fine heatmap stands right behind that on the grid."""
+    prediction, _ = predictor.predict(opened.upload, explained=True)
+    moved = [predictor.predict(upload, explained=True)[0] for upload in predictor.moved_uploads(prediction)]
+    heatmaps: dict[str, Heatmap] = {}
+    for method in METHODS:
+        for name, detail in DETAILS.items():
+            questions = [Question(view, method, detail=detail) for view in predictor.views]
+            for explanation in predictor.compare(prediction, questions, moved):
+                heatmaps[f"{explanation.branch} {method}{name}"] = explanation.heatmap
+    for stage in predictor.engine.token_stages:
+        heatmaps[f"swin token saliency, stage {stage}"] = predictor.tokens(prediction, stage).heatmap
+    rows, columns = next(iter(heatmaps.values())).shape
+    return heatmaps | {CENTRED: np.outer(bell(rows), bell(columns))}
+
+
+def _figures(heatmaps: Mapping[str, Heatmap], mask: Bool[np.ndarray, "h w"]) -> dict[str, tuple[float, float]]:
+    shown = {name: enlarge(heatmap, mask.shape) for name, heatmap in heatmaps.items()}
+    return {name: (pointing(values, mask), energy_inside(values, mask)) for name, values in shown.items()}
+
+
+def _rows(names: Sequence[str], values: Float[np.ndarray, "n kinds 2"], groups: Sequence[str]) -> dict[str, Localised]:
+    drawn = list(resamples(np.zeros(len(values), np.int64), groups, REPEATS, SEED))
+
+    def estimate(of_picture: Float[np.ndarray, " n"]) -> Estimate:
+        low, high = np.percentile([of_picture[rows].mean() for rows in drawn], [2.5, 97.5]).tolist()
+        return Estimate(float(of_picture.mean()), low, high)
+
+    rows = {}
+    for n, name in enumerate(names):
+        grid = name.removesuffix(", fine")
+        gain = None if grid == name else estimate(values[:, n, 1] - values[:, names.index(grid), 1])
+        rows[name] = Localised(estimate(values[:, n, 0]), estimate(values[:, n, 1]), gain)
+    return rows
+
+
+def _said(found: Estimate, sign: bool = False) -> str:
+    mean, low, high = vars(found).values()
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if sign else f"{mean:.3f} ({low:.3f} to {high:.3f})"

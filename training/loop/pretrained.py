@@ -1,0 +1,146 @@
+"""Where a branch's weights come from before training: a local file, or timm's own download.
+
+Both go through timm's loading, which knows each model's classifier and fits a Swin's position tables to another
+picture size, and both must fill the backbone wholly.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+from urllib.error import URLError
+
+import huggingface_hub as hub
+import safetensors.torch
+import timm
+import torch
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from torch import Tensor, nn
+
+from app.models.cnnswin import CNNViTFusion
+from app.models.feature_maps import BRANCHES, Branch
+from training.recipe.config import Recipe
+
+# What reading damaged files raises, found by damaging them.
+_DAMAGE = (
+    *(safetensors.SafetensorError, pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError),
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
+)
+# The first base is the error of the HTTP library that the installed huggingface_hub is built on.
+_HTTP_ERROR = cast(type[Exception], HfHubHTTPError.__bases__[0])
+_NOT_DOWNLOADED = (_HTTP_ERROR, HfHubHTTPError, EntryNotFoundError, URLError, ConnectionError)
+_METADATA_TIMEOUT_S = 10
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be had, or do not fit the backbone, and why."""
+
+
+def load_start(model: CNNViTFusion, recipe: Recipe) -> None:
+    """Give each branch the weights that `recipe.start` names for it; a branch without a start stays as it is.
+
+    Raises WeightsError.
+    """
+    for branch in BRANCHES:
+        start, backbone = getattr(recipe.start, branch), getattr(model, branch)
+        if not start.pretrained and start.weights is None:
+            continue
+        if backbone is None:
+            fusion = recipe.model.fusion
+            raise WeightsError(f"start.{branch} names weights, but fusion {fusion} has no {branch} branch: remove it")
+        name, options = getattr(recipe.model, branch), _options(recipe, branch)
+        if start.weights is not None:
+            load_backbone(backbone, name, start.weights, options)
+        else:
+            _download(backbone, name, branch, options)
+
+
+def load_backbone(backbone: nn.Module, timm_name: str, path: Path, options: Mapping[str, Any] | None = None) -> None:
+    """Load a safetensors file or a state dict made for `timm_name` with these options (its classifier is dropped).
+
+    A file with other names is accepted if its tensors stand in timm's order with timm's shapes, which is how
+    checkpoints converted from the same source differ. Raises WeightsError.
+    """
+    tensors, options = _read(path), options or {}
+    expected = timm.create_model(timm_name, pretrained=False, **options).state_dict()
+    if expected.keys() != tensors.keys():
+        shapes = [tensor.shape for tensor in tensors.values()]
+        if shapes != [tensor.shape for tensor in expected.values()]:
+            raise WeightsError(f"{path.name} does not hold the weights of {timm_name}: names and shapes differ")
+        tensors = dict(zip(expected, tensors.values(), strict=True))
+    try:
+        _load(backbone, timm_name, options, {"state_dict": tensors})
+    except RuntimeError as error:
+        raise WeightsError(f"{path.name} does not fit {_named(timm_name, options)}: {error}") from error
+
+
+def _download(backbone: nn.Module, timm_name: str, branch: Branch, options: Mapping[str, Any]) -> None:
+    config = timm.models.get_pretrained_cfg(timm_name)
+    if config is None or not config.has_weights:
+        raise WeightsError(
+            f"timm has no pretrained weights for {timm_name}: remove start.{branch}.pretrained, "
+            f"give start.{branch}.weights: PATH, or choose another model.{branch}"
+        )
+    file = config.hf_hub_filename or "model.safetensors"
+    try:
+        if config.hf_hub_id:
+            _find(config.hf_hub_id, file)
+        _load(backbone, timm_name, options)
+    except (*_NOT_DOWNLOADED, safetensors.SafetensorError) as error:
+        place = f"{file} from https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"the pretrained weights of {timm_name} could not be downloaded ({reason}): fetch {place} where there is "
+            f"internet, and give start.{branch}.weights: PATH instead of start.{branch}.pretrained: true"
+        ) from error
+    except RuntimeError as error:
+        raise WeightsError(f"timm's weights of {timm_name} do not fit {_named(timm_name, options)}: {error}") from error
+
+
+def _find(repository: str, file: str) -> None:
+    """Ask for a file that is not in the local cache, once. Offline, timm would try for most of a minute."""
+    if not isinstance(hub.try_to_load_from_cache(repository, file), str):
+        with suppress(EntryNotFoundError):  # the hub answers; timm knows under which other names to look
+            hub.get_hf_file_metadata(hub.hf_hub_url(repository, file), timeout=_METADATA_TIMEOUT_S)
+
+
+def _load(
+    backbone: nn.Module, timm_name: str, options: Mapping[str, Any], source: dict[str, Any] | None = None
+) -> None:
+    """Through the whole model, classifier included: for a model without one, timm would let weights be missing."""
+    whole = timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=source, **options).state_dict()
+    own = backbone.state_dict().keys()
+    backbone.load_state_dict({name: tensor for name, tensor in whole.items() if name in own}, strict=True)
+
+
+def _options(recipe: Recipe, branch: Branch) -> dict[str, Any]:
+    """The arguments that `CNNViTFusion` gives to the backbone of this branch."""
+    if branch == "cnn":
+        return recipe.model.cnn_options
+    return {"img_size": recipe.model.image_size, **recipe.model.swin_options}
+
+
+def _named(timm_name: str, options: Mapping[str, Any]) -> str:
+    return f"{timm_name} with {', '.join(f'{key}={value}' for key, value in options.items()) or 'its own options'}"
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file. Pickled objects other than tensors are refused, since loading them could run code."""
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        # Not torch's own words: they say how to load such a file all the same.
+        raise WeightsError(
+            f"{path.name} is damaged or holds more than tensors: give a safetensors file, or a state dict alone"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{path.name} holds other things than named tensors: give the state dict alone")
+    return content

@@ -1,0 +1,102 @@
+"""One update of the weights: the parts of a batch forward and backward, their sum, clipped, applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor, nn, optim
+from torch.nn import functional
+
+from app.models.cnnswin import CNNViTFusion
+from training.loading.forward import as_input
+from training.loading.mix import mix
+from training.loop.loss import Loss
+from training.loop.processes import Processes
+from training.recipe.config import Recipe, RecipeError
+
+Views = tuple[UInt8[Tensor, "b 3 h w"], UInt8[Tensor, "b 3 h w"], Int[Tensor, " b"]]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The loss of a whole batch over all processes, and whether any process was asked to stop."""
+
+    loss: float
+    stop: bool
+
+
+class Updater:
+    """What an update needs. The model's stage is entered by the caller."""
+
+    def __init__(self, model: CNNViTFusion, adam: optim.AdamW, loss: Loss, recipe: Recipe, processes: Processes):
+        self.model, self.adam, self.loss, self.recipe, self.processes = model, adam, loss, recipe, processes
+        self.half = half_precision(recipe.precision, processes.device)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.half is torch.float16)
+
+    def gradients(self, parts: Iterable[Views], labels: list[int], epoch: int, update: int, stop: bool = False) -> Sums:
+        """Leave in every trainable parameter the gradient of the batch's mean loss, unscaled and not yet clipped.
+
+        `parts` are this process's, `labels` those of the whole batch, `update` counts from the run's start. Dropout
+        and drop-path draw from (seed, update, part), MixUp from (seed, epoch, update): nothing depends on the past.
+        """
+        device, dtype = self.processes.device, next(self.model.parameters()).dtype
+        weight = self.loss.weight_of(labels)
+        self.adam.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=device, dtype=dtype)
+        for number, (cnn, swin, part_labels) in enumerate(parts):
+            part = self.processes.rank * self.recipe.accumulate + number
+            torch.manual_seed(_seed(self.recipe.seed, update, part))
+            targets = functional.one_hot(part_labels.to(device), self.model.num_classes).to(dtype)
+            cnn_input, swin_input = (as_input(view.to(device, non_blocking=True)).to(dtype) for view in (cnn, swin))
+            place = {"seed": self.recipe.seed, "epoch": epoch, "update": update}
+            mixed = mix(cnn_input, swin_input, targets, config=self.recipe.augmentation, **place)
+            with torch.autocast(device.type, self.half, enabled=self.half is not None):
+                logits = self.model(mixed[0], mixed[1])
+            loss = self.loss(logits.to(dtype), mixed[2]) / weight
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        extra = torch.stack([total, torch.tensor(float(stop), device=device, dtype=dtype)])
+        loss_sum, stops = self.processes.add_gradients(list(self.model.parameters()), extra).tolist()
+        self.scaler.unscale_(self.adam)
+        return Sums(loss_sum, stops > 0)
+
+    def gradient_norms(self) -> dict[str, float]:
+        """The gradient's 2-norm in each part of the model that trains."""
+        norms = {}
+        for part, module in self.model.named_children():
+            gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            if gradients:
+                norms[part] = float(nn.utils.get_total_norm(gradients))
+        return norms
+
+    def apply(self) -> bool:
+        """Clip and step. Where gradients are not finite nothing changes, and the answer is False.
+
+        In fp16 such an update is skipped and the scale lowered, which is usual and no mistake: True.
+        """
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if not self.scaler.is_enabled() and not bool(norm.isfinite()):
+            return False
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.clip_norm, norm)
+        self.scaler.step(self.adam)
+        self.scaler.update()
+        return True
+
+
+def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of autocast, None for fp32. Raises RecipeError for fp16 without a GPU."""
+    cuda = device.type == "cuda"
+    if precision == "auto":
+        precision = "fp32" if not cuda else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if precision == "fp16" and not cuda:
+        raise RecipeError("precision: fp16 needs a GPU; take auto, fp32 or bf16")
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,295 @@
+"""A recipe: every choice of a training run, as typed data read from YAML.
+
+Whatever does not fit is an error that names the key and, where one is near, the key that was probably meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+
+from app.models.cnnswin import Fusion
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used, and why."""
+
+
+class Part(BaseModel):
+    """A frozen part of a recipe: an unknown key is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelConfig(Part):
+    """The arguments of `CNNViTFusion`."""
+
+    cnn: str = "efficientnet_b0"
+    swin: str = "swin_tiny_patch4_window7_224"
+    fusion: Fusion = "cross_attention"
+    image_size: tuple[int, int] = Field((224, 224), description="height and width in px")
+    dim: int = Field(512, ge=1)
+    heads: int = Field(8, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    cnn_options: dict[str, Any] = {}
+    swin_options: dict[str, Any] = {}
+
+
+class Start(Part):
+    """Where a branch's weights come from: chance, timm's own download, or a local file (never both)."""
+
+    pretrained: bool = False
+    weights: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Start:
+        if self.pretrained and self.weights:
+            raise ValueError("pretrained: true and weights: PATH exclude each other")
+        return self
+
+
+class Starts(Part):
+    """The start of each branch. The head always starts from chance."""
+
+    cnn: Start = Start()
+    swin: Start = Start()
+
+
+class Last(Part):
+    """The last `last` blocks (or stages) of the CNN, with all that stands behind them."""
+
+    unit: Literal["block", "stage"] = "block"
+    last: int = Field(ge=1)
+
+
+# Told apart by their form, so that a mistake is one sentence and not one for each thing that it might have been.
+CnnSetting = Annotated[
+    Annotated[Literal["frozen", "all"], Tag("<word>")] | Annotated[Last, Tag("<last>")],
+    Discriminator(lambda value: "<word>" if isinstance(value, str) else "<last>"),
+]
+
+
+class Stage(Part):
+    """A stretch of epochs in which the same parameters train. The head trains in every stage."""
+
+    name: str = Field(min_length=1)
+    epochs: int = Field(ge=1)
+    cnn: CnnSetting = "all"
+    swin: Literal["frozen", "all"] = "all"
+
+
+PROGRESSIVE = (
+    Stage(name="warmup", epochs=3, cnn="frozen"),
+    Stage(name="main", epochs=27, cnn=Last(unit="block", last=5)),
+)
+
+
+class Geometry(Part):
+    """Drawn once for both branches, so that a token of each means the same place."""
+
+    flip: bool = True
+    rotation_degrees: float = Field(180.0, ge=0, le=180)
+    translate: float = Field(0.1, ge=0, lt=1, description="largest shift, as a share of the side")
+    scale: tuple[float, float] = Field((0.85, 1.2), description="smallest and largest")
+
+    @field_validator("scale")
+    @classmethod
+    def _rising(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError("give the smallest first, both above 0")
+        return scale
+
+
+class Photometry(Part):
+    """Drawn for each branch on its own."""
+
+    brightness: float = Field(0.2, ge=0)
+    contrast: float = Field(0.2, ge=0)
+    saturation: float = Field(0.2, ge=0)
+    hue: float = Field(0.03, ge=0, le=0.5)
+    blur: float = Field(0.0, ge=0, le=1, description="probability of a Gaussian blur")
+    erasing: float = Field(0.0, ge=0, le=1, description="probability of one erased rectangle")
+
+
+class Augmentation(Part):
+    """What is done to training pictures. The two branches' defaults follow their papers' habits."""
+
+    geometry: Geometry = Geometry()
+    cnn: Photometry = Photometry()
+    swin: Photometry = Photometry(brightness=0.3, contrast=0.3, saturation=0.3, blur=0.1, erasing=0.25)
+    mixup_alpha: float = Field(0.2, ge=0, description="0 switches MixUp off")
+    cutmix_alpha: float = Field(0.0, ge=0, description="0 switches CutMix off; with both on, a coin decides")
+
+
+class Rates(Part):
+    """Peak learning rates. Norms and biases have their own, whichever part they are in."""
+
+    cnn: float = Field(1e-4, gt=0)
+    swin: float = Field(1e-4, gt=0)
+    head: float = Field(2e-4, gt=0, description="attention and classifier")
+    norm_and_bias: float = Field(5e-5, gt=0)
+
+
+Imbalance = Literal["none", "class_weights", "balanced_sampling", "logit_adjustment"]
+
+
+class Recipe(Part):
+    """One training run. `batch_size` is the pictures of one update, over all processes and accumulated parts."""
+
+    name: str = Field(min_length=1)
+    seed: int = Field(0, ge=0)
+    model: ModelConfig = ModelConfig()
+    start: Starts = Starts()
+    stages: tuple[Stage, ...] = Field(PROGRESSIVE, min_length=1)
+    augmentation: Augmentation = Augmentation()
+    rates: Rates = Rates()
+    batch_size: int = Field(32, ge=1)
+    accumulate: int = Field(1, ge=1, description="parts that a process cuts its share of a batch into")
+    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of all updates with rising rates")
+    weight_decay: float = Field(0.05, ge=0)
+    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    imbalance: Imbalance = "none"
+    clip_norm: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.99, ge=0, lt=1)
+    batch_norm: Literal["frozen", "sync"] = Field(
+        "frozen", description="frozen: running statistics stay; sync: those of the whole batch, where its block trains"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: fp32 on a CPU")
+    val_share: float = Field(0.2, gt=0, lt=1, description="used where the data has no split of its own")
+    workers: int = Field(2, ge=0, description="processes that load pictures, for each training process")
+    log_updates: int = Field(10, ge=1, description="updates between two lines in the log")
+    checkpoint_updates: int = Field(200, ge=1, description="updates between two checkpoints inside an epoch")
+    keep_checkpoints: int = Field(2, ge=1)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages: two stages share a name among {', '.join(names)}")
+        return self
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all stages together."""
+        return sum(stage.epochs for stage in self.stages)
+
+    def stage_at(self, epoch: int) -> Stage:
+        """The stage that an epoch (from 0) belongs to."""
+        for stage in self.stages:
+            if epoch < stage.epochs:
+                return stage
+            epoch -= stage.epochs
+        raise IndexError(f"the recipe has {self.epochs} epochs")
+
+
+# Which part has the keys at a place in a recipe, for hints about unknown ones.
+_PARTS: dict[tuple[str, ...], type[Part]] = {
+    (): Recipe,
+    ("model",): ModelConfig,
+    ("start",): Starts,
+    ("start", "cnn"): Start,
+    ("start", "swin"): Start,
+    ("stages",): Stage,
+    ("stages", "cnn"): Last,
+    ("augmentation",): Augmentation,
+    ("augmentation", "geometry"): Geometry,
+    ("augmentation", "cnn"): Photometry,
+    ("augmentation", "swin"): Photometry,
+    ("rates",): Rates,
+}
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.name.removesuffix(".yaml") for path in _recipes().iterdir() if path.name.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file, or a shipped one by name, after `changes` such as `stages.1.epochs=20`.
+
+    Raises RecipeError, which names the key that does not fit and the nearest one that would.
+    """
+    path = Path(name_or_path)
+    if not path.suffix:
+        path = Path(str(_recipes() / f"{name_or_path}.yaml"))
+    if not path.is_file():
+        raise RecipeError(f"no recipe {name_or_path!r}: give a YAML file or one of {', '.join(shipped_recipes())}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path.name} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path.name} holds no keys: a recipe is a mapping, such as `name: mine`")
+    if changes:
+        # The whole recipe, so that parts which the file leaves at their defaults can be changed too.
+        content = _checked(content, path.name).model_dump(mode="json")
+        for change in changes:
+            _change(content, change)
+    return _checked(content, path.name)
+
+
+def _recipes() -> Any:
+    return files("training.recipe")
+
+
+def _checked(content: dict[str, Any], source: str) -> Recipe:
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        entries = error.errors()
+        # A list whose items are wrong is also said to be too short.
+        told = [e for e in entries if e["type"] != "too_short" or not e["input"]]
+        raise RecipeError(f"{source}: " + "; ".join(_sentence(entry) for entry in told)) from error
+
+
+def _sentence(entry: Any) -> str:
+    steps = [step for step in entry["loc"] if not str(step).startswith("<")]
+    key = ".".join(map(str, steps))
+    if entry["type"] == "extra_forbidden":
+        return f"unknown key {key}{_nearest(steps)}"
+    reason = entry["msg"].removeprefix("Value error, ")
+    return f"{key}: {reason} (it is {entry['input']!r})" if key else reason
+
+
+def _nearest(place: list[int | str]) -> str:
+    """What was probably meant, among the keys that the part at this place has."""
+    known = list(_PARTS[tuple(str(step) for step in place[:-1] if not isinstance(step, int))].model_fields)
+    near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+    return f": did you mean {near[0]}?" if near else f": there are {', '.join(known)}"
+
+
+def _change(content: dict[str, Any], change: str) -> None:
+    """Set one key, named by its path, in the plain form of a recipe."""
+    path, equals, text = change.partition("=")
+    *parents, key = path.split(".")
+    if not equals:
+        raise RecipeError(f"--set {change}: write KEY=VALUE, such as stages.1.epochs=20")
+    place: Any = content
+    for step in parents:
+        place = _inside(place, step, change)
+    if isinstance(place, list):
+        _inside(place, key, change)
+        place[int(key)] = yaml.safe_load(text)
+    elif isinstance(place, dict):
+        place[key] = yaml.safe_load(text)
+    else:
+        raise RecipeError(f"--set {change}: {'.'.join(parents)} is {place!r} and has no {key}")
+
+
+def _inside(place: Any, step: str, change: str) -> Any:
+    if isinstance(place, list):
+        if not step.isdigit() or int(step) >= len(place):
+            raise RecipeError(f"--set {change}: {step!r} is not one of the {len(place)} places, counted from 0")
+        return place[int(step)]
+    if not isinstance(place, dict) or step not in place:
+        known = list(place) if isinstance(place, dict) else []
+        near = difflib.get_close_matches(step, known, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
+        raise RecipeError(f"--set {change}: no key {step}: {hint}")
+    return place[step]
