@@ -159,7 +159,7 @@ def _summary(measured: Mapping[str, Measured]) -> list[str]:
     lines.append(f"| FusionLens, explained prediction | {' | '.join(own)} |")
     for name in (*OTHER_CAMS, BARE_OPENVINO):
         if all(name in m.times for m in measured.values()):
-            cells = [f"{_times_as_long(m, name):.2f} × ({m.times[name].median_ms:.0f} ms)" for m in measured.values()]
+            cells = [f"{_times_as_long(m, name):.2f}\u00a0× ({m.times[name].median_ms:.0f}\u00a0ms)" for m in measured.values()]
             what = "bare OpenVINO forward pass, no explanation" if name == BARE_OPENVINO else f"{name}, one map"
             lines.append(f"| {what} | {' | '.join(cells)} |")
     return lines

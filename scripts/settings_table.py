@@ -8,7 +8,8 @@ from typing import Any
 
 from app.settings import Settings
 
-PAGE = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "reference" / "settings.md"
 BEGIN, END = "<!-- settings: `make openapi` writes this table -->\n", "<!-- end of settings -->"
 
 
@@ -29,6 +30,8 @@ def settings_table() -> str:
 
 
 def _shown(default: Any) -> str:
+    if isinstance(default, Path):
+        return f"`{default.relative_to(ROOT)}`"
     if default == ():
         return "`[]`"
     return f"`{str(default).lower() if isinstance(default, bool) else re.sub(r'000000$', '_000_000', str(default))}`"

@@ -81,9 +81,9 @@ def test_the_page_gives_every_goal_with_its_figure_and_verdict(run: Measured) ->
 def test_the_summary_says_how_many_times_as_long_the_others_take(run: Measured) -> None:
     summary = page.page(report(run)).partition("## Goals")[0]
     assert "| FusionLens, explained prediction | 100 ms |" in summary
-    assert "| pytorch-grad-cam, one map | 5.00 × (500 ms) |" in summary
-    assert "| captum LayerGradCam, one map | 2.00 × (200 ms) |" in summary
-    assert "| bare OpenVINO forward pass, no explanation | 0.95 × (95 ms) |" in summary
+    assert "| pytorch-grad-cam, one map | 5.00\u00a0× (500\u00a0ms) |" in summary
+    assert "| captum LayerGradCam, one map | 2.00\u00a0× (200\u00a0ms) |" in summary
+    assert "| bare OpenVINO forward pass, no explanation | 0.95\u00a0× (95\u00a0ms) |" in summary
 
 
 def test_the_slowest_method_that_has_a_goal_stands_for_further_explanations(run: Measured) -> None:
