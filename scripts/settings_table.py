@@ -30,10 +30,10 @@ def settings_table() -> str:
 
 
 def _shown(default: Any) -> str:
-    if isinstance(default, Path):
-        return f"`{default.relative_to(ROOT)}`"
     if default == ():
         return "`[]`"
+    if isinstance(default, Path):  # one that comes with the project, wherever that lies
+        return f"`{default.relative_to(ROOT)}`"
     return f"`{str(default).lower() if isinstance(default, bool) else re.sub(r'000000$', '_000_000', str(default))}`"
 
 
