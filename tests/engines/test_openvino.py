@@ -46,11 +46,11 @@ def pictures(size: tuple[int, ...]) -> UInt8[np.ndarray, "n h w 3"]:
 def answers(engine: Engine, images: UInt8[np.ndarray, "n h w 3"], classes: int) -> Answers:
     """Maps, logits, and the Grad-CAM of every branch for every class."""
     maps = engine.encode(images)
-    found: Answers = {"logits": engine.classify(maps), **dict(maps.items())}
+    found: Answers = {"logits": engine.classify(maps)} | maps
     for k, target in enumerate(np.eye(classes, dtype=np.float32)):
         result = engine.explain(maps, np.tile(target, (len(images), 1)))
         for branch, feature_map in maps.items():
-            found[f"{branch} for class {k}"] = gradcam(feature_map, getattr(result, f"{branch}_gradient"))
+            found[f"{branch} for class {k}"] = gradcam(feature_map, result.gradients[branch])
     return found
 
 
