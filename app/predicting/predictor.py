@@ -239,7 +239,7 @@ class Predictor:
         if not self.engine.token_stages:
             raise NotOffered(
                 "This bundle does not show the Swin's tokens: its model has no such Swin, or it has no graph for them, "
-                "which python -m training compile BUNDLE OUT would make."
+                "which fusionlens-train compile BUNDLE OUT would make."
             )
 
     def check_attention(
