@@ -1,4 +1,4 @@
-"""The commands of python -m app: serve | predict PICTURE… | check BUNDLE | new-key NAME | setup FOLDER."""
+"""The commands of fusionlens: serve | predict PICTURE… | check BUNDLE | new-key NAME | setup FOLDER."""
 
 from __future__ import annotations
 
@@ -44,9 +44,12 @@ _BELONGS_TO = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, or 1 with a sentence on standard error."""
-    args = _parser().parse_args(arguments)
+def main(arguments: list[str] | None = None, program: str = "fusionlens") -> int:
+    """Run one command and return the exit status: 0, or 1 with a sentence on standard error.
+
+    `program` is the command as it was called, for its usage.
+    """
+    args = _parser(program).parse_args(arguments)
     chosen = {name: value for name in ("bundle", "host", "port") if (value := getattr(args, name, None)) is not None}
     try:
         settings = Settings(**chosen)
@@ -65,17 +68,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m app", description="An image classifier that shows its work.")
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description="An image classifier that shows its work.")
     parser.add_argument("--version", action="version", version=f"fusionlens {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serve = _command(commands, "serve", _serve, "serve a bundle over HTTP", "python -m app serve --port 8080")
+    serve = _command(commands, "serve", _serve, "serve a bundle over HTTP", "fusionlens serve --port 8080")
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (default 8000)")
 
     predict = _command(
-        commands, "predict", _predict, "classify pictures", "python -m app predict a.jpg --explain overlay.png"
+        commands, "predict", _predict, "classify pictures", "fusionlens predict a.jpg --explain overlay.png"
     )
     predict.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
     out: dict[str, Any] = {"type": Path, "metavar": "OUT.png"}
@@ -97,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check",
         help="verify a bundle: checksums, weights, one prediction",
-        epilog="example: python -m app check weights/demo",
+        epilog="example: fusionlens check weights/demo",
     )
     check.add_argument("bundle", type=Path, metavar="BUNDLE")
     check.set_defaults(run=_check)
@@ -111,7 +114,7 @@ def _add_operation(commands: Any) -> None:
     new_key = commands.add_parser(
         "new-key",
         help="make an API key and add its digest to the file of keys",
-        epilog="example: python -m app new-key hospital --file keys.toml --requests-per-minute 600",
+        epilog="example: fusionlens new-key hospital --file keys.toml --requests-per-minute 600",
     )
     new_key.add_argument("name", metavar="NAME")
     new_key.add_argument("--file", type=Path, metavar="KEYS.toml", help="file of keys (default: the setting keys)")

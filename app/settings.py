@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     )
     header_s: float = Field(10.0, gt=0, description="longest time for a request's headers to arrive, in seconds")
 
-    keys: Path | None = Field(None, description="TOML file of API keys; `python -m app new-key` writes one")
+    keys: Path | None = Field(None, description="TOML file of API keys; `fusionlens new-key` writes one")
     allow_anonymous: bool = Field(False, description="serve without keys on an address that others can reach")
     cors_origins: tuple[str, ...] = Field((), description="web origins whose pages may call the API; JSON list")
     docs: bool = Field(True, description="serve /docs and /openapi.json")
@@ -140,6 +140,6 @@ class Settings(BaseSettings):
         """Raises KeysError where others could use the service without a key, and nobody has said that they may."""
         if not (self.keys or self.allow_anonymous or is_loopback(self.host)):
             raise KeysError(
-                f"Anyone who reaches {self.host} could use the service: set keys (`python -m app new-key NAME` writes "
+                f"Anyone who reaches {self.host} could use the service: set keys (`fusionlens new-key NAME` writes "
                 "such a file), or allow_anonymous to true."
             )

@@ -146,7 +146,7 @@ def _sentences(measured: Measured) -> list[str]:
     off = ", ".join(f"{name} {share:.0e}" for name, share in measured.off.items())
     return [
         f"While {CLIENTS} clients posted to `/predict` (p50 {watched.at(50):.0f} ms), `GET /gradcam` of a stored "
-        f"prediction took {seen.median_ms:.0f} ms (median of {len(seen.rounds_ms)}). `python -m app predict PICTURE "
+        f"prediction took {seen.median_ms:.0f} ms (median of {len(seen.rounds_ms)}). `fusionlens predict PICTURE "
         f"--gradcam OUT` took {starts}, from process start to its end (medians of {_count(measured)}).",
         "",
         f"Differences as a share of the largest value: {off} (captum's map from FusionLens's, logits from torch's).",

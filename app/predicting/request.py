@@ -61,7 +61,7 @@ class Offer:
         if not self.token_stages:
             raise NotOffered(
                 "This bundle does not show the Swin's tokens: its model has no such Swin, or it has no graph for them, "
-                "which python -m training compile BUNDLE OUT would make."
+                "which fusionlens-train compile BUNDLE OUT would make."
             )
 
 

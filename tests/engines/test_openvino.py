@@ -201,7 +201,7 @@ def test_a_cache_that_cannot_be_written_is_refused_with_its_folder(bundle: Bundl
 
 def test_a_bundle_without_graphs_is_refused_with_the_command_that_makes_them(bundle: Bundle) -> None:
     assert set(bundle.graphs) == {*GRAPHS, TOKENS}
-    with pytest.raises(EngineError, match=r"python -m training compile BUNDLE OUT"):
+    with pytest.raises(EngineError, match=r"fusionlens-train compile BUNDLE OUT"):
         load_engine(replace(bundle, graphs={}), "openvino")
 
 

@@ -1,4 +1,4 @@
-"""`python -m training localisation`: how much of each heatmap lies in the masks, on drawn pictures."""
+"""`fusionlens-train localisation`: how much of each heatmap lies in the masks, on drawn pictures."""
 
 from __future__ import annotations
 
