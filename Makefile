@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SKIN ?= ../shared/data/skin
 
-.PHONY: serve test test-slow test-ray test-base image-test torture sbom audit lint bench quantus openapi demo clean
+.PHONY: serve test test-slow test-ray test-base image-test torture sbom audit lint docs bench quantus openapi demo clean
 
 serve: $(VENV)/serve.done
 	$(BIN)/fusionlens serve
@@ -36,7 +36,8 @@ test-base:
 image-test: $(VENV)/dev.done
 	$(BIN)/python -m tests.support.deploy.image $(IMAGE_FOLDER)
 
-# Under fire, half an hour, in a network of its own: writes docs/reliability.md. Needs root, redis-server, faketime.
+# Under fire, half an hour, in a network of its own: writes docs/measured/reliability.md. Needs root, redis-server and
+# faketime.
 torture: $(VENV)/dev.done
 	$(BIN)/python -m reliability
 
@@ -64,7 +65,12 @@ lint: $(VENV)/dev.done
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Against pytorch-grad-cam, the page in Chromium, fit against a plain loop; writes docs/benchmarks*.md.
+# The documentation as a website in site/, with every link checked. Look at it with: python -m http.server -d site
+docs: $(VENV)/dev.done
+	$(BIN)/zensical build --strict --clean
+	$(BIN)/python -m scripts.check_site site
+
+# Against pytorch-grad-cam, the page in Chromium, fit against a plain loop; writes docs/measured/benchmarks*.md.
 bench: $(VENV)/bench.done
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.methods
@@ -80,10 +86,11 @@ quantus: .venv-quantus/done
 	.venv-quantus/bin/pip install --disable-pip-version-check -c constraints.txt -e ".[train]" quantus==0.6.0
 	touch $@
 
-# Write docs/openapi.json, the table of settings and the colours of the page anew after a change of them.
+# Write docs/openapi.json, the references of settings and commands, and the colours of the page anew after a change.
 openapi: $(VENV)/dev.done
 	$(BIN)/python -m scripts.openapi
 	$(BIN)/python -m scripts.settings_table
+	$(BIN)/python -m scripts.cli_reference
 	$(BIN)/python -m scripts.colormaps_js
 
 # Train the demo bundle anew from the skin pictures in $(SKIN), about an hour on two cores: runs/demo-bundle.
@@ -105,4 +112,4 @@ $(VENV)/dev.done: EXTRA := [dev]
 $(VENV)/bench.done: EXTRA := [bench]
 
 clean:
-	rm -rf $(VENV) .venv-base .venv-quantus .venv-ray .venv-sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .venv-base .venv-quantus .venv-ray .venv-sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache build dist site

@@ -1,6 +1,7 @@
 """`fit` against a plain timm and torch loop, in one run.
 
-python -m benchmarks.fit_speed [--rounds N] [--pictures N] writes docs/benchmarks-training.md and .json.
+python -m benchmarks.fit_speed [--rounds N] [--pictures N] writes docs/measured/benchmarks-training.md and .json.
+`python -m scripts.measured_pages` writes the page again from the JSON, without measuring.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from training.loop.update import Updater
 from training.recipe.config import PROGRESSIVE, Recipe, Stage
 from training.runs.run import build_model
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "measured"
 PACKAGES = ("fusionlens", "torch", "timm", "numpy", "opencv-python-headless")
 GOAL = 0.95
 CUDA = "cuda"
@@ -148,12 +149,13 @@ def page(measured: list[dict[str, float]], steps: dict[str, Times], pictures: in
     warmup, main = steps["warm-up step"], steps["main step"]
     return f"""# Benchmarks of training
 
-`make bench` wrote this page and `benchmarks-training.json`, which holds every round.
+`make bench` writes this page and [benchmarks-training.json](benchmarks-training.json), which holds every round.
 
-EfficientNet-B0 with Swin-Tiny, 224 × 224 px, batches of {WHOLE.batch_size}, {WHOLE.workers} loading process, drawn
-pictures. `fit` and a plain timm and torch loop train the same model with the same augmentations, MixUp, AdamW, clipping
-and average, all weights trainable; an epoch of about {pictures} pictures each in turn, {len(measured)} rounds after one
-that does not count. Ratios are medians of the ratios round by round.
+`fit` is compared with a plain loop of timm and torch. Both train EfficientNet-B0 with Swin-Tiny at 224 × 224 px in
+batches of {WHOLE.batch_size}, with {WHOLE.workers} loading process, on drawn pictures. All weights are trainable.
+Both use the same augmentations, MixUp, AdamW, gradient clipping and averaged weights. They take turns, an epoch of
+about {pictures} pictures each, for {len(measured)} rounds after one round of warm-up. A ratio is the median of the
+ratios of the single rounds.
 
 | | pictures/s |
 | --- | ---: |
@@ -161,9 +163,10 @@ that does not count. Ratios are medians of the ratios round by round.
 | plain loop | {plain_s:.2f} |
 | `fit` ÷ plain loop (goal ≥ {GOAL}: {"reached" if ratio >= GOAL else "missed"}) | {ratio:.3f} |
 
-`fit` waited for data {waiting:.1%} of the time.
+`fit` spent {waiting:.1%} of its time waiting for data.
 
-The recipe's two stages, one update of {STEPS.batch_size} pictures in each, in turn:
+The second table compares one update of {STEPS.batch_size} pictures in each of the two stages of the recipe
+`progressive`:
 
 | | median, ms |
 | --- | ---: |
@@ -171,7 +174,7 @@ The recipe's two stages, one update of {STEPS.batch_size} pictures in each, in t
 | main (the CNN's last 5 blocks train) | {main.median_ms:.0f} |
 | warm-up ÷ main | {median_ratio(warmup, main):.3f} |
 
-{", ".join(f"{name} {value}" for name, value in about.items())}.
+Measured on {about["date"]}: {", ".join(f"{name} {value}" for name, value in about.items() if name != "date")}.
 """
 
 
@@ -179,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fit_speed")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--pictures", type=int, default=64, help="in an epoch (default 64)")
-    parser.add_argument("--out", type=Path, default=DOCS, help="folder for the report (default docs/)")
+    parser.add_argument("--out", type=Path, default=DOCS, help="folder for the report (default docs/measured/)")
     args = parser.parse_args()
     device = CUDA if torch.cuda.is_available() else "cpu"
     measured = epochs(args.rounds, args.pictures, device)
@@ -190,11 +193,19 @@ def main() -> None:
     )
     about: dict[str, object] = {"date": date.today().isoformat(), "machine": machine}
     about |= {"Python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
-    text = page(measured, steps, args.pictures, about)
+    raw: dict[str, Any] = {"about": about, "pictures": args.pictures, "epochs": measured}
+    raw["steps_ms"] = {name: taken.rounds_ms for name, taken in steps.items()}
+    args.out.joinpath("benchmarks-training.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    text = read_page(args.out)
+    (args.out / "benchmarks-training.md").write_text(text, encoding="utf-8")
     print(text)
-    args.out.joinpath("benchmarks-training.md").write_text(text)
-    raw = {"about": about, "epochs": measured, "steps_ms": {name: taken.rounds_ms for name, taken in steps.items()}}
-    args.out.joinpath("benchmarks-training.json").write_text(json.dumps(raw, indent=1) + "\n")
+
+
+def read_page(folder: Path) -> str:
+    """The page that `benchmarks-training.json` in `folder` gives."""
+    raw = json.loads(folder.joinpath("benchmarks-training.json").read_text(encoding="utf-8"))
+    steps = {name: Times(tuple(rounds_ms)) for name, rounds_ms in raw["steps_ms"].items()}
+    return page(raw["epochs"], steps, raw["pictures"], raw["about"])
 
 
 if __name__ == "__main__":

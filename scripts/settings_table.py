@@ -1,4 +1,4 @@
-"""Write the table of settings into docs/deployment.md: python -m scripts.settings_table."""
+"""Write the table of settings into docs/reference/settings.md: python -m scripts.settings_table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "deployment.md"
+PAGE = ROOT / "docs" / "reference" / "settings.md"
 BEGIN, END = "<!-- settings: `make openapi` writes this table -->\n", "<!-- end of settings -->"
 
 
