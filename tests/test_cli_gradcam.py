@@ -1,4 +1,4 @@
-"""`python -m app predict` with overlays: Grad-CAM by any method, branch and fusion, attention and Swin tokens."""
+"""`fusionlens predict` with overlays: Grad-CAM by any method, branch and fusion, attention and Swin tokens."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Command line: python -m training COMMAND.
+"""The commands of fusionlens-train.
 
-Commands are plan, fit, evaluate, explain-eval, localisation, shuffled-labels, export, compile, ablate, doctor and
+They are plan, fit, evaluate, explain-eval, localisation, shuffled-labels, export, compile, ablate, doctor and
 draw-data.
 """
 
@@ -40,21 +40,24 @@ MISTAKES = (
 DATA_HELP = "a CSV (path,label[,group,split,mask]), a folder with labels.csv, or a folder of classes"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, or 1 with a sentence on standard error."""
-    args = _parser().parse_args(arguments)
+def main(arguments: list[str] | None = None, program: str = "fusionlens-train") -> int:
+    """Run one command and return the exit status: 0, or 1 with a sentence on standard error.
+
+    `program` is the command as it was called, for its usage.
+    """
+    args = _parser(program).parse_args(arguments)
     try:
         return int(args.run(args))
     except BrokenPipeError:  # whoever read the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except MISTAKES as error:
-        print(f"training: {error}", file=sys.stderr)
+        print(f"fusionlens-train: {error}", file=sys.stderr)
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training", description="Train and export fusion classifiers.")
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description="Train and export fusion classifiers.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = _command(commands, "plan", _plan, "show what a recipe does, without data", "plan progressive")
@@ -134,7 +137,7 @@ def _add_explanations(commands: Any) -> None:
 
 def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
-        name, help=help_text, description=help_text, epilog=f"example: python -m training {example}"
+        name, help=help_text, description=help_text, epilog=f"example: fusionlens-train {example}"
     )
     command.set_defaults(run=run)
     return command

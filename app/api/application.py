@@ -13,16 +13,17 @@ from starlette.middleware.cors import CORSMiddleware
 from app import __version__
 from app.api import problems
 from app.api.keys.limits import Limiter
-from app.api.middleware.access import Access, Doorkeeper
-from app.api.middleware.admission import Admission
-from app.api.middleware.telemetry import Observed
+from app.api.middleware.access import AccessMiddleware, Authenticator
+from app.api.middleware.admission import AdmissionMiddleware
+from app.api.middleware.telemetry import TelemetryMiddleware
 from app.api.openapi import DocumentedAPI
 from app.api.routes import explanations, health, model, operation, pages, predictions
 from app.api.uploads import UploadMemory
 from app.errors import EngineError
 from app.files import WEB
+from app.options import registry_options
 from app.serving.lifecycle import Lifecycle
-from app.serving.registry import LoadedModels
+from app.serving.registry import ModelRegistry
 from app.serving.stores.memory import MemoryStore
 from app.serving.stores.protocol import PredictionStore
 from app.settings import Settings
@@ -46,14 +47,14 @@ def create_app(settings: Settings) -> FastAPI:
     settings.check_exposure()
     metrics, tracing, lifecycle = Metrics(), make_tracing(settings.otlp_endpoint), Lifecycle(settings.drain_s)
     store, limiter = _store_and_limiter(settings, metrics)
-    models = LoadedModels(settings, store, metrics, tracing.record)
+    models = ModelRegistry(registry_options(settings), store, metrics, tracing.record)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if not models.loaded:
             models.load()
         await models.check()
-        with lifecycle.taking_signals(partial(operation.reload_logged, app.state.doorkeeper, models)):
+        with lifecycle.taking_signals(partial(operation.reload_logged, app.state.authenticator, models)):
             yield
         await store.close()
         tracing.shutdown()
@@ -70,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url="/openapi.json" if settings.docs else None,
     )
     app.state.settings, app.state.models, app.state.lifecycle = settings, models, lifecycle
-    app.state.doorkeeper = Doorkeeper(settings.keys, limiter)
+    app.state.authenticator = Authenticator(settings.keys, limiter)
     app.state.upload_memory = UploadMemory(settings.uploads_max_bytes)
     # It would log every malformed form; the sender is told, and nobody else needs to know.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
@@ -105,9 +106,9 @@ def _store_and_limiter(settings: Settings, metrics: Metrics) -> tuple[Prediction
 
 
 def _add_middleware(app: FastAPI, metrics: Metrics) -> None:
-    """The last one added is the outermost: what the doorkeeper refuses is counted too, and CORS holds for it."""
-    app.add_middleware(Admission, models=app.state.models)
-    app.add_middleware(Access, doorkeeper=app.state.doorkeeper)
+    """The last one added is the outermost: what the authenticator refuses is counted too, and CORS holds for it."""
+    app.add_middleware(AdmissionMiddleware, models=app.state.models)
+    app.add_middleware(AccessMiddleware, authenticator=app.state.authenticator)
     if origins := app.state.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -116,4 +117,4 @@ def _add_middleware(app: FastAPI, metrics: Metrics) -> None:
             allow_headers=ASKED_HEADERS,
             expose_headers=ANSWERED_HEADERS,
         )
-    app.add_middleware(Observed, metrics=metrics, lifecycle=app.state.lifecycle)
+    app.add_middleware(TelemetryMiddleware, metrics=metrics, lifecycle=app.state.lifecycle)

@@ -10,20 +10,20 @@ from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
 from app.api.uploads import UploadMemory, read_picture
-from app.serving.registry import LoadedModels
+from app.serving.registry import ModelRegistry
 from app.serving.service import Service
 from app.settings import Settings
 
 T = TypeVar("T")
 
 
-async def get_models(request: Request) -> LoadedModels:
+async def get_models(request: Request) -> ModelRegistry:
     """The models that are loaded."""
-    models: LoadedModels = request.app.state.models
+    models: ModelRegistry = request.app.state.models
     return models
 
 
-async def get_service(models: Annotated[LoadedModels, Depends(get_models)]) -> Service:
+async def get_service(models: Annotated[ModelRegistry, Depends(get_models)]) -> Service:
     """The service that answers now; a request stays with it to its end."""
     return models.current
 
@@ -49,7 +49,7 @@ async def uploaded_picture(
         yield await read_picture(request, settings.max_upload_bytes, take, settings.deadline_s)
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled as soon as the client has gone. The body must have been read.
 
     Raises ClientDisconnect, and what the work raises.
@@ -70,7 +70,7 @@ async def _gone(request: Request) -> None:
         pass
 
 
-TheModels = Annotated[LoadedModels, Depends(get_models)]
+TheRegistry = Annotated[ModelRegistry, Depends(get_models)]
 TheService = Annotated[Service, Depends(get_service)]
 TheSettings = Annotated[Settings, Depends(get_settings)]
 TheOwner = Annotated[str, Depends(get_owner)]

@@ -72,7 +72,7 @@ def documented(*classes: type[errors.FusionLensError]) -> dict[int | str, dict[s
     """The `responses` of a route that raises these errors, each by its name and what it stands for."""
     meanings: dict[int, list[str]] = {}
     for error_class in classes:
-        status, name = TABLE[error_class]
+        status, name = _entry(error_class)
         meanings.setdefault(status, []).append(f"`{name}`: {inspect.getdoc(error_class)}")
     responses: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem, "description": "\n\n".join(of_status)}
@@ -86,12 +86,20 @@ def documented(*classes: type[errors.FusionLensError]) -> dict[int | str, dict[s
 def response_to(request: Request, error: Exception) -> Response:
     """The problem that stands for one of our errors."""
     assert isinstance(error, errors.FusionLensError)
-    status, name = TABLE[type(error)]
+    status, name = _entry(type(error))
     retry_after_s = getattr(error, "retry_after_s", None)
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
     if isinstance(error, errors.UploadTooSlow):
         headers["Connection"] = "close"
     return _problem(request, status, name, str(error), headers)
+
+
+def _entry(error_class: type[errors.FusionLensError]) -> tuple[int, str]:
+    """The status and name of an error's class, or of its nearest ancestor in the table. Raises LookupError."""
+    for ancestor in error_class.__mro__:
+        if (entry := TABLE.get(ancestor)) is not None:
+            return entry
+    raise LookupError(f"{error_class.__name__} has no HTTP status: add it, or an ancestor of it, to the table")
 
 
 def _problem(request: Request, status: int, name: str, detail: str, headers: dict[str, str] | None = None) -> Response:

@@ -1,9 +1,9 @@
-"""What may be asked of an explanation: the parameters of `/gradcam`, `/attention` and `/tokens`."""
+"""The parameters of the explanation routes, and the pure request that each URL stands for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from abc import ABC, abstractmethod
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32
@@ -13,11 +13,10 @@ from app.drawing.overlay import COLORMAPS, SMALLEST_PX, Style
 from app.errors import BadParameter
 from app.explain.attention import AttentionMethod, Layer
 from app.explain.fine import MOVES
-from app.explain.merge import Fuse
+from app.explain.merge import MergeRule
 from app.explain.methods import DEFAULT, METHODS
-from app.predicting.explanation import Detail, Explanation, Question, View
-from app.predicting.prediction import Prediction
-from app.predicting.predictor import Predictor
+from app.predicting.explanation import Explanation
+from app.predicting.request import AttentionRequest, Detail, ExplanationRequest, HeatmapRequest, TokenRequest, View
 
 Format = Literal["png", "json", "npy"]
 PREDICTION_ID = Field(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
@@ -25,8 +24,17 @@ _STYLE = Style()
 _OF_NO_CLASS = [name for name, method in METHODS.items() if method.class_agnostic]
 
 
-class DrawingQuery(BaseModel):
-    """How an explanation is wanted, and of which class."""
+def method_field(default: str) -> Any:
+    """The parameter `method` of a route with this default."""
+    return Field(
+        default,
+        description=f"how evidence is measured; {' and '.join(_OF_NO_CLASS)} is of no class, and takes no target",
+        json_schema_extra={"enum": [*METHODS]},
+    )
+
+
+class ExplanationQuery(BaseModel, ABC):
+    """How an explanation is drawn or encoded, and of which class it is."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -58,7 +66,7 @@ class DrawingQuery(BaseModel):
     colormap: str = Field(_STYLE.colormap, description="name of a colour map", json_schema_extra={"enum": [*COLORMAPS]})
 
     def style(self) -> Style:
-        """Raises BadParameter."""
+        """How a PNG is drawn. Raises BadParameter."""
         if self.alpha is not None and self.model_fields_set & {"alpha_min", "alpha_max"}:
             raise BadParameter("Choose either alpha, or alpha_min and alpha_max.")
         low, high = (self.alpha_min, self.alpha_max) if self.alpha is None else (self.alpha, self.alpha)
@@ -67,21 +75,21 @@ class DrawingQuery(BaseModel):
             self.colormap, low, high, None if clip == (0, 100) else clip, self.contour, self.size, self.threshold
         )
 
+    @abstractmethod
+    def request(self) -> ExplanationRequest:
+        """What is asked of the model. Raises BadParameter for parameters that exclude each other."""
+
     def array(self, explanation: Explanation) -> Float32[np.ndarray, "..."]:
         """What `format=npy` gives."""
         return explanation.heatmap
 
 
-class GradcamQuery(DrawingQuery):
-    """Parameters of `/gradcam`."""
+class ExplainQuery(ExplanationQuery):
+    """Parameters of `/explain`."""
 
     branch: View = Field("fusion", description="both branches together, or one of them")
-    method: str = Field(
-        DEFAULT,
-        description=f"how evidence is measured; {' and '.join(_OF_NO_CLASS)} is of no class, and takes no target",
-        json_schema_extra={"enum": [*METHODS]},
-    )
-    fuse: Fuse | None = Field(
+    method: str = method_field(DEFAULT)
+    fuse: MergeRule | None = Field(
         None,
         description="how the branches become one map: their sum in logits, which is the default, or the mean, maximum "
         "or product of the maps, each scaled to its own maximum; the mean where a method's values have no unit",
@@ -102,35 +110,39 @@ class GradcamQuery(DrawingQuery):
     def _with_its_plus_signs(cls, method: str) -> str:
         return method.replace(" ", "+")  # a URL's "gradcam++" arrives like this, unless its signs were escaped
 
-    def check(self, predictor: Predictor) -> None:
-        """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
-        self.style()
-        for question in self.questions():
-            predictor.check_gradcam(question)
+    def request(self) -> HeatmapRequest:
+        """One heatmap, or one for each branch to compare. Raises BadParameter."""
+        return HeatmapRequest(
+            self._views(),
+            self.method,
+            self.target,
+            self.against,
+            self.fuse,
+            self.detail,
+            branch_values=self.format == "json",  # more passes of the head, for those only who can see the values
+        )
 
-    def questions(self) -> list[Question]:
-        """What is asked: one question, or one for each branch to compare. Raises BadParameter."""
-        views = [self.branch]
-        if self.compare is not None:
-            if self.format != "png" or "branch" in self.model_fields_set:
-                raise BadParameter("compare gives one PNG of several branches: leave out format and branch.")
-            names = self.compare.split(",")
-            views = [view for name in names for view in get_args(View) if view == name]
-            if len(views) != len(names) or len(views) != len({*views}):
-                raise BadParameter(f"Cannot compare {self.compare!r}: name branches, once each: cnn,swin,fusion.")
-            if self.fuse is not None and "fusion" not in views:
-                raise BadParameter("fuse says how the branches are fused: compare with fusion too, or leave it out.")
-        # Asked for one branch with fuse, the question is refused; beside the fusion, a branch is what it is.
-        fuse_of = {view: None if self.compare and view != "fusion" else self.fuse for view in views}
-        asked = (self.method, self.target, self.against)
-        return [Question(view, *asked, fuse_of[view], self.detail) for view in views]
-
-    def explain(self, predictor: Predictor, prediction: Prediction, moved: Sequence[Prediction]) -> list[Explanation]:
-        """What was asked for; `moved` are the predictions of the picture's moved views, where fine detail is wanted."""
-        return predictor.compare(prediction, self.questions(), moved)
+    def _views(self) -> tuple[View, ...]:
+        if self.compare is None:
+            return (self.branch,)
+        if self.format != "png" or "branch" in self.model_fields_set:
+            raise BadParameter("compare gives one PNG of several branches: leave out format and branch.")
+        names = self.compare.split(",")
+        views = tuple(view for name in names for view in get_args(View) if view == name)
+        if len(views) != len(names) or len(views) != len({*views}):
+            raise BadParameter(f"Cannot compare {self.compare!r}: name branches, once each: cnn,swin,fusion.")
+        if self.fuse is not None and "fusion" not in views:
+            raise BadParameter("fuse says how the branches are fused: compare with fusion too, or leave it out.")
+        return views
 
 
-class AttentionQuery(DrawingQuery):
+class GradcamQuery(ExplainQuery):
+    """Parameters of `/gradcam`: those of `/explain`, with Grad-CAM as the method unless another is named."""
+
+    method: str = method_field("gradcam")
+
+
+class AttentionQuery(ExplanationQuery):
     """Parameters of `/attention`."""
 
     method: AttentionMethod = Field(
@@ -148,17 +160,11 @@ class AttentionQuery(DrawingQuery):
         description="all maps at once, as npy: heads × rows and columns of query tokens × rows and columns of the map",
     )
 
-    def check(self, predictor: Predictor) -> None:
-        """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
-        self.style()
+    def request(self) -> AttentionRequest:
+        """Raises BadParameter."""
         if self.whole and (self.format != "npy" or self.query is not None or self.head is not None):
             raise BadParameter("whole gives every head and query as npy: add format=npy, and leave out query and head.")
-        predictor.check_attention(self.method, self.target, self.against, self.layer, self.query)
-
-    def explain(self, predictor: Predictor, prediction: Prediction, moved: Sequence[Prediction]) -> list[Explanation]:
-        """What was asked for."""
-        asked = (self.query, self.head, self.method, self.target, self.against, self.layer)
-        return [predictor.attention(prediction, *asked)]
+        return AttentionRequest(self.layer, self.method, self.query, self.head, self.target, self.against)
 
     def array(self, explanation: Explanation) -> Float32[np.ndarray, "..."]:
         """What `format=npy` gives."""
@@ -168,21 +174,22 @@ class AttentionQuery(DrawingQuery):
         return explanation.attention
 
 
-class TokensQuery(DrawingQuery):
+class TokensQuery(ExplanationQuery):
     """Parameters of `/tokens`."""
 
     token_stage: int | None = Field(
         None, description="height of the stage's grid, one of the model's `token_stages`; by default the last one's"
     )
 
-    def check(self, predictor: Predictor) -> None:
-        """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
-        self.style()
-        predictor.check_tokens(self.token_stage, self.target, self.against)
+    def request(self) -> TokenRequest:
+        """The request."""
+        return TokenRequest(self.token_stage, self.target, self.against)
 
-    def explain(self, predictor: Predictor, prediction: Prediction, moved: Sequence[Prediction]) -> list[Explanation]:
-        """What was asked for."""
-        return [predictor.tokens(prediction, self.token_stage, self.target, self.against)]
+
+class StoredExplainQuery(ExplainQuery):
+    """Parameters of `GET /explain`."""
+
+    prediction_id: str = PREDICTION_ID
 
 
 class StoredGradcamQuery(GradcamQuery):

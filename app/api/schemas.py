@@ -7,8 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.drawing.overlay import Legend
+from app.explain.merge import Share
 from app.models.feature_maps import Branch
-from app.predicting.explanation import Detail
+from app.pictures.rectangle import Rectangle
+from app.predicting.request import Detail
 
 PREDICTION_EXAMPLE: dict[str, Any] = {
     "prediction_id": "rwMr5mbexnMfdB9dnKSgxw",
@@ -27,6 +30,7 @@ PREDICTION_EXAMPLE: dict[str, Any] = {
     "timings_ms": {"decode": 3.1, "queue": 0.1, "trunk": 44.8, "head": 4.2},
     "links": {
         "picture": "/predictions/rwMr5mbexnMfdB9dnKSgxw/picture",
+        "explain": "/explain?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
         "gradcam": "/gradcam?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
         "attention": "/attention?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
         "tokens": "/tokens?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
@@ -85,15 +89,6 @@ class ModelVersion(BaseModel):
     sha256: str = Field(description="digest of the bundle's manifest, which holds the digest of every file")
 
 
-class Seen(BaseModel):
-    """The part of the picture that the model looked at, and that the cells of a map tile."""
-
-    left_px: float = Field(description="its left edge")
-    top_px: float = Field(description="its upper edge")
-    width_px: float = Field(description="its width")
-    height_px: float = Field(description="its height")
-
-
 class PictureInfo(BaseModel):
     """The picture as it was understood: upright, first frame."""
 
@@ -101,14 +96,15 @@ class PictureInfo(BaseModel):
     height_px: int = Field(description="height of the upright picture")
     format: str = Field(description="what the bytes are, whatever the file is named")
     notes: list[str] = Field(description="what the sender may not expect, such as frames that were not used")
-    seen: Seen = Field(description="what the model saw of it, in its pixels; a pixel's centre is at +0.5")
+    seen: Rectangle = Field(description="what the model saw of it, in its pixels; a pixel's centre is at +0.5")
 
 
 class Links(BaseModel):
     """Where to go on from here."""
 
     picture: str | None = Field(description="the preview that overlays are drawn on; null where `stored` is false")
-    gradcam: str | None = Field(description="what speaks for the answer, on the picture; null where `stored` is false")
+    explain: str | None = Field(description="what speaks for the answer, on the picture; null where `stored` is false")
+    gradcam: str | None = Field(description="the same by Grad-CAM; null where `stored` is false")
     attention: str | None = Field(description="null where the model has no cross-attention, or `stored` is false")
     tokens: str | None = Field(description="null where the bundle does not show the Swin's tokens, or as above")
 
@@ -129,39 +125,6 @@ class PredictionAnswer(BaseModel):
     picture: PictureInfo = Field(description="the picture as it was understood")
     timings_ms: dict[str, float] = Field(description="what decode, queue, trunk and head took, in ms")
     links: Links = Field(description="where to go on from here")
-
-
-class Share(BaseModel):
-    """What one branch contributes to a map, and what it is worth."""
-
-    share: float | None = Field(
-        ge=0,
-        le=1,
-        description="sum of its map's absolute values over that of both branches; null where they have no common unit",
-    )
-    signed_sum: float = Field(description="sum of its map, in the method's units")
-    shapley_value: float | None = Field(
-        None,
-        description="in logits, what the branch adds to the score, averaged over both orders of adding the branches "
-        "to the training data's mean maps; null where the map is class-agnostic",
-    )
-    integrated_gradients_sum: float | None = Field(
-        None,
-        description="in logits, what the score gains by the branch where both branches' maps grow together from the "
-        "mean maps; null but for the method `integrated`",
-    )
-
-
-class Legend(BaseModel):
-    """How the map's values are drawn in the PNG."""
-
-    colormap: str = Field(description="name of the colour map")
-    low: float = Field(description="the value at the low end of the colour map")
-    high: float = Field(description="the value at the high end of the colour map")
-    minimum: float = Field(description="the map's smallest value")
-    maximum: float = Field(description="the map's largest value")
-    clip: tuple[float, float] | None = Field(description="percentiles of the evidence that the ends stand for, if any")
-    no_positive_evidence: bool = Field(description="nothing in the map speaks for the target: nothing is coloured")
 
 
 class Provenance(BaseModel):
@@ -222,9 +185,9 @@ class ModelCard(BaseModel):
     licence: str = Field(description="terms of the weights")
     data: str = Field(description="where the training pictures came from, and their terms")
     notes: list[str] = Field(description="what a user must know, such as what the model is not for")
-    methods: list[str] = Field(description="values of `method` for /gradcam, the default first")
+    methods: list[str] = Field(description="values of `method` for /explain, its default first")
     class_agnostic_methods: list[str] = Field(description="those of them that are of no class, and take no target")
-    branches: list[str] = Field(description="values of `branch` for /gradcam")
+    branches: list[str] = Field(description="values of `branch` for /explain")
     token_stages: list[int] = Field(description="values of `token_stage` for /tokens; empty where it is not offered")
     colormaps: list[str] = Field(description="values of `colormap`")
     limits: dict[str, int | float] = Field(description="what uploads may measure, and how long predictions are kept")

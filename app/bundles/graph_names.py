@@ -9,6 +9,11 @@ GRAPHS = ("trunk.xml", "trunk.bin", "head.xml", "head.bin")
 TOKENS = "tokens.xml.gz"  # its constants lie in trunk.bin
 
 
+def gradient_output(source: str) -> str:
+    """The output of the head that holds the score's gradient by a branch's map, or by the `attention`."""
+    return f"{source}_gradient"
+
+
 def token_output(height: int) -> str:
-    """What a graph calls the saliency of the stage whose grid is so high."""
+    """The output of the tokens' graph that holds the saliency of the stage whose grid has this height."""
     return f"tokens_{height}"

@@ -26,7 +26,7 @@ from app.models.feature_maps import FeatureMaps
 class Bundle:
     """A verified bundle. `sha256` is the digest of manifest.json, `tensors` the model's state (floats in fp16).
 
-    `reference` holds the training data's mean maps, float32 `[C, h, w]`; `graphs` the bytes of the compiled graphs,
+    `baseline` holds the training data's mean maps, float32 `[C, h, w]`; `graphs` the bytes of the compiled graphs,
     by file name, empty where the bundle has none.
     """
 
@@ -34,7 +34,7 @@ class Bundle:
     sha256: str
     manifest: Manifest
     tensors: Mapping[str, np.ndarray]
-    reference: FeatureMaps[np.ndarray]
+    baseline: FeatureMaps[np.ndarray]
     graphs: Mapping[str, bytes]
 
     def without_weights(self) -> Bundle:
@@ -63,7 +63,8 @@ def read_bundle(path: Path, pinned_sha256: str | None = None) -> Bundle:
     _check_weights(manifest, tensors)
     _check_reference(manifest, reference)
     graphs = {name: contents[name] for name in (*GRAPHS, TOKENS) if name in contents}
-    return Bundle(path, sha256, manifest, tensors, FeatureMaps(**reference), graphs)
+    baseline = FeatureMaps({branch: reference[branch] for branch in manifest.architecture.branches})
+    return Bundle(path, sha256, manifest, tensors, baseline, graphs)
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -12,13 +12,14 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8, UInt32
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from app.errors import BadParameter
+from app.pictures.rectangle import Rectangle
 
 COLORMAPS = ("viridis", "inferno", "magma", "plasma", "cividis", "turbo", "jet")
 # Below this part of the map's largest magnitude, a difference may be float32 rounding and counts as none.
@@ -76,32 +77,30 @@ class Style:
             raise BadParameter(f"A drawing of {self.size_px} px shows nothing: choose {SMALLEST_PX} px or more.")
 
 
-class Box(NamedTuple):
-    """A region of a picture. Coordinates are continuous: a pixel's centre is at +0.5."""
-
-    left_px: float
-    top_px: float
-    width_px: float
-    height_px: float
-
-
 @dataclass(frozen=True)
 class Legend:
-    """What an overlay's colours stand for, in the heatmap's unit.
+    """How the map's values are drawn in the PNG.
 
-    `low` and `high` are what the ends of the colour map stand for (values beyond them have the end's colour);
-    `minimum` and `maximum` are the whole map's. `clip` holds the percentiles that the ends were taken from, if any;
-    where these all but coincide, the low end stays 0. With `no_positive_evidence` nothing is coloured, and both ends
-    are 0.
+    Values beyond the ends of the colour map have the end's colour. Where the percentiles of `clip` all but coincide,
+    the low end stays 0. With `no_positive_evidence` both ends are 0.
     """
 
+    __pydantic_config__: ClassVar[dict[str, bool]] = {"use_attribute_docstrings": True}  # the API answers with it
+
     colormap: str
+    """name of the colour map"""
     low: float
+    """the value at the low end of the colour map"""
     high: float
+    """the value at the high end of the colour map"""
     minimum: float
+    """the map's smallest value"""
     maximum: float
+    """the map's largest value"""
     clip: tuple[float, float] | None
+    """percentiles of the evidence that the ends stand for, if any"""
     no_positive_evidence: bool
+    """nothing in the map speaks for the target: nothing is coloured"""
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Drawing:
 def draw(
     picture: Image.Image,
     heatmap: Float[np.ndarray, "grid_h grid_w"],
-    seen: Box,
+    seen: Rectangle,
     style: Style,
     legend: Legend | None = None,
 ) -> Drawing:
@@ -129,7 +128,7 @@ def draw(
     legend = own if legend is None or own.no_positive_evidence else legend
     if style.size_px is not None and (scale := style.size_px / max(picture.size)) < 1:
         picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BOX)
-        seen = Box(*(length * scale for length in seen))
+        seen = seen.scaled(scale, scale)
     rows = _pixels(seen.top_px, seen.height_px, picture.height)
     columns = _pixels(seen.left_px, seen.width_px, picture.width)
     canvas = _with_the_rest_dimmed(picture, rows, columns)

@@ -32,7 +32,7 @@ def load_engine(bundle: Bundle, kind: EngineKind, threads: int | None = None, ca
         return TorchEngine(load_model(bundle))
     if not bundle.graphs:
         raise EngineError(
-            f"The bundle {bundle.path} has no compiled graphs: make them with python -m training compile BUNDLE OUT "
+            f"The bundle {bundle.path} has no compiled graphs: make them with fusionlens-train compile BUNDLE OUT "
             "(pip install 'fusionlens[train]'), or serve it with torch (pip install 'fusionlens[torch]', "
             "FUSIONLENS_ENGINE=torch)."
         )

@@ -9,7 +9,7 @@ import math
 import mmap
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,18 +22,17 @@ import openvino as ov
 from jaxtyping import Float, Float32, UInt8
 from threadpoolctl import ThreadpoolController
 
-from app.bundles.graph_names import token_output
+from app.bundles.graph_names import gradient_output, token_output
 from app.bundles.reader import Bundle
-from app.engines.openvino_graphs import CORE, choosing, graph_to_compile, without_gradients
+from app.engines.openvino_graphs import CORE, graph_to_compile, logits_only, with_argmax_target
 from app.engines.protocol import HeadResult, TokenResult
 from app.errors import EngineError, FusionLensError
-from app.models.feature_maps import FeatureMaps
+from app.models.feature_maps import BRANCHES, FeatureMaps
 
 _LOG = logging.getLogger(__name__)
 _GRAPHS = ("trunk", "explainer", "classifier")
-_OPTIONAL = ("attention", "cnn_gradient", "swin_gradient", "attention_gradient")
-# Who met others will, for so long: between two calls a caller is gone for some milliseconds only.
-_AFTERWARDS_S = 0.5
+# Stay in shared mode for so long after the last concurrent call, so that a short gap does not switch modes.
+_STAY_SHARED_S = 0.5
 # A graph's name and its number of streams, calls that run beside each other, to the compiled graph.
 Compile = Callable[[str, int], "Graph"]
 
@@ -63,12 +62,14 @@ class OpenVINOEngine:
         """See `Engine.encode`."""
         with self._graph("trunk") as trunk:
             maps = [trunk.run({"images": image[None]}) for image in images]
-        return FeatureMaps(**{branch: np.concatenate([of_one[branch] for of_one in maps]) for branch in maps[0]})
+        return FeatureMaps(
+            {branch: np.concatenate([of_one[branch] for of_one in maps]) for branch in BRANCHES if branch in maps[0]}
+        )
 
     def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
         """See `Engine.classify`."""
         with self._graph("classifier") as classifier:
-            return classifier.run(dict(maps.items()))["logits"]
+            return classifier.run(maps)["logits"]
 
     def explain(self, maps: FeatureMaps[np.ndarray], target: Float[np.ndarray, "b k"]) -> HeadResult:
         """See `Engine.explain`."""
@@ -76,7 +77,7 @@ class OpenVINOEngine:
 
     def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
         """See `Engine.answer`."""
-        pictures = len(next(iter(dict(maps.items()).values())))
+        pictures = len(next(iter(maps.values())))
         return self._explain(maps, np.zeros((pictures, len(bias))), bias, choose=True)
 
     def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
@@ -96,10 +97,13 @@ class OpenVINOEngine:
         bias: Float[np.ndarray, " k"],
         choose: bool,
     ) -> HeadResult:
-        asked = {"target": target, "bias": bias, "choose": np.full(1, choose)}
+        inputs = {"target": target, "bias": bias, "choose": np.full(1, choose)}
         with self._graph("explainer") as explainer:
-            results = explainer.run(dict(maps.items()) | {name: a.astype(np.float32) for name, a in asked.items()})
-        return HeadResult(results.pop("logits"), **{name: results.get(name) for name in _OPTIONAL})
+            results = explainer.run(maps | {name: value.astype(np.float32) for name, value in inputs.items()})
+        gradients = FeatureMaps({branch: results[gradient_output(branch)] for branch in maps})
+        return HeadResult(
+            results["logits"], gradients, results.get("attention"), results.get(gradient_output("attention"))
+        )
 
     @contextmanager
     def _graph(self, name: str) -> Iterator[Graph]:
@@ -109,7 +113,7 @@ class OpenVINOEngine:
             now = time.monotonic()
             if self._calls > 1:
                 self._met = now
-            several = now - self._met < _AFTERWARDS_S
+            several = now - self._met < _STAY_SHARED_S
             if several and self.passes > 1 and self._shared is None:
                 background = ThreadPoolExecutor(1, "compile")
                 self._shared = background.submit(_compile_shared, self._compiled, self.passes)
@@ -135,8 +139,8 @@ def openvino_engine(trunk: ov.Model, head: ov.Model, tokens: ov.Model | None, th
     graphs = {
         "trunk": trunk,
         "tokens": tokens,
-        "explainer": choosing(head.clone()),
-        "classifier": without_gradients(head),
+        "explainer": with_argmax_target(head.clone()),
+        "classifier": logits_only(head),
     }
 
     def compiled(name: str, streams: int) -> Graph:
@@ -218,12 +222,12 @@ class Graph:
         self._outputs = [output.any_name for output in compiled.outputs]
         self._idle: deque[ov.InferRequest] = deque()
 
-    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, Float32[np.ndarray, "..."]]:
+    def run(self, inputs: Mapping[Any, np.ndarray]) -> dict[str, Float32[np.ndarray, "..."]]:
         """The outputs by name, in arrays of their own."""
         try:
             request = self._idle.pop()
         except IndexError:
             request = self._compiled.create_infer_request()
-        results = request.infer(inputs, share_inputs=True)
+        results = request.infer(dict(inputs), share_inputs=True)
         self._idle.append(request)
         return dict(zip(self._outputs, results.to_tuple(), strict=True))

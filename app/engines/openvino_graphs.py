@@ -9,7 +9,7 @@ import numpy as np
 import openvino as ov
 import openvino.opset13 as ops
 
-from app.bundles.graph_names import TOKENS, token_output
+from app.bundles.graph_names import TOKENS, gradient_output, token_output
 from app.bundles.manifest import Manifest
 from app.bundles.reader import Bundle
 from app.errors import BundleError
@@ -42,7 +42,7 @@ def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
         raise BundleError(structure, f"takes {described}, but the manifest needs {inputs}: compile it again")
     if missing := sorted(outputs - {port.any_name for port in graph.outputs}):
         raise BundleError(structure, f"gives no {', '.join(missing)}: compile it again")
-    return {"explainer": choosing, "classifier": without_gradients}.get(name, lambda same: same)(graph)
+    return {"explainer": with_argmax_target, "classifier": logits_only}.get(name, lambda same: same)(graph)
 
 
 def read_graph(structure: bytes, numbers: bytes) -> ov.Model:
@@ -53,15 +53,15 @@ def read_graph(structure: bytes, numbers: bytes) -> ov.Model:
     plain = gzip.decompress(structure) if structure.startswith(b"\x1f\x8b") else structure
     graph = CORE.read_model(plain, numbers)
     # Compiling would keep numbers that are stored in fp16 as they are, for products that are a tenth slower.
-    for widening in graph.get_ops():
-        if widening.get_type_name() == "Convert" and widening.input_value(0).get_node().get_type_name() == "Constant":
-            widened = ops.constant(widening.input_value(0).get_node().data.astype(np.float32))
-            for user in widening.output(0).get_target_inputs():
-                user.replace_source_output(widened.output(0))
+    for convert in graph.get_ops():
+        if convert.get_type_name() == "Convert" and convert.input_value(0).get_node().get_type_name() == "Constant":
+            constant = ops.constant(convert.input_value(0).get_node().data.astype(np.float32))
+            for user in convert.output(0).get_target_inputs():
+                user.replace_source_output(constant.output(0))
     return graph
 
 
-def choosing(head: ov.Model) -> ov.Model:
+def with_argmax_target(head: ov.Model) -> ov.Model:
     """The head, changed to add to `target`, where `choose` is 1, the class whose logit plus `bias` is the highest."""
     target = head.input("target").get_node()
     users = target.output(0).get_target_inputs()
@@ -81,7 +81,7 @@ def choosing(head: ov.Model) -> ov.Model:
     return head
 
 
-def without_gradients(head: ov.Model) -> ov.Model:
+def logits_only(head: ov.Model) -> ov.Model:
     """The head cut off behind its logits: what nobody asked for need not be computed."""
     maps = [parameter for parameter in head.get_parameters() if "target" not in parameter.output(0).get_names()]
     return ov.Model([head.output("logits")], maps)
@@ -97,4 +97,4 @@ def _ports(manifest: Manifest, name: str) -> tuple[dict[str, list[int]], set[str
         outputs = {token_output(height) for height in manifest.token_stages}
         return {"images": image, "swin_gradient": [1, *shapes["swin"]]}, {*outputs, "swin_attention"}
     inputs = {**{str(branch): [-1, *shape] for branch, shape in shapes.items()}, "target": [-1, len(manifest.classes)]}
-    return inputs, {"logits"} | {f"{branch}_gradient" for branch in shapes}
+    return inputs, {"logits"} | {gradient_output(branch) for branch in shapes}

@@ -16,16 +16,16 @@ EngineKind = Literal["auto", "openvino", "torch"]
 
 @dataclass(frozen=True)
 class HeadResult:
-    """What the head gives for a batch of maps and targets. Gradients are of `sum(logits * target)`, per picture.
+    """What the head gives for a batch of maps and targets.
 
-    A gradient is None where the model lacks what it belongs to (a branch, or the attention).
+    Gradients are those of `sum(logits * target)` for each picture: `gradients` by each branch's map `[B, C, h, w]`,
+    `attention_gradient` by the attention. Both of the attention's are None in a model without cross-attention.
     """
 
     logits: Float32[np.ndarray, "b classes"]
-    attention: Float32[np.ndarray, "b heads swin_cells cnn_cells"] | None
-    cnn_gradient: Float32[np.ndarray, "b cnn_c cnn_h cnn_w"] | None
-    swin_gradient: Float32[np.ndarray, "b swin_c swin_h swin_w"] | None
-    attention_gradient: Float32[np.ndarray, "b heads swin_cells cnn_cells"] | None
+    gradients: FeatureMaps[np.ndarray]
+    attention: Float32[np.ndarray, "b heads swin_cells cnn_cells"] | None = None
+    attention_gradient: Float32[np.ndarray, "b heads swin_cells cnn_cells"] | None = None
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ class TorchEngine:
         """See `Engine.encode`."""
         # A permuted view of NHWC pictures already is channels-last, which convolutions on a CPU prefer.
         pixels = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
-        maps = self._model.encode(pixels.float() / 255)
-        return FeatureMaps(**{branch: _numpy(feature_map) for branch, feature_map in maps.items()})
+        maps: FeatureMaps[Tensor] = self._model.encode(pixels.float() / 255)
+        return maps.map(_numpy)
 
     @torch.inference_mode()
     def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
@@ -73,22 +73,17 @@ class TorchEngine:
             leaves = self._leaves(maps, requires_grad=True)
             logits, attention = self._model.classify(leaves)
             score = (logits * weighting(logits.detach())).sum()
-        sources: dict[str, Tensor] = dict(leaves.items())
-        if attention is not None:
-            sources["attention"] = attention
-        gradients = dict(zip(sources, torch.autograd.grad(score, list(sources.values())), strict=True))
-        return HeadResult(
-            _numpy(logits),
-            None if attention is None else _numpy(attention),
-            *(_numpy(gradients[name]) if name in gradients else None for name in ("cnn", "swin", "attention")),
-        )
+        sources = [*leaves.values()] if attention is None else [*leaves.values(), attention]
+        gradients = [_numpy(gradient) for gradient in torch.autograd.grad(score, sources)]
+        by_branch = FeatureMaps(dict(zip(leaves, gradients, strict=False)))  # the attention's is one more
+        if attention is None:
+            return HeadResult(_numpy(logits), by_branch)
+        return HeadResult(_numpy(logits), by_branch, _numpy(attention), gradients[-1])
 
     def _leaves(self, maps: FeatureMaps[np.ndarray], requires_grad: bool = False) -> FeatureMaps[Tensor]:
-        leaves = {
-            branch: torch.tensor(feature_map, dtype=torch.float32, device=self._device, requires_grad=requires_grad)
-            for branch, feature_map in maps.items()
-        }
-        return FeatureMaps(**leaves)
+        return maps.map(
+            lambda values: torch.tensor(values, dtype=torch.float32, device=self._device, requires_grad=requires_grad)
+        )
 
 
 def load_model(bundle: Bundle) -> CNNViTFusion:
@@ -102,8 +97,8 @@ def load_model(bundle: Bundle) -> CNNViTFusion:
         model = CNNViTFusion(len(manifest.classes), image_size=size, **manifest.architecture.model_dump())
     except (ValueError, TypeError, RuntimeError, AssertionError) as error:  # what timm and torch say of bad options
         raise BundleError(MANIFEST, f"architecture: no model can be built of it ({error})") from error
-    if dict(model.map_shapes.items()) != manifest.map_shapes:
-        raise BundleError(MANIFEST, f"map_shapes: the architecture has {dict(model.map_shapes.items())}")
+    if model.map_shapes != manifest.map_shapes:
+        raise BundleError(MANIFEST, f"map_shapes: the architecture has {dict(model.map_shapes)}")
     expected = model.state_dict()
     if missing := sorted(expected.keys() - bundle.tensors.keys()):
         raise BundleError(WEIGHTS, f"tensor {missing[0]} is missing ({len(missing)} in all)")

@@ -1,34 +1,42 @@
-"""Two branches' heatmaps as one, and how much of an explanation is each branch's.
+"""Several branches' heatmaps merged into one, and each branch's share of an explanation.
 
-Maps in logits are added: a branch that hardly moves the score then hardly shows. Maps without a common unit can only
-be compared after each was scaled to its own maximum, which hides how much its branch matters.
+Heatmaps in logits are added, so that a branch that hardly moves the score hardly shows. Heatmaps without a common unit
+are compared after each is scaled to its own maximum, which hides how much its branch matters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 import numpy as np
+from annotated_types import Interval
 from jaxtyping import Float, Float32
 
 from app.models.feature_maps import Branch
 
 Heatmap = Float[np.ndarray, "_ _"]
-Fuse = Literal["sum", "mean", "max", "product"]
-FUSES: tuple[Fuse, ...] = get_args(Fuse)
+MergeRule = Literal["sum", "mean", "max", "product"]
+MERGE_RULES: tuple[MergeRule, ...] = get_args(MergeRule)
 
 
 @dataclass(frozen=True)
-class BranchShare:
-    """How much of an explanation is one branch's: its part of the total magnitude (0 to 1), and its signed sum.
+class Share:
+    """What one branch contributes to a map, and what it is worth."""
 
-    `share` is None where the branches' maps have no common unit.
-    """
+    __pydantic_config__: ClassVar[dict[str, bool]] = {"use_attribute_docstrings": True}  # the API answers with it
 
-    share: float | None
+    share: Annotated[float | None, Interval(ge=0, le=1)]
+    """sum of its map's absolute values over that of both branches; null where they have no common unit"""
     signed_sum: float
+    """sum of its map, in the method's units"""
+    shapley_value: float | None = None
+    """in logits, what the branch adds to the score, averaged over both orders of adding the branches to the training
+    data's mean maps; null where the map is class-agnostic"""
+    integrated_gradients_sum: float | None = None
+    """in logits, what the score gains by the branch where both branches' maps grow together from the mean maps; null
+    but for the method `integrated`"""
 
 
 def resize_keeping_sum(
@@ -43,7 +51,7 @@ def resize_keeping_sum(
     return np.asarray(rows @ heatmap @ columns.T, dtype=np.float32)
 
 
-def fuse(heatmaps: Mapping[Branch, Heatmap]) -> Heatmap:
+def merge_sum(heatmaps: Mapping[Branch, Heatmap]) -> Heatmap:
     """The branches' heatmaps, which must be in one unit, added on the finer of their grids (axis by axis).
 
     A branch that hardly moves the score hardly shows in the sum. Raises ValueError if there is no heatmap.
@@ -52,15 +60,15 @@ def fuse(heatmaps: Mapping[Branch, Heatmap]) -> Heatmap:
     return np.asarray(sum(resize_keeping_sum(heatmap, grid) for heatmap in heatmaps.values()))
 
 
-def fuse_normalised(heatmaps: Mapping[Branch, Heatmap], how: Fuse) -> Heatmap:
+def merge_normalised(heatmaps: Mapping[Branch, Heatmap], rule: MergeRule) -> Heatmap:
     """The comparators of fusion papers: each map's positive part over its maximum, then `mean`, `max` or `product`.
 
     Cell by cell, on the finer grid, where a cell takes the mean of what it covers. Unitless, from 0 to 1; a map
-    without positive values is 0 everywhere. Raises ValueError for any other `how`, or if there is no heatmap.
+    without positive values is 0 everywhere. Raises ValueError for the rule `sum`, or if there is no heatmap.
     """
     grid = _finest(heatmaps)
     scaled = np.stack([_resized_by_mean(_normalised(heatmap), grid) for heatmap in heatmaps.values()])
-    match how:
+    match rule:
         case "mean":
             return np.asarray(scaled.mean(axis=0))
         case "max":
@@ -68,10 +76,10 @@ def fuse_normalised(heatmaps: Mapping[Branch, Heatmap], how: Fuse) -> Heatmap:
         case "product":
             return np.asarray(scaled.prod(axis=0))
         case _:
-            raise ValueError(f"maps scaled to their own maxima are not joined by {how}")
+            raise ValueError(f"maps scaled to their own maxima are not merged by {rule}")
 
 
-def branch_shares(heatmaps: Mapping[Branch, Heatmap]) -> dict[Branch, BranchShare]:
+def branch_shares(heatmaps: Mapping[Branch, Heatmap]) -> dict[Branch, Share]:
     """Each branch's share of the total magnitude, sum |its map| / sum over branches, each on its own grid.
 
     The maps must be in one unit. Shares add up to 1; if every map is zero there is nothing to share out, and every
@@ -80,7 +88,7 @@ def branch_shares(heatmaps: Mapping[Branch, Heatmap]) -> dict[Branch, BranchShar
     magnitudes = {branch: float(np.abs(heatmap).sum(dtype=np.float64)) for branch, heatmap in heatmaps.items()}
     total = sum(magnitudes.values())
     return {
-        branch: BranchShare(magnitudes[branch] / total if total else 0.0, signed_sum(heatmap))
+        branch: Share(magnitudes[branch] / total if total else 0.0, signed_sum(heatmap))
         for branch, heatmap in heatmaps.items()
     }
 

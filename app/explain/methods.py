@@ -1,4 +1,4 @@
-"""The methods by name: what each computes, in what unit, and how its branches can be joined."""
+"""The methods by name: what each computes, in which unit, and how the heatmaps of several branches are merged."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from jaxtyping import Float
 
 from app.errors import BadParameter
 from app.explain.ablation import ablationcam
-from app.explain.attribution import Attribution, Completeness, Maps, Subject
+from app.explain.attribution import Attribution, AttributionInput, Completeness, Maps
 from app.explain.cam import eigencam, gradcam, gradcam_plus_plus, hirescam, layercam, xgradcam
 from app.explain.integrated import integrated
-from app.explain.merge import FUSES, Fuse, Heatmap, fuse, fuse_normalised
+from app.explain.merge import MERGE_RULES, Heatmap, MergeRule, merge_normalised, merge_sum
+from app.models.feature_maps import FeatureMaps
 
 Formula = Callable[[Float[np.ndarray, "c h w"], Float[np.ndarray, "c h w"]], Heatmap]
-DEFAULT = "integrated"  # of the fused maps the most faithful one, as docs/explanations.md measures
+DEFAULT = "integrated"  # the most faithful of the merged heatmaps, as measured in the documentation
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,21 @@ class Method:
     class-agnostic method takes no target. `non_negative` methods are defined for maps without negative values.
     """
 
-    attribute: Callable[[Subject], Attribution]
+    attribute: Callable[[AttributionInput], Attribution]
     units: Literal["logit", "unitless"]
     class_agnostic: bool = False
     non_negative: bool = False
     note: str | None = None
 
 
-def _at_gradient(formula: Formula, subject: Subject) -> Attribution:
-    gradient = subject.gradient()
-    return Attribution({branch: formula(present, gradient[branch]) for branch, present in subject.maps.items()})
+def _at_gradient(formula: Formula, picture: AttributionInput) -> Attribution:
+    gradient = picture.gradient()
+    heatmaps = {branch: formula(activation, gradient[branch]) for branch, activation in picture.maps.items()}
+    return Attribution(FeatureMaps(heatmaps))
 
 
-def _without_gradient(subject: Subject) -> Attribution:
-    return Attribution({branch: eigencam(present) for branch, present in subject.maps.items()})
+def _without_gradient(picture: AttributionInput) -> Attribution:
+    return Attribution(FeatureMaps({branch: eigencam(activation) for branch, activation in picture.maps.items()}))
 
 
 _FOLLOWS_THE_MAP = (
@@ -70,50 +72,51 @@ METHODS: dict[str, Method] = {
 }
 
 
-def fusion_of(method: str, how: Fuse | None) -> Fuse:
-    """How the branches' maps by this method are joined: as asked, by default the sum, or the mean where unitless.
+def merge_rule_of(method: str, rule: MergeRule | None) -> MergeRule:
+    """The rule that merges the branches' heatmaps of this method: the one given, else its default.
 
-    Raises BadParameter for a way that there is not, or the sum of maps without a unit.
+    The default is the sum for methods in logits, and the mean for unitless ones. Raises BadParameter for an unknown
+    rule, and for the sum of heatmaps without a unit.
     """
-    if how is None:
+    if rule is None:
         return "sum" if METHODS[method].units == "logit" else "mean"
-    if how not in FUSES:
-        raise BadParameter(f"Unknown fuse {how!r}: choose one of {', '.join(FUSES)}.")
-    if how == "sum" and METHODS[method].units != "logit":
+    if rule not in MERGE_RULES:
+        raise BadParameter(f"Unknown fuse {rule!r}: choose one of {', '.join(MERGE_RULES)}.")
+    if rule == "sum" and METHODS[method].units != "logit":
         raise BadParameter(
             f"The branches' maps by {method} have no common unit in which to be added: "
-            f"choose fuse {', '.join(FUSES[1:])}, or another method."
+            f"choose fuse {', '.join(MERGE_RULES[1:])}, or another method."
         )
-    return how
+    return rule
 
 
-def fused(attribution: Attribution, how: Fuse) -> Heatmap:
-    """Several branches' maps as one, in logits if added and unitless otherwise."""
-    return fuse(attribution.heatmaps) if how == "sum" else fuse_normalised(attribution.heatmaps, how)
+def merged(attribution: Attribution, rule: MergeRule) -> Heatmap:
+    """The branches' heatmaps as one: in logits for the sum, otherwise unitless."""
+    return merge_sum(attribution.heatmaps) if rule == "sum" else merge_normalised(attribution.heatmaps, rule)
 
 
-def fusion_note(how: Fuse) -> str | None:
-    """How a fused map is to be read, where it is not a sum."""
-    if how == "sum":
+def merge_note(rule: MergeRule) -> str | None:
+    """How a merged heatmap is to be read; None for a sum, which needs no note."""
+    if rule == "sum":
         return None
     return (
-        f"Each branch's map was cut off at zero and scaled to its own maximum before their {how} was taken: "
+        f"Each branch's map was cut off at zero and scaled to its own maximum before their {rule} was taken: "
         "the colours do not say how much a branch matters."
     )
 
 
 def warnings_of(method: str, maps: Maps, completeness: Completeness | None) -> tuple[str, ...]:
-    """What is amiss with the heatmap of these feature maps, in sentences."""
-    found = []
-    negative = [branch for branch, present in maps.items() if present.min() < 0]
+    """What is amiss with a heatmap of these feature maps, in sentences."""
+    warnings = []
+    negative = [branch for branch, activation in maps.items() if activation.min() < 0]
     if METHODS[method].non_negative and negative:
-        found.append(
+        warnings.append(
             f"{method} is defined for feature maps without negative values, and there are some in the map of "
             f"{' and '.join(negative)}: compare it with another method."
         )
     if completeness is not None and not completeness.is_small:
-        found.append(
+        warnings.append(
             f"The map adds up to {completeness.difference + completeness.error:.4g} logits where the score differs by "
             f"{completeness.difference:.4g}: its values are approximate."
         )
-    return tuple(found)
+    return tuple(warnings)

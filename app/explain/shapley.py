@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
-from app.explain.attribution import Subject, stacked
-from app.models.feature_maps import Branch
+from app.explain.attribution import AttributionInput
+from app.models.feature_maps import Branch, batched
 
 
 @dataclass(frozen=True)
@@ -15,25 +15,27 @@ class BranchValues:
     """The score, that of the mean maps, and how their difference divides among the branches. In logits."""
 
     score: float
-    reference_score: float
+    baseline_score: float
     of_branch: Mapping[Branch, float]
 
 
-def shapley_values(subject: Subject) -> BranchValues:
+def shapley_values(picture: AttributionInput) -> BranchValues:
     """Each branch's Shapley value, where an absent branch is its mean map; they add up to the score's difference.
 
     A branch's value is what it adds to the score, averaged over the orders in which the branches can come. Every set
     of some branches but not all is one item of one batch through the head: two for two branches.
     """
-    branches, ends = list(subject.maps), subject.ends()
-    value_of = {frozenset[Branch](): ends.reference, frozenset(branches): ends.picture}
+    branches, endpoints = list(picture.maps), picture.endpoints()
+    value_of = {frozenset[Branch](): endpoints.baseline, frozenset(branches): endpoints.picture}
     some = [frozenset(few) for size in range(1, len(branches)) for few in combinations(branches, size)]
     if some:
-        items = [{b: subject.maps[b] if b in few else subject.reference[b] for b in branches} for few in some]
-        value_of |= zip(some, subject.score.values(stacked(items)).tolist(), strict=True)
+        items = [{b: picture.maps[b] if b in few else picture.baseline[b] for b in branches} for few in some]
+        value_of |= zip(some, picture.score.values(batched(items)).tolist(), strict=True)
     added: dict[Branch, list[float]] = {branch: [] for branch in branches}
     for order in permutations(branches):
         for position, branch in enumerate(order):
             before = frozenset(order[:position])
             added[branch].append(value_of[before | {branch}] - value_of[before])
-    return BranchValues(ends.picture, ends.reference, {b: sum(gains) / len(gains) for b, gains in added.items()})
+    return BranchValues(
+        endpoints.picture, endpoints.baseline, {b: sum(gains) / len(gains) for b, gains in added.items()}
+    )

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from app.models.feature_maps import FeatureMaps
+from app.models.feature_maps import BRANCHES, FeatureMaps
 
 Fusion = Literal["cross_attention", "concat", "late", "cnn", "swin"]
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
@@ -94,16 +94,14 @@ class CrossAttentionHead(nn.Module):
 
     def __init__(self, shapes: FeatureMaps[Shape], dim: int, heads: int, classes: int, dropout: float):
         super().__init__()
-        assert shapes.cnn is not None and shapes.swin is not None
-        self.cnn_projection, self.swin_projection = nn.Linear(shapes.cnn[0], dim), nn.Linear(shapes.swin[0], dim)
-        self.attention = CrossModelAttention(dim, heads, shapes.swin[1:], shapes.cnn[1:], dropout)
+        self.cnn_projection, self.swin_projection = (nn.Linear(shapes[branch][0], dim) for branch in BRANCHES)
+        self.attention = CrossModelAttention(dim, heads, shapes["swin"][1:], shapes["cnn"][1:], dropout)
         self.mlp = ResidualMLP(dim, 2 * dim, dropout)
         self.classifier = nn.Linear(dim, classes)
 
     def forward(self, maps: FeatureMaps[Tensor]) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b heads q k"]]:
-        assert maps.cnn is not None and maps.swin is not None
         tokens, attention = self.attention(
-            self.swin_projection(as_tokens(maps.swin)), self.cnn_projection(as_tokens(maps.cnn))
+            self.swin_projection(as_tokens(maps["swin"])), self.cnn_projection(as_tokens(maps["cnn"]))
         )
         return self.classifier(self.mlp(tokens).mean(dim=1)), attention
 
@@ -113,15 +111,13 @@ class ConcatHead(nn.Module):
 
     def __init__(self, shapes: FeatureMaps[Shape], dim: int, classes: int, dropout: float) -> None:
         super().__init__()
-        assert shapes.cnn is not None and shapes.swin is not None
-        self.cnn_projection, self.swin_projection = nn.Linear(shapes.cnn[0], dim), nn.Linear(shapes.swin[0], dim)
+        self.cnn_projection, self.swin_projection = (nn.Linear(shapes[branch][0], dim) for branch in BRANCHES)
         self.mlp = ResidualMLP(2 * dim, 2 * dim, dropout)
         self.classifier = nn.Linear(2 * dim, classes)
 
     def forward(self, maps: FeatureMaps[Tensor]) -> tuple[Float[Tensor, "b classes"], None]:
-        assert maps.cnn is not None and maps.swin is not None
-        cnn = self.cnn_projection(as_tokens(maps.cnn)).mean(dim=1)
-        swin = self.swin_projection(as_tokens(maps.swin)).mean(dim=1)
+        cnn = self.cnn_projection(as_tokens(maps["cnn"])).mean(dim=1)
+        swin = self.swin_projection(as_tokens(maps["swin"])).mean(dim=1)
         return self.classifier(self.mlp(torch.cat([cnn, swin], dim=-1))), None
 
 
@@ -149,7 +145,7 @@ class BranchesHead(nn.Module):
         )
 
     def forward(self, maps: FeatureMaps[Tensor]) -> tuple[Float[Tensor, "b classes"], None]:
-        logits = [head(getattr(maps, branch)) for branch, head in self.branches.items()]
+        logits = [self.branches[branch](feature_map) for branch, feature_map in maps.items()]
         return torch.stack(logits).mean(dim=0), None
 
 
@@ -190,7 +186,7 @@ class CNNViTFusion(nn.Module):
             if backbone is not None:
                 self.register_buffer(f"{branch}_mean", _per_channel(backbone.pretrained_cfg["mean"]))
                 self.register_buffer(f"{branch}_std", _per_channel(backbone.pretrained_cfg["std"]))
-        shapes = self.map_shapes = self._probe_shapes()
+        self.map_shapes = shapes = self._probe_shapes()
         if fusion == "cross_attention":
             self.head: nn.Module = CrossAttentionHead(shapes, dim, heads, num_classes, dropout)
         elif fusion == "concat":
@@ -218,7 +214,7 @@ class CNNViTFusion(nn.Module):
         Raises ValueError for maps that are not of `map_shapes`: a branch too few or too many, or another size.
         """
         if (shapes := _shapes(maps)) != self.map_shapes:
-            raise ValueError(f"this model classifies maps of {self.map_shapes}, not {shapes}")
+            raise ValueError(f"this model classifies maps of {dict(self.map_shapes)}, not {dict(shapes)}")
         logits, attention = self.head(maps)
         return logits, attention
 
@@ -244,9 +240,9 @@ class CNNViTFusion(nn.Module):
     def _encode(
         self, cnn_image: Tensor, swin_image: Tensor | None
     ) -> tuple[FeatureMaps[Tensor], list[Float[Tensor, "b h w c"]]]:
-        cnn_map, swin_map, stages = None, None, []
+        maps, stages = FeatureMaps[Tensor](), []
         if self.cnn is not None:
-            cnn_map = self.cnn.forward_features((cnn_image - self.cnn_mean) / self.cnn_std)
+            maps["cnn"] = self.cnn.forward_features((cnn_image - self.cnn_mean) / self.cnn_std)
         if self.swin is not None:
             image = cnn_image if swin_image is None else swin_image
             tokens = self.swin.patch_embed((image - self.swin_mean) / self.swin_std)
@@ -254,8 +250,8 @@ class CNNViTFusion(nn.Module):
                 tokens = stage(tokens)
                 stages.append(tokens)
             stages[-1] = self.swin.norm(tokens)
-            swin_map = channels_first(stages[-1])
-        return FeatureMaps(cnn_map, swin_map), stages
+            maps["swin"] = channels_first(stages[-1])
+        return maps, stages
 
     @torch.no_grad()
     def _probe_shapes(self) -> FeatureMaps[Shape]:
@@ -275,8 +271,8 @@ def as_tokens(feature_map: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
     return feature_map.flatten(2).transpose(1, 2).contiguous()
 
 
-def _shapes(maps: FeatureMaps[Tensor]) -> FeatureMaps[Shape]:
-    return FeatureMaps(**{branch: (m.shape[1], m.shape[2], m.shape[3]) for branch, m in maps.items()})
+def _shapes(maps: FeatureMaps[Tensor]) -> FeatureMaps[Any]:  # of int, or of torch.SymInt while a graph is traced
+    return maps.map(lambda feature_map: (feature_map.shape[1], feature_map.shape[2], feature_map.shape[3]))
 
 
 def _backbone(name: str, **options: Any) -> Any:

@@ -27,12 +27,11 @@ class SwinTokens(nn.Module):
 
     def __init__(self, model: CNNViTFusion) -> None:
         super().__init__()
-        assert model.map_shapes.swin is not None
         swin: Any = model.swin
         self.model, self.swin = model, swin
         self.last = swin.layers[-1].blocks[-1]
         self.heights = tuple(int(stage.blocks[-1].input_resolution[0]) for stage in swin.layers)
-        index, together = _pairs(self.last, *model.map_shapes.swin[1:])
+        index, together = _pairs(self.last, *model.map_shapes["swin"][1:])
         self.register_buffer("index", index.to(model.swin_mean.device), persistent=False)
         self.register_buffer("together", together.to(model.swin_mean.device), persistent=False)
 

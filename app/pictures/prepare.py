@@ -9,20 +9,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from app.pictures.decode import SPARE_FOR_INPUT, Picture
+from app.pictures.rectangle import Rectangle
 
 
 @dataclass(frozen=True)
-class Frame:
-    """Where the model's input lies in the upright picture. Coordinates are continuous: a pixel's centre is at +0.5.
+class Frame(Rectangle):
+    """The region of the upright picture that the model sees, as an input of `input_width_px` × `input_height_px`."""
 
-    The model saw the picture from (`left_px`, `top_px`), `width_px` wide and `height_px` high, as an input of
-    `input_width_px` × `input_height_px`.
-    """
-
-    left_px: float
-    top_px: float
-    width_px: float
-    height_px: float
     input_width_px: int
     input_height_px: int
 
@@ -52,17 +45,6 @@ class Frame:
         return (
             (x - self.left_px) * self.input_width_px / self.width_px,
             (y - self.top_px) * self.input_height_px / self.height_px,
-        )
-
-    def scaled(self, factor_x: float, factor_y: float) -> Frame:
-        """The same view of a picture whose sides were resized by these factors."""
-        return Frame(
-            self.left_px * factor_x,
-            self.top_px * factor_y,
-            self.width_px * factor_x,
-            self.height_px * factor_y,
-            self.input_width_px,
-            self.input_height_px,
         )
 
 

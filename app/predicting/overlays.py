@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from app.drawing.overlay import Box, Drawing, Style, draw, legend_of
+from app.drawing.overlay import Drawing, Style, draw, legend_of
 from app.drawing.panels import Panel, side_by_side
+from app.pictures.rectangle import Rectangle
 from app.predicting.explanation import Explanation
 from app.predicting.prediction import Prediction
 
@@ -28,9 +29,8 @@ def draw_panels(prediction: Prediction, explanations: Sequence[Explanation], sty
     return Drawing(side_by_side(panels), largest)
 
 
-def _picture(prediction: Prediction) -> tuple[Image.Image, Box]:
+def _picture(prediction: Prediction) -> tuple[Image.Image, Rectangle]:
     """The preview, and where in it the model looked."""
     upload = prediction.upload
     picture = Image.open(io.BytesIO(upload.preview_jpeg), formats=["JPEG"])
-    frame = upload.frame.scaled(picture.width / upload.width_px, picture.height / upload.height_px)
-    return picture, Box(frame.left_px, frame.top_px, frame.width_px, frame.height_px)
+    return picture, upload.frame.scaled(picture.width / upload.width_px, picture.height / upload.height_px)

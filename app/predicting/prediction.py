@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float16, Float32, UInt8
 from PIL import Image
 
-from app.explain.attribution import Maps
 from app.models.feature_maps import FeatureMaps
 from app.pictures.decode import Limits, Needs, decode
 from app.pictures.prepare import Frame, prepare
@@ -55,12 +54,12 @@ class Prediction:
     logits: Float32[np.ndarray, " k"]
     maps: FeatureMaps[Float16[np.ndarray, "c h w"]]
     upload: Upload
-    gradient: Maps | None = None
+    gradient: FeatureMaps[Float32[np.ndarray, "c h w"]] | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory that this takes, near enough for a budget."""
-        arrays: list[np.ndarray] = [self.logits, self.upload.image, *dict(self.maps.items()).values()]
+        arrays: list[np.ndarray] = [self.logits, self.upload.image, *self.maps.values()]
         arrays += (self.gradient or {}).values()
         return sum(int(array.nbytes) for array in arrays) + len(self.upload.preview_jpeg) + 1000
 

@@ -1,4 +1,4 @@
-"""A look at the service's health from beside it: python -m app health. The standard library alone, to be quick."""
+"""A look at the service's health from beside it: fusionlens health. The standard library alone, to be quick."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MEANING = "ask the service on this machine whether it takes new clients"
 TIMEOUT_S = 5.0
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], program: str) -> int:
     """Print what is so and return the exit status: 0 if the service takes new clients."""
-    parser = argparse.ArgumentParser(prog="python -m app health", description=MEANING)
+    parser = argparse.ArgumentParser(prog=f"{program} health", description=MEANING)
     add_options(parser)
     args = parser.parse_args(arguments)
     sentence = is_ready(os.environ.get("FUSIONLENS_HOST", "127.0.0.1"), args.port)

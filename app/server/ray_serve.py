@@ -1,6 +1,6 @@
 """Past one machine: the application as a deployment of Ray Serve, by `serve run deploy/ray.yaml`.
 
-Each replica makes the application that `python -m app serve` makes. Ray listens, spreads requests, and starts and stops
+Each replica makes the application that `fusionlens serve` makes. Ray listens, spreads requests, and starts and stops
 replicas, so connections, signals and the address are its own.
 """
 

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class RecentAnswers(Generic[T]):
+class ExplanationCache(Generic[T]):
     """Answers about predictions, bounded in bytes: the least recently used go first.
 
     Whether a prediction may still be asked about is for the store to say.

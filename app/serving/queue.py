@@ -36,12 +36,12 @@ class _Entry(Generic[Item, Result]):
     came: float = field(default_factory=time.monotonic)
 
 
-class Lane(Generic[Item, Result]):
+class WorkQueue(Generic[Item, Result]):
     """Passes of work over queued items: at most `width` passes at once, each in a thread, of up to `most` items.
 
     First come, first served. Where a pass takes several items, one that could start waits up to `gather_s` for more.
     An item whose caller has gone, or whose time is over, leaves the queue and costs nothing; what runs is not cut off.
-    Times named `until` are those of `time.monotonic`.
+    A `deadline` is a time of `time.monotonic`, in seconds.
     """
 
     def __init__(
@@ -69,20 +69,20 @@ class Lane(Generic[Item, Result]):
         before = len(self._passes) + (len(self._queue) + coming) // self._most
         return max(0, before - self._width + 1) * self._usual_s / self._width
 
-    def admit(self, until: float, coming: int = 0) -> None:
+    def admit(self, deadline: float, coming: int = 0) -> None:
         """Refuse at once an item that would not be done in time, or finds the queue full. Raises Overloaded."""
         expected_s = self.expected_wait_s(coming)
         full = len(self._passes) + len(self._queue) + coming >= self._width + self._queue_limit
-        if full or time.monotonic() + expected_s + self._usual_s > until:
+        if full or time.monotonic() + expected_s + self._usual_s > deadline:
             raise Overloaded(max(1, math.ceil(expected_s)))
 
-    async def run(self, item: Item, until: float) -> Ran[Result]:
+    async def run(self, item: Item, deadline: float) -> Ran[Result]:
         """Have an item's turn. Raises DeadlineExceeded if none comes in time, and whatever the work raises."""
         loop = asyncio.get_running_loop()
         entry: _Entry[Item, Result] = _Entry(item, loop.create_future())
         self._queue.append(entry)
         self._start_passes()
-        overdue = loop.call_later(until - time.monotonic(), self._expire, entry)
+        overdue = loop.call_later(deadline - time.monotonic(), self._expire, entry)
         try:
             return await entry.answer
         finally:

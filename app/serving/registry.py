@@ -5,28 +5,43 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
+from dataclasses import dataclass
 
 import anyio.to_thread
 
-from app.bundles.reader import Bundle, read_bundle
+from app.bundles.reader import Bundle
 from app.errors import BundleError, EngineError, ModelGone, ReloadRefused, StoreUnavailable
-from app.serving.service import Service, predictor_of
+from app.predicting.load import PredictorOptions
+from app.serving.service import Service, ServiceOptions
 from app.serving.stores.protocol import PredictionStore
-from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.telemetry.traces import Trace
 
 logger = logging.getLogger("fusionlens.models")
 
 
-class LoadedModels:
+@dataclass(frozen=True)
+class RegistryOptions:
+    """How bundles are loaded and served, and how long replaced ones stay.
+
+    At most `previous_bundles` replaced ones stay loaded, each for `retire_after_s`: by then the predictions that they
+    made have expired.
+    """
+
+    predictor: PredictorOptions
+    service: ServiceOptions
+    previous_bundles: int
+    retire_after_s: float
+
+
+class ModelRegistry:
     """The current service and its predecessors, which share one store.
 
     Who holds a service finishes on it, whatever is loaded meanwhile.
     """
 
-    def __init__(self, settings: Settings, store: PredictionStore, metrics: Metrics, trace: Trace) -> None:
-        self._settings, self.store, self._metrics, self._trace = settings, store, metrics, trace
+    def __init__(self, options: RegistryOptions, store: PredictionStore, metrics: Metrics, trace: Trace) -> None:
+        self._options, self.store, self._metrics, self._trace = options, store, metrics, trace
         self._loaded: list[Service] = []  # the current one first
         self._loading = asyncio.Lock()
 
@@ -42,7 +57,7 @@ class LoadedModels:
 
     def load(self) -> None:
         """Load what the settings name, verified and warm. Raises BundleError and EngineError."""
-        self._serve(self._made(self._read()))
+        self._serve(self._make_service(self._read()))
 
     async def check(self) -> bool:
         """Whether the store was ever reached; it is tried if not."""
@@ -64,7 +79,7 @@ class LoadedModels:
         """Forget a prediction and all answers about it. Raises what `PredictionStore.forget` raises."""
         await self.store.forget(prediction_id, owner)
         for service in self._loaded:
-            service.answers.forget(prediction_id)
+            service.explanation_cache.forget(prediction_id)
 
     async def reload(self) -> bool:
         """Load the bundle's folder beside what is served, then swap. False if it holds what is served already.
@@ -77,28 +92,28 @@ class LoadedModels:
                 if bundle.sha256 == self.current.predictor.bundle.sha256:
                     self._metrics.reloads.labels("unchanged").inc()
                     return False
-                service = await anyio.to_thread.run_sync(self._made, bundle)
+                service = await anyio.to_thread.run_sync(self._make_service, bundle)
             except (BundleError, EngineError) as error:
                 self._metrics.reloads.labels("refused").inc()
                 raise ReloadRefused(f"{error}. The model that was loaded before is still served.") from error
             replaced = self.current
             self._serve(service)
             # By then the predictions that it made have expired. The loop must not keep it alive until then.
-            asyncio.get_running_loop().call_later(self._settings.store_ttl_s, self._let_go, weakref.ref(replaced))
+            asyncio.get_running_loop().call_later(self._options.retire_after_s, self._let_go, weakref.ref(replaced))
             self._metrics.reloads.labels("loaded").inc()
             logger.info("The bundle %s is served now", bundle.sha256)
             return True
 
     def _read(self) -> Bundle:
-        return read_bundle(self._settings.bundle, self._settings.bundle_sha256)
+        return self._options.predictor.read_bundle()
 
-    def _made(self, bundle: Bundle) -> Service:
-        predictor = predictor_of(bundle, self._settings)
+    def _make_service(self, bundle: Bundle) -> Service:
+        predictor = self._options.predictor.make_predictor(bundle)
         predictor.warm_up()
-        return Service(predictor, self.store, self._settings, self._metrics, self._trace)
+        return Service(predictor, self.store, self._options.service, self._metrics, self._trace)
 
     def _serve(self, service: Service) -> None:
-        self._loaded = [service, *self._loaded][: 1 + self._settings.previous_bundles]
+        self._loaded = [service, *self._loaded][: 1 + self._options.previous_bundles]
         predictor = service.predictor
         manifest = predictor.bundle.manifest
         self._metrics.served(manifest.name, manifest.version, predictor.bundle.sha256, predictor.engine_version)

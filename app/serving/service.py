@@ -1,4 +1,4 @@
-"""The use cases of the service: predictor, lanes and store put together, asynchronous and without HTTP."""
+"""The use cases of the service, asynchronous and without HTTP: a predictor, its queues and the store."""
 
 from __future__ import annotations
 
@@ -9,20 +9,35 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from app.bundles.reader import Bundle, read_bundle
-from app.engines.load import load_engine
 from app.explain.fine import MOVES
 from app.predicting.answer import Answer
+from app.predicting.explanation import Explanation
 from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
-from app.serving.explanation_cache import RecentAnswers
-from app.serving.queue import Lane, Ran, each
+from app.predicting.request import Accepted
+from app.serving.explanation_cache import ExplanationCache
+from app.serving.queue import Ran, WorkQueue, each
 from app.serving.stores.protocol import PredictionStore
-from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.telemetry.traces import Trace
 
 T = TypeVar("T")
+Predictions = list[tuple[Prediction, dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class ServiceOptions:
+    """How much work may wait, for how long, and how much of it runs at once.
+
+    `deadline_s` is the longest time to an answer, `queue_limit` how many requests may wait in each queue, `gather_s`
+    how long a picture waits for others to form a batch on a GPU. `decoders` are the threads that decode and draw.
+    """
+
+    deadline_s: float
+    queue_limit: int
+    gather_s: float
+    decoders: int
+    explanation_cache_bytes: int
 
 
 @dataclass(frozen=True)
@@ -38,101 +53,124 @@ class Predicted:
 class Service:
     """One loaded bundle, ready to answer.
 
-    Pictures are decoded beside the model, and explanations of stored predictions have a lane of their own: a few
-    milliseconds of work need not wait behind a backbone's. Those that go through the Swin again have another.
+    Pictures are decoded beside the model. Explanations of stored predictions have a queue of their own, since a few
+    milliseconds of work need not wait behind a backbone's pass, and those that go through the Swin again have another.
     """
 
     def __init__(
-        self, predictor: Predictor, store: PredictionStore, settings: Settings, metrics: Metrics, trace: Trace
+        self, predictor: Predictor, store: PredictionStore, options: ServiceOptions, metrics: Metrics, trace: Trace
     ) -> None:
         self.predictor, self.store, self.metrics, self._trace = predictor, store, metrics, trace
-        self._deadline_s = settings.deadline_s
-        limit, engine = settings.queue_limit, predictor.engine
-        gather_s = settings.gather_ms / 1e3 if engine.batch > 1 else 0.0
-        self._decoding: Lane[Callable[[], Any], Any] = Lane(each, settings.decoders, limit)
-        self._predicting = Lane(partial(_predict, predictor, metrics), engine.passes, limit, engine.batch, gather_s)
-        self._through_swin: Lane[Callable[[], Any], Any] = Lane(each, 1, limit)
-        self._explaining: Lane[Callable[[], Any], Any] = Lane(each, settings.decoders, limit)
+        self._deadline_s = options.deadline_s
+        limit, engine = options.queue_limit, predictor.engine
+        gather_s = options.gather_s if engine.batch > 1 else 0.0
+        self._decoding: WorkQueue[Callable[[], Any], Any] = WorkQueue(each, options.decoders, limit)
+        self._predicting: WorkQueue[tuple[Upload, bool], tuple[Prediction, dict[str, float]]] = WorkQueue(
+            partial(_predict, predictor, metrics), engine.passes, limit, engine.batch, gather_s
+        )
+        self._explaining: dict[str, WorkQueue[Callable[[], Any], Any]] = {
+            "explain": WorkQueue(each, options.decoders, limit),
+            "swin": WorkQueue(each, 1, limit),
+        }
         self._being_decoded = 0
-        self.answers: RecentAnswers[tuple[bytes, dict[str, str]]] = RecentAnswers(settings.answers_max_bytes)
+        self.explanation_cache: ExplanationCache[tuple[bytes, dict[str, str]]] = ExplanationCache(
+            options.explanation_cache_bytes
+        )
 
     @property
     def waiting(self) -> dict[str, int]:
-        """How much waits for its turn, by lane."""
-        lanes: dict[str, Lane[Any, Any]] = {"decode": self._decoding, "predict": self._predicting}
-        lanes |= {"explain": self._explaining, "swin": self._through_swin}
-        return {name: lane.waiting for name, lane in lanes.items()}
+        """How many items wait for their turn, by queue."""
+        queues: dict[str, WorkQueue[Any, Any]] = {"decode": self._decoding, "predict": self._predicting}
+        return {name: queue.waiting for name, queue in (queues | self._explaining).items()}
 
     def deadline(self) -> float:
-        """By when, on the clock of `time.monotonic`, a request that comes now must be answered."""
+        """The time by which a request that comes now must be answered, on the clock of `time.monotonic`."""
         return time.monotonic() + self._deadline_s
 
-    async def predict(self, data: bytes, until: float, explained: bool = False) -> Predicted:
-        """Decode and classify an upload, with `explained` in one pass with what explains the answer; nothing is kept.
+    def admit(self, deadline: float) -> None:
+        """Refuse a prediction at once if a queue is full or the deadline would pass. Raises Overloaded."""
+        self._decoding.admit(deadline)
+        self._predicting.admit(deadline, coming=self._being_decoded)
 
-        Raises Overloaded, before anything is decoded, and DeadlineExceeded.
+    async def predict(self, data: bytes, deadline: float, explained: bool = False) -> Predicted:
+        """Decode and classify an upload. Nothing is kept.
+
+        With `explained`, the same pass of the head also gives the gradient that explains the answer. Raises
+        Overloaded, before anything is decoded, and DeadlineExceeded.
         """
-        self.admit(until)
+        self.admit(deadline)
         self._being_decoded += 1
         try:
-            opened = await self._decoding.run(partial(self.predictor.open, data), until)
+            decoded = await self._decoding.run(partial(self.predictor.open, data), deadline)
         finally:
             self._being_decoded -= 1
-        self._ran("decode", opened, {"decode": opened.ran_ms})
-        self.metrics.stage_s.labels("decode").observe(opened.ran_ms / 1e3)
-        upload: Upload = opened.result
-        ran = await self._predicting.run((upload, explained), until)
+        self._record("decode", decoded, {"decode": decoded.ran_ms})
+        self.metrics.stage_s.labels("decode").observe(decoded.ran_ms / 1e3)
+        upload: Upload = decoded.result
+        ran = await self._predicting.run((upload, explained), deadline)
         prediction, spent_ms = ran.result
-        self._ran("predict", ran, spent_ms)
+        self._record("predict", ran, spent_ms)
         answer = self.predictor.answer(prediction)
         self.metrics.predictions.labels(answer.label).inc()
         self.metrics.confidence.observe(max(answer.probabilities.values()))
-        timings_ms = {"decode": opened.ran_ms, "queue": opened.waited_ms + ran.waited_ms, **spent_ms}
+        timings_ms = {"decode": decoded.ran_ms, "queue": decoded.waited_ms + ran.waited_ms, **spent_ms}
         return Predicted(prediction, answer, upload, timings_ms)
 
-    def admit(self, until: float) -> None:
-        """Refuse at once a prediction that would not be made in time, or finds a queue full. Raises Overloaded."""
-        self._decoding.admit(until)
-        self._predicting.admit(until, coming=self._being_decoded)
+    async def explain(
+        self,
+        prediction: Prediction,
+        accepted: Accepted,
+        encode: Callable[[Sequence[Explanation]], T],
+        deadline: float,
+    ) -> T:
+        """Explain a prediction and encode the explanations, in the queue that the request names.
 
-    def _ran(self, lane: str, ran: Ran[Any], stages_ms: dict[str, float]) -> None:
-        self.metrics.wait_s.labels(lane).observe(ran.waited_ms / 1e3)
-        self._trace({f"wait: {lane}": ran.waited_ms, **stages_ms})
-
-    async def moved(self, prediction: Prediction, until: float) -> list[Prediction]:
-        """The predictions of the picture's moved views, for fine detail. Raises Overloaded and DeadlineExceeded."""
-        self._predicting.admit(until, coming=len(MOVES) - 2 + self._being_decoded)
-        uploads = self.predictor.moved_uploads(prediction)
-        ran = await asyncio.gather(*(self._predicting.run((upload, True), until) for upload in uploads))
-        return [one.result[0] for one in ran]
-
-    async def explain(self, work: Callable[[], T], until: float, through_swin: bool = False) -> T:
-        """Run the making of an explanation in the lane for it. Raises Overloaded and DeadlineExceeded."""
-        lane = self._through_swin if through_swin else self._explaining
-        lane.admit(until)
-        ran = await lane.run(work, until)
-        self._ran("swin" if through_swin else "explain", ran, {"explain": ran.ran_ms})
+        Raises Overloaded, DeadlineExceeded, and what `Predictor.explain` raises.
+        """
+        request = accepted.request
+        moved = await self._predict_moved(prediction, deadline) if request.needs_moved_views else None
+        queue = self._explaining[request.queue]
+        queue.admit(deadline)
+        work = partial(_explain, self.predictor, self.metrics, prediction, accepted, moved, encode)
+        ran = await queue.run(work, deadline)
+        self._record(request.queue, ran, {"explain": ran.ran_ms})
         result: T = ran.result
         return result
 
+    async def _predict_moved(self, prediction: Prediction, deadline: float) -> list[Prediction]:
+        """The predictions of the picture's moved views, for fine detail. Raises Overloaded and DeadlineExceeded."""
+        self._predicting.admit(deadline, coming=len(MOVES) - 2 + self._being_decoded)
+        uploads = self.predictor.moved_uploads(prediction)
+        ran = await asyncio.gather(*(self._predicting.run((upload, True), deadline) for upload in uploads))
+        return [one.result[0] for one in ran]
 
-def _predict(
-    predictor: Predictor, metrics: Metrics, asked: Sequence[tuple[Upload, bool]]
-) -> list[tuple[Prediction, dict[str, float]]]:
-    """The work of the lane for predictions. No method, so that a service that was replaced goes at once."""
-    made = predictor.predict_batch([upload for upload, _ in asked], any(explained for _, explained in asked))
-    metrics.batch.observe(len(asked))
-    for stage, spent_ms in made[0][1].items():  # of the whole pass, which each of its pictures is told
+    def _record(self, queue: str, ran: Ran[Any], stages_ms: dict[str, float]) -> None:
+        self.metrics.wait_s.labels(queue).observe(ran.waited_ms / 1e3)
+        self._trace({f"wait: {queue}": ran.waited_ms, **stages_ms})
+
+
+# Functions, not methods: a bound method in a queue would keep a replaced service alive.
+
+
+def _predict(predictor: Predictor, metrics: Metrics, items: Sequence[tuple[Upload, bool]]) -> Predictions:
+    """The work of the queue for predictions: one pass for all items."""
+    predictions = predictor.predict_batch([upload for upload, _ in items], any(explained for _, explained in items))
+    metrics.batch.observe(len(items))
+    for stage, spent_ms in predictions[0][1].items():  # the times of the pass, which each of its pictures is told
         metrics.stage_s.labels(stage).observe(spent_ms / 1e3)
-    return made
+    return predictions
 
 
-def load_predictor(settings: Settings) -> Predictor:
-    """The predictor of the bundle that the settings name, verified. Raises BundleError and EngineError."""
-    return predictor_of(read_bundle(settings.bundle, settings.bundle_sha256), settings)
-
-
-def predictor_of(bundle: Bundle, settings: Settings) -> Predictor:
-    """The predictor of a bundle that was verified. Raises BundleError and EngineError."""
-    engine = load_engine(bundle, settings.engine, settings.threads, settings.cache)
-    return Predictor(bundle.without_weights(), engine, settings.limits, settings.preview_side_px)
+def _explain(
+    predictor: Predictor,
+    metrics: Metrics,
+    prediction: Prediction,
+    accepted: Accepted,
+    moved: Sequence[Prediction] | None,
+    encode: Callable[[Sequence[Explanation]], T],
+) -> T:
+    """The work of the queues for explanations."""
+    with metrics.stage("explain"):
+        explanations = predictor.explain(prediction, accepted, moved)
+    with metrics.stage("encode"):
+        return encode(explanations)

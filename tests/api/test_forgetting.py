@@ -12,7 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.serving.explanation_cache import RecentAnswers
+from app.serving.explanation_cache import ExplanationCache
 from app.settings import Settings
 from tests.support.asking import assert_problem, png_bytes, predict
 from tests.support.serving import serving
@@ -57,7 +57,7 @@ def test_answers_kept_are_bounded_and_go_with_their_prediction(app: FastAPI, cli
 
 
 def test_the_least_recently_used_answer_makes_room() -> None:
-    answers: RecentAnswers[str] = RecentAnswers(10)
+    answers: ExplanationCache[str] = ExplanationCache(10)
     for number in range(3):
         answers.put("id", str(number), "four", 4)
         answers.get("id", "0")

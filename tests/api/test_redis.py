@@ -81,7 +81,7 @@ def test_an_entry_is_the_prediction_and_its_owner(tiny_bundle: Path) -> None:
 
 
 def arrays(prediction: Any) -> list[np.ndarray]:
-    maps = [present for _, present in prediction.maps.items()]
+    maps = list(prediction.maps.values())
     return [prediction.logits, prediction.upload.image, *maps, *(prediction.gradient or {}).values()]
 
 

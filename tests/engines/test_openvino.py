@@ -46,11 +46,11 @@ def pictures(size: tuple[int, ...]) -> UInt8[np.ndarray, "n h w 3"]:
 def answers(engine: Engine, images: UInt8[np.ndarray, "n h w 3"], classes: int) -> Answers:
     """Maps, logits, and the Grad-CAM of every branch for every class."""
     maps = engine.encode(images)
-    found: Answers = {"logits": engine.classify(maps), **dict(maps.items())}
+    found: Answers = {"logits": engine.classify(maps)} | maps
     for k, target in enumerate(np.eye(classes, dtype=np.float32)):
         result = engine.explain(maps, np.tile(target, (len(images), 1)))
         for branch, feature_map in maps.items():
-            found[f"{branch} for class {k}"] = gradcam(feature_map, getattr(result, f"{branch}_gradient"))
+            found[f"{branch} for class {k}"] = gradcam(feature_map, result.gradients[branch])
     return found
 
 
@@ -201,7 +201,7 @@ def test_a_cache_that_cannot_be_written_is_refused_with_its_folder(bundle: Bundl
 
 def test_a_bundle_without_graphs_is_refused_with_the_command_that_makes_them(bundle: Bundle) -> None:
     assert set(bundle.graphs) == {*GRAPHS, TOKENS}
-    with pytest.raises(EngineError, match=r"python -m training compile BUNDLE OUT"):
+    with pytest.raises(EngineError, match=r"fusionlens-train compile BUNDLE OUT"):
         load_engine(replace(bundle, graphs={}), "openvino")
 
 

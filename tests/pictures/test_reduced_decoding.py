@@ -75,8 +75,7 @@ def scene(request: pytest.FixtureRequest) -> Scene:
 def plain_input(image: Image.Image, size: Size, kind: Filter) -> Rgb:
     """The model's input in one antialiased resize of all pixels."""
     frame = Frame.shortest_side(image.size, size)
-    box = (frame.left_px, frame.top_px, frame.left_px + frame.width_px, frame.top_px + frame.height_px)
-    channels = [np.asarray(c.convert("F").resize(size[::-1], kind, box=box)) for c in image.split()]
+    channels = [np.asarray(c.convert("F").resize(size[::-1], kind, box=frame.sides)) for c in image.split()]
     return np.asarray(np.clip(np.rint(np.stack(channels, axis=-1)), 0, 255), np.uint8)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from app.errors import Overloaded
-from app.serving.queue import Lane, each
+from app.serving.queue import WorkQueue, each
 from tests.serving.test_queue import Calls, Gate, call, in_time, so, tried
 
 
@@ -109,7 +109,7 @@ def test_a_wider_lane_is_expected_to_be_quicker() -> None:
 def test_a_lane_of_batches_counts_its_passes() -> None:
     async def test() -> None:
         gate = Gate()
-        lane: Lane[str, str] = Lane(gate.batch, 1, queue_limit=50, most=4)
+        lane: WorkQueue[str, str] = WorkQueue(gate.batch, 1, queue_limit=50, most=4)
         assert lane.expected_wait_s(coming=8) == 0
         gate.open()
         usual_s = (await lane.run("first", in_time())).ran_ms / 1e3

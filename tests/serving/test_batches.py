@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import pytest
 
 from app.errors import DeadlineExceeded, UnreadablePicture
-from app.serving.queue import Lane, Ran
+from app.serving.queue import Ran, WorkQueue
 from tests.serving.test_queue import Gate, cancelled, in_time, so, tried
 
-Names = Lane[str, str]
+Names = WorkQueue[str, str]
 
 
 def ask(lane: Names, names: str) -> list[asyncio.Task[Ran[str]]]:

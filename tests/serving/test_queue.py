@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from app.errors import DeadlineExceeded, UnreadablePicture
-from app.serving.queue import Lane, each
+from app.serving.queue import WorkQueue, each
 
 PATIENCE_S = 10.0
-Calls = Lane[Callable[[], Any], Any]
+Calls = WorkQueue[Callable[[], Any], Any]
 
 
 class Gate:

@@ -62,7 +62,7 @@ class Case:
         """The bundle with the graphs in it, in fp16."""
         manifest, out = self.bundle.manifest, self.folder.with_name(f"{self.folder.name}-compiled")
         description = Description(**{name: getattr(manifest, name) for name in Description.model_fields})
-        write_bundle(self.model, out, description, self.bundle.reference, in_fp16(self.graphs))
+        write_bundle(self.model, out, description, self.bundle.baseline, in_fp16(self.graphs))
         return read_bundle(out)
 
     def engine(self, kind: EngineKind) -> Engine:

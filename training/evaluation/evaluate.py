@@ -20,10 +20,10 @@ from app.drawing.png import encode_png
 from app.engines.load import load_engine
 from app.errors import FusionLensError
 from app.pictures.decode import Limits
-from app.predicting.explanation import Question
 from app.predicting.overlays import draw_over
 from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
+from app.predicting.request import HeatmapRequest
 from training.data.samples import DataError, Sample, load_samples, read_samples
 from training.evaluation.report import Evaluation, Mistake, as_html
 from training.metrics.classification import Estimate, Figure, Rule, answer_figures, bootstrap, figures, ranking_figures
@@ -150,7 +150,7 @@ def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evalu
     mistakes = []
     for index in wrong[np.argsort(-probability[wrong], kind="stable")][:_SHOWN_MISTAKES].tolist():
         prediction, answer = _predict(predictor, samples[index]), classes[answers[index]]
-        drawing = draw_over(prediction, predictor.gradcam(prediction, Question(target=answer)), Style())
+        drawing = draw_over(prediction, predictor.explain_one(prediction, HeatmapRequest(target=answer)), Style())
         mistakes.append(
             Mistake(
                 path=evaluation.paths[index],

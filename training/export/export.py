@@ -129,7 +129,7 @@ def compile_bundle(path: Path, out: Path, samples: Sequence[Sample]) -> Bundle:
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
     graphs = write_graphs(model, as_uploaded(prepared(samples, size)))
     description = Description(**{name: getattr(bundle.manifest, name) for name in Description.model_fields})
-    write_bundle(model, out, description, bundle.reference, graphs)
+    write_bundle(model, out, description, bundle.baseline, graphs)
     return read_bundle(out)
 
 
@@ -137,10 +137,10 @@ def write_bundle(
     model: CNNViTFusion,
     out: Path,
     description: Description,
-    reference: FeatureMaps[np.ndarray],
+    baseline: FeatureMaps[np.ndarray],
     graphs: Mapping[str, bytes],
 ) -> None:
-    """Write a bundle with the model's weights in fp16 and the mean maps `reference` (`[C, h, w]` each) to `out`.
+    """Write a bundle with the model's weights in fp16 and the mean maps `baseline` (`[C, h, w]` each) to `out`.
 
     `graphs` holds the files that `write_graphs` made of the model; with none, only torch can serve the bundle. The
     folder appears complete and verified, or not at all. Raises ExportError if `out` exists and is not empty, and
@@ -148,9 +148,7 @@ def write_bundle(
     """
     _refuse_to_overwrite(out)
     weights = {name: _stored(tensor) for name, tensor in model.state_dict().items()}
-    means: dict[str, np.ndarray] = {
-        branch: np.ascontiguousarray(mean, np.float32) for branch, mean in reference.items()
-    }
+    means: dict[str, np.ndarray] = {branch: np.ascontiguousarray(mean, np.float32) for branch, mean in baseline.items()}
     contents = {WEIGHTS: safetensors.torch.save(weights), REFERENCE: safetensors.numpy.save(means), **graphs}
     manifest = _manifest(model, description, {name: hashlib.sha256(d).hexdigest() for name, d in contents.items()})
     fields = {"format": manifest.format, **manifest.model_dump(mode="json")}
@@ -194,13 +192,13 @@ def judge(
 @torch.inference_mode()
 def mean_maps(model: CNNViTFusion, batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> FeatureMaps[np.ndarray]:
     """The mean of each branch's feature map over all pictures, float32 `[C, h, w]`. The model is in eval mode."""
-    totals: dict[str, Float[np.ndarray, "c h w"]] = {}
+    totals = FeatureMaps[Float[np.ndarray, "c h w"]]()
     pictures = 0
     for batch in batches:
         pictures += len(batch)
         for branch, feature_map in model.encode(as_input(batch)).items():
             totals[branch] = totals.get(branch, 0) + feature_map.double().sum(dim=0).numpy()
-    return FeatureMaps(**{branch: (total / pictures).astype(np.float32) for branch, total in totals.items()})
+    return totals.map(lambda total: (total / pictures).astype(np.float32))
 
 
 def _compare(bundle: Bundle, samples: Sequence[Sample], logits: Float[np.ndarray, "n k"]) -> None:
@@ -254,7 +252,7 @@ def _manifest(model: CNNViTFusion, description: Description, files: dict[str, st
             mean=tuple(_stored(getattr(model, f"{branch}_mean")).flatten().tolist()),
             std=tuple(_stored(getattr(model, f"{branch}_std")).flatten().tolist()),
         )
-        for branch, _ in model.map_shapes.items()
+        for branch in model.map_shapes
     }
     return Manifest(
         **dict(description),
@@ -263,7 +261,7 @@ def _manifest(model: CNNViTFusion, description: Description, files: dict[str, st
             height_px=height_px, width_px=width_px, rule="shortest_side_center_crop", interpolation="bicubic"
         ),
         normalization=normalization,
-        map_shapes=dict(model.map_shapes.items()),
+        map_shapes=dict(model.map_shapes),
         token_stages=tokens.heights if TOKENS in files and (tokens := swin_tokens(model)) is not None else (),
         files=files,
     )

@@ -124,7 +124,7 @@ def _check_exact(module: Engine, graphs: Engine, batches: Iterable[Images]) -> N
     for images in batches:
         maps, from_graph = module.encode(images), graphs.encode(images)
         for branch, expected in maps.items():
-            _must_be_close(f"the trunk's {branch} map", getattr(from_graph, branch), expected, TRUNK_OFF)
+            _must_be_close(f"the trunk's {branch} map", from_graph[branch], expected, TRUNK_OFF)
         logits = module.classify(maps)
         _must_be_close("the head's logits without gradients", graphs.classify(maps), logits, HEAD_OFF)
         for target in _targets(*logits.shape):
@@ -152,18 +152,24 @@ def _check_stored(module: Engine, graphs: Engine, batches: Iterable[Images]) -> 
 def _check_tokens(
     module: Engine, graphs: Engine, image: UInt8[np.ndarray, "h w 3"], head: HeadResult, tolerance: float
 ) -> None:
-    if head.swin_gradient is None or not module.token_stages:
+    if "swin" not in head.gradients or not module.token_stages:
         return
-    expected, found = (engine.tokens(image, head.swin_gradient[0]) for engine in (module, graphs))
+    expected, found = (engine.tokens(image, head.gradients["swin"][0]) for engine in (module, graphs))
     _must_be_close("the Swin's attention", found.attention, expected.attention, tolerance)
     for height, saliency in expected.saliency.items():
         _must_be_close(f"the saliency of {height} rows of tokens", found.saliency[height], saliency, tolerance)
 
 
 def _must_agree(expected: HeadResult, found: HeadResult, tolerance: float) -> None:
-    for name, values in vars(expected).items():
-        if values is not None:
-            _must_be_close(f"the head's {name}", getattr(found, name), values, tolerance)
+    _must_be_close("the head's logits", found.logits, expected.logits, tolerance)
+    for branch, gradient in expected.gradients.items():
+        _must_be_close(f"the head's gradient by the {branch} map", found.gradients[branch], gradient, tolerance)
+    if expected.attention is not None and expected.attention_gradient is not None:
+        assert found.attention is not None and found.attention_gradient is not None
+        _must_be_close("the head's attention", found.attention, expected.attention, tolerance)
+        _must_be_close(
+            "the gradient by the attention", found.attention_gradient, expected.attention_gradient, tolerance
+        )
 
 
 def _targets(pictures: int, classes: int) -> Iterator[Float[np.ndarray, "b k"]]:

@@ -21,7 +21,7 @@ from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from app.bundles.graph_names import token_output
+from app.bundles.graph_names import gradient_output, token_output
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.models.swin_tokens import SwinTokens, swin_tokens
@@ -50,7 +50,7 @@ class Trunk(nn.Module):
 
     def forward(self, images: UInt8[Tensor, "b h w 3"]) -> tuple[Float[Tensor, "b _c _h _w"], ...]:
         maps = self.model.encode(images.permute(0, 3, 1, 2).float() / 255)
-        return tuple(feature_map for _, feature_map in maps.items())
+        return tuple(maps.values())
 
 
 class ExplainedHead(nn.Module):
@@ -59,13 +59,13 @@ class ExplainedHead(nn.Module):
     def __init__(self, model: CNNViTFusion) -> None:
         super().__init__()
         self.model = model
-        self.branches = [branch for branch, _ in model.map_shapes.items()]
+        self.branches = list(model.map_shapes)
 
     def forward(self, *maps_and_target: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], ...]:
         *maps, target = maps_and_target
         with torch.enable_grad():
             leaves = [feature_map.detach().requires_grad_() for feature_map in maps]
-            logits, attention = self.model.classify(FeatureMaps(**dict(zip(self.branches, leaves, strict=True))))
+            logits, attention = self.model.classify(FeatureMaps(zip(self.branches, leaves, strict=True)))
             answers = [logits] if attention is None else [logits, attention]
             gradients = torch.autograd.grad((logits * target).sum(), [*leaves, *answers[1:]])
         return (*(answer.detach() for answer in answers), *gradients)
@@ -78,12 +78,12 @@ def trunk_graph(model: CNNViTFusion) -> ov.Model:
     program = torch.export.export(Trunk(model), (torch.zeros(shape, dtype=torch.uint8),))
     graph = _as_traced(program)
     graph.reshape(list(shape))
-    return _named(graph, ["images"], [branch for branch, _ in model.map_shapes.items()])
+    return _named(graph, ["images"], list(model.map_shapes))
 
 
 def head_graph(model: CNNViTFusion) -> ov.Model:
     """The head with its gradients, for any batch."""
-    shapes = [*(shape for _, shape in model.map_shapes.items()), (model.num_classes,)]
+    shapes = [*model.map_shapes.values(), (model.num_classes,)]
     # A trace takes 1 and 2 for constants, and two equal sizes for one and the same.
     batch_size = next(n for n in count(3) if all(n not in shape for shape in shapes))
     example = [torch.zeros(batch_size, *shape) for shape in shapes]
@@ -96,17 +96,15 @@ def head_graph(model: CNNViTFusion) -> ov.Model:
     for parameter, shape in zip(list(graph.inputs), shapes, strict=True):
         parameter.get_node().set_partial_shape(ov.PartialShape([-1, *shape]))
     graph.validate_nodes_and_infer_types()
-    branches = [branch for branch, _ in model.map_shapes.items()]
     attention = ["attention"] if model.fusion == "cross_attention" else []
-    gradients = [f"{source}_gradient" for source in (*branches, *attention)]
-    return _named(graph, [*branches, "target"], ["logits", *attention, *gradients])
+    gradients = [gradient_output(source) for source in (*model.map_shapes, *attention)]
+    return _named(graph, [*model.map_shapes, "target"], ["logits", *attention, *gradients])
 
 
 def tokens_graph(model: CNNViTFusion, tokens: SwinTokens) -> ov.Model:
     """The saliency of the Swin's tokens at every stage, and its last block's attention, for one picture at a time."""
     height, width = model.image_size
-    assert model.map_shapes.swin is not None
-    example = (torch.zeros(1, height, width, 3, dtype=torch.uint8), torch.zeros(1, *model.map_shapes.swin))
+    example = (torch.zeros(1, height, width, 3, dtype=torch.uint8), torch.zeros(1, *model.map_shapes["swin"]))
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels' way back is no arithmetic that a graph could hold
         traced = make_fx(tokens, decomposition_table=_to_core(), _allow_non_fake_inputs=True)(*example)
     decoder = TorchFXPythonDecoder(traced, None, traced, input_shapes=[list(value.shape) for value in example])

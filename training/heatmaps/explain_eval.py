@@ -15,9 +15,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from app.bundles.reader import read_bundle
-from app.drawing.overlay import Box, Style, draw
+from app.drawing.overlay import Style, draw
 from app.engines.load import load_engine
 from app.pictures.decode import Limits
+from app.pictures.rectangle import Rectangle
 from app.predicting.predictor import Predictor
 from training.data.samples import DataError, Sample
 from training.evaluation.evaluate import chosen_samples, shown_path, versions_of
@@ -153,7 +154,7 @@ def _shown(opened: Sequence[Opened], measured: Sequence[Measured], rows: Sequenc
         seen = Image.fromarray(opened[n].upload.image)
         scale = _SHOWN_SIDE_PX / max(seen.size)
         small = seen.resize((round(seen.width * scale), round(seen.height * scale)))
-        whole = Box(0.0, 0.0, float(small.width), float(small.height))
+        whole = Rectangle(0.0, 0.0, float(small.width), float(small.height))
         heatmaps = measured[n].heatmaps.items()
         overlays = {variant: _jpeg(draw(small, heatmap, whole, Style()).picture) for variant, heatmap in heatmaps}
         found.append(Shown(rows[n], _jpeg(_outlined(small, opened[n].mask)), overlays))

@@ -14,13 +14,14 @@ from PIL import Image
 
 from app.errors import FusionLensError
 from app.explain.fine import shifted
-from app.explain.merge import FUSES, Fuse, Heatmap
-from app.explain.methods import METHODS, fused
+from app.explain.merge import MERGE_RULES, Heatmap, MergeRule
+from app.explain.methods import METHODS, merged
 from app.pictures.decode import Limits, decode
 from app.pictures.prepare import Frame
-from app.predicting.explanation import View
+from app.predicting.explanation import finest_grid
 from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
+from app.predicting.request import View
 from training.data.samples import DataError, Sample
 from training.evaluation.evaluate import open_sample
 from training.heatmaps.faithfulness import (
@@ -52,7 +53,7 @@ class Variant:
 
     method: str
     branch: View | None = None
-    fuse: Fuse | None = None
+    fuse: MergeRule | None = None
 
     @property
     def name(self) -> str:
@@ -114,11 +115,11 @@ def measure(predictor: Predictor, opened: Opened, seed: int) -> Measured:
 
 def variants_of(predictor: Predictor) -> list[Variant]:
     """Everything that is measured with this model: the baselines first, then method by method."""
-    branches = [view for view in predictor.views if view != "fusion"]
+    branches = predictor.offer.branches
     found = list(BASELINES)
     for name, method in METHODS.items():
         if len(branches) > 1:
-            rules = [rule for rule in FUSES if rule != "sum" or method.units == "logit"]
+            rules = [rule for rule in MERGE_RULES if rule != "sum" or method.units == "logit"]
             found += [Variant(name, "fusion", rule) for rule in rules]
         found += [Variant(name, branch) for branch in branches]
     return found
@@ -128,9 +129,9 @@ def heatmaps_of(
     predictor: Predictor, prediction: Prediction, target: str, rng: np.random.Generator
 ) -> dict[Variant, Heatmap]:
     """The heatmap for `target` of each of `variants_of`, on the model's grid; a random map is new each time."""
-    subject = predictor.subject(prediction, target, None)
-    attributions = {name: method.attribute(subject) for name, method in METHODS.items()}
-    rows, columns = (max(side) for side in zip(*(present.shape[1:] for present in subject.maps.values()), strict=True))
+    picture = predictor.attribution_input(prediction, target, None)
+    attributions = {name: method.attribute(picture) for name, method in METHODS.items()}
+    rows, columns = finest_grid(picture.maps.values())
     heatmaps: dict[Variant, Heatmap] = {}
     for variant in variants_of(predictor):
         if variant == RANDOM:
@@ -138,10 +139,10 @@ def heatmaps_of(
         elif variant == CENTRED:
             heatmaps[variant] = np.outer(bell(rows), bell(columns))
         elif variant.fuse is not None:
-            heatmaps[variant] = fused(attributions[variant.method], variant.fuse)
+            heatmaps[variant] = merged(attributions[variant.method], variant.fuse)
         else:
-            of_branch = {str(branch): heatmap for branch, heatmap in attributions[variant.method].heatmaps.items()}
-            heatmaps[variant] = of_branch[str(variant.branch)]
+            assert variant.branch is not None and variant.branch != "fusion"
+            heatmaps[variant] = attributions[variant.method].heatmaps[variant.branch]
     return heatmaps
 
 
@@ -182,8 +183,7 @@ def read_mask(path: Path, upload: Upload) -> Bool[np.ndarray, "h w"]:
         raise DataError(f"{path} marks nothing: inside must be white, or leave the mask out of the table")
     height, width = upload.image.shape[:2]
     frame = Frame.shortest_side(size, (height, width))
-    box = (frame.left_px, frame.top_px, frame.left_px + frame.width_px, frame.top_px + frame.height_px)
-    return np.asarray(inside.convert("F").resize((width, height), Image.Resampling.BOX, box)) >= 127.5
+    return np.asarray(inside.convert("F").resize((width, height), Image.Resampling.BOX, frame.sides)) >= 127.5
 
 
 def _faithfulness(

@@ -19,8 +19,8 @@ from app.engines.load import load_engine
 from app.explain.merge import Heatmap
 from app.explain.methods import METHODS
 from app.pictures.decode import Limits
-from app.predicting.explanation import Detail, Question
 from app.predicting.predictor import Predictor
+from app.predicting.request import Detail, HeatmapRequest, TokenRequest
 from training.data.samples import DataError
 from training.evaluation.evaluate import chosen_samples
 from training.heatmaps.explain_eval import REPEATS, SEED
@@ -106,11 +106,11 @@ def _heatmaps(predictor: Predictor, opened: Opened) -> dict[str, Heatmap]:
     heatmaps: dict[str, Heatmap] = {}
     for method in METHODS:
         for name, detail in DETAILS.items():
-            questions = [Question(view, method, detail=detail) for view in predictor.views]
-            for explanation in predictor.compare(prediction, questions, moved):
+            request = HeatmapRequest(tuple(predictor.offer.views), method, detail=detail)
+            for explanation in predictor.explain(prediction, predictor.accept(request), moved):
                 heatmaps[f"{explanation.branch} {method}{name}"] = explanation.heatmap
     for stage in predictor.engine.token_stages:
-        heatmaps[f"swin token saliency, stage {stage}"] = predictor.tokens(prediction, stage).heatmap
+        heatmaps[f"swin token saliency, stage {stage}"] = predictor.explain_one(prediction, TokenRequest(stage)).heatmap
     rows, columns = next(iter(heatmaps.values())).shape
     return heatmaps | {CENTRED: np.outer(bell(rows), bell(columns))}
 

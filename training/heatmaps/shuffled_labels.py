@@ -23,11 +23,11 @@ from app.bundles.reader import Bundle, read_bundle
 from app.engines.load import load_engine
 from app.engines.protocol import Engine
 from app.engines.torch import TorchEngine
-from app.explain.attribution import Maps, Subject
+from app.explain.attribution import AttributionInput, Maps
 from app.explain.merge import Heatmap
-from app.explain.methods import METHODS, fused, fusion_of
+from app.explain.methods import METHODS, merge_rule_of, merged
 from app.models.cnnswin import CNNViTFusion
-from app.models.feature_maps import FeatureMaps, to_half, widened
+from app.models.feature_maps import FeatureMaps, batched, to_float16, to_float32
 from app.predicting.target import HeadScore
 from training.data.samples import DataError, Sample, load_samples, read_samples
 from training.heatmaps.faithfulness import correlation
@@ -82,23 +82,23 @@ def shuffled_labels(bundle: Path, data: Path, epochs: int, pictures: int, seed: 
         epochs=epochs,
         seed=seed,
         heads={name: _learnt(head, train, recipes[name][0], val) for name, head in heads.items()},
-        rows=_rows(list(heads.values()), val, chosen, dict(read.reference.items())),
+        rows=_rows(list(heads.values()), val, chosen, read.baseline),
     )
 
 
 def encoded(engine: Engine, bundle: Bundle, samples: Sequence[Sample]) -> Split:
     """What the trunk makes of pictures. Raises DataError for one that cannot be read."""
-    parts: dict[str, list[np.ndarray]] = {}
+    parts = FeatureMaps[list[np.ndarray]]()
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
     with tqdm(total=len(samples), desc="feature maps", unit="picture", disable=None) as bar:
         for images in prepared(samples, size, engine.batch):
             maps = engine.encode(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()))
             for branch, of_branch in maps.items():
-                parts.setdefault(branch, []).append(to_half(of_branch))
+                parts.setdefault(branch, []).append(to_float16(of_branch))
             bar.update(len(images))
     labels = np.array([bundle.manifest.classes.index(sample.label) for sample in samples])
     groups = tuple(sample.group or str(sample.path) for sample in samples)
-    return Split(FeatureMaps(**{branch: np.concatenate(found) for branch, found in parts.items()}), labels, groups)
+    return Split(parts.map(np.concatenate), labels, groups)
 
 
 def shuffled(labels: Int[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
@@ -127,23 +127,23 @@ def trained_head(bundle: Bundle, train: Split, labels: Int[np.ndarray, " n"], ep
             order = np.array_split(rng.permutation(len(labels)), batches)
         rows = order.pop()
         adam.param_groups[0]["lr"] = _RATE * warmup_cosine(update, int(_WARMUP_SHARE * updates), updates)
-        maps = {branch: torch.from_numpy(of_branch[rows]).float() for branch, of_branch in train.maps.items()}
-        loss = cross_entropy(model.classify(FeatureMaps(**maps))[0], torch.from_numpy(labels[rows]))
+        maps = _rows_of(train.maps, rows).map(torch.from_numpy)
+        loss = cross_entropy(model.classify(maps)[0], torch.from_numpy(labels[rows]))
         adam.zero_grad()
         loss.backward()
         adam.step()
     return TorchEngine(model.eval().requires_grad_(False))
 
 
-def heatmaps_of(head: Engine, maps: Maps, reference: Maps, weights: Float[np.ndarray, " k"]) -> dict[Variant, Heatmap]:
+def heatmaps_of(head: Engine, maps: Maps, baseline: Maps, weights: Float[np.ndarray, " k"]) -> dict[Variant, Heatmap]:
     """Every method's heatmaps of one picture for a weighting of the logits."""
-    subject, found = Subject(maps, reference, HeadScore(head, weights)), dict[Variant, Heatmap]()
-    subject = replace(subject, known=subject.ends(), known_gradient=subject.gradient())  # once for all methods
+    picture, found = AttributionInput(maps, baseline, HeadScore(head, weights)), dict[Variant, Heatmap]()
+    picture = replace(picture, precomputed_endpoints=picture.endpoints(), precomputed_gradient=picture.gradient())
     for name, method in METHODS.items():
-        attribution = method.attribute(subject)
+        attribution = method.attribute(picture)
         found |= {(name, str(branch)): heatmap for branch, heatmap in attribution.heatmaps.items()}
         if len(maps) > 1:
-            found[name, "fusion"] = fused(attribution, fusion_of(name, None))
+            found[name, "fusion"] = merged(attribution, merge_rule_of(name, None))
     return found
 
 
@@ -173,9 +173,14 @@ def _learnt(head: Engine, train: Split, labels: Int[np.ndarray, " n"], val: Spli
 def _probabilities(head: Engine, split: Split) -> Float[np.ndarray, "n k"]:
     parts = []
     for start in range(0, len(split.labels), _BATCH):
-        maps = {branch: of_branch[start : start + _BATCH] for branch, of_branch in split.maps.items()}
-        parts.append(torch.from_numpy(head.classify(widened(FeatureMaps(**maps)))).double().softmax(dim=1).numpy())
+        maps = _rows_of(split.maps, slice(start, start + _BATCH))
+        parts.append(torch.from_numpy(head.classify(maps)).double().softmax(dim=1).numpy())
     return np.concatenate(parts)
+
+
+def _rows_of(maps: FeatureMaps[np.ndarray], rows: slice | int | Int[np.ndarray, " b"]) -> FeatureMaps[np.ndarray]:
+    """Some pictures' maps, in float32."""
+    return maps.map(lambda of_branch: to_float32(of_branch[rows]))
 
 
 def _ranks(heatmap: Heatmap) -> Heatmap:
@@ -184,15 +189,15 @@ def _ranks(heatmap: Heatmap) -> Heatmap:
     return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[place.reshape(heatmap.shape)])
 
 
-def _rows(heads: Sequence[Engine], val: Split, chosen: Int[np.ndarray, " m"], reference: Maps) -> list[Row]:
+def _rows(heads: Sequence[Engine], val: Split, chosen: Int[np.ndarray, " m"], baseline: Maps) -> list[Row]:
     """`heads` are those of the true labels, of the shuffled ones, and of the true ones again."""
     found: dict[tuple[str, Variant], list[list[float]]] = {}
     for number in tqdm(chosen.tolist(), desc="explaining", unit="picture", disable=None):
-        maps = {branch: of_branch[number].astype(np.float32) for branch, of_branch in val.maps.items()}
-        (logits,) = heads[0].classify(FeatureMaps(**{branch: present[None] for branch, present in maps.items()}))
+        maps = _rows_of(val.maps, number)
+        (logits,) = heads[0].classify(batched([maps]))
         answer = np.eye(len(logits), dtype=np.float32)[logits.argmax()]
         for score, weights in zip(SCORES, (answer, answer - (1 - answer) / (len(logits) - 1)), strict=True):
-            true, *others = (heatmaps_of(head, maps, reference, weights) for head in heads)
+            true, *others = (heatmaps_of(head, maps, baseline, weights) for head in heads)
             for variant, heatmap in true.items():
                 signed, absolute = zip(*(rank_correlations(heatmap, other[variant]) for other in others), strict=True)
                 found.setdefault((score, variant), []).append([*signed, *absolute])

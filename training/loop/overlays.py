@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from app.drawing.overlay import Box, Style, draw
+from app.drawing.overlay import Style, draw
 from app.engines.torch import TorchEngine
 from app.explain.cam import gradcam
-from app.explain.merge import fuse
+from app.explain.merge import merge_sum
 from app.models.cnnswin import CNNViTFusion
+from app.pictures.rectangle import Rectangle
 from training.metrics.calibration import softmax
 
 Captioned = tuple[str, UInt8[np.ndarray, "h w 3"]]
@@ -30,11 +31,11 @@ def overlays(
     probabilities = softmax(engine.classify(maps))
     answers = probabilities.argmax(axis=1)
     head = engine.explain(maps, np.eye(len(classes), dtype=np.float32)[answers])
-    heatmaps = {branch: gradcam(each, getattr(head, f"{branch}_gradient")) for branch, each in maps.items()}
+    heatmaps = {branch: gradcam(each, head.gradients[branch]) for branch, each in maps.items()}
     height, width = images.shape[1:3]
     drawn = []
     for n, (image, label, answer) in enumerate(zip(images, labels, answers, strict=True)):
-        heatmap = fuse({branch: each[n] for branch, each in heatmaps.items()})
+        heatmap = merge_sum({branch: each[n] for branch, each in heatmaps.items()})
         caption = f"{classes[label]}, answered {classes[answer]} with {probabilities[n, answer]:.2f}"
-        drawn.append((caption, draw(Image.fromarray(image), heatmap, Box(0, 0, width, height), Style()).picture))
+        drawn.append((caption, draw(Image.fromarray(image), heatmap, Rectangle(0, 0, width, height), Style()).picture))
     return drawn

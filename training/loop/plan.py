@@ -74,7 +74,7 @@ def activation_bytes(model: CNNViTFusion, stage: Stage, recipe: Recipe) -> int:
 
 def _branches(model: CNNViTFusion, recipe: Recipe) -> str:
     names = {"cnn": recipe.model.cnn, "swin": recipe.model.swin}
-    return " and ".join(names[branch] for branch, _ in model.map_shapes.items())
+    return " and ".join(names[branch] for branch in model.map_shapes)
 
 
 def _stage_lines(model: CNNViTFusion, recipe: Recipe, total: int) -> Iterator[str]:
@@ -160,7 +160,7 @@ def _rate_warnings(recipe: Recipe, pictures: int | None) -> Iterator[str]:
 
 
 def _branch_warnings(model: CNNViTFusion, recipe: Recipe) -> Iterator[str]:
-    for branch, _ in model.map_shapes.items():
+    for branch in model.map_shapes:
         backbone: nn.Module = getattr(model, branch)
         start = getattr(recipe.start, branch)
         if start.pretrained or start.weights:

@@ -23,7 +23,7 @@ BURST_S = 10.0
 
 
 @dataclass(frozen=True)
-class Entered:
+class LimitOutcome:
     """What the shared count says: too early by so much, or as many under way as may be, or in, with a lease or not."""
 
     early_s: float = 0.0
@@ -35,7 +35,7 @@ class Entered:
 class SharedLimits(Protocol):
     """The count that replicas share."""
 
-    async def enter(self, name: str, emission_s: float, tolerance_s: float, concurrent: int | None) -> Entered:
+    async def enter(self, name: str, emission_s: float, tolerance_s: float, concurrent: int | None) -> LimitOutcome:
         """Raises StoreUnavailable."""
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from app.api.keys.limits import Entered
+from app.api.keys.limits import LimitOutcome
 from app.serving.stores.redis_client import SharedRedis
 
 _LEASE_S = 300.0  # what a replica that was killed had under way ends after this
@@ -40,12 +40,12 @@ class RedisLimits:
     def __init__(self, shared: SharedRedis) -> None:
         self._shared, self._redis = shared, shared.client
 
-    async def enter(self, name: str, emission_s: float, tolerance_s: float, concurrent: int | None) -> Entered:
+    async def enter(self, name: str, emission_s: float, tolerance_s: float, concurrent: int | None) -> LimitOutcome:
         """See `SharedLimits.enter`."""
         lease = secrets.token_hex(8)
         arguments = map(str, (emission_s, tolerance_s, concurrent or 0, lease, _LEASE_S))
         reached, early_ms = await self._shared.ask(lambda: self._redis.eval(_ENTER, 2, *_names(name), *arguments))
-        return Entered(early_ms / 1e3 if reached == 1 else 0.0, reached == 2, lease if concurrent else None)
+        return LimitOutcome(early_ms / 1e3 if reached == 1 else 0.0, reached == 2, lease if concurrent else None)
 
     async def leave(self, name: str, lease: str) -> None:
         """See `SharedLimits.leave`."""

@@ -17,7 +17,7 @@ OPEN = {"/", "/health/live", "/health/ready", "/docs", "/openapi.json"}
 RIGHT_OF: dict[str, Right] = {"/metrics": "metrics", "/admin/reload": "admin"}
 
 
-class Doorkeeper:
+class Authenticator:
     """Knows the keys, if there are any, and lets requests in. Keys are read again with `read_keys`."""
 
     def __init__(self, file: Path | None, limiter: Limiter) -> None:
@@ -48,11 +48,11 @@ class Doorkeeper:
         return name, key
 
 
-class Access:
-    """ASGI middleware: refuses what the doorkeeper does not let in, and tells the rest whose request it is."""
+class AccessMiddleware:
+    """ASGI middleware: refuses what the authenticator does not let in, and tells the rest whose request it is."""
 
-    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper) -> None:
-        self._app, self._doorkeeper = app, doorkeeper
+    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+        self._app, self._doorkeeper = app, authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""

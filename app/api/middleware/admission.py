@@ -7,15 +7,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
 from app.errors import Overloaded
-from app.serving.registry import LoadedModels
+from app.serving.registry import ModelRegistry
 
-PICTURE_ROUTES = {"/predict", "/gradcam", "/attention", "/tokens"}
+PICTURE_ROUTES = {"/predict", "/explain", "/gradcam", "/attention", "/tokens"}
 
 
-class Admission:
+class AdmissionMiddleware:
     """ASGI middleware: refuses pictures that would not be answered in time, before their body is read."""
 
-    def __init__(self, app: ASGIApp, models: LoadedModels) -> None:
+    def __init__(self, app: ASGIApp, models: ModelRegistry) -> None:
         self._app, self._models = app, models
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

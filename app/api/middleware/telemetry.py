@@ -17,7 +17,7 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 logger = structlog.stdlib.get_logger("fusionlens.requests")
 
 
-class Observed:
+class TelemetryMiddleware:
     """ASGI middleware around all others."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, lifecycle: Lifecycle) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from app import errors
-from app.api.dependencies import TheModels
+from app.api.dependencies import TheRegistry
 from app.api.problems import documented
 from app.api.schemas import Health
 from app.serving.lifecycle import Lifecycle
-from app.serving.registry import LoadedModels
+from app.serving.registry import ModelRegistry
 
 router = APIRouter(prefix="/health", tags=["health"])
 
@@ -25,7 +25,7 @@ async def live() -> Health:
     summary="Does it take new clients?",
     responses=documented(errors.NotReady, errors.StoreUnavailable),
 )
-async def ready(models: TheModels, request: Request) -> Health:
+async def ready(models: TheRegistry, request: Request) -> Health:
     """The bundle is verified and has answered a warm-up prediction, and the store was reached.
 
     A store that is lost later does not change that, since predictions go on. What changes it is the order to stop.
@@ -34,7 +34,7 @@ async def ready(models: TheModels, request: Request) -> Health:
     return Health(status="ready")
 
 
-async def check_ready(models: LoadedModels, lifecycle: Lifecycle) -> None:
+async def check_ready(models: ModelRegistry, lifecycle: Lifecycle) -> None:
     """Raises NotReady and StoreUnavailable."""
     if lifecycle.draining:
         raise errors.NotReady("This service is about to stop: ask another replica.")

@@ -26,8 +26,8 @@ async def model(service: TheService, settings: TheSettings) -> ModelCard:
         sha256=predictor.bundle.sha256,
         methods=sorted(METHODS, key=lambda name: name != DEFAULT),
         class_agnostic_methods=[name for name, method in METHODS.items() if method.class_agnostic],
-        branches=predictor.views,
-        token_stages=list(predictor.engine.token_stages),
+        branches=predictor.offer.views,
+        token_stages=list(predictor.offer.token_stages),
         colormaps=list(COLORMAPS),
         limits={
             "max_upload_bytes": settings.max_upload_bytes,

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from app import errors
-from app.api.dependencies import TheModels, TheOwner, TheService, UploadedPicture, unless_gone
+from app.api.dependencies import TheOwner, TheRegistry, TheService, UploadedPicture, cancel_on_disconnect
 from app.api.problems import documented
-from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer, Seen
+from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer
 from app.api.uploads import OPENAPI_BODY
 from app.predicting.predictor import Predictor
 from app.serving.stores.protocol import Receipt
@@ -47,7 +47,7 @@ async def predict(
 
     `curl -F file=@picture.jpg http://127.0.0.1:8000/predict`
     """
-    predicted = await unless_gone(request, service.predict(picture, service.deadline()))
+    predicted = await cancel_on_disconnect(request, service.predict(picture, service.deadline()))
     response.headers["Cache-Control"] = "no-store"
     upload, notes = predicted.upload, list(predicted.upload.notes)
     try:
@@ -71,7 +71,7 @@ async def predict(
             height_px=upload.height_px,
             format=upload.format,
             notes=notes,
-            seen=Seen.model_validate(upload.frame, from_attributes=True),
+            seen=upload.frame,
         ),
         timings_ms={stage: round(spent, 2) for stage, spent in predicted.timings_ms.items()},
         links=_links(service.predictor, receipt),
@@ -80,13 +80,14 @@ async def predict(
 
 def _links(predictor: Predictor, receipt: Receipt | None) -> Links:
     if receipt is None:
-        return Links(picture=None, gradcam=None, attention=None, tokens=None)
+        return Links(picture=None, explain=None, gradcam=None, attention=None, tokens=None)
     query = f"?prediction_id={receipt.prediction_id}"
     return Links(
         picture=f"/predictions/{receipt.prediction_id}/picture",
+        explain=f"/explain{query}",
         gradcam=f"/gradcam{query}",
-        attention=f"/attention{query}" if predictor.has_attention else None,
-        tokens=f"/tokens{query}" if predictor.engine.token_stages else None,
+        attention=f"/attention{query}" if predictor.offer.has_attention else None,
+        tokens=f"/tokens{query}" if predictor.offer.token_stages else None,
     )
 
 
@@ -98,9 +99,9 @@ def _links(predictor: Predictor, receipt: Receipt | None) -> Links:
     | {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}}
     | NOT_MODIFIED,
 )
-async def picture(models: TheModels, owner: TheOwner, prediction_id: PredictionId, request: Request) -> Response:
+async def picture(models: TheRegistry, owner: TheOwner, prediction_id: PredictionId, request: Request) -> Response:
     """The upright picture that overlays are drawn on, bare, as JPEG, until the prediction expires."""
-    prediction = await models.current.store.get(prediction_id, owner)
+    prediction = await models.store.get(prediction_id, owner)
     caching = {"ETag": '"preview"', "Cache-Control": "private, no-cache"}  # it never changes
     if caching["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=caching)
@@ -114,7 +115,7 @@ async def picture(models: TheModels, owner: TheOwner, prediction_id: PredictionI
     response_description="It is forgotten.",
     responses=documented(errors.UnknownPrediction, errors.StoreUnavailable),
 )
-async def forget(models: TheModels, owner: TheOwner, prediction_id: PredictionId) -> None:
+async def forget(models: TheRegistry, owner: TheOwner, prediction_id: PredictionId) -> None:
     """Forget a prediction now: its maps and its preview are gone, and its id is unknown from here on."""
     await models.forget(prediction_id, owner)
 

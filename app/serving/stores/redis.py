@@ -158,6 +158,8 @@ def from_bytes(payload: bytes) -> tuple[Prediction, str]:
         arrays["preview_jpeg"].tobytes(),
         Frame(**record["frame"]),
     )
-    maps = FeatureMaps(**{branch: arrays[f"maps.{branch}"] for branch in BRANCHES if f"maps.{branch}" in arrays})
-    gradient = {branch: arrays[f"gradient.{branch}"] for branch in BRANCHES if f"gradient.{branch}" in arrays}
+    maps, gradient = (
+        FeatureMaps({branch: arrays[f"{kind}.{branch}"] for branch in BRANCHES if f"{kind}.{branch}" in arrays})
+        for kind in ("maps", "gradient")
+    )
     return Prediction(record["bundle_sha256"], arrays["logits"], maps, upload, gradient or None), record["owner"]

@@ -25,8 +25,8 @@ from sklearn.metrics import (
 
 from app.bundles.reader import read_bundle
 from app.drawing.overlay import Style
-from app.predicting.explanation import Question
 from app.predicting.overlays import draw_over
+from app.predicting.request import HeatmapRequest
 from tests.support.bundles import write_tiny_bundle
 from tests.support.evaluated import Evaluated, decoded, evaluated, parsed, points, predictor_of
 from training.data.draw import draw_dataset
@@ -263,7 +263,7 @@ def test_the_worst_mistakes_come_first_each_with_its_overlay(two: Evaluated) -> 
     service = predictor_of(two.bundle)
     for index, shown, overlay in zip(worst, images[0::2], images[1::2], strict=True):
         prediction, _ = service.predict(service.open((two.data / rows[index]["path"]).read_bytes()))
-        explanation = service.gradcam(prediction, Question(target=rows[index]["answer"]))
+        explanation = service.explain_one(prediction, HeatmapRequest(target=rows[index]["answer"]))
         np.testing.assert_array_equal(decoded(overlay), draw_over(prediction, explanation, Style()).picture)
         original = np.asarray(Image.open(two.data / rows[index]["path"]).convert("RGB"), dtype=float)
         assert np.abs(np.asarray(decoded(shown)) - original).mean() < 4  # but for JPEG

@@ -118,7 +118,7 @@ def test_the_threshold_is_the_best_on_val_by_youdens_index(exported: Exported) -
 def test_the_reference_is_the_mean_map_of_the_train_pictures(exported: Exported) -> None:
     images, _ = exported.pictures("train")
     maps = [exported.engine.encode(image[None]) for image in images]
-    for branch, mean in exported.bundle.reference.items():
+    for branch, mean in exported.bundle.baseline.items():
         own = np.mean([getattr(one, branch)[0] for one in maps], axis=0)
         np.testing.assert_allclose(mean, own, atol=1e-5 * np.abs(own).max())
 
@@ -155,9 +155,9 @@ def test_tensors_come_back_as_they_were_to_fp16_rounding(tmp_path: Path, fusion:
         # half an fp16 step: 2^-11 of the value, and 2^-25 where it is subnormal
         np.testing.assert_allclose(bundle.tensors[name].astype(np.float64), tensor, rtol=2**-11, atol=2**-25)
         assert tensor.is_floating_point() == (bundle.tensors[name].dtype == np.float16)
-    assert dict(bundle.reference.items()).keys() == dict(reference.items()).keys()
+    assert bundle.baseline.keys() == dict(reference.items()).keys()
     for branch, mean in reference.items():
-        np.testing.assert_array_equal(getattr(bundle.reference, branch), mean)
+        np.testing.assert_array_equal(getattr(bundle.baseline, branch), mean)
     assert description.model_dump().items() <= bundle.manifest.model_dump().items()
     assert bundle.sha256 == hashlib.sha256((tmp_path / "new" / MANIFEST).read_bytes()).hexdigest()
 

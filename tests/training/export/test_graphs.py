@@ -49,7 +49,7 @@ class Erring:
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         maps = self.right.encode(images)
-        return FeatureMaps(**{branch: m * (self.factor if branch == self.output else 1) for branch, m in maps.items()})
+        return FeatureMaps({branch: m * (self.factor if branch == self.output else 1) for branch, m in maps.items()})
 
     def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
         return self.right.classify(maps) * np.float32(self.factor if self.output == "classified" else 1)

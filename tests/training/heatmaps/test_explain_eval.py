@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.explain.merge import Fuse
+from app.explain.merge import MergeRule
 from app.explain.methods import METHODS
-from app.predicting.explanation import Question
 from app.predicting.predictor import Predictor
+from app.predicting.request import HeatmapRequest
 from tests.support.bundles import write_tiny_bundle
 from tests.support.evaluated import decoded, parsed, predictor_of
 from training.cli import main
@@ -99,16 +99,18 @@ def test_heatmaps_are_the_services_own_for_every_method_branch_and_fusion(
     monkeypatch.setattr("training.heatmaps.explain_pictures.METHODS", METHODS)
     prediction, _ = predictor.predict(predictor.open(in_val(drawn).path.read_bytes()))
     found = heatmaps_of(predictor, prediction, "benign", np.random.default_rng(0))
-    fusions: list[Fuse] = ["mean", "max", "product"]
+    fusions: list[MergeRule] = ["mean", "max", "product"]
     expected = {RANDOM, CENTRED}
     for name, method in METHODS.items():
-        rules: list[Fuse] = ["sum", *fusions] if method.units == "logit" else fusions
+        rules: list[MergeRule] = ["sum", *fusions] if method.units == "logit" else fusions
         expected |= {Variant(name, "cnn"), Variant(name, "swin"), *(Variant(name, "fusion", rule) for rule in rules)}
     assert found.keys() == expected
     for variant in found.keys() - {RANDOM, CENTRED}:
         assert variant.branch is not None
         target = None if METHODS[variant.method].class_agnostic else "benign"
-        served = predictor.gradcam(prediction, Question(variant.branch, variant.method, target, fuse=variant.fuse))
+        served = predictor.explain_one(
+            prediction, HeatmapRequest((variant.branch,), variant.method, target, merge=variant.fuse)
+        )
         np.testing.assert_array_equal(found[variant], served.heatmap, err_msg=variant.name)
 
 
@@ -133,7 +135,7 @@ def test_figures_can_be_computed_again_from_heatmap_picture_and_mask(
         prediction, _ = predictor.predict(upload)
         answer = predictor.answer(prediction)
         assert (row["explained"], row["probability"]) == (answer.label, answer.probabilities[answer.label])
-        heatmap = enlarge(predictor.gradcam(prediction, Question(method="gradcam")).heatmap, (64, 64))
+        heatmap = enlarge(predictor.explain_one(prediction, HeatmapRequest(method="gradcam")).heatmap, (64, 64))
         values = {name: of_figure[n] for name, of_figure in document["values"][GRADCAM.name].items()}
         score = probability_of(predictor, upload, answer.label)
         expected = deletion(score, upload.image, heatmap, mean_colour(upload.image), seed=n)

@@ -73,7 +73,7 @@ def test_shuffling_keeps_how_many_there_are_of_each_class_and_nothing_else() -> 
 
 def test_a_head_against_itself_correlates_fully_by_every_method(bundle_path: Path, train: Split) -> None:
     bundle = read_bundle(bundle_path)
-    reference = dict(bundle.reference.items())
+    reference = bundle.baseline
     first, again = (trained_head(bundle, train, train.labels, EPOCHS, seed=0) for _ in range(2))
     maps = {branch: of_branch[0].astype(np.float32) for branch, of_branch in train.maps.items()}
     one, same = (heatmaps_of(head, maps, reference, LOGIT) for head in (first, again))

@@ -94,7 +94,7 @@ def _split(changes: str) -> list[str]:
 def test_every_command_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
-    assert f"example: python -m training {command}" in " ".join(capsys.readouterr().out.split())
+    assert f"example: fusionlens-train {command}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_mistake_is_told_in_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ def test_a_picture_that_cannot_be_read_stops_the_run_with_its_name(
     arguments = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
     assert main(["fit", str(folder / "tiny.yaml"), *arguments]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"training: {broken}") and "Traceback" not in error
+    assert error.startswith(f"fusionlens-train: {broken}") and "Traceback" not in error
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from app.bundles.reader import read_bundle
 from app.engines.torch import TorchEngine, load_model
-from app.explain.attribution import Maps, Subject
+from app.explain.attribution import AttributionInput, Maps
 from app.explain.merge import Heatmap
 from app.explain.methods import METHODS
 from app.files import DEMO_BUNDLE
@@ -30,7 +30,7 @@ class Explained:
     """A model, and the training data's mean maps that its methods start from."""
 
     model: CNNViTFusion
-    reference: Maps
+    baseline: Maps
 
     @cached_property
     def engine(self) -> TorchEngine:
@@ -51,28 +51,30 @@ class Explained:
         """The picture's maps."""
         return {branch: found[0] for branch, found in self.engine.encode(self.image[None]).items()}
 
-    def subject(self, weights: Sequence[float], maps: Maps | None = None, reference: Maps | None = None) -> Subject:
+    def attribution_input(
+        self, weights: Sequence[float], maps: Maps | None = None, baseline: Maps | None = None
+    ) -> AttributionInput:
         """The picture, or what is given in its stead, for a weighting of the logits."""
         score = HeadScore(self.engine, np.array(weights, dtype=np.float32))
-        return Subject(maps or self.maps, reference or self.reference, score)
+        return AttributionInput(maps or self.maps, baseline or self.baseline, score)
 
     def heatmaps(self, method: str, weights: Sequence[float]) -> dict[Branch, Heatmap]:
         """The picture's raw maps by a method."""
-        return dict(METHODS[method].attribute(self.subject(weights)).heatmaps)
+        return dict(METHODS[method].attribute(self.attribution_input(weights)).heatmaps)
 
 
 @cache
 def tiny(fusion: Fusion = "cross_attention", image_size: tuple[int, int] = (96, 128), seed: int = 0) -> Explained:
     """A tiny model of two classes, whose grids are not square: 3 × 4 and 6 × 8 at the default size."""
     model = tiny_model(fusion, image_size=image_size, seed=seed)
-    return Explained(model, dict(tiny_reference(model).items()))
+    return Explained(model, tiny_reference(model))
 
 
 @cache
 def demo() -> Explained:
     """The demo bundle, whose CNN ends in a ReLU6."""
     bundle = read_bundle(DEMO_BUNDLE)
-    return Explained(load_model(bundle), dict(bundle.reference.items()))
+    return Explained(load_model(bundle), bundle.baseline)
 
 
 def model_called(name: str) -> Explained:
