@@ -79,11 +79,10 @@ class Style:
 
 @dataclass(frozen=True)
 class Legend:
-    """How the map's values are drawn in the PNG.
+    """How the map's values are drawn in the PNG."""
 
-    Values beyond the ends of the colour map have the end's colour. Where the percentiles of `clip` all but coincide,
-    the low end stays 0. With `no_positive_evidence` both ends are 0.
-    """
+    # Values beyond the ends of the colour map have the end's colour. Where the percentiles of `clip` all but coincide,
+    # the low end stays 0. With `no_positive_evidence` both ends are 0.
 
     __pydantic_config__: ClassVar[dict[str, bool]] = {"use_attribute_docstrings": True}  # the API answers with it
 
