@@ -93,17 +93,9 @@ def test_the_report_is_one_page(styled: Visit) -> None:
         styled.page.emulate_media(media="screen")
         styled.view(view)
         styled.page.emulate_media(media="print")
-        report = styled.page.locator("body").inner_text()
-        answered_at = styled.page.locator("#answered-at").inner_text()
-        assert answered_at
-        for told in (
-            NAME,
-            answered_at,
-            "malignant",
-            "No medical device",
-            "Made by skin-demo 1",
-            styled.text("#caption"),
-        ):
+        report, *said = styled.texts("body", "#answered-at", "#caption")
+        assert all(said)
+        for told in (NAME, "malignant", "No medical device", "Made by skin-demo 1", *said):
             assert told in report
         for control in ("Choose pictures", "Opacity", "Copy as curl", "Forget"):
             assert control not in report

@@ -9,13 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
 from app.explain.overlay import COLORMAPS
 from app.settings import Settings
 from tests.api.asking import png_bytes
 from tests.serving import serving
-from tests.web.conftest import EXAMPLES
+from tests.web.conftest import DEADLINE_S, EXAMPLES
 from tests.web.visit import Visit, assert_looks_like
 
 RAGGED = EXAMPLES / "ragged.webp"
@@ -80,9 +80,8 @@ def test_a_method_of_no_class_takes_none(answered: Visit) -> None:
 
 
 def test_the_finer_map_is_the_services(answered: Visit, service: httpx.Client) -> None:
-    answered.page.locator("#detail").check()
-    answered.settle()
-    expect(answered.page.locator("#caption")).to_contain_text("28 × 28 cells")
+    answered.check("detail")
+    assert "28 × 28 cells" in answered.text("#caption")
     assert_looks_like(answered.seen(), overlay(service, answered, detail="fine"))
 
 
@@ -194,39 +193,47 @@ def test_a_picture_that_is_not_square_is_drawn_where_the_model_looked(visit: Vis
 
 def test_nothing_of_one_picture_is_left_at_another(answered: Visit) -> None:
     answered.choose(("notes.txt", b"no picture"))
-    expect(answered.page.locator("#strip [data-state=failed]")).to_have_count(1)
-    answered.page.locator("#strip button", has_text="ragged.webp").click()
+    answered.settle()
+    answered.picture("ragged.webp").click()
+    answered.wait()
     answered.view("branches")
-    held: list[Route] = []
-    answered.page.route("**/gradcam?*detail=fine*", lambda route: held.append(route))
+    late = answered.hold("**/gradcam?*detail=fine*")
     answered.page.locator("#detail").check()
-    answered.page.wait_for_timeout(400)
+    late.wait(3)
     expect(answered.page.locator("#explaining")).to_have_text("Explaining…")
-    answered.page.locator("#strip button", has_text="notes.txt").click()
-    for state in ("before", "after"):
-        for id in ("caption", "provenance", "sentences", "explaining"):
-            expect(answered.page.locator(f"#{id}")).to_be_empty()
-        expect(answered.page.locator("#panels")).to_be_hidden()
-        expect(answered.page.locator("#values")).to_be_hidden()
-        assert answered.page.locator("#stage img").get_attribute("src") is None
-        expect(answered.page.locator("#problem")).to_contain_text("not a picture")
-        if state == "before":
-            for route in held:
-                route.continue_()
-            answered.page.wait_for_timeout(600)
+    answered.picture("notes.txt").click()
+    assert_shows_no_picture(answered)
+    late.release()
+    assert_shows_no_picture(answered)
+    asked = len(answered.asked("gradcam"))
+    answered.picture("ragged.webp").click()
+    answered.wait()
+    assert len(answered.asked("gradcam")) == asked, "what came late was thrown away"
+    expect(answered.page.locator("#panels")).to_be_visible()
+
+
+def assert_shows_no_picture(visit: Visit) -> None:
+    """What was chosen is no picture, which is all that the page says."""
+    visit.settle()
+    for id in ("caption", "provenance", "sentences", "explaining"):
+        expect(visit.page.locator(f"#{id}")).to_be_empty()
+    expect(visit.page.locator("#panels")).to_be_hidden()
+    expect(visit.page.locator("#values")).to_be_hidden()
+    assert visit.page.locator("#stage img").get_attribute("src") is None
+    expect(visit.page.locator("#problem")).to_contain_text("not a picture")
 
 
 def test_only_the_latest_question_is_shown(answered: Visit) -> None:
-    def late(route: Route) -> None:
-        answered.page.wait_for_timeout(700)
-        route.continue_()
-
-    answered.page.route("**/gradcam?*branch=cnn*", late)
+    late = answered.hold("**/gradcam?*branch=cnn*")
     answered.page.locator("#branch").select_option("cnn")
-    answered.page.locator("#branch").select_option("swin")
-    answered.page.wait_for_timeout(1500)
-    answered.settle()
+    late.wait()
+    answered.select("branch", "swin")  # which is drawn without waiting for the other
+    seen = answered.seen()
+    late.release()
+    answered.select("method", "gradcam")
+    answered.select("method", "integrated")
     assert "in the Swin branch" in answered.text("#caption")
+    assert (answered.seen() == seen).all()
 
 
 def test_a_model_of_one_branch_offers_no_more_than_it_has(
@@ -234,7 +241,8 @@ def test_a_model_of_one_branch_offers_no_more_than_it_has(
 ) -> None:
     from tests.bundles import write_tiny_bundle  # behind the import hook
 
-    with serving(Settings(bundle=write_tiny_bundle(tmp_path / "cnn", fusion="cnn"))) as service:
+    bundle = write_tiny_bundle(tmp_path / "cnn", fusion="cnn")
+    with serving(Settings(bundle=bundle, deadline_s=DEADLINE_S)) as service:
         visit = visit_of(service)
         visit.choose(RAGGED)
         visit.wait()
