@@ -80,7 +80,7 @@ def _drawn(samples: Sequence[Sample], pictures: int) -> list[Sample]:
 
 def _measured(predictor: Predictor, opened: Sequence[Opened]) -> list[Measured]:
     """Each picture by itself, as many at once as the engine uses the machine best with."""
-    pool = ThreadPoolExecutor(predictor.engine.passes)
+    pool = ThreadPoolExecutor(predictor.engine.concurrency)
     try:
         each = pool.map(partial(measure, predictor), opened, range(SEED, SEED + len(opened)))
         return list(tqdm(each, desc="pictures", unit="picture", total=len(opened), disable=None))

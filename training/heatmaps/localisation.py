@@ -101,12 +101,12 @@ def localisation(bundle: Path, data: Path, split: str | None) -> Localisation:
 
 def _heatmaps(predictor: Predictor, opened: Opened) -> dict[str, Heatmap]:
     """Of the answer. A method's fine heatmap stands right behind that on the grid."""
-    prediction, _ = predictor.predict(opened.upload, explained=True)
-    moved = [predictor.predict(upload, explained=True)[0] for upload in predictor.moved_uploads(prediction)]
+    prediction, _ = predictor.predict(opened.upload, with_gradient=True)
+    moved = [predictor.predict(upload, with_gradient=True)[0] for upload in predictor.moved_uploads(prediction)]
     heatmaps: dict[str, Heatmap] = {}
     for method in METHODS:
         for name, detail in DETAILS.items():
-            request = HeatmapRequest(tuple(predictor.offer.views), method, detail=detail)
+            request = HeatmapRequest(tuple(predictor.capabilities.views), method, detail=detail)
             for explanation in predictor.explain(prediction, predictor.accept(request), moved):
                 heatmaps[f"{explanation.branch} {method}{name}"] = explanation.heatmap
     for stage in predictor.engine.token_stages:

@@ -91,7 +91,7 @@ def encoded(engine: Engine, bundle: Bundle, samples: Sequence[Sample]) -> Split:
     parts = FeatureMaps[list[np.ndarray]]()
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
     with tqdm(total=len(samples), desc="feature maps", unit="picture", disable=None) as bar:
-        for images in prepared(samples, size, engine.batch):
+        for images in prepared(samples, size, engine.batch_size):
             maps = engine.encode(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()))
             for branch, of_branch in maps.items():
                 parts.setdefault(branch, []).append(to_float16(of_branch))
