@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from app.models.cnnswin import CNNViTFusion
-from app.pictures.decode import Limits, Needs, decode
+from app.pictures.decode import Limits, TargetSizes, decode
 from app.pictures.prepare import prepare
 from benchmarks.timing import Times, interleaved, median_ratio
 from training.data.draw import draw_dataset
@@ -35,9 +35,9 @@ from training.data.samples import Sample, read_samples
 from training.loading.augment import TwoViews
 from training.loop.fit import fit
 from training.loop.loss import Loss
-from training.loop.optim import optimizer
+from training.loop.optim import build_optimizer
 from training.loop.processes import Processes
-from training.loop.stages import enter
+from training.loop.stages import apply_stage
 from training.loop.update import Updater
 from training.recipe.config import PROGRESSIVE, Recipe, Stage
 from training.runs.run import build_model
@@ -63,7 +63,9 @@ class PlainPictures(Dataset[tuple[Tensor, Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         sample = self.samples[index]
-        image = torch.from_numpy(prepare(decode(sample.path.read_bytes(), Limits(), Needs(self.size)), self.size).image)
+        image = torch.from_numpy(
+            prepare(decode(sample.path.read_bytes(), Limits(), TargetSizes(self.size)), self.size).image
+        )
         return *self.views(image.permute(2, 0, 1), np.random.default_rng()), int(sample.label == "malignant")
 
 
@@ -127,9 +129,9 @@ def epochs(rounds: int, pictures: int, device: str) -> list[dict[str, float]]:
 def step_of(stage: Stage, device: str) -> Callable[[], object]:
     """An update of the default model in one stage, on a batch that is there already."""
     model = build_model(STEPS, 2).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    enter(model, stage, STEPS.batch_norm)
-    loss = Loss.of([0, 1], 2, STEPS.imbalance, STEPS.label_smoothing)
-    updater = Updater(model, optimizer(model, STEPS), loss, STEPS, Processes(0, 1, torch.device(device)))
+    apply_stage(model, stage, STEPS.batch_norm)
+    loss = Loss.from_labels([0, 1], 2, STEPS.imbalance, STEPS.label_smoothing)
+    updater = Updater(model, build_optimizer(model, STEPS), loss, STEPS, Processes(0, 1, torch.device(device)))
     view = torch.randint(0, 256, (STEPS.batch_size, 3, *STEPS.model.image_size), dtype=torch.uint8)
     labels = torch.arange(STEPS.batch_size) % 2
 

@@ -20,12 +20,14 @@ from training.data.draw import draw_dataset
 from training.data.samples import SPLITS, DataError, read_samples
 from training.evaluation.ablate import ablate
 from training.evaluation.evaluate import evaluate
-from training.export.export import CHECKED, ExportError, compile_bundle, export, load_card
+from training.export.export import CHECKED_PICTURES, ExportError, compile_bundle, export, load_card
 from training.export.graphs import GraphError
-from training.heatmaps.explain_eval import PICTURES, explain_eval
-from training.heatmaps.localisation import localisation
-from training.heatmaps.shuffled_labels import EPOCHS, shuffled_labels
-from training.heatmaps.shuffled_labels import PICTURES as EXPLAINED
+from training.heatmaps.evaluate import DEFAULT_PICTURES as HEATMAP_PICTURES
+from training.heatmaps.evaluate import evaluate_heatmaps
+from training.heatmaps.localisation import measure_localisation
+from training.heatmaps.shuffled_labels import DEFAULT_EPOCHS as SHUFFLED_EPOCHS
+from training.heatmaps.shuffled_labels import DEFAULT_PICTURES as SHUFFLED_PICTURES
+from training.heatmaps.shuffled_labels import compare_shuffled_labels
 from training.loop.fit import TrainingError, fit
 from training.loop.plan import plan
 from training.loop.pretrained import WeightsError
@@ -33,7 +35,7 @@ from training.recipe.config import RecipeError, load_recipe, shipped_recipes
 from training.runs.run import RunError
 from training.runs.tracking import TRACKERS, TrackingError
 
-MISTAKES = (
+EXPECTED_ERRORS = (
     *(FusionLensError, RecipeError, DataError, ExportError, GraphError, WeightsError, RunError),
     *(TrainingError, TrackingError, OSError),
 )
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None, program: str = "fusionlens-train") 
     except BrokenPipeError:  # whoever read the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except MISTAKES as error:
+    except EXPECTED_ERRORS as error:
         print(f"fusionlens-train: {error}", file=sys.stderr)
         return 1
 
@@ -88,7 +90,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     command = _command(commands, "compile", _compile, "make a bundle's graphs anew", example)
     command.add_argument("source", type=Path, metavar="BUNDLE", help="folder of a bundle")
     command.add_argument("bundle", type=Path, metavar="OUT", help="folder to write; must be new or empty")
-    command.add_argument("--data", type=Path, help=f"also check on {CHECKED} of these pictures: {DATA_HELP}")
+    command.add_argument("--data", type=Path, help=f"also check on {CHECKED_PICTURES} of these pictures: {DATA_HELP}")
 
     example = "ablate smoke --data data/drawn --out runs/ablation --seeds 3 --variants concat,cross_attention"
     command = _command(commands, "ablate", _ablate, "compare fusions, trained alike with several seeds", example)
@@ -114,8 +116,10 @@ def _add_explanations(commands: Any) -> None:
     example = "explain-eval bundles/mine data/skin --pictures 50"
     command = _command(commands, "explain-eval", _explain_eval, "how far each heatmap can be believed", example)
     _add_evaluated(command, "explanations.json and explanations.html")
-    pictures_help = f"so many, drawn by chance; each takes about half a minute on two cores (default {PICTURES})"
-    command.add_argument("--pictures", type=int, default=PICTURES, help=pictures_help)
+    pictures_help = (
+        f"so many, drawn by chance; each takes about half a minute on two cores (default {HEATMAP_PICTURES})"
+    )
+    command.add_argument("--pictures", type=int, default=HEATMAP_PICTURES, help=pictures_help)
 
     example = "localisation bundles/mine data/skin"
     help_text = "how much of each heatmap lies in the masks, on the model's grid and in fine detail"
@@ -127,9 +131,11 @@ def _add_explanations(commands: Any) -> None:
     command = _command(commands, "shuffled-labels", _shuffled_labels, help_text, example)
     command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that export wrote")
     command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, with train and val, or a run")
-    command.add_argument("--epochs", type=int, default=EPOCHS, help=f"of training each head (default {EPOCHS})")
-    pictures_help = f"so many of val are explained, drawn by chance (default {EXPLAINED})"
-    command.add_argument("--pictures", type=int, default=EXPLAINED, help=pictures_help)
+    command.add_argument(
+        "--epochs", type=int, default=SHUFFLED_EPOCHS, help=f"of training each head (default {SHUFFLED_EPOCHS})"
+    )
+    pictures_help = f"so many of val are explained, drawn by chance (default {SHUFFLED_PICTURES})"
+    command.add_argument("--pictures", type=int, default=SHUFFLED_PICTURES, help=pictures_help)
     seed_help = "of draws, shuffling and first weights: the figures of one seed are of three heads alone (default 0)"
     command.add_argument("--seed", type=int, default=0, help=seed_help)
     command.add_argument("--out", type=Path, help="JSON file for all figures, which is replaced")
@@ -167,7 +173,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _fit(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.changes)
-    fit(recipe, args.data, args.out, _say, resume=args.resume, track=args.track)
+    fit(recipe, args.data, args.out, _report, resume=args.resume, track=args.track)
     return 0
 
 
@@ -177,13 +183,13 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _explain_eval(args: argparse.Namespace) -> int:
-    print(explain_eval(args.bundle, args.data, args.split, args.pictures, args.out).text())
+    print(evaluate_heatmaps(args.bundle, args.data, args.split, args.pictures, args.out).text())
     return 0
 
 
 def _localisation(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)  # a place that cannot be made shows before the long part
-    result = localisation(args.bundle, args.data, args.split)
+    result = measure_localisation(args.bundle, args.data, args.split)
     print(result.text())
     document = json.dumps(result.document(), indent=1, allow_nan=False)
     (args.out / "localisation.json").write_text(document + "\n", encoding="utf-8")
@@ -193,7 +199,7 @@ def _localisation(args: argparse.Namespace) -> int:
 def _shuffled_labels(args: argparse.Namespace) -> int:
     if args.out is not None:  # before the long part, so that a place that cannot be made shows now
         args.out.parent.mkdir(parents=True, exist_ok=True)
-    result = shuffled_labels(args.bundle, args.data, args.epochs, args.pictures, args.seed)
+    result = compare_shuffled_labels(args.bundle, args.data, args.epochs, args.pictures, args.seed)
     print(result.text())
     if args.out is not None:
         document = json.dumps(result.document(), indent=1, ensure_ascii=False, allow_nan=False)
@@ -204,21 +210,23 @@ def _shuffled_labels(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     bundle = export(args.train_run, args.bundle, load_card(args.card) if args.card else None)
     metrics = bundle.manifest.metrics
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in metrics.values.items())
-    print(f"{args.bundle}: {bundle.sha256}\n{metrics.split}, {metrics.pictures} pictures: {figures}")
+    values = ", ".join(f"{name} {value:.3f}" for name, value in metrics.values.items())
+    print(f"{args.bundle}: {bundle.sha256}\n{metrics.split}, {metrics.pictures} pictures: {values}")
     return 0
 
 
 def _compile(args: argparse.Namespace) -> int:
     samples = read_samples(args.data) if args.data else []
-    bundle = compile_bundle(args.source, args.bundle, samples[:: max(1, len(samples) // CHECKED)][:CHECKED])
+    bundle = compile_bundle(
+        args.source, args.bundle, samples[:: max(1, len(samples) // CHECKED_PICTURES)][:CHECKED_PICTURES]
+    )
     print(f"{args.bundle}: {bundle.sha256}")
     return 0
 
 
 def _ablate(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.changes)
-    ablation = ablate(recipe, args.data, args.out, args.seeds, args.variants.split(","), _say)
+    ablation = ablate(recipe, args.data, args.out, args.seeds, args.variants.split(","), _report)
     if ablation is not None:
         print(ablation.text())
     return 0
@@ -235,5 +243,5 @@ def _draw(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say(message: str) -> None:
+def _report(message: str) -> None:
     print(message, flush=True)

@@ -10,19 +10,19 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from training.recipe.config import Part, Recipe, Stage
+from training.recipe.config import Recipe, Stage, StrictModel
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "recipe.md"
 ROW = re.compile(r"^\| `([a-z_.]+)` \| (?:`([^`]+)`|(required|none)) \|", re.MULTILINE)
 
 
-def defaults(part: type[Part], start: Part | None = None, prefix: str = "") -> Iterator[tuple[str, str]]:
+def defaults(part: type[StrictModel], start: StrictModel | None = None, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every key below a part of a recipe with its default as the page writes it; `start` has other defaults."""
     for name, field in part.model_fields.items():
         default = getattr(start, name) if start is not None else field.default
         if name == "stages":
             yield from defaults(Stage, None, "stages.")
-        elif isinstance(default, Part):
+        elif isinstance(default, StrictModel):
             yield from defaults(type(default), default, f"{prefix}{name}.")
         else:
             yield prefix + name, shown(default)

@@ -22,7 +22,7 @@ Colours = Float32[np.ndarray, "h w 3"]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnPicture:
     """A drawn picture in RGB, and where its lesion lies."""
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -30,7 +30,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """What a label looks like. Each pair is a range that a lesion's own value is drawn from."""
 
     roughness: tuple[float, float]  # of the border, as a share of the radius
@@ -38,36 +38,36 @@ class Look:
     spots: tuple[int, int]
 
 
-LOOKS = {
-    "benign": Look(roughness=(0.01, 0.04), colours=(1, 1), spots=(0, 2)),
-    "malignant": Look(roughness=(0.07, 0.16), colours=(2, 3), spots=(4, 10)),
+APPEARANCES = {
+    "benign": Appearance(roughness=(0.01, 0.04), colours=(1, 1), spots=(0, 2)),
+    "malignant": Appearance(roughness=(0.07, 0.16), colours=(2, 3), spots=(4, 10)),
 }
 _SKIN = np.array([(238, 205, 188), (226, 172, 158), (206, 152, 132), (204, 178, 186), (228, 188, 160)], np.float32)
 _PIGMENT = np.array([(150, 98, 70), (118, 72, 54), (82, 50, 44), (170, 104, 98), (112, 92, 100)], np.float32)
 _PIGMENT_ODDS = np.array([0.3, 0.3, 0.2, 0.15, 0.05])
 
 
-def draw_lesion(rng: np.random.Generator, label: str, size_px: int = 224) -> Drawn:
+def draw_lesion(rng: np.random.Generator, label: str, size_px: int = 224) -> DrawnPicture:
     """One lesion on skin, `size_px` square. The same `rng` state gives the same picture.
 
     Raises ValueError for a label that is not in `LOOKS`.
     """
-    if label not in LOOKS:
-        raise ValueError(f"unknown label {label!r}: choose one of {', '.join(LOOKS)}")
-    look = LOOKS[label]
-    depth = _depth(rng, size_px, rng.uniform(*look.roughness))
+    if label not in APPEARANCES:
+        raise ValueError(f"unknown label {label!r}: choose one of {', '.join(APPEARANCES)}")
+    appearance = APPEARANCES[label]
+    depth = _depth(rng, size_px, rng.uniform(*appearance.roughness))
     softness = rng.uniform(0.04, 0.12) * (1.2 + np.tanh(_noise(rng, size_px, 4)))
     mottling = 1 + 0.06 * _noise(rng, size_px, 10) + 0.05 * _noise(rng, size_px, 35)
     opacity = np.minimum(1, rng.uniform(0.65, 0.95) * mottling) * _smooth_step(depth / softness / 2 + 0.5)
-    pigment = _pigment(rng, depth, int(rng.integers(*look.colours, endpoint=True)))
-    pigment *= _spots(rng, depth, int(rng.integers(*look.spots, endpoint=True)))[..., None]
+    pigment = _pigment(rng, depth, int(rng.integers(*appearance.colours, endpoint=True)))
+    pigment *= _spots(rng, depth, int(rng.integers(*appearance.spots, endpoint=True)))[..., None]
     picture = _skin(rng, size_px)
     picture += opacity[..., None] * (pigment - picture)
     if rng.random() < 0.35:
         _add_hairs(rng, picture)
     picture = cv2.GaussianBlur(picture * _light(rng, size_px)[..., None], (0, 0), size_px / 320)
     picture += rng.normal(0, 2.0, picture.shape)
-    return Drawn(np.clip(np.rint(picture), 0, 255).astype(np.uint8), depth > 0)
+    return DrawnPicture(np.clip(np.rint(picture), 0, 255).astype(np.uint8), depth > 0)
 
 
 def draw_dataset(out: Path, count: int, seed: int) -> None:
@@ -89,7 +89,7 @@ def draw_dataset(out: Path, count: int, seed: int) -> None:
         for group, (label, split, views) in enumerate(_lesions(np.random.default_rng(seed), count)):
             rng = np.random.default_rng([seed, group])
             lesion = draw_lesion(rng, label)
-            for drawn in [lesion, *(_seen_again(rng, lesion) for _ in range(views - 1))]:
+            for drawn in [lesion, *(_another_view(rng, lesion) for _ in range(views - 1))]:
                 path, mask = f"{split}/{label}/{number:04d}.png", f"masks/{number:04d}.png"
                 _save(Image.fromarray(drawn.image), out / path)
                 _save(Image.fromarray(drawn.mask), out / mask)
@@ -110,11 +110,11 @@ def _lesions(rng: np.random.Generator, count: int) -> list[tuple[str, str, int]]
     return lesions
 
 
-def _seen_again(rng: np.random.Generator, lesion: Drawn) -> Drawn:
+def _another_view(rng: np.random.Generator, lesion: DrawnPicture) -> DrawnPicture:
     """The same lesion, camera turned by a multiple of 90° and with another exposure."""
     turns, exposure = int(rng.integers(1, 4)), rng.uniform(0.85, 1.1)
     image = np.clip(np.rint(lesion.image * exposure), 0, 255).astype(np.uint8)
-    return Drawn(np.rot90(image, turns), np.rot90(lesion.mask, turns))
+    return DrawnPicture(np.rot90(image, turns), np.rot90(lesion.mask, turns))
 
 
 def _save(image: Image.Image, path: Path) -> None:

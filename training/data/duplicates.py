@@ -47,14 +47,16 @@ def fingerprint(image: UInt8[np.ndarray, "h w 3"]) -> Fingerprint:
     detail = grey - cv2.GaussianBlur(grey, (0, 0), _BLUR_PX)
     detail -= detail.mean()
     detail /= max(float(np.linalg.norm(detail)), 1.0)  # a picture without detail is a copy of none
-    return Fingerprint(digest.digest(), _packed(frequencies > 0), _packed(frequencies.T > 0), detail.astype(np.float16))
+    return Fingerprint(
+        digest.digest(), _pack_bits(frequencies > 0), _pack_bits(frequencies.T > 0), detail.astype(np.float16)
+    )
 
 
 def exact_copies(fingerprints: Sequence[Fingerprint]) -> list[list[int]]:
     """Indices of pictures whose pixels are the same, in sets of two or more."""
     sets: dict[bytes, list[int]] = {}
-    for index, found in enumerate(fingerprints):
-        sets.setdefault(found.digest, []).append(index)
+    for index, picture in enumerate(fingerprints):
+        sets.setdefault(picture.digest, []).append(index)
     return [indices for indices in sets.values() if len(indices) > 1]
 
 
@@ -67,35 +69,36 @@ def near_copies(fingerprints: Sequence[Fingerprint]) -> Iterator[tuple[int, int]
     if not fingerprints:
         return
     upright, transposed = (
-        np.array([getattr(found, name) for found in fingerprints], np.uint64) for name in ("hash", "transposed_hash")
+        np.array([getattr(picture, name) for picture in fingerprints], np.uint64)
+        for name in ("hash", "transposed_hash")
     )
-    details = np.stack([found.detail for found in fingerprints])
+    details = np.stack([picture.detail for picture in fingerprints])
     frequency = np.arange(_FREQUENCIES) % 2 == 1
-    for hashes, seen in ((upright, details), (transposed, details.transpose(0, 2, 1))):
+    for hashes, oriented_details in ((upright, details), (transposed, details.transpose(0, 2, 1))):
         for down, across in ((1, 1), (1, -1), (-1, 1), (-1, -1)):
             # A mirrored cosine changes its sign where its frequency is odd.
-            changed = (frequency[:, None] & (down < 0)) ^ (frequency & (across < 0))
-            turned = hashes ^ np.uint64(_packed(changed))
-            yield from _alike(upright, turned, details, seen[:, ::down, ::across])
+            sign_changes = (frequency[:, None] & (down < 0)) ^ (frequency & (across < 0))
+            oriented = hashes ^ np.uint64(_pack_bits(sign_changes))
+            yield from _matching_pairs(upright, oriented, details, oriented_details[:, ::down, ::across])
 
 
-def _alike(
-    hashes: UInt64[np.ndarray, " n"], turned_hashes: UInt64[np.ndarray, " n"], details: Details, turned: Details
+def _matching_pairs(
+    hashes: UInt64[np.ndarray, " n"], oriented_hashes: UInt64[np.ndarray, " n"], details: Details, oriented: Details
 ) -> Iterator[tuple[int, int]]:
     tiles = range(0, len(hashes), _TILE)
     for row, column in combinations_with_replacement(tiles, 2):
-        bits = np.bitwise_count(hashes[row : row + _TILE, None] ^ turned_hashes[column : column + _TILE])
+        bits = np.bitwise_count(hashes[row : row + _TILE, None] ^ oriented_hashes[column : column + _TILE])
         close = bits <= _MAX_BITS
         if close.any():
             pairs = np.argwhere(close) + np.array([row, column])
             pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-            yield from map(tuple, pairs[_correlated(pairs, details, turned)].tolist())
+            yield from map(tuple, pairs[_are_correlated(pairs, details, oriented)].tolist())
 
 
-def _correlated(pairs: Int[np.ndarray, "p 2"], details: Details, turned: Details) -> Bool[np.ndarray, " p"]:
-    first, second = details[pairs[:, 0]].astype(np.float32), turned[pairs[:, 1]].astype(np.float32)
+def _are_correlated(pairs: Int[np.ndarray, "p 2"], details: Details, oriented: Details) -> Bool[np.ndarray, " p"]:
+    first, second = details[pairs[:, 0]].astype(np.float32), oriented[pairs[:, 1]].astype(np.float32)
     return np.asarray(np.einsum("phw,phw->p", first, second) >= _MIN_CORRELATION)
 
 
-def _packed(bits: Bool[np.ndarray, "8 8"]) -> int:
+def _pack_bits(bits: Bool[np.ndarray, "8 8"]) -> int:
     return int.from_bytes(np.packbits(bits).tobytes())

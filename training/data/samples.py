@@ -46,7 +46,7 @@ def read_samples(root: Path, split: str | None = None) -> list[Sample]:
     """
     table = root if root.is_file() else root / "labels.csv"
     samples = _from_table(table) if table.is_file() else _from_folders(root)
-    _check(samples, root)
+    _validate(samples, root)
     chosen = [sample for sample in samples if split in (None, sample.split)]
     if not chosen:
         raise DataError(f"{root} has no pictures in {split}: name that split in the table, or make such a folder")
@@ -66,28 +66,28 @@ def split_samples(samples: Sequence[Sample], val_share: float, seed: int) -> lis
     """
     if any(sample.split for sample in samples):
         _refuse_leaks(samples)
-        placed = list(samples)
+        assigned = list(samples)
     else:
         val = _val_keys(samples, val_share, seed)
-        placed = [replace(sample, split="val" if _key(sample) in val else "train") for sample in samples]
-    there = {(sample.label, sample.split) for sample in placed}
-    for label in sorted({sample.label for sample in placed}):
+        assigned = [replace(sample, split="val" if _group_key(sample) in val else "train") for sample in samples]
+    label_splits = {(sample.label, sample.split) for sample in assigned}
+    for label in sorted({sample.label for sample in assigned}):
         for side in ("train", "val"):
-            if (label, side) not in there:
+            if (label, side) not in label_splits:
                 raise DataError(
                     f"class {label} has no picture in {side}: each class needs pictures of at least two groups "
                     "(a picture without a group is its own), some in train and some in val"
                 )
-    return placed
+    return assigned
 
 
-def groups_on_two_sides(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+def groups_in_several_splits(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
     """The groups with pictures in more than one split, and those pictures."""
     members: defaultdict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         if sample.group is not None:
             members[sample.group].append(sample)
-    return {group: found for group, found in members.items() if len({sample.split for sample in found}) > 1}
+    return {group: pictures for group, pictures in members.items() if len({sample.split for sample in pictures}) > 1}
 
 
 def classes_of(samples: Iterable[Sample]) -> tuple[str, ...]:
@@ -115,13 +115,13 @@ def load_samples(path: Path) -> list[Sample]:
 
 
 def _from_table(table: Path) -> list[Sample]:
-    def inside(text: str) -> Path:
+    def resolve(text: str) -> Path:
         path = Path(text)
         if path.anchor or ".." in path.parts:
             raise DataError(f"{table}: {text} leads out of the data: write paths relative to the table's folder")
         return table.parent / path
 
-    return [_sample({name: text.strip() for name, text in row.items()}, inside) for row in _rows(table)]
+    return [_sample({name: text.strip() for name, text in row.items()}, resolve) for row in _rows(table)]
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
@@ -146,14 +146,14 @@ def _rows(table: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _sample(row: dict[str, str], place: Callable[[str], Path]) -> Sample:
+def _sample(row: dict[str, str], resolve: Callable[[str], Path]) -> Sample:
     mask = row.get("mask")
     return Sample(
-        path=place(row["path"]),
+        path=resolve(row["path"]),
         label=row["label"],
         group=row.get("group") or None,
         split=row.get("split") or None,
-        mask=place(mask) if mask else None,
+        mask=resolve(mask) if mask else None,
     )
 
 
@@ -167,36 +167,36 @@ def _from_folders(root: Path) -> list[Sample]:
             f"{root} has {', '.join(splits)} beside {', '.join(others)}: its folders are either all classes "
             f"or all splits ({', '.join(SPLITS)})"
         )
-    places: list[tuple[str | None, Path]] = [(split, root / split) for split in splits]
+    split_folders: list[tuple[str | None, Path]] = [(split, root / split) for split in splits]
     return [
         Sample(picture, folder.name, None, split, None)
-        for split, place in places or [(None, root)]
-        for folder in _folders(place)
+        for split, parent in split_folders or [(None, root)]
+        for folder in _folders(parent)
         for picture in _pictures(folder)
     ]
 
 
-def _folders(place: Path) -> list[Path]:
-    found = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not found:
-        raise DataError(f"{place} has neither a labels.csv nor folders of classes: give it one or the other")
-    return found
+def _folders(parent: Path) -> list[Path]:
+    folders = sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        raise DataError(f"{parent} has neither a labels.csv nor folders of classes: give it one or the other")
+    return folders
 
 
 def _pictures(folder: Path) -> list[Path]:
-    found = sorted(
+    pictures = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in _SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )
-    if not found:
+    if not pictures:
         raise DataError(f"the class folder {folder} has no pictures: put some there, or remove it")
-    return found
+    return pictures
 
 
-def _check(samples: Sequence[Sample], root: Path) -> None:
+def _validate(samples: Sequence[Sample], root: Path) -> None:
     seen: set[Path] = set()
     for sample in samples:
         if not sample.label:
@@ -207,10 +207,10 @@ def _check(samples: Sequence[Sample], root: Path) -> None:
             raise DataError(f"{sample.path} is named twice: remove one of its rows")
         seen.add(sample.path)
     _refuse_missing(samples, root)
-    without = [sample for sample in samples if sample.split is None]
-    if 0 < len(without) < len(samples):
+    unsplit = [sample for sample in samples if sample.split is None]
+    if 0 < len(unsplit) < len(samples):
         raise DataError(
-            f"{len(without)} of {len(samples)} pictures have no split, the first is {without[0].path}: "
+            f"{len(unsplit)} of {len(samples)} pictures have no split, the first is {unsplit[0].path}: "
             "give a split to all or to none"
         )
     labels = {sample.label for sample in samples}
@@ -230,7 +230,7 @@ def _refuse_missing(samples: Iterable[Sample], source: Path) -> None:
 
 
 def _refuse_leaks(samples: Iterable[Sample]) -> None:
-    if leaks := groups_on_two_sides(samples):
+    if leaks := groups_in_several_splits(samples):
         group, members = next(iter(leaks.items()))
         sides = " and ".join(sorted({str(member.split) for member in members}))
         raise DataError(
@@ -239,22 +239,22 @@ def _refuse_leaks(samples: Iterable[Sample]) -> None:
         )
 
 
-def _key(sample: Sample) -> str | Path:
+def _group_key(sample: Sample) -> str | Path:
     return sample.path if sample.group is None else sample.group
 
 
 def _val_keys(samples: Sequence[Sample], val_share: float, seed: int) -> set[str | Path]:
     in_order = sorted(samples, key=lambda sample: sample.path)
-    keys = list(dict.fromkeys(_key(sample) for sample in in_order))
+    keys = list(dict.fromkeys(_group_key(sample) for sample in in_order))
     labels = sorted({sample.label for sample in samples})
     row, column = ({name: i for i, name in enumerate(names)} for names in (keys, labels))
     counts = np.zeros((len(keys), len(labels)), np.int64)
     for sample in samples:
-        counts[row[_key(sample)], column[sample.label]] += 1
-    return {key for key, chosen in zip(keys, _drawn(counts, val_share, seed), strict=True) if chosen}
+        counts[row[_group_key(sample)], column[sample.label]] += 1
+    return {key for key, chosen in zip(keys, _draw_groups(counts, val_share, seed), strict=True) if chosen}
 
 
-def _drawn(counts: Int[np.ndarray, "groups labels"], share: float, seed: int) -> Bool[np.ndarray, " groups"]:
+def _draw_groups(counts: Int[np.ndarray, "groups labels"], share: float, seed: int) -> Bool[np.ndarray, " groups"]:
     """Which groups go to val. `counts` are the pictures of each label that a group holds."""
     rng = np.random.default_rng(seed)
     kinds, kind_of_group, sizes = np.unique(counts, axis=0, return_inverse=True, return_counts=True)

@@ -13,10 +13,10 @@ from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
 from app.bundles.manifest import Manifest
 from training.evaluation.pages import render
-from training.metrics.classification import BINS, Estimate, Rule, confidence, described_intervals, reliability
+from training.metrics.classification import BINS, DecisionRule, Estimate, confidence, described_intervals, reliability
 
 # The name for people, and what the figure says.
-WORDS = {
+METRIC_TEXTS = {
     "auroc": ("AUROC", "how often a picture of the class scores above one of the rest; chance is 0.5"),
     "average_precision": ("Average precision", "mean precision over all recalls; chance is the class's share"),
     "sensitivity_at_specificity_0.9": ("Sensitivity at specificity 0.90", "with a threshold chosen on these pictures"),
@@ -48,9 +48,9 @@ class Evaluation:
     groups: tuple[str, ...]
     labels: Int[np.ndarray, " n"]
     probabilities: Float[np.ndarray, "n k"]
-    rule: Rule
-    figures: Mapping[str, Estimate]
-    class_figures: Mapping[str, Mapping[str, Estimate]]
+    rule: DecisionRule
+    metrics: Mapping[str, Estimate]
+    class_metrics: Mapping[str, Mapping[str, Estimate]]
     repeats: int
     seed: int
     versions: Mapping[str, str]
@@ -72,19 +72,19 @@ class Evaluation:
         return {name: int((self.labels == k).sum()) for k, name in enumerate(self.manifest.classes)}
 
     @property
-    def basis(self) -> str:
+    def data_summary(self) -> str:
         """What the figures rest on, in words."""
-        place = self.data if self.split is None else f"{self.split} of {self.data}"
+        source = self.data if self.split is None else f"{self.split} of {self.data}"
         pictures = _count(len(self.paths), "picture")
         if self.groups == self.paths:
-            return f"{place}: {pictures}, each a group of its own"
-        return f"{place}: {pictures} of {_count(len(set(self.groups)), 'group')}"
+            return f"{source}: {pictures}, each a group of its own"
+        return f"{source}: {pictures} of {_count(len(set(self.groups)), 'group')}"
 
     def text(self) -> str:
         """A short table of the figures with their intervals."""
-        lines = [self.basis, f"{'':32} value  95 % interval"]
-        for name, estimate in self.figures.items():
-            lines.append(f"{WORDS[name][0]:32} {estimate.value:.3f}  {estimate.low:.3f} to {estimate.high:.3f}")
+        lines = [self.data_summary, f"{'':32} value  95 % interval"]
+        for name, estimate in self.metrics.items():
+            lines.append(f"{METRIC_TEXTS[name][0]:32} {estimate.value:.3f}  {estimate.low:.3f} to {estimate.high:.3f}")
         return "\n".join(lines)
 
     def document(self) -> dict[str, Any]:
@@ -113,10 +113,10 @@ class Evaluation:
                 "threshold": rule.threshold,
             },
             "interval": described_intervals(self.repeats, self.seed),
-            "figures": {name: asdict(estimate) for name, estimate in self.figures.items()},
+            "figures": {name: asdict(estimate) for name, estimate in self.metrics.items()},
             "class_figures": {
-                label: {name: asdict(estimate) for name, estimate in figures.items()}
-                for label, figures in self.class_figures.items()
+                label: {name: asdict(estimate) for name, estimate in metrics.items()}
+                for label, metrics in self.class_metrics.items()
             },
             "confusion_matrix": {"rows": "label", "columns": "answer", "pictures": self.confusion.tolist()},
             "versions": dict(self.versions),
@@ -138,7 +138,7 @@ class Mistake:
     probability: float
     picture_jpeg: bytes
     overlay_png: bytes
-    reading: str
+    legend: str
 
 
 def as_html(evaluation: Evaluation, mistakes: list[Mistake]) -> str:
@@ -149,7 +149,7 @@ def as_html(evaluation: Evaluation, mistakes: list[Mistake]) -> str:
         evaluation=evaluation,
         manifest=evaluation.manifest,
         confusion=evaluation.confusion.tolist(),
-        words=WORDS,
+        metric_texts=METRIC_TEXTS,
         charts=[_roc(evaluation), _precision_recall(evaluation), _reliability(evaluation)],
         mistakes=mistakes,
         wrong=wrong,
@@ -157,7 +157,7 @@ def as_html(evaluation: Evaluation, mistakes: list[Mistake]) -> str:
     )
 
 
-def _shown_classes(evaluation: Evaluation) -> list[tuple[str, Float[np.ndarray, " n"], Any]]:
+def _curve_classes(evaluation: Evaluation) -> list[tuple[str, Float[np.ndarray, " n"], Any]]:
     """Name, scores and truth of every class that has a curve: the positive one of two, or each against the rest."""
     positive = evaluation.rule.positive
     shown = range(len(evaluation.manifest.classes)) if positive is None else [positive]
@@ -166,7 +166,7 @@ def _shown_classes(evaluation: Evaluation) -> list[tuple[str, Float[np.ndarray, 
 
 def _roc(evaluation: Evaluation) -> dict[str, Any]:
     lines = []
-    for name, scores, truth in _shown_classes(evaluation):
+    for name, scores, truth in _curve_classes(evaluation):
         false_rate, true_rate, _ = roc_curve(truth, scores)
         lines.append({"name": name, "points": _points(false_rate, true_rate)})
     chart: dict[str, Any] = {
@@ -178,14 +178,14 @@ def _roc(evaluation: Evaluation) -> dict[str, Any]:
         "guide": _points([0, 1], [0, 1]),
     }
     if evaluation.rule.threshold is not None:
-        specificity, sensitivity = (evaluation.figures[name].value for name in ("specificity", "sensitivity"))
+        specificity, sensitivity = (evaluation.metrics[name].value for name in ("specificity", "sensitivity"))
         chart["mark"] = _points([1 - specificity], [sensitivity]).split(",")
         chart["caption"] += " The dot is the bundle's own threshold."
     return chart
 
 
 def _precision_recall(evaluation: Evaluation) -> dict[str, Any]:
-    lines, shown = [], _shown_classes(evaluation)
+    lines, shown = [], _curve_classes(evaluation)
     for name, scores, truth in shown:
         precision, recall, _ = (values[::-1] for values in precision_recall_curve(truth, scores))
         # The precision of a recall holds since the recall before it: a step, as average precision counts it.
@@ -208,15 +208,15 @@ def _precision_recall(evaluation: Evaluation) -> dict[str, Any]:
 
 def _reliability(evaluation: Evaluation) -> dict[str, Any]:
     rule = evaluation.rule
-    found = reliability(*confidence(evaluation.probabilities, evaluation.labels, rule))
+    binned = reliability(*confidence(evaluation.probabilities, evaluation.labels, rule))
     of = "the most probable class" if rule.positive is None else evaluation.manifest.classes[rule.positive]
-    share = found.pictures / found.pictures.sum()
-    bars = zip(found.mean_probability.tolist(), share.tolist(), strict=True)
+    share = binned.pictures / binned.pictures.sum()
+    bars = zip(binned.mean_probability.tolist(), share.tolist(), strict=True)
     return {
         "title": "Reliability",
         "x": f"probability of {of}",
         "y": "how often it was true",
-        "lines": [{"name": of, "points": _points(found.mean_probability, found.frequency)}],
+        "lines": [{"name": of, "points": _points(binned.mean_probability, binned.frequency)}],
         "caption": "On the dashed diagonal, probabilities are what they say. A bar is the bin's share of the pictures: "
         "few pictures make an unsteady point.",
         "guide": _points([0, 1], [0, 1]),

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from app.bundles.graph_names import TOKENS
 from app.bundles.manifest import (
+    BASELINE,
     FORMAT,
     MANIFEST,
-    REFERENCE,
     WEIGHTS,
     Architecture,
     Calibration,
@@ -45,22 +45,22 @@ from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.models.swin_tokens import swin_tokens
 from training.data.samples import Sample
-from training.export.graphs import as_uploaded, write_graphs
-from training.loading.forward import as_input, predict, prepared
+from training.export.graphs import to_engine_batches, write_graphs
+from training.loading.forward import predict, prepared_batches, to_model_input
 from training.metrics.calibration import fit_temperature, mean_nll, softmax, youden_threshold
 from training.metrics.classification import auroc
-from training.recipe.config import Part, Recipe
+from training.recipe.config import Recipe, StrictModel
 from training.runs.run import read_run
 
-CHECKED = 25  # pictures that a new bundle is compared on
-MOST_OFF = 1e-4
+CHECKED_PICTURES = 25  # pictures that a new bundle is compared on
+MAX_LOGIT_ERROR = 1e-4
 
 
 class ExportError(ValueError):
     """A run, a card or a place that no bundle can be made of, and why."""
 
 
-class Card(Part):
+class Card(StrictModel):
     """What a person says about the bundle. `positive` is the class looked for, of two; by default the last."""
 
     name: str = Field(min_length=1)
@@ -89,13 +89,13 @@ def export(folder: Path, out: Path, card: Card | None) -> Bundle:
     _refuse_to_overwrite(out)
     run = read_run(folder)
     recipe, classes, size = run.recipe, run.classes, run.recipe.model.image_size
-    card = card or _no_card(recipe.name)
+    card = card or _placeholder_card(recipe.name)
     positive = _positive_class(classes, card)
     model = run.finished_model()
     model.half().float()
-    labels = np.array(run.labels("val"))
-    logits = predict(model, prepared(run.on("val"), size))
-    calibration, decision, metrics = judge(logits.astype(np.float64), labels, classes, positive)
+    labels = np.array(run.labels_of("val"))
+    logits = predict(model, prepared_batches(run.samples_of("val"), size))
+    calibration, decision, metrics = calibrate(logits.astype(np.float64), labels, classes, positive)
     description = Description(
         name=card.name,
         version=card.version,
@@ -108,12 +108,12 @@ def export(folder: Path, out: Path, card: Card | None) -> Bundle:
         licence=card.licence,
         data=card.data,
         notes=card.notes,
-        recipe=_public(recipe),
+        recipe=_public_recipe(recipe),
     )
-    graphs = write_graphs(model, as_uploaded(prepared(run.on("val")[:CHECKED], size)))
-    write_bundle(model, out, description, mean_maps(model, prepared(run.on("train"), size)), graphs)
+    graphs = write_graphs(model, to_engine_batches(prepared_batches(run.samples_of("val")[:CHECKED_PICTURES], size)))
+    write_bundle(model, out, description, mean_maps(model, prepared_batches(run.samples_of("train"), size)), graphs)
     bundle = read_bundle(out)
-    _compare(bundle, run.on("val")[:CHECKED], logits[:CHECKED])
+    _check_logits(bundle, run.samples_of("val")[:CHECKED_PICTURES], logits[:CHECKED_PICTURES])
     return bundle
 
 
@@ -127,7 +127,7 @@ def compile_bundle(path: Path, out: Path, samples: Sequence[Sample]) -> Bundle:
     bundle = read_bundle(path)
     model = load_model(bundle)
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
-    graphs = write_graphs(model, as_uploaded(prepared(samples, size)))
+    graphs = write_graphs(model, to_engine_batches(prepared_batches(samples, size)))
     description = Description(**{name: getattr(bundle.manifest, name) for name in Description.model_fields})
     write_bundle(model, out, description, bundle.baseline, graphs)
     return read_bundle(out)
@@ -147,10 +147,12 @@ def write_bundle(
     BundleError if the parts do not fit each other.
     """
     _refuse_to_overwrite(out)
-    weights = {name: _stored(tensor) for name, tensor in model.state_dict().items()}
+    weights = {name: _to_stored(tensor) for name, tensor in model.state_dict().items()}
     means: dict[str, np.ndarray] = {branch: np.ascontiguousarray(mean, np.float32) for branch, mean in baseline.items()}
-    contents = {WEIGHTS: safetensors.torch.save(weights), REFERENCE: safetensors.numpy.save(means), **graphs}
-    manifest = _manifest(model, description, {name: hashlib.sha256(d).hexdigest() for name, d in contents.items()})
+    contents = {WEIGHTS: safetensors.torch.save(weights), BASELINE: safetensors.numpy.save(means), **graphs}
+    manifest = _manifest(
+        model, description, {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    )
     fields = {"format": manifest.format, **manifest.model_dump(mode="json")}
     contents[MANIFEST] = (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +165,7 @@ def write_bundle(
         folder.rename(out)
 
 
-def judge(
+def calibrate(
     logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], classes: Sequence[str], positive: str | None
 ) -> tuple[Calibration, Decision | None, Metrics]:
     """Temperature, decision threshold (where there is a positive class) and figures, all from val's logits."""
@@ -196,22 +198,24 @@ def mean_maps(model: CNNViTFusion, batches: Iterable[UInt8[Tensor, "b 3 h w"]]) 
     pictures = 0
     for batch in batches:
         pictures += len(batch)
-        for branch, feature_map in model.encode(as_input(batch)).items():
+        for branch, feature_map in model.encode(to_model_input(batch)).items():
             totals[branch] = totals.get(branch, 0) + feature_map.double().sum(dim=0).numpy()
     return totals.map(lambda total: (total / pictures).astype(np.float32))
 
 
-def _compare(bundle: Bundle, samples: Sequence[Sample], logits: Float[np.ndarray, "n k"]) -> None:
+def _check_logits(bundle: Bundle, samples: Sequence[Sample], logits: Float[np.ndarray, "n k"]) -> None:
     """Have the service's own engine answer the pictures, and compare."""
     engine = load_engine(bundle, "torch")
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
-    images = np.concatenate(list(as_uploaded(prepared(samples, size))))
+    images = np.concatenate(list(to_engine_batches(prepared_batches(samples, size))))
     served = engine.classify(engine.encode(images))
-    if (off := float(np.abs(served - logits).max())) > MOST_OFF:
-        raise ExportError(f"the bundle's logits are {off:.1e} off the run's: at most {MOST_OFF:.0e} is rounding")
+    if (error := float(np.abs(served - logits).max())) > MAX_LOGIT_ERROR:
+        raise ExportError(
+            f"the bundle's logits are {error:.1e} off the run's: at most {MAX_LOGIT_ERROR:.0e} is rounding"
+        )
 
 
-def _public(recipe: Recipe) -> dict[str, Any]:
+def _public_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe without this machine's folders: of a weights file only its name."""
     fields: dict[str, Any] = recipe.model_dump(mode="json")
     for start in fields["start"].values():
@@ -220,7 +224,7 @@ def _public(recipe: Recipe) -> dict[str, Any]:
     return fields
 
 
-def _no_card(name: str) -> Card:
+def _placeholder_card(name: str) -> Card:
     note = "Exported without a card: nobody has said what this model is for."
     return Card(name=name, version="1", licence="not stated", data="not stated", notes=(note,))
 
@@ -240,7 +244,7 @@ def _refuse_to_overwrite(out: Path) -> None:
         raise ExportError(f"{out} exists and is not empty: choose another folder")
 
 
-def _stored(tensor: Tensor) -> Tensor:
+def _to_stored(tensor: Tensor) -> Tensor:
     tensor = tensor.detach().cpu()
     return (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
 
@@ -249,8 +253,8 @@ def _manifest(model: CNNViTFusion, description: Description, files: dict[str, st
     height_px, width_px = model.image_size
     normalization = {
         branch: Normalization(
-            mean=tuple(_stored(getattr(model, f"{branch}_mean")).flatten().tolist()),
-            std=tuple(_stored(getattr(model, f"{branch}_std")).flatten().tolist()),
+            mean=tuple(_to_stored(getattr(model, f"{branch}_mean")).flatten().tolist()),
+            std=tuple(_to_stored(getattr(model, f"{branch}_std")).flatten().tolist()),
         )
         for branch in model.map_shapes
     }

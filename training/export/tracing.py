@@ -53,7 +53,7 @@ class Trunk(nn.Module):
         return tuple(maps.values())
 
 
-class ExplainedHead(nn.Module):
+class HeadWithGradients(nn.Module):
     """Maps and a weighting of the logits to logits, attention where there is one, and the score's gradients by all."""
 
     def __init__(self, model: CNNViTFusion) -> None:
@@ -66,9 +66,9 @@ class ExplainedHead(nn.Module):
         with torch.enable_grad():
             leaves = [feature_map.detach().requires_grad_() for feature_map in maps]
             logits, attention = self.model.classify(FeatureMaps(zip(self.branches, leaves, strict=True)))
-            answers = [logits] if attention is None else [logits, attention]
-            gradients = torch.autograd.grad((logits * target).sum(), [*leaves, *answers[1:]])
-        return (*(answer.detach() for answer in answers), *gradients)
+            outputs = [logits] if attention is None else [logits, attention]
+            gradients = torch.autograd.grad((logits * target).sum(), [*leaves, *outputs[1:]])
+        return (*(answer.detach() for answer in outputs), *gradients)
 
 
 def trunk_graph(model: CNNViTFusion) -> ov.Model:
@@ -76,9 +76,9 @@ def trunk_graph(model: CNNViTFusion) -> ov.Model:
     height, width = model.image_size
     shape = (1, height, width, 3)
     program = torch.export.export(Trunk(model), (torch.zeros(shape, dtype=torch.uint8),))
-    graph = _as_traced(program)
+    graph = _convert_unfused(program)
     graph.reshape(list(shape))
-    return _named(graph, ["images"], list(model.map_shapes))
+    return _name_ports(graph, ["images"], list(model.map_shapes))
 
 
 def head_graph(model: CNNViTFusion) -> ov.Model:
@@ -88,7 +88,10 @@ def head_graph(model: CNNViTFusion) -> ov.Model:
     batch_size = next(n for n in count(3) if all(n not in shape for shape in shapes))
     example = [torch.zeros(batch_size, *shape) for shape in shapes]
     traced = make_fx(
-        ExplainedHead(model), decomposition_table=_to_core(), tracing_mode="symbolic", _allow_non_fake_inputs=True
+        HeadWithGradients(model),
+        decomposition_table=_decompositions(),
+        tracing_mode="symbolic",
+        _allow_non_fake_inputs=True,
     )(*example)
     batch = torch.export.Dim("batch")
     program = torch.export.export(traced, tuple(example), dynamic_shapes=tuple({0: batch} for _ in example))
@@ -98,7 +101,7 @@ def head_graph(model: CNNViTFusion) -> ov.Model:
     graph.validate_nodes_and_infer_types()
     attention = ["attention"] if model.fusion == "cross_attention" else []
     gradients = [gradient_output(source) for source in (*model.map_shapes, *attention)]
-    return _named(graph, [*model.map_shapes, "target"], ["logits", *attention, *gradients])
+    return _name_ports(graph, [*model.map_shapes, "target"], ["logits", *attention, *gradients])
 
 
 def tokens_graph(model: CNNViTFusion, tokens: SwinTokens) -> ov.Model:
@@ -106,18 +109,18 @@ def tokens_graph(model: CNNViTFusion, tokens: SwinTokens) -> ov.Model:
     height, width = model.image_size
     example = (torch.zeros(1, height, width, 3, dtype=torch.uint8), torch.zeros(1, *model.map_shapes["swin"]))
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels' way back is no arithmetic that a graph could hold
-        traced = make_fx(tokens, decomposition_table=_to_core(), _allow_non_fake_inputs=True)(*example)
+        traced = make_fx(tokens, decomposition_table=_decompositions(), _allow_non_fake_inputs=True)(*example)
     decoder = TorchFXPythonDecoder(traced, None, traced, input_shapes=[list(value.shape) for value in example])
-    graph = _converted(decoder)
+    graph = _convert(decoder)
     # As converted, OpenVINO compiles it to one whose saliency is several percent off: some constant is not what it was.
     folding = Manager()
     folding.register_pass(ConstantFolding())
     folding.run_passes(graph)
     stages = [token_output(stage_height) for stage_height in tokens.heights]
-    return _named(graph, ["images", "swin_gradient"], [*stages, "swin_attention"])
+    return _name_ports(graph, ["images", "swin_gradient"], [*stages, "swin_attention"])
 
 
-def _to_core() -> dict[Any, Any]:
+def _decompositions() -> dict[Any, Any]:
     """How operators that have no counterpart in a graph are written in others that do."""
     aten = torch.ops.aten
     table: dict[Any, Any] = core_aten_decompositions() | get_decompositions(
@@ -126,27 +129,27 @@ def _to_core() -> dict[Any, Any]:
     return table
 
 
-def _as_traced(program: torch.export.ExportedProgram) -> ov.Model:
+def _convert_unfused(program: torch.export.ExportedProgram) -> ov.Model:
     """The program as a graph whose constants are the model's own numbers.
 
     `openvino.convert_model` also folds batch norms into the convolutions before them, and the products are not numbers
     that fp16 holds: the demo's logits were 2e-2 off. Folding belongs to compiling, which happens in float32.
     """
-    before = logging.root.manager.disable
+    previous = logging.root.manager.disable
     logging.disable(logging.WARNING)  # the decoder reports operators that this torch does not have, with tracebacks
     try:
         decoder = TorchFXPythonDecoder.from_exported_program(program)
     finally:
-        logging.disable(before)
-    return _converted(decoder)
+        logging.disable(previous)
+    return _convert(decoder)
 
 
-def _converted(decoder: TorchFXPythonDecoder) -> ov.Model:
+def _convert(decoder: TorchFXPythonDecoder) -> ov.Model:
     frontend = FrontEndManager().load_by_framework("pytorch")
     return frontend.convert(frontend.load(decoder))
 
 
-def _named(graph: ov.Model, inputs: list[str], outputs: list[str]) -> ov.Model:
+def _name_ports(graph: ov.Model, inputs: list[str], outputs: list[str]) -> ov.Model:
     """The graph whose ports alone have names: those of other values could take a port's place where they become one."""
     for operation in graph.get_ops():
         for output in operation.outputs():

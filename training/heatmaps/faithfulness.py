@@ -24,7 +24,7 @@ STEPS = 10
 ROAD_FRACTIONS = (0.1, 0.3, 0.5)
 
 
-class Kept(NamedTuple):
+class ConfidenceChange(NamedTuple):
     """What becomes of the score where only the heatmap's evidence is kept of a picture."""
 
     drop: float
@@ -41,9 +41,9 @@ def enlarge(heatmap: Float[np.ndarray, "grid_h grid_w"], size: tuple[int, int]) 
     for axis, (cells, pixels) in enumerate(zip(heatmap.shape, size, strict=True)):
         position = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
         before = position.astype(np.intp)
-        part = np.expand_dims(position - before, 1 - axis)
-        here, next_one = (values.take(index, axis) for index in (before, np.minimum(before + 1, cells - 1)))
-        values = here + part * (next_one - here)
+        fraction = np.expand_dims(position - before, 1 - axis)
+        lower, upper = (values.take(index, axis) for index in (before, np.minimum(before + 1, cells - 1)))
+        values = lower + fraction * (upper - lower)
     return values.astype(np.float32)
 
 
@@ -102,7 +102,7 @@ def road(
     return float((scores[1::2] - scores[::2]).mean())
 
 
-def drop_and_increase(score: Score, image: Image, heatmap: Heatmap) -> Kept:
+def drop_and_increase(score: Score, image: Image, heatmap: Heatmap) -> ConfidenceChange:
     """Average drop and increase in confidence of one picture (Chattopadhay et al. 2018).
 
     Each pixel is multiplied by the heatmap's positive part over its maximum, so that the rest is black. `drop` is the
@@ -112,8 +112,8 @@ def drop_and_increase(score: Score, image: Image, heatmap: Heatmap) -> Kept:
     evidence = np.maximum(heatmap, 0)
     weight = evidence / (evidence.max() or 1)
     kept = np.rint(image * weight[..., None]).astype(np.uint8)
-    whole, rest = score(np.stack([image, kept])).tolist()
-    return Kept(max(0.0, whole - rest) / whole, float(rest > whole))
+    full_score, kept_score = score(np.stack([image, kept])).tolist()
+    return ConfidenceChange(max(0.0, full_score - kept_score) / full_score, float(kept_score > full_score))
 
 
 def pointing(heatmap: Heatmap, mask: Bool[np.ndarray, "h w"]) -> float:
@@ -136,7 +136,7 @@ def energy_inside(heatmap: Heatmap, mask: Bool[np.ndarray, "h w"]) -> float:
 def correlation(a: Heatmap, b: Heatmap) -> float:
     """Pearson correlation of two heatmaps; of a constant one, 1 with another constant one and 0 with anything else."""
     centred = [heatmap - heatmap.mean(dtype=np.float64) for heatmap in (a, b)]
-    lengths = [float(np.sqrt(np.square(one).sum())) if np.ptp(one) else 0.0 for one in centred]
+    lengths = [float(np.sqrt(np.square(values).sum())) if np.ptp(values) else 0.0 for values in centred]
     if not all(lengths):
         return float(lengths[0] == lengths[1])
     return float(np.clip((centred[0] * centred[1]).sum() / (lengths[0] * lengths[1]), -1, 1))

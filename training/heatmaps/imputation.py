@@ -33,7 +33,7 @@ def impute(
     if removed.all():
         raise ValueError("every pixel is removed: there is nothing to fill them in from")
     planes = np.ascontiguousarray(np.moveaxis(image, -1, 0), dtype=np.float32)
-    filled, grids = _first_guess(planes, ~removed), _grids(removed)
+    filled, grids = _initial_guess(planes, ~removed), _grids(removed)
     for _ in range(_CYCLES):
         filled = _v_cycle(filled, np.zeros_like(filled), grids)
     noisy = filled + 255 * noise * rng.standard_normal(filled.shape, np.float32)
@@ -46,11 +46,11 @@ class _Grid:
 
     unknown: Plane
     weight: Plane
-    pace: Plane
+    step: Plane
 
-    def residual(self, values: Planes, right: Planes) -> Planes:
+    def residual(self, values: Planes, right_side: Planes) -> Planes:
         """What the equations of the unknown pixels lack."""
-        return np.asarray(self.unknown * (right - self.weight * values + _weighted_neighbours(values)))
+        return np.asarray(self.unknown * (right_side - self.weight * values + _weighted_neighbours(values)))
 
 
 def _grids(removed: Bool[np.ndarray, "h w"]) -> list[_Grid]:
@@ -65,34 +65,34 @@ def _grids(removed: Bool[np.ndarray, "h w"]) -> list[_Grid]:
         grids.append(_Grid(unknown.astype(np.float32), weight, np.float32(_DAMPING) / weight))
         if min(unknown.shape) == 1:
             break
-        unknown = _sums_of_four((~unknown).astype(np.float32)) == 0
+        unknown = _restrict((~unknown).astype(np.float32)) == 0
     return grids
 
 
-def _v_cycle(values: Planes, right: Planes, grids: list[_Grid]) -> Planes:
+def _v_cycle(values: Planes, right_side: Planes, grids: list[_Grid]) -> Planes:
     """One cycle of multigrid: damped Jacobi sweeps, the rest corrected on the coarser grid, and sweeps again."""
     grid, *coarser = grids
-    values = _swept(values, right, grid)
+    values = _smooth(values, right_side, grid)
     if coarser:
-        rest = _sums_of_four(grid.residual(values, right)) * coarser[0].unknown
-        correction = _v_cycle(np.zeros_like(rest), rest, coarser)
-        values = values + grid.unknown * _twice_as_fine(correction, grid.unknown.shape)
-    return _swept(values, right, grid)
+        residual = _restrict(grid.residual(values, right_side)) * coarser[0].unknown
+        correction = _v_cycle(np.zeros_like(residual), residual, coarser)
+        values = values + grid.unknown * _prolong(correction, grid.unknown.shape)
+    return _smooth(values, right_side, grid)
 
 
-def _swept(values: Planes, right: Planes, grid: _Grid) -> Planes:
+def _smooth(values: Planes, right_side: Planes, grid: _Grid) -> Planes:
     for _ in range(_SWEEPS):
-        values = values + grid.pace * grid.residual(values, right)
+        values = values + grid.step * grid.residual(values, right_side)
     return values
 
 
-def _first_guess(planes: Planes, known: Bool[np.ndarray, "h w"]) -> Planes:
+def _initial_guess(planes: Planes, kept: Bool[np.ndarray, "h w"]) -> Planes:
     """Unknown pixels from the means of the known ones on the finest of the coarser grids that has any there."""
-    if known.all():
+    if kept.all():
         return planes
-    counts = _sums_of_four(known.astype(np.float32))
-    means = _sums_of_four(planes * known) / np.maximum(counts, 1)
-    return np.where(known, planes, _twice_as_fine(_first_guess(means, counts > 0), known.shape))
+    counts = _restrict(kept.astype(np.float32))
+    means = _restrict(planes * kept) / np.maximum(counts, 1)
+    return np.where(kept, planes, _prolong(_initial_guess(means, counts > 0), kept.shape))
 
 
 def _weighted_neighbours(values: Float32[np.ndarray, "*c h w"]) -> Float32[np.ndarray, "*c h w"]:
@@ -108,7 +108,7 @@ def _weighted_neighbours(values: Float32[np.ndarray, "*c h w"]) -> Float32[np.nd
     return np.asarray(both)
 
 
-def _sums_of_four(values: Float32[np.ndarray, "*c h w"]) -> Float32[np.ndarray, "*c half_h half_w"]:
+def _restrict(values: Float32[np.ndarray, "*c h w"]) -> Float32[np.ndarray, "*c half_h half_w"]:
     """The sum of every two by two pixels; a side that is odd goes on with zeros."""
     height, width = values.shape[-2:]
     if height % 2 or width % 2:
@@ -117,13 +117,13 @@ def _sums_of_four(values: Float32[np.ndarray, "*c h w"]) -> Float32[np.ndarray, 
     return np.asarray(rows[..., ::2] + rows[..., 1::2])
 
 
-def _twice_as_fine(values: Planes, size: tuple[int, ...]) -> Float32[np.ndarray, "c fine_h fine_w"]:
+def _prolong(values: Planes, size: tuple[int, ...]) -> Float32[np.ndarray, "c fine_h fine_w"]:
     """Bilinear interpolation between the centres of pixels twice as large."""
-    across = _line_twice_as_fine(values, size[1])
-    return np.swapaxes(_line_twice_as_fine(np.swapaxes(across, 1, 2), size[0]), 1, 2)
+    across = _prolong_lines(values, size[1])
+    return np.swapaxes(_prolong_lines(np.swapaxes(across, 1, 2), size[0]), 1, 2)
 
 
-def _line_twice_as_fine(values: Planes, length: int) -> Float32[np.ndarray, "c h fine_w"]:
+def _prolong_lines(values: Planes, length: int) -> Float32[np.ndarray, "c h fine_w"]:
     padded = np.concatenate([values[..., :1], values, values[..., -1:]], axis=-1)
     finer = np.empty((*values.shape[:-1], 2 * values.shape[-1]), np.float32)
     finer[..., ::2] = 0.75 * values + 0.25 * padded[..., :-2]

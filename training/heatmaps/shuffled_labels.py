@@ -31,19 +31,19 @@ from app.models.feature_maps import FeatureMaps, batched, to_float16, to_float32
 from app.predicting.target import HeadScore
 from training.data.samples import DataError, Sample, load_samples, read_samples
 from training.heatmaps.faithfulness import correlation
-from training.heatmaps.shuffled_report import SCORES, Head, Row, ShuffledLabels, estimates
-from training.loading.forward import prepared
+from training.heatmaps.shuffled_report import SCORES, HeadMetrics, ShuffledLabelsResult, VariantRow, estimates
+from training.loading.forward import prepared_batches
 from training.loop.optim import warmup_cosine
-from training.metrics.classification import Rule, figures
+from training.metrics.classification import DecisionRule, classification_metrics
 
-EPOCHS, PICTURES = 20, 50
+DEFAULT_EPOCHS, DEFAULT_PICTURES = 20, 50
 _RATE, _WEIGHT_DECAY, _BATCH, _WARMUP_SHARE = 5e-4, 0.02, 32, 0.1
 
 Variant = tuple[str, str]  # a method; cnn, swin, or fusion by the method's default rule
 
 
 @dataclass(frozen=True)
-class Split:
+class EncodedSplit:
     """Feature maps of one split's pictures, float16, the number of each one's class, and its group."""
 
     maps: FeatureMaps[np.ndarray]
@@ -51,7 +51,9 @@ class Split:
     groups: tuple[str, ...]
 
 
-def shuffled_labels(bundle: Path, data: Path, epochs: int, pictures: int, seed: int) -> ShuffledLabels:
+def compare_shuffled_labels(
+    bundle: Path, data: Path, epochs: int, picture_count: int, seed: int
+) -> ShuffledLabelsResult:
     """Train three heads on all of train, and compare their heatmaps of `pictures` of val, drawn by chance.
 
     `seed` decides what is drawn, how labels are shuffled, and from what the heads start. Heatmaps are for the class
@@ -63,50 +65,52 @@ def shuffled_labels(bundle: Path, data: Path, epochs: int, pictures: int, seed: 
     table, read = data / "samples.csv", read_bundle(bundle)
     samples = load_samples(table) if table.is_file() else read_samples(data)
     of_train, of_val = (_of_split(samples, split, read.manifest.classes) for split in ("train", "val"))
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(of_val))[: max(pictures, 0)])
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(of_val))[: max(picture_count, 0)])
     if len({of_val[number].group or number for number in chosen.tolist()}) < 2:
         raise DataError("figures with intervals need pictures of at least two groups: choose more --pictures")
     engine = load_engine(read, "auto")
-    train, val = encoded(engine, read, of_train), encoded(engine, read, of_val)
+    train, val = encode_split(engine, read, of_train), encode_split(engine, read, of_val)
     recipes = {
         "true labels": (train.labels, 2 * seed),
-        "shuffled labels": (shuffled(train.labels, seed), 2 * seed + 1),
+        "shuffled labels": (shuffle_labels(train.labels, seed), 2 * seed + 1),
         "true labels again": (train.labels, 2 * seed + 1),
     }
-    heads = {name: trained_head(read, train, labels, epochs, start) for name, (labels, start) in recipes.items()}
-    return ShuffledLabels(
+    heads = {name: train_head(read, train, labels, epochs, start) for name, (labels, start) in recipes.items()}
+    return ShuffledLabelsResult(
         bundle_name=read.manifest.name,
         bundle_sha256=read.sha256,
         data=str(data),
         pictures={"train": len(train.labels), "val": len(val.labels), "explained": len(chosen)},
         epochs=epochs,
         seed=seed,
-        heads={name: _learnt(head, train, recipes[name][0], val) for name, head in heads.items()},
+        heads={name: _head_metrics(head, train, recipes[name][0], val) for name, head in heads.items()},
         rows=_rows(list(heads.values()), val, chosen, read.baseline),
     )
 
 
-def encoded(engine: Engine, bundle: Bundle, samples: Sequence[Sample]) -> Split:
+def encode_split(engine: Engine, bundle: Bundle, samples: Sequence[Sample]) -> EncodedSplit:
     """What the trunk makes of pictures. Raises DataError for one that cannot be read."""
     parts = FeatureMaps[list[np.ndarray]]()
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
     with tqdm(total=len(samples), desc="feature maps", unit="picture", disable=None) as bar:
-        for images in prepared(samples, size, engine.batch):
+        for images in prepared_batches(samples, size, engine.batch_size):
             maps = engine.encode(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()))
-            for branch, of_branch in maps.items():
-                parts.setdefault(branch, []).append(to_float16(of_branch))
+            for branch, branch_maps in maps.items():
+                parts.setdefault(branch, []).append(to_float16(branch_maps))
             bar.update(len(images))
     labels = np.array([bundle.manifest.classes.index(sample.label) for sample in samples])
     groups = tuple(sample.group or str(sample.path) for sample in samples)
-    return Split(parts.map(np.concatenate), labels, groups)
+    return EncodedSplit(parts.map(np.concatenate), labels, groups)
 
 
-def shuffled(labels: Int[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
+def shuffle_labels(labels: Int[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
     """The same labels, dealt out to the pictures at random."""
     return np.random.default_rng(seed).permutation(labels)
 
 
-def trained_head(bundle: Bundle, train: Split, labels: Int[np.ndarray, " n"], epochs: int, seed: int) -> TorchEngine:
+def train_head(
+    bundle: Bundle, train: EncodedSplit, labels: Int[np.ndarray, " n"], epochs: int, seed: int
+) -> TorchEngine:
     """A new head of the bundle's architecture that learnt these labels of the stored maps; it has no trunk.
 
     AdamW on cross-entropy, without dropout, so that labels without a rule can be learnt by heart. `seed` decides the
@@ -127,7 +131,7 @@ def trained_head(bundle: Bundle, train: Split, labels: Int[np.ndarray, " n"], ep
             order = np.array_split(rng.permutation(len(labels)), batches)
         rows = order.pop()
         adam.param_groups[0]["lr"] = _RATE * warmup_cosine(update, int(_WARMUP_SHARE * updates), updates)
-        maps = _rows_of(train.maps, rows).map(torch.from_numpy)
+        maps = _select(train.maps, rows).map(torch.from_numpy)
         loss = cross_entropy(model.classify(maps)[0], torch.from_numpy(labels[rows]))
         adam.zero_grad()
         loss.backward()
@@ -137,14 +141,15 @@ def trained_head(bundle: Bundle, train: Split, labels: Int[np.ndarray, " n"], ep
 
 def heatmaps_of(head: Engine, maps: Maps, baseline: Maps, weights: Float[np.ndarray, " k"]) -> dict[Variant, Heatmap]:
     """Every method's heatmaps of one picture for a weighting of the logits."""
-    picture, found = AttributionInput(maps, baseline, HeadScore(head, weights)), dict[Variant, Heatmap]()
-    picture = replace(picture, precomputed_endpoints=picture.endpoints(), precomputed_gradient=picture.gradient())
+    inputs = AttributionInput(maps, baseline, HeadScore(head, weights))
+    inputs = replace(inputs, precomputed_endpoints=inputs.endpoints(), precomputed_gradient=inputs.gradient())
+    heatmaps: dict[Variant, Heatmap] = {}
     for name, method in METHODS.items():
-        attribution = method.attribute(picture)
-        found |= {(name, str(branch)): heatmap for branch, heatmap in attribution.heatmaps.items()}
+        attribution = method.attribute(inputs)
+        heatmaps |= {(name, str(branch)): heatmap for branch, heatmap in attribution.heatmaps.items()}
         if len(maps) > 1:
-            found[name, "fusion"] = merged(attribution, merge_rule_of(name, None))
-    return found
+            heatmaps[name, "fusion"] = merged(attribution, merge_rule_of(name, None))
+    return heatmaps
 
 
 def rank_correlations(a: Heatmap, b: Heatmap) -> tuple[float, float]:
@@ -154,52 +159,59 @@ def rank_correlations(a: Heatmap, b: Heatmap) -> tuple[float, float]:
 
 def _of_split(samples: Sequence[Sample], split: str, classes: Sequence[str]) -> list[Sample]:
     chosen = [sample for sample in samples if sample.split == split]
-    if (found := {sample.label for sample in chosen}) != set(classes):
+    if (labels := {sample.label for sample in chosen}) != set(classes):
         raise DataError(
-            f"{split} has pictures of {', '.join(sorted(found)) or 'no class'}, but the bundle knows "
+            f"{split} has pictures of {', '.join(sorted(labels)) or 'no class'}, but the bundle knows "
             f"{', '.join(classes)}: give data with pictures of these classes, and no other, in train and in val"
         )
     return chosen
 
 
-def _learnt(head: Engine, train: Split, labels: Int[np.ndarray, " n"], val: Split) -> Head:
+def _head_metrics(head: Engine, train: EncodedSplit, labels: Int[np.ndarray, " n"], val: EncodedSplit) -> HeadMetrics:
     of_train, of_val = (_probabilities(head, split) for split in (train, val))
-    known = figures(of_val.shape[1], Rule(positive=1 if of_val.shape[1] == 2 else None))
-    return Head(
-        known["accuracy"](of_train, labels), known["accuracy"](of_val, val.labels), known["auroc"](of_val, val.labels)
+    metric_of = classification_metrics(of_val.shape[1], DecisionRule(positive=1 if of_val.shape[1] == 2 else None))
+    return HeadMetrics(
+        metric_of["accuracy"](of_train, labels),
+        metric_of["accuracy"](of_val, val.labels),
+        metric_of["auroc"](of_val, val.labels),
     )
 
 
-def _probabilities(head: Engine, split: Split) -> Float[np.ndarray, "n k"]:
+def _probabilities(head: Engine, split: EncodedSplit) -> Float[np.ndarray, "n k"]:
     parts = []
     for start in range(0, len(split.labels), _BATCH):
-        maps = _rows_of(split.maps, slice(start, start + _BATCH))
+        maps = _select(split.maps, slice(start, start + _BATCH))
         parts.append(torch.from_numpy(head.classify(maps)).double().softmax(dim=1).numpy())
     return np.concatenate(parts)
 
 
-def _rows_of(maps: FeatureMaps[np.ndarray], rows: slice | int | Int[np.ndarray, " b"]) -> FeatureMaps[np.ndarray]:
+def _select(maps: FeatureMaps[np.ndarray], rows: slice | int | Int[np.ndarray, " b"]) -> FeatureMaps[np.ndarray]:
     """Some pictures' maps, in float32."""
-    return maps.map(lambda of_branch: to_float32(of_branch[rows]))
+    return maps.map(lambda branch_maps: to_float32(branch_maps[rows]))
 
 
 def _ranks(heatmap: Heatmap) -> Heatmap:
     """Each value's place among all; equal values share theirs."""
-    _, place, counts = np.unique(heatmap, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[place.reshape(heatmap.shape)])
+    _, position, counts = np.unique(heatmap, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[position.reshape(heatmap.shape)])
 
 
-def _rows(heads: Sequence[Engine], val: Split, chosen: Int[np.ndarray, " m"], baseline: Maps) -> list[Row]:
+def _rows(
+    heads: Sequence[Engine], val: EncodedSplit, chosen: Int[np.ndarray, " m"], baseline: Maps
+) -> list[VariantRow]:
     """`heads` are those of the true labels, of the shuffled ones, and of the true ones again."""
-    found: dict[tuple[str, Variant], list[list[float]]] = {}
+    correlations: dict[tuple[str, Variant], list[list[float]]] = {}
     for number in tqdm(chosen.tolist(), desc="explaining", unit="picture", disable=None):
-        maps = _rows_of(val.maps, number)
+        maps = _select(val.maps, number)
         (logits,) = heads[0].classify(batched([maps]))
         answer = np.eye(len(logits), dtype=np.float32)[logits.argmax()]
         for score, weights in zip(SCORES, (answer, answer - (1 - answer) / (len(logits) - 1)), strict=True):
             true, *others = (heatmaps_of(head, maps, baseline, weights) for head in heads)
             for variant, heatmap in true.items():
                 signed, absolute = zip(*(rank_correlations(heatmap, other[variant]) for other in others), strict=True)
-                found.setdefault((score, variant), []).append([*signed, *absolute])
+                correlations.setdefault((score, variant), []).append([*signed, *absolute])
     groups = [val.groups[number] for number in chosen]
-    return [Row(score, *variant, *estimates(np.array(values), groups)) for (score, variant), values in found.items()]
+    return [
+        VariantRow(score, *variant, *estimates(np.array(values), groups))
+        for (score, variant), values in correlations.items()
+    ]

@@ -13,13 +13,13 @@ from app.explain.methods import METHODS
 from training.metrics.classification import Estimate, described_intervals, resamples
 
 REPEATS, SEED = 1000, 0
-MOST = 0.5  # of a rank correlation that may survive, the bound of the checks with random weights
-LEARNT = 0.9  # of the shuffled labels, or their head says little
+MAX_CORRELATION = 0.5  # of a rank correlation that may survive, the bound of the checks with random weights
+MIN_TRAIN_ACCURACY = 0.9  # of the shuffled labels, or their head says little
 SCORES = {"logit": "the answered class's logit", "contrast": "that logit less the mean of the others"}
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadMetrics:
     """What a head learnt: accuracy on the labels it was trained on, and figures on the true labels of val."""
 
     train_accuracy: float
@@ -28,7 +28,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Row:
+class VariantRow:
     """Mean rank correlations of a method's heatmaps with those of the head that learnt the true labels.
 
     `shuffled` are those of the head of shuffled labels, `control` those of another head of the true labels, and `less`
@@ -42,8 +42,8 @@ class Row:
     control: Estimate
     absolute_shuffled: Estimate
     absolute_control: Estimate
-    less: Estimate
-    absolute_less: Estimate
+    difference: Estimate
+    absolute_difference: Estimate
 
     @property
     def failure(self) -> str | None:
@@ -51,9 +51,12 @@ class Row:
         if METHODS[self.method].class_agnostic:
             return None
         name = f"{self.method} on {self.view} ({self.score}) fails"
-        if self.shuffled.value > MOST:
-            return f"{name}: {self.shuffled.value:.2f} of the maps' order survives shuffled labels, more than {MOST:g}."
-        if self.less.low <= 0:
+        if self.shuffled.value > MAX_CORRELATION:
+            return (
+                f"{name}: {self.shuffled.value:.2f} of the maps' order survives shuffled labels, "
+                f"more than {MAX_CORRELATION:g}."
+            )
+        if self.difference.low <= 0:
             return (
                 f"{name}: shuffled labels ({self.shuffled.value:.2f}) are not shown to change its maps more than "
                 f"another seed does ({self.control.value:.2f})."
@@ -69,7 +72,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class ShuffledLabels:
+class ShuffledLabelsResult:
     """All that was found. `heads` are named by what they learnt."""
 
     bundle_name: str
@@ -78,20 +81,20 @@ class ShuffledLabels:
     pictures: Mapping[str, int]
     epochs: int
     seed: int
-    heads: Mapping[str, Head]
-    rows: Sequence[Row]
+    heads: Mapping[str, HeadMetrics]
+    rows: Sequence[VariantRow]
 
     @property
     def findings(self) -> list[str]:
         """What the reader must know: failures, and a head that did not learn what it should."""
-        learnt = self.heads["shuffled labels"].train_accuracy
-        found = [row.failure for row in self.rows if row.failure]
-        if learnt < LEARNT:
-            found.append(
-                f"The head of shuffled labels learnt only {learnt:.0%} of them, which proves little: "
+        train_accuracy = self.heads["shuffled labels"].train_accuracy
+        findings = [row.failure for row in self.rows if row.failure]
+        if train_accuracy < MIN_TRAIN_ACCURACY:
+            findings.append(
+                f"The head of shuffled labels learnt only {train_accuracy:.0%} of them, which proves little: "
                 "choose more --epochs."
             )
-        return found
+        return findings
 
     def text(self) -> str:
         """The tables, and the findings."""
@@ -106,7 +109,7 @@ class ShuffledLabels:
             lines.append(
                 f"{'method':12}{'view':8}{'shuffled':>9}{'control':>9}{'less, 95 %':>15}{'shuffled':>11}{'control':>9}"
             )
-            lines += [_line(row) for row in self.rows if row.score == score]
+            lines += [_table_line(row) for row in self.rows if row.score == score]
         return "\n".join([*lines, "", *self.findings])
 
     def document(self) -> dict[str, Any]:
@@ -118,10 +121,10 @@ class ShuffledLabels:
             "epochs": self.epochs,
             "seed": self.seed,
             "scores": SCORES,
-            "most_that_may_survive": MOST,
+            "most_that_may_survive": MAX_CORRELATION,
             "interval": described_intervals(REPEATS, SEED),
             "heads": {name: asdict(head) for name, head in self.heads.items()},
-            "table": [asdict(row) | {"result": row.result} for row in self.rows],
+            "table": [_row_document(row) for row in self.rows],
             "findings": self.findings,
         }
 
@@ -135,7 +138,15 @@ def estimates(values: Float[np.ndarray, "m 4"], groups: Sequence[str]) -> list[E
     return [Estimate(*each) for each in np.stack([values.mean(axis=0), low, high], axis=1).tolist()]
 
 
-def _line(row: Row) -> str:
-    correlations = f"{row.shuffled.value:9.2f}{row.control.value:9.2f}{row.less.low:7.2f} to {row.less.high:4.2f}"
+def _row_document(row: VariantRow) -> dict[str, Any]:
+    """A row for JSON, where a difference is called `less`."""
+    names = {"difference": "less", "absolute_difference": "absolute_less"}
+    return {names.get(key, key): value for key, value in asdict(row).items()} | {"result": row.result}
+
+
+def _table_line(row: VariantRow) -> str:
+    correlations = (
+        f"{row.shuffled.value:9.2f}{row.control.value:9.2f}{row.difference.low:7.2f} to {row.difference.high:4.2f}"
+    )
     absolute = f"{row.absolute_shuffled.value:11.2f}{row.absolute_control.value:9.2f}"
     return f"{row.method:12}{row.view:8}{correlations}{absolute}  {row.result}"

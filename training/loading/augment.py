@@ -38,39 +38,43 @@ class TwoViews:
         """The CNN's view and the Swin's, of the picture's size. Raises ValueError for a picture of another size."""
         if tuple(image.shape[1:]) != tuple(self.size):
             raise ValueError(f"these views are for pictures of {self.size} px, not {tuple(image.shape[1:])}")
-        placed = _place(image.permute(1, 2, 0).numpy(), self.config.geometry, rng)
-        cnn, swin = (_photograph(placed, photometry, rng) for photometry in (self.config.cnn, self.config.swin))
+        transformed = _apply_geometry(image.permute(1, 2, 0).numpy(), self.config.geometry, rng)
+        cnn, swin = (
+            _apply_photometry(transformed, photometry, rng) for photometry in (self.config.cnn, self.config.swin)
+        )
         return _channels_first(cnn), _channels_first(swin)
 
 
-def _place(image: Pixels, geometry: Geometry, rng: np.random.Generator) -> Pixels:
+def _apply_geometry(image: Pixels, geometry: Geometry, rng: np.random.Generator) -> Pixels:
     """Flipped, turned, scaled and shifted. Reflected at its edges, so that no black corner comes in."""
     flips = rng.choice([-1.0, 1.0], 2) if geometry.flip else np.ones(2)
     angle = np.deg2rad(rng.uniform(-geometry.rotation_degrees, geometry.rotation_degrees))
     size_px = np.array([image.shape[1], image.shape[0]])  # x, y
     shift_px = rng.uniform(-geometry.translate, geometry.translate, 2) * size_px
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    linear = rng.uniform(*geometry.scale) * turn * flips
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = rng.uniform(*geometry.scale) * rotation * flips
     centre = (size_px - 1) / 2
     affine = np.column_stack([linear, centre + shift_px - linear @ centre])
     if np.array_equal(affine, np.eye(2, 3)):
         return image
     width, height = image.shape[1], image.shape[0]
-    placed = cv2.warpAffine(image, affine, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    return np.asarray(placed, np.uint8)
+    transformed = cv2.warpAffine(
+        image, affine, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+    )
+    return np.asarray(transformed, np.uint8)
 
 
-def _photograph(image: Pixels, photometry: Photometry, rng: np.random.Generator) -> Pixels:
+def _apply_photometry(image: Pixels, photometry: Photometry, rng: np.random.Generator) -> Pixels:
     """The picture in other colours, perhaps blurred, perhaps with an erased rectangle. The input stays as it is."""
-    colours = _colours(photometry, np.array(cv2.mean(image)[:3]), rng)
-    if not np.array_equal(colours, np.eye(3, 4)):
-        image = np.asarray(cv2.transform(image, colours), np.uint8)
+    matrix = _colour_matrix(photometry, np.array(cv2.mean(image)[:3]), rng)
+    if not np.array_equal(matrix, np.eye(3, 4)):
+        image = np.asarray(cv2.transform(image, matrix), np.uint8)
     if rng.random() < photometry.blur:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(*_BLUR_SIGMA_PX)), np.uint8)
-    return _erase(image, rng) if rng.random() < photometry.erasing else image
+    return _erase_rectangle(image, rng) if rng.random() < photometry.erasing else image
 
 
-def _colours(
+def _colour_matrix(
     photometry: Photometry, mean: Float[np.ndarray, "3"], rng: np.random.Generator
 ) -> Float[np.ndarray, "3 4"]:
     """Brightness, contrast, saturation and hue as one affine map of colours (Haeberli 1993, "Matrix Operations").
@@ -82,20 +86,20 @@ def _colours(
         rng.uniform(max(0.0, 1 - strength), 1 + strength)
         for strength in (photometry.brightness, photometry.contrast, photometry.saturation)
     )
-    hue = _turn_about_grey(2 * np.pi * rng.uniform(-photometry.hue, photometry.hue))
+    hue = _hue_rotation(2 * np.pi * rng.uniform(-photometry.hue, photometry.hue))
     linear = brightness * contrast * hue @ (saturation * np.eye(3) + (1 - saturation) * np.tile(_LUMA, (3, 1)))
     grey = brightness * (1 - contrast) * float(_LUMA @ mean)
     return np.column_stack([linear, np.full(3, grey)])
 
 
-def _turn_about_grey(angle: float) -> Float[np.ndarray, "3 3"]:
+def _hue_rotation(angle: float) -> Float[np.ndarray, "3 3"]:
     """Rodrigues' rotation about (1, 1, 1): a third of a turn carries red to green, green to blue, blue to red."""
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
     rotation: Float[np.ndarray, "3 3"] = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
     return rotation
 
 
-def _erase(image: Pixels, rng: np.random.Generator) -> Pixels:
+def _erase_rectangle(image: Pixels, rng: np.random.Generator) -> Pixels:
     """One rectangle in the picture's mean colour (Zhong et al. 2020).
 
     Noise would need the model's own mean and std to look neutral to it, and would put a texture into the picture

@@ -13,14 +13,16 @@ from training.data.samples import Sample
 from training.loading.views import EvaluationSet
 
 
-def prepared(samples: Sequence[Sample], size: tuple[int, int], batch: int = 25) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+def prepared_batches(
+    samples: Sequence[Sample], size: tuple[int, int], batch: int = 25
+) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
     """The samples' pictures in batches, as the service prepares them. Raises DataError as `EvaluationSet` does."""
     pictures = EvaluationSet(samples, size)
     for start in range(0, len(samples), batch):
         yield torch.stack([pictures[index] for index in range(start, min(start + batch, len(samples)))])
 
 
-def as_input(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+def to_model_input(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     """What the model takes: RGB in [0, 1], channels last in memory (faster convolutions)."""
     return images.float().div(255).contiguous(memory_format=torch.channels_last)
 
@@ -28,6 +30,6 @@ def as_input(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
 @torch.inference_mode()
 def predict(model: nn.Module, batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> Float[np.ndarray, "n k"]:
     """Logits of every picture, float32, from a model in eval mode."""
-    first = next(model.parameters())
-    parts = [model(as_input(batch.to(first.device)).to(first.dtype)).float().cpu() for batch in batches]
+    parameter = next(model.parameters())
+    parts = [model(to_model_input(batch.to(parameter.device)).to(parameter.dtype)).float().cpu() for batch in batches]
     return torch.cat(parts).numpy()

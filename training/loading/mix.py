@@ -46,9 +46,9 @@ def mix(
     if not cut:
         return _blend(cnn, weight), _blend(swin, weight), _blend(targets, weight)
     height, width = cnn.shape[2:]
-    box = top, bottom, left, right = _box(height, width, 1 - weight, rng)
-    kept = 1 - (bottom - top) * (right - left) / (height * width)
-    return _paste(cnn, box), _paste(swin, box), _blend(targets, kept)
+    box = top, bottom, left, right = _random_box(height, width, 1 - weight, rng)
+    kept_share = 1 - (bottom - top) * (right - left) / (height * width)
+    return _paste(cnn, box), _paste(swin, box), _blend(targets, kept_share)
 
 
 def _blend(values: Float[Tensor, "b ..."], weight: float) -> Float[Tensor, "b ..."]:
@@ -66,7 +66,7 @@ def _partners(values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
     return values[torch.arange(len(values), device=values.device) ^ 1]
 
 
-def _box(height: int, width: int, share: float, rng: np.random.Generator) -> Box:
+def _random_box(height: int, width: int, share: float, rng: np.random.Generator) -> Box:
     """A box of this share of the picture and of its shape, centred anywhere and cut off at the edges."""
     half_height, half_width = height * np.sqrt(share) / 2, width * np.sqrt(share) / 2
     y, x = rng.uniform(0, height), rng.uniform(0, width)

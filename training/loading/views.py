@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from app.errors import FusionLensError
-from app.pictures.decode import Limits, Needs, decode
+from app.pictures.decode import Limits, TargetSizes, decode
 from app.pictures.prepare import prepare
 from training.data.samples import DataError, Sample
 from training.loading.augment import TwoViews
 
-Key = tuple[int, int, int]  # epoch, position in the epoch, index of the sample
+SampleKey = tuple[int, int, int]  # epoch, position in the epoch, index of the sample
 _ORDER, _VIEWS = int.from_bytes(b"order"), int.from_bytes(b"views")
 
 
@@ -39,10 +39,10 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor, int]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: Key) -> tuple[UInt8[Tensor, "3 h w"], UInt8[Tensor, "3 h w"], int]:
+    def __getitem__(self, key: SampleKey) -> tuple[UInt8[Tensor, "3 h w"], UInt8[Tensor, "3 h w"], int]:
         """The CNN's view, the Swin's, and the label. Raises DataError, naming the file, where it cannot be read."""
         index = key[2]
-        image = _read(self.samples[index], self.size)
+        image = _read_picture(self.samples[index], self.size)
         cnn, swin = self.views(image, np.random.default_rng([_VIEWS, self.seed, *key]))
         return cnn, swin, self.labels[index]
 
@@ -58,10 +58,10 @@ class EvaluationSet(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]:
         """Raises DataError, naming the file, where it cannot be read."""
-        return _read(self.samples[index], self.size).contiguous()
+        return _read_picture(self.samples[index], self.size).contiguous()
 
 
-class EpochBatches(Sampler[list[Key]]):
+class EpochBatches(Sampler[list[SampleKey]]):
     """The keys that one process loads in an epoch, in batches that go through the model at once.
 
     An update has `batch_size` positions of `epoch_order`, cut into `world * accumulate` equal parts; rank r takes
@@ -78,13 +78,13 @@ class EpochBatches(Sampler[list[Key]]):
         seed: int,
         balanced: bool,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         accumulate: int = 1,
     ) -> None:
-        parts = world * accumulate
+        parts = world_size * accumulate
         if batch_size % (2 * parts):
             raise ValueError(
-                f"batch_size {batch_size} cannot be cut into {parts} equal parts ({world} processes × accumulate "
+                f"batch_size {batch_size} cannot be cut into {parts} equal parts ({world_size} processes × accumulate "
                 f"{accumulate}) of an even number of pictures, which are mixed in pairs: "
                 f"choose a multiple of {2 * parts}"
             )
@@ -103,12 +103,12 @@ class EpochBatches(Sampler[list[Key]]):
     def __len__(self) -> int:
         return (self.updates - self.update) * self.accumulate
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, order = self.epoch, self._order
         for update in range(self.update, self.updates):
             for part in range(self._first, self._first + self.accumulate):
                 begin = update * self.batch_size + part * self._part_size
-                yield [(epoch, place, int(order[place])) for place in range(begin, begin + self._part_size)]
+                yield [(epoch, position, int(order[position])) for position in range(begin, begin + self._part_size)]
 
     def labels_of_update(self, epoch: int, update: int) -> list[int]:
         """The labels of an update's `batch_size` positions, those of all processes.
@@ -128,9 +128,9 @@ def epoch_order(labels: Sequence[int], epoch: int, seed: int, balanced: bool) ->
     return rng.choice(len(labels), len(labels), p=1 / (len(counts) * counts[class_of]))
 
 
-def _read(sample: Sample, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
+def _read_picture(sample: Sample, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
     try:
-        picture = decode(sample.path.read_bytes(), Limits(), Needs(size))
+        picture = decode(sample.path.read_bytes(), Limits(), TargetSizes(size))
     except (OSError, FusionLensError) as error:
         raise DataError(f"{sample.path} cannot be read: {error}") from error
     return torch.from_numpy(prepare(picture, size).image).permute(2, 0, 1)

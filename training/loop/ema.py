@@ -26,11 +26,11 @@ class Ema(Generic[Model]):
         """Move towards `model` after its update number `updates` (from 0). Integer buffers are copied."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
         averages, values = [], []
-        own = self.model.state_dict()
+        average_state = self.model.state_dict()
         for name, value in model.state_dict().items():
             if value.is_floating_point():
-                averages.append(own[name])
+                averages.append(average_state[name])
                 values.append(value)
             else:
-                own[name].copy_(value)
+                average_state[name].copy_(value)
         torch._foreach_lerp_(averages, values, 1 - decay)

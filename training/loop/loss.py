@@ -25,7 +25,7 @@ class Loss:
     smoothing: float
 
     @classmethod
-    def of(cls, labels: Sequence[int], classes: int, imbalance: Imbalance, smoothing: float) -> Loss:
+    def from_labels(cls, labels: Sequence[int], classes: int, imbalance: Imbalance, smoothing: float) -> Loss:
         """The loss for training labels.
 
         `class_weights` are inverse to a class's frequency, with mean 1 over the pictures; `logit_adjustment` adds the
@@ -40,7 +40,7 @@ class Loss:
             log_prior = frequency.log()
         return cls(weights, log_prior, smoothing)
 
-    def weight_of(self, labels: Sequence[int]) -> float:
+    def normaliser(self, labels: Sequence[int]) -> float:
         """What the sum over a batch with these labels is to be divided by. Mixing within the batch leaves it alone."""
         return float(self.weights[list(labels)].sum())
 
@@ -48,5 +48,5 @@ class Loss:
         """The sum over the batch. `targets` are one-hot or mixed; they are smoothed here, and nowhere else."""
         weights, log_prior = (t.to(logits.device, logits.dtype) for t in (self.weights, self.log_prior))
         smoothed = targets * (1 - self.smoothing) + self.smoothing / targets.shape[1]
-        each = -(smoothed * functional.log_softmax(logits + log_prior, dim=1)).sum(dim=1)
-        return (each * (targets @ weights)).sum()
+        per_picture = -(smoothed * functional.log_softmax(logits + log_prior, dim=1)).sum(dim=1)
+        return (per_picture * (targets @ weights)).sum()

@@ -24,7 +24,7 @@ def group_of(name: str, parameter: nn.Parameter) -> tuple[str, bool]:
     return name.split(".")[0], decays
 
 
-def optimizer(model: nn.Module, recipe: Recipe) -> optim.AdamW:
+def build_optimizer(model: nn.Module, recipe: Recipe) -> optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019) with every parameter in exactly one group, whose `rate` names it in `Rates`."""
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

@@ -16,12 +16,12 @@ from app.models.cnnswin import CNNViTFusion
 from app.pictures.rectangle import Rectangle
 from training.metrics.calibration import softmax
 
-Captioned = tuple[str, UInt8[np.ndarray, "h w 3"]]
+CaptionedPicture = tuple[str, UInt8[np.ndarray, "h w 3"]]
 
 
-def overlays(
+def draw_overlays(
     model: CNNViTFusion, images: UInt8[np.ndarray, "n h w 3"], labels: Sequence[int], classes: Sequence[str]
-) -> list[Captioned]:
+) -> list[CaptionedPicture]:
     """What speaks for the model's answer in each prepared picture, with a caption.
 
     The model must be frozen and in eval mode.
@@ -31,11 +31,11 @@ def overlays(
     probabilities = softmax(engine.classify(maps))
     answers = probabilities.argmax(axis=1)
     head = engine.explain(maps, np.eye(len(classes), dtype=np.float32)[answers])
-    heatmaps = {branch: gradcam(each, head.gradients[branch]) for branch, each in maps.items()}
+    heatmaps = {branch: gradcam(branch_maps, head.gradients[branch]) for branch, branch_maps in maps.items()}
     height, width = images.shape[1:3]
     drawn = []
     for n, (image, label, answer) in enumerate(zip(images, labels, answers, strict=True)):
-        heatmap = merge_sum({branch: each[n] for branch, each in heatmaps.items()})
+        heatmap = merge_sum({branch: branch_maps[n] for branch, branch_maps in heatmaps.items()})
         caption = f"{classes[label]}, answered {classes[answer]} with {probabilities[n, answer]:.2f}"
         drawn.append((caption, draw(Image.fromarray(image), heatmap, Rectangle(0, 0, width, height), Style()).picture))
     return drawn

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from app.models.cnnswin import CNNViTFusion
-from training.loop.optim import optimizer, warmup_cosine
-from training.loop.stages import BatchNorm, enter, trainable
-from training.recipe.config import Last, Rates, Recipe, Stage
+from training.loop.optim import build_optimizer, warmup_cosine
+from training.loop.stages import BatchNorm, apply_stage, trainable_names
+from training.recipe.config import LastUnits, Rates, Recipe, Stage
 from training.runs.run import build_model
 
 HIGHEST_RATE = 2e-3  # AdamW on pretrained networks diverges above it
@@ -29,12 +29,12 @@ def plan(recipe: Recipe, classes: int, pictures: int | None) -> str:
         "\n".join(_group_lines(model, recipe, total)),
         "\n".join(_schedule_lines(recipe, pictures)),
     ]
-    if found := list(warnings(model, recipe, classes, pictures)):
-        sections.append("\n".join(f"warning: {sentence}" for sentence in found))
+    if sentences := list(recipe_warnings(model, recipe, classes, pictures)):
+        sections.append("\n".join(f"warning: {sentence}" for sentence in sentences))
     return "\n\n".join(sections)
 
 
-def warnings(model: CNNViTFusion, recipe: Recipe, classes: int, pictures: int | None) -> Iterator[str]:
+def recipe_warnings(model: CNNViTFusion, recipe: Recipe, classes: int, pictures: int | None) -> Iterator[str]:
     """A sentence for each known mistake in the recipe."""
     yield from _rate_warnings(recipe, pictures)
     yield from _branch_warnings(model, recipe)
@@ -57,19 +57,19 @@ def warnings(model: CNNViTFusion, recipe: Recipe, classes: int, pictures: int | 
 
 def activation_bytes(model: CNNViTFusion, stage: Stage, recipe: Recipe) -> int:
     """What one picture leaves behind in a forward pass for the backward one, in fp32, weights not counted."""
-    enter(model, stage, "frozen")
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    seen: dict[int, int] = {}
+    apply_stage(model, stage, "frozen")
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved_bytes: dict[int, int] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def record_storage(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in parameters:
+            saved_bytes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record_storage, lambda tensor: tensor):
         model(torch.zeros(1, 3, *recipe.model.image_size)).sum()
-    return sum(seen.values())
+    return sum(saved_bytes.values())
 
 
 def _branches(model: CNNViTFusion, recipe: Recipe) -> str:
@@ -78,30 +78,30 @@ def _branches(model: CNNViTFusion, recipe: Recipe) -> str:
 
 
 def _stage_lines(model: CNNViTFusion, recipe: Recipe, total: int) -> Iterator[str]:
-    width = max(len(_what(model, stage)) for stage in recipe.stages)
+    width = max(len(_trained_parts(model, stage)) for stage in recipe.stages)
     yield f"stage         epochs  {'trains':<{width}}  parameters   share     memory"
     part = recipe.batch_size // recipe.accumulate
-    ever: set[str] = set()
+    trained_so_far: set[str] = set()
     for stage in recipe.stages:
-        names = trainable(model, stage)
-        ever |= names
+        names = trainable_names(model, stage)
+        trained_so_far |= names
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
         count = sum(sizes[name] for name in names)
         # Weights and average whole; gradients of what trains now; Adam's two moments of all that has trained so far.
-        held = 4 * (2 * total + count + 2 * sum(sizes[name] for name in ever))
-        memory = held + part * activation_bytes(model, stage, recipe)
+        fixed_bytes = 4 * (2 * total + count + 2 * sum(sizes[name] for name in trained_so_far))
+        memory = fixed_bytes + part * activation_bytes(model, stage, recipe)
         yield (
-            f"{stage.name:<12}  {stage.epochs:>6}  {_what(model, stage):<{width}}  {count:>10,}  {count / total:>6.1%}"
-            f"  {memory / MIB:>5,.0f} MiB"
+            f"{stage.name:<12}  {stage.epochs:>6}  {_trained_parts(model, stage):<{width}}  {count:>10,}"
+            f"  {count / total:>6.1%}  {memory / MIB:>5,.0f} MiB"
         )
     yield f"Memory is an estimate for one process and parts of {part} pictures in fp32, buffers of kernels not counted."
 
 
-def _what(model: CNNViTFusion, stage: Stage) -> str:
+def _trained_parts(model: CNNViTFusion, stage: Stage) -> str:
     parts = []
     if model.cnn is not None and stage.cnn != "frozen":
         last = stage.cnn
-        parts.append(f"CNN (last {last.last} {last.unit}s)" if isinstance(last, Last) else "CNN")
+        parts.append(f"CNN (last {last.last} {last.unit}s)" if isinstance(last, LastUnits) else "CNN")
     if model.swin is not None and stage.swin == "all":
         parts.append("Swin")
     return ", ".join([*parts, "attention and classifier" if model.fusion == "cross_attention" else "classifier"])
@@ -109,7 +109,7 @@ def _what(model: CNNViTFusion, stage: Stage) -> str:
 
 def _group_lines(model: CNNViTFusion, recipe: Recipe, total: int) -> Iterator[str]:
     yield "group          peak rate  weight decay  tensors  parameters   share"
-    for group in optimizer(model, recipe).param_groups:
+    for group in build_optimizer(model, recipe).param_groups:
         count = sum(parameter.numel() for parameter in group["params"])
         tables = not group["weight_decay"] and group["rate"] != "norm_and_bias"
         yield (

@@ -26,13 +26,13 @@ from app.models.feature_maps import BRANCHES, Branch
 from training.recipe.config import Recipe
 
 # What reading damaged files raises, found by damaging them.
-_DAMAGE = (
+_READ_ERRORS = (
     *(safetensors.SafetensorError, pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError),
     *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
 )
 # The first base is the error of the HTTP library that the installed huggingface_hub is built on.
 _HTTP_ERROR = cast(type[Exception], HfHubHTTPError.__bases__[0])
-_NOT_DOWNLOADED = (_HTTP_ERROR, HfHubHTTPError, EntryNotFoundError, URLError, ConnectionError)
+_DOWNLOAD_ERRORS = (_HTTP_ERROR, HfHubHTTPError, EntryNotFoundError, URLError, ConnectionError)
 _METADATA_TIMEOUT_S = 10
 
 
@@ -40,7 +40,7 @@ class WeightsError(ValueError):
     """Weights that cannot be had, or do not fit the backbone, and why."""
 
 
-def load_start(model: CNNViTFusion, recipe: Recipe) -> None:
+def load_start_weights(model: CNNViTFusion, recipe: Recipe) -> None:
     """Give each branch the weights that `recipe.start` names for it; a branch without a start stays as it is.
 
     Raises WeightsError.
@@ -65,7 +65,7 @@ def load_backbone(backbone: nn.Module, timm_name: str, path: Path, options: Mapp
     A file with other names is accepted if its tensors stand in timm's order with timm's shapes, which is how
     checkpoints converted from the same source differ. Raises WeightsError.
     """
-    tensors, options = _read(path), options or {}
+    tensors, options = _read_tensors(path), options or {}
     expected = timm.create_model(timm_name, pretrained=False, **options).state_dict()
     if expected.keys() != tensors.keys():
         shapes = [tensor.shape for tensor in tensors.values()]
@@ -75,7 +75,7 @@ def load_backbone(backbone: nn.Module, timm_name: str, path: Path, options: Mapp
     try:
         _load(backbone, timm_name, options, {"state_dict": tensors})
     except RuntimeError as error:
-        raise WeightsError(f"{path.name} does not fit {_named(timm_name, options)}: {error}") from error
+        raise WeightsError(f"{path.name} does not fit {_with_options(timm_name, options)}: {error}") from error
 
 
 def _download(backbone: nn.Module, timm_name: str, branch: Branch, options: Mapping[str, Any]) -> None:
@@ -88,20 +88,22 @@ def _download(backbone: nn.Module, timm_name: str, branch: Branch, options: Mapp
     file = config.hf_hub_filename or "model.safetensors"
     try:
         if config.hf_hub_id:
-            _find(config.hf_hub_id, file)
+            _check_hub(config.hf_hub_id, file)
         _load(backbone, timm_name, options)
-    except (*_NOT_DOWNLOADED, safetensors.SafetensorError) as error:
-        place = f"{file} from https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
+    except (*_DOWNLOAD_ERRORS, safetensors.SafetensorError) as error:
+        address = f"{file} from https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
-            f"the pretrained weights of {timm_name} could not be downloaded ({reason}): fetch {place} where there is "
+            f"the pretrained weights of {timm_name} could not be downloaded ({reason}): fetch {address} where there is "
             f"internet, and give start.{branch}.weights: PATH instead of start.{branch}.pretrained: true"
         ) from error
     except RuntimeError as error:
-        raise WeightsError(f"timm's weights of {timm_name} do not fit {_named(timm_name, options)}: {error}") from error
+        raise WeightsError(
+            f"timm's weights of {timm_name} do not fit {_with_options(timm_name, options)}: {error}"
+        ) from error
 
 
-def _find(repository: str, file: str) -> None:
+def _check_hub(repository: str, file: str) -> None:
     """Ask for a file that is not in the local cache, once. Offline, timm would try for most of a minute."""
     if not isinstance(hub.try_to_load_from_cache(repository, file), str):
         with suppress(EntryNotFoundError):  # the hub answers; timm knows under which other names to look
@@ -112,9 +114,11 @@ def _load(
     backbone: nn.Module, timm_name: str, options: Mapping[str, Any], source: dict[str, Any] | None = None
 ) -> None:
     """Through the whole model, classifier included: for a model without one, timm would let weights be missing."""
-    whole = timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=source, **options).state_dict()
-    own = backbone.state_dict().keys()
-    backbone.load_state_dict({name: tensor for name, tensor in whole.items() if name in own}, strict=True)
+    timm_state = timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=source, **options).state_dict()
+    backbone_names = backbone.state_dict().keys()
+    backbone.load_state_dict(
+        {name: tensor for name, tensor in timm_state.items() if name in backbone_names}, strict=True
+    )
 
 
 def _options(recipe: Recipe, branch: Branch) -> dict[str, Any]:
@@ -124,11 +128,11 @@ def _options(recipe: Recipe, branch: Branch) -> dict[str, Any]:
     return {"img_size": recipe.model.image_size, **recipe.model.swin_options}
 
 
-def _named(timm_name: str, options: Mapping[str, Any]) -> str:
+def _with_options(timm_name: str, options: Mapping[str, Any]) -> str:
     return f"{timm_name} with {', '.join(f'{key}={value}' for key, value in options.items()) or 'its own options'}"
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file. Pickled objects other than tensors are refused, since loading them could run code."""
     if not path.is_file():
         raise WeightsError(f"no weights at {path}")
@@ -136,7 +140,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGE as error:
+    except _READ_ERRORS as error:
         # Not torch's own words: they say how to load such a file all the same.
         raise WeightsError(
             f"{path.name} is damaged or holds more than tensors: give a safetensors file, or a state dict alone"

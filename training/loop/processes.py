@@ -61,20 +61,20 @@ class Processes:
             distributed.barrier()
 
 
-def place(model: CNNViTFusion, batch_norm: str, among: Processes) -> CNNViTFusion:
+def to_device(model: CNNViTFusion, batch_norm: str, processes: Processes) -> CNNViTFusion:
     """The model on this process's device; where `batch_norm` is `sync`, processes share their batches' statistics.
 
     Raises RecipeError for that on CPUs, where torch has no such batch norm.
     """
-    if batch_norm == "sync" and among.count > 1:
-        if among.device.type == "cpu":
+    if batch_norm == "sync" and processes.count > 1:
+        if processes.device.type == "cpu":
             raise RecipeError("batch_norm: sync needs GPUs where several processes train; take frozen, or one process")
         model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    return model.to(among.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 @contextmanager
-def processes() -> Iterator[Processes]:
+def process_group() -> Iterator[Processes]:
     """This process among those that torchrun started (NCCL on GPUs, gloo on CPUs), or alone. Can be nested."""
     rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     cuda = torch.cuda.is_available()

@@ -18,25 +18,25 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopSignal:
     """Whether this process was asked to stop."""
 
-    asked: bool = False
+    requested: bool = False
 
 
 @contextmanager
 def stop_signal() -> Iterator[StopSignal]:
     """Remember SIGTERM and SIGINT instead of dying of them. A second one of the same kind has its usual effect."""
     stop = StopSignal()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.asked = True
-        signal.signal(number, before[signal.Signals(number)])
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        stop.requested = True
+        signal.signal(number, previous[signal.Signals(number)])
 
     for number in SIGNALS:
-        signal.signal(number, ask)
+        signal.signal(number, request_stop)
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
@@ -46,12 +46,12 @@ def deterministic(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         # cuBLAS reads this when it starts; without a fixed workspace torch refuses it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
+    previous = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(previous)
 
 
 def ignore_interrupt(worker: int) -> None:

@@ -13,7 +13,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from app.models.cnnswin import CNNViTFusion
-from training.recipe.config import Last, RecipeError, Stage
+from training.recipe.config import LastUnits, RecipeError, Stage
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -25,7 +25,7 @@ def cnn_blocks(cnn: nn.Module, unit: str) -> list[list[str]]:
     return [layers[layer] for layer in sorted(layers)][1:]
 
 
-def trainable(model: CNNViTFusion, stage: Stage) -> set[str]:
+def trainable_names(model: CNNViTFusion, stage: Stage) -> set[str]:
     """Names of the parameters that train in `stage`.
 
     Raises RecipeError if the CNN has fewer blocks than the stage names.
@@ -34,18 +34,18 @@ def trainable(model: CNNViTFusion, stage: Stage) -> set[str]:
     if model.swin is not None and stage.swin == "all":
         names |= {f"swin.{name}" for name, _ in model.swin.named_parameters()}
     if model.cnn is not None and stage.cnn != "frozen":
-        names |= {f"cnn.{name}" for name in _cnn_names(model.cnn, stage)}
+        names |= {f"cnn.{name}" for name in _trainable_cnn_names(model.cnn, stage)}
     return names
 
 
-def enter(model: CNNViTFusion, stage: Stage, batch_norm: str) -> None:
+def apply_stage(model: CNNViTFusion, stage: Stage, batch_norm: str) -> None:
     """Make exactly the stage's parameters trainable, and put every module into train or eval mode.
 
     Eval mode: modules all of whose parameters are frozen (with what is inside them, such as drop-path), and, where
     `batch_norm` is frozen, every batch norm; where it is `sync`, the batch norms of the blocks that train use the
     batch's statistics.
     """
-    names = trainable(model, stage)
+    names = trainable_names(model, stage)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
     model.train()
@@ -56,8 +56,8 @@ def enter(model: CNNViTFusion, stage: Stage, batch_norm: str) -> None:
             module.eval()
 
 
-def _cnn_names(cnn: nn.Module, stage: Stage) -> list[str]:
-    if not isinstance(stage.cnn, Last):
+def _trainable_cnn_names(cnn: nn.Module, stage: Stage) -> list[str]:
+    if not isinstance(stage.cnn, LastUnits):
         return [name for name, _ in cnn.named_parameters()]
     blocks = cnn_blocks(cnn, stage.cnn.unit)
     if stage.cnn.last > len(blocks):

@@ -12,13 +12,13 @@ from torch import Tensor, nn, optim
 from torch.nn import functional
 
 from app.models.cnnswin import CNNViTFusion
-from training.loading.forward import as_input
+from training.loading.forward import to_model_input
 from training.loading.mix import mix
 from training.loop.loss import Loss
 from training.loop.processes import Processes
 from training.recipe.config import Recipe, RecipeError
 
-Views = tuple[UInt8[Tensor, "b 3 h w"], UInt8[Tensor, "b 3 h w"], Int[Tensor, " b"]]
+BatchPart = tuple[UInt8[Tensor, "b 3 h w"], UInt8[Tensor, "b 3 h w"], Int[Tensor, " b"]]
 
 
 @dataclass(frozen=True)
@@ -34,29 +34,33 @@ class Updater:
 
     def __init__(self, model: CNNViTFusion, adam: optim.AdamW, loss: Loss, recipe: Recipe, processes: Processes):
         self.model, self.adam, self.loss, self.recipe, self.processes = model, adam, loss, recipe, processes
-        self.half = half_precision(recipe.precision, processes.device)
-        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.half is torch.float16)
+        self.autocast_dtype = autocast_dtype(recipe.precision, processes.device)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.autocast_dtype is torch.float16)
 
-    def gradients(self, parts: Iterable[Views], labels: list[int], epoch: int, update: int, stop: bool = False) -> Sums:
+    def gradients(
+        self, parts: Iterable[BatchPart], labels: list[int], epoch: int, update: int, stop: bool = False
+    ) -> Sums:
         """Leave in every trainable parameter the gradient of the batch's mean loss, unscaled and not yet clipped.
 
         `parts` are this process's, `labels` those of the whole batch, `update` counts from the run's start. Dropout
         and drop-path draw from (seed, update, part), MixUp from (seed, epoch, update): nothing depends on the past.
         """
         device, dtype = self.processes.device, next(self.model.parameters()).dtype
-        weight = self.loss.weight_of(labels)
+        normaliser = self.loss.normaliser(labels)
         self.adam.zero_grad(set_to_none=True)
         total = torch.zeros((), device=device, dtype=dtype)
         for number, (cnn, swin, part_labels) in enumerate(parts):
             part = self.processes.rank * self.recipe.accumulate + number
             torch.manual_seed(_seed(self.recipe.seed, update, part))
             targets = functional.one_hot(part_labels.to(device), self.model.num_classes).to(dtype)
-            cnn_input, swin_input = (as_input(view.to(device, non_blocking=True)).to(dtype) for view in (cnn, swin))
-            place = {"seed": self.recipe.seed, "epoch": epoch, "update": update}
-            mixed = mix(cnn_input, swin_input, targets, config=self.recipe.augmentation, **place)
-            with torch.autocast(device.type, self.half, enabled=self.half is not None):
+            cnn_input, swin_input = (
+                to_model_input(view.to(device, non_blocking=True)).to(dtype) for view in (cnn, swin)
+            )
+            position = {"seed": self.recipe.seed, "epoch": epoch, "update": update}
+            mixed = mix(cnn_input, swin_input, targets, config=self.recipe.augmentation, **position)
+            with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
                 logits = self.model(mixed[0], mixed[1])
-            loss = self.loss(logits.to(dtype), mixed[2]) / weight
+            loss = self.loss(logits.to(dtype), mixed[2]) / normaliser
             self.scaler.scale(loss).backward()
             total += loss.detach()
         extra = torch.stack([total, torch.tensor(float(stop), device=device, dtype=dtype)])
@@ -88,7 +92,7 @@ class Updater:
         return True
 
 
-def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """The type of autocast, None for fp32. Raises RecipeError for fp16 without a GPU."""
     cuda = device.type == "cuda"
     if precision == "auto":

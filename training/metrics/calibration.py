@@ -7,7 +7,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-COLDEST, HOTTEST = 0.05, 20.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 
 
 def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
@@ -31,7 +31,7 @@ def fit_temperature(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " 
     once, and bisection finds where. Where the classes are separated perfectly it never does, and the bound is taken.
     """
     true = logits[np.arange(len(labels)), labels]
-    low, high = COLDEST, HOTTEST
+    low, high = MIN_TEMPERATURE, MAX_TEMPERATURE
     for _ in range(60):
         middle = math.sqrt(low * high)
         expected = (softmax(logits / middle) * logits).sum(axis=1)

@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-Figure = Callable[[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]], float]
-BinaryFigure = Callable[[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]], float]
+Metric = Callable[[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]], float]
+BinaryMetric = Callable[[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]], float]
 
 SPECIFICITIES = (0.9, 0.95)
 BINS = 15
@@ -22,7 +22,7 @@ _DRAWS_PER_RESAMPLE = 100
 
 
 @dataclass(frozen=True)
-class Rule:
+class DecisionRule:
     """How probabilities become an answer.
 
     With more than two classes, or without a threshold, the most probable class is answered. `positive` is the index
@@ -59,23 +59,23 @@ class Reliability:
 
 def auroc(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
     """Area under the ROC curve: how often a positive scores above a negative, ties counted half (Mann-Whitney)."""
-    positives, negatives = _sides(positive)
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    positives, negatives = _count_sides(positive)
+    _, position, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[position]
     return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def average_precision(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
     """Mean of the precisions at each threshold, weighted by the recall gained there; no interpolation."""
-    positives, _ = _sides(positive)
-    _, place, counts = np.unique(-scores, return_inverse=True, return_counts=True)
-    found = np.bincount(place, weights=positive)
-    return float((np.cumsum(found) / np.cumsum(counts) * found).sum() / positives)
+    positives, _ = _count_sides(positive)
+    _, position, counts = np.unique(-scores, return_inverse=True, return_counts=True)
+    hits = np.bincount(position, weights=positive)
+    return float((np.cumsum(hits) / np.cumsum(counts) * hits).sum() / positives)
 
 
 def sensitivity_at(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], specificity: float) -> float:
     """The highest sensitivity of a threshold on these scores whose specificity is at least the one given."""
-    _, negatives = _sides(positive)
+    _, negatives = _count_sides(positive)
     # The tolerance: 90 % of ten negatives are nine, whatever 0.9 * 10 is in floating point.
     false_alarms = negatives - int(np.ceil(specificity * negatives - 1e-9))
     if false_alarms >= negatives:
@@ -102,10 +102,10 @@ def nll(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) 
 
 def reliability(probability: Float[np.ndarray, " n"], outcome: Bool[np.ndarray, " n"], bins: int = BINS) -> Reliability:
     """How often what the probability is for came true, in `bins` bins of equal width, each closed above."""
-    place = np.digitize(probability, np.linspace(0, 1, bins + 1)[1:-1], right=True)
-    pictures = np.bincount(place, minlength=bins)
+    bin_index = np.digitize(probability, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    pictures = np.bincount(bin_index, minlength=bins)
     used = pictures > 0
-    sums = (np.bincount(place, weights=values, minlength=bins)[used] for values in (probability, outcome))
+    sums = (np.bincount(bin_index, weights=values, minlength=bins)[used] for values in (probability, outcome))
     mean_probability, frequency = (total / pictures[used] for total in sums)
     return Reliability(mean_probability, frequency, pictures[used])
 
@@ -115,12 +115,12 @@ def calibration_error(probability: Float[np.ndarray, " n"], outcome: Bool[np.nda
 
     Guo et al., "On Calibration of Modern Neural Networks", 2017.
     """
-    found = reliability(probability, outcome, bins)
-    return float((np.abs(found.mean_probability - found.frequency) * found.pictures).sum() / len(probability))
+    binned = reliability(probability, outcome, bins)
+    return float((np.abs(binned.mean_probability - binned.frequency) * binned.pictures).sum() / len(probability))
 
 
 def confidence(
-    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], rule: Rule
+    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], rule: DecisionRule
 ) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """The probability whose reliability is looked at, and whether what it is for came true.
 
@@ -132,15 +132,15 @@ def confidence(
     return probabilities[:, rule.positive], labels == rule.positive
 
 
-def ranking_figures(index: int) -> dict[str, Figure]:
+def ranking_metrics(index: int) -> dict[str, Metric]:
     """Figures of one class against the rest which need no threshold, by name."""
-    measures: dict[str, BinaryFigure] = {"auroc": auroc, "average_precision": average_precision}
+    metrics: dict[str, BinaryMetric] = {"auroc": auroc, "average_precision": average_precision}
     for specificity in SPECIFICITIES:
-        measures[f"sensitivity_at_specificity_{specificity:g}"] = partial(sensitivity_at, specificity=specificity)
-    return {name: _against_rest(measure, index) for name, measure in measures.items()}
+        metrics[f"sensitivity_at_specificity_{specificity:g}"] = partial(sensitivity_at, specificity=specificity)
+    return {name: _against_rest(metric, index) for name, metric in metrics.items()}
 
 
-def answer_figures(index: int, rule: Rule) -> dict[str, Figure]:
+def answer_metrics(index: int, rule: DecisionRule) -> dict[str, Metric]:
     """Sensitivity (recall) and specificity of the answers for one class against the rest, by name."""
 
     def sensitivity(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
@@ -152,7 +152,7 @@ def answer_figures(index: int, rule: Rule) -> dict[str, Figure]:
     return {"sensitivity": sensitivity, "specificity": specificity}
 
 
-def figures(classes: int, rule: Rule) -> dict[str, Figure]:
+def classification_metrics(classes: int, rule: DecisionRule) -> dict[str, Metric]:
     """All figures by name: with a positive class those of this class, otherwise the macro mean over all classes."""
 
     def accuracy(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
@@ -169,12 +169,12 @@ def figures(classes: int, rule: Rule) -> dict[str, Figure]:
         return calibration_error(*confidence(probabilities, labels, rule))
 
     if rule.positive is None:
-        per_class = [ranking_figures(index) for index in range(classes)]
-        of_classes = {name: _mean([one[name] for one in per_class]) for name in per_class[0]}
+        per_class = [ranking_metrics(index) for index in range(classes)]
+        class_metrics = {name: _macro_mean([metrics[name] for metrics in per_class]) for name in per_class[0]}
     else:
-        of_classes = ranking_figures(rule.positive) | answer_figures(rule.positive, rule)
-    whole: dict[str, Figure] = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
-    return of_classes | whole | {"brier": brier, "ece": ece, "nll": nll}
+        class_metrics = ranking_metrics(rule.positive) | answer_metrics(rule.positive, rule)
+    overall: dict[str, Metric] = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
+    return class_metrics | overall | {"brier": brier, "ece": ece, "nll": nll}
 
 
 def described_intervals(repeats: int, seed: int) -> dict[str, str | int]:
@@ -188,7 +188,7 @@ def described_intervals(repeats: int, seed: int) -> dict[str, str | int]:
 
 
 def bootstrap(
-    figure: Figure,
+    metric: Metric,
     probabilities: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, " n"],
     groups: Sequence[str],
@@ -200,13 +200,13 @@ def bootstrap(
     `groups` names the lesion, patient or other source of each picture: pictures of one group are not independent. The
     same labels, groups and seed give the same resamples, whatever the figure. Raises ValueError as `resamples` does.
     """
-    values = [figure(probabilities[rows], labels[rows]) for rows in resamples(labels, groups, repeats, seed)]
+    values = [metric(probabilities[rows], labels[rows]) for rows in resamples(labels, groups, repeats, seed)]
     low, high = np.percentile(values, [2.5, 97.5]).tolist()
-    return Estimate(figure(probabilities, labels), low, high)
+    return Estimate(metric(probabilities, labels), low, high)
 
 
 def paired_difference(
-    figure: Figure,
+    metric: Metric,
     a: Float[np.ndarray, "n k"],
     b: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, " n"],
@@ -218,7 +218,7 @@ def paired_difference(
     classes = a.shape[1]
 
     def difference(both: Float[np.ndarray, "n two_k"], labels: Int[np.ndarray, " n"]) -> float:
-        return figure(both[:, :classes], labels) - figure(both[:, classes:], labels)
+        return metric(both[:, :classes], labels) - metric(both[:, classes:], labels)
 
     return bootstrap(difference, np.hstack([a, b]), labels, groups, repeats, seed)
 
@@ -234,29 +234,29 @@ def resamples(
     if len(groups) != len(labels):
         raise ValueError(f"{len(groups)} groups are given for {len(labels)} pictures")
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
-    present = np.unique(labels)
+    occurring = np.unique(labels)
     rng, rows, made = np.random.default_rng(seed), np.arange(len(labels)), 0
     for _ in range(_DRAWS_PER_RESAMPLE * repeats):
         if made == repeats:
             return
         copies = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))[group_of]
-        if np.bincount(labels, weights=copies)[present].all():
+        if np.bincount(labels, weights=copies)[occurring].all():
             made += 1
             yield np.repeat(rows, copies)
     if made < repeats:
-        raise ValueError(f"{len(names)} groups are too few to resample {len(present)} classes: give more pictures")
+        raise ValueError(f"{len(names)} groups are too few to resample {len(occurring)} classes: give more pictures")
 
 
-def _sides(positive: Bool[np.ndarray, " n"]) -> tuple[int, int]:
+def _count_sides(positive: Bool[np.ndarray, " n"]) -> tuple[int, int]:
     positives = int(positive.sum())
     if not 0 < positives < len(positive):
         raise ValueError("the figure needs pictures both of the class and of the rest")
     return positives, len(positive) - positives
 
 
-def _against_rest(measure: BinaryFigure, index: int) -> Figure:
-    return lambda probabilities, labels: measure(probabilities[:, index], labels == index)
+def _against_rest(metric: BinaryMetric, index: int) -> Metric:
+    return lambda probabilities, labels: metric(probabilities[:, index], labels == index)
 
 
-def _mean(parts: Sequence[Figure]) -> Figure:
+def _macro_mean(parts: Sequence[Metric]) -> Metric:
     return lambda probabilities, labels: float(np.mean([part(probabilities, labels) for part in parts]))

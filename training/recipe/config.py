@@ -21,13 +21,13 @@ class RecipeError(ValueError):
     """A recipe that cannot be used, and why."""
 
 
-class Part(BaseModel):
+class StrictModel(BaseModel):
     """A frozen part of a recipe: an unknown key is an error, never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class ModelConfig(Part):
+class ModelConfig(StrictModel):
     """The arguments of `CNNViTFusion`."""
 
     cnn: str = "efficientnet_b0"
@@ -41,7 +41,7 @@ class ModelConfig(Part):
     swin_options: dict[str, Any] = {}
 
 
-class Start(Part):
+class Start(StrictModel):
     """Where a branch's weights come from: chance, timm's own download, or a local file (never both)."""
 
     pretrained: bool = False
@@ -54,14 +54,14 @@ class Start(Part):
         return self
 
 
-class Starts(Part):
+class Starts(StrictModel):
     """The start of each branch. The head always starts from chance."""
 
     cnn: Start = Start()
     swin: Start = Start()
 
 
-class Last(Part):
+class LastUnits(StrictModel):
     """The last `last` blocks (or stages) of the CNN, with all that stands behind them."""
 
     unit: Literal["block", "stage"] = "block"
@@ -70,12 +70,12 @@ class Last(Part):
 
 # Told apart by their form, so that a mistake is one sentence and not one for each thing that it might have been.
 CnnSetting = Annotated[
-    Annotated[Literal["frozen", "all"], Tag("<word>")] | Annotated[Last, Tag("<last>")],
+    Annotated[Literal["frozen", "all"], Tag("<word>")] | Annotated[LastUnits, Tag("<last>")],
     Discriminator(lambda value: "<word>" if isinstance(value, str) else "<last>"),
 ]
 
 
-class Stage(Part):
+class Stage(StrictModel):
     """A stretch of epochs in which the same parameters train. The head trains in every stage."""
 
     name: str = Field(min_length=1)
@@ -86,11 +86,11 @@ class Stage(Part):
 
 PROGRESSIVE = (
     Stage(name="warmup", epochs=3, cnn="frozen"),
-    Stage(name="main", epochs=27, cnn=Last(unit="block", last=5)),
+    Stage(name="main", epochs=27, cnn=LastUnits(unit="block", last=5)),
 )
 
 
-class Geometry(Part):
+class Geometry(StrictModel):
     """Drawn once for both branches, so that a token of each means the same place."""
 
     flip: bool = True
@@ -106,7 +106,7 @@ class Geometry(Part):
         return scale
 
 
-class Photometry(Part):
+class Photometry(StrictModel):
     """Drawn for each branch on its own."""
 
     brightness: float = Field(0.2, ge=0)
@@ -117,7 +117,7 @@ class Photometry(Part):
     erasing: float = Field(0.0, ge=0, le=1, description="probability of one erased rectangle")
 
 
-class Augmentation(Part):
+class Augmentation(StrictModel):
     """What is done to training pictures. The two branches' defaults follow their papers' habits."""
 
     geometry: Geometry = Geometry()
@@ -127,7 +127,7 @@ class Augmentation(Part):
     cutmix_alpha: float = Field(0.0, ge=0, description="0 switches CutMix off; with both on, a coin decides")
 
 
-class Rates(Part):
+class Rates(StrictModel):
     """Peak learning rates. Norms and biases have their own, whichever part they are in."""
 
     cnn: float = Field(1e-4, gt=0)
@@ -139,7 +139,7 @@ class Rates(Part):
 Imbalance = Literal["none", "class_weights", "balanced_sampling", "logit_adjustment"]
 
 
-class Recipe(Part):
+class Recipe(StrictModel):
     """One training run. `batch_size` is the pictures of one update, over all processes and accumulated parts."""
 
     name: str = Field(min_length=1)
@@ -189,14 +189,14 @@ class Recipe(Part):
 
 
 # Which part has the keys at a place in a recipe, for hints about unknown ones.
-_PARTS: dict[tuple[str, ...], type[Part]] = {
+_MODELS: dict[tuple[str, ...], type[StrictModel]] = {
     (): Recipe,
     ("model",): ModelConfig,
     ("start",): Starts,
     ("start", "cnn"): Start,
     ("start", "swin"): Start,
     ("stages",): Stage,
-    ("stages", "cnn"): Last,
+    ("stages", "cnn"): LastUnits,
     ("augmentation",): Augmentation,
     ("augmentation", "geometry"): Geometry,
     ("augmentation", "cnn"): Photometry,
@@ -228,68 +228,68 @@ def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path.name} holds no keys: a recipe is a mapping, such as `name: mine`")
     if changes:
         # The whole recipe, so that parts which the file leaves at their defaults can be changed too.
-        content = _checked(content, path.name).model_dump(mode="json")
+        content = _validated(content, path.name).model_dump(mode="json")
         for change in changes:
-            _change(content, change)
-    return _checked(content, path.name)
+            _apply_change(content, change)
+    return _validated(content, path.name)
 
 
 def _recipes() -> Any:
     return files("training.recipe")
 
 
-def _checked(content: dict[str, Any], source: str) -> Recipe:
+def _validated(content: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         entries = error.errors()
         # A list whose items are wrong is also said to be too short.
-        told = [e for e in entries if e["type"] != "too_short" or not e["input"]]
-        raise RecipeError(f"{source}: " + "; ".join(_sentence(entry) for entry in told)) from error
+        relevant = [entry for entry in entries if entry["type"] != "too_short" or not entry["input"]]
+        raise RecipeError(f"{source}: " + "; ".join(_error_sentence(entry) for entry in relevant)) from error
 
 
-def _sentence(entry: Any) -> str:
+def _error_sentence(entry: Any) -> str:
     steps = [step for step in entry["loc"] if not str(step).startswith("<")]
     key = ".".join(map(str, steps))
     if entry["type"] == "extra_forbidden":
-        return f"unknown key {key}{_nearest(steps)}"
+        return f"unknown key {key}{_hint(steps)}"
     reason = entry["msg"].removeprefix("Value error, ")
     return f"{key}: {reason} (it is {entry['input']!r})" if key else reason
 
 
-def _nearest(place: list[int | str]) -> str:
+def _hint(path: list[int | str]) -> str:
     """What was probably meant, among the keys that the part at this place has."""
-    known = list(_PARTS[tuple(str(step) for step in place[:-1] if not isinstance(step, int))].model_fields)
-    near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
-    return f": did you mean {near[0]}?" if near else f": there are {', '.join(known)}"
+    keys = list(_MODELS[tuple(str(step) for step in path[:-1] if not isinstance(step, int))].model_fields)
+    near = difflib.get_close_matches(str(path[-1]), keys, n=1, cutoff=0.5)
+    return f": did you mean {near[0]}?" if near else f": there are {', '.join(keys)}"
 
 
-def _change(content: dict[str, Any], change: str) -> None:
+def _apply_change(content: dict[str, Any], change: str) -> None:
     """Set one key, named by its path, in the plain form of a recipe."""
     path, equals, text = change.partition("=")
     *parents, key = path.split(".")
     if not equals:
         raise RecipeError(f"--set {change}: write KEY=VALUE, such as stages.1.epochs=20")
-    place: Any = content
+    node: Any = content
     for step in parents:
-        place = _inside(place, step, change)
-    if isinstance(place, list):
-        _inside(place, key, change)
-        place[int(key)] = yaml.safe_load(text)
-    elif isinstance(place, dict):
-        place[key] = yaml.safe_load(text)
+        node = _child(node, step, change)
+    if isinstance(node, list):
+        _child(node, key, change)
+        node[int(key)] = yaml.safe_load(text)
+    elif isinstance(node, dict):
+        node[key] = yaml.safe_load(text)
     else:
-        raise RecipeError(f"--set {change}: {'.'.join(parents)} is {place!r} and has no {key}")
+        raise RecipeError(f"--set {change}: {'.'.join(parents)} is {node!r} and has no {key}")
 
 
-def _inside(place: Any, step: str, change: str) -> Any:
-    if isinstance(place, list):
-        if not step.isdigit() or int(step) >= len(place):
-            raise RecipeError(f"--set {change}: {step!r} is not one of the {len(place)} places, counted from 0")
-        return place[int(step)]
-    if not isinstance(place, dict) or step not in place:
-        known = list(place) if isinstance(place, dict) else []
-        near = difflib.get_close_matches(step, known, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
+def _child(node: Any, step: str, change: str) -> Any:
+    if isinstance(node, list):
+        if not step.isdigit() or int(step) >= len(node):
+            raise RecipeError(f"--set {change}: {step!r} is not one of the {len(node)} places, counted from 0")
+        return node[int(step)]
+    if not isinstance(node, dict) or step not in node:
+        keys = list(node) if isinstance(node, dict) else []
+        near = difflib.get_close_matches(step, keys, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(keys) or 'none'}"
         raise RecipeError(f"--set {change}: no key {step}: {hint}")
-    return place[step]
+    return node[step]

@@ -22,7 +22,7 @@ def save_checkpoint(folder: Path, update: int, state: dict[str, Any], keep: int)
     content = io.BytesIO()
     torch.save(state, content)
     data = content.getbuffer()
-    write_whole(folder / f"{update:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
+    write_atomically(folder / f"{update:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
     for old in _newest_first(folder)[keep:]:
         old.unlink()
 
@@ -38,18 +38,18 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[Path]]:
     return None, torn
 
 
-def write_whole(path: Path, data: bytes | memoryview) -> None:
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Write a file that appears whole or not at all, also after a power cut. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -58,5 +58,5 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("*.pt") if _NAME.fullmatch(path.name)]
-    return sorted(found, reverse=True)
+    checkpoints = [path for path in folder.glob("*.pt") if _NAME.fullmatch(path.name)]
+    return sorted(checkpoints, reverse=True)

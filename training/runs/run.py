@@ -21,7 +21,7 @@ import yaml
 from app.models.cnnswin import CNNViTFusion
 from training.data.samples import Sample, classes_of, load_samples, read_samples, split_samples, write_samples
 from training.recipe.config import Recipe, RecipeError, load_recipe
-from training.runs.checkpoint import newest_checkpoint, write_whole
+from training.runs.checkpoint import newest_checkpoint, write_atomically
 
 
 class RunError(ValueError):
@@ -52,13 +52,13 @@ class Run:
         """The averaged weights of a finished run."""
         return self.folder / "ema.safetensors"
 
-    def on(self, split: str) -> list[Sample]:
+    def samples_of(self, split: str) -> list[Sample]:
         """The samples of one side of the split."""
         return [sample for sample in self.samples if sample.split == split]
 
-    def labels(self, split: str) -> list[int]:
+    def labels_of(self, split: str) -> list[int]:
         """Their classes, by number."""
-        return [self.classes.index(sample.label) for sample in self.on(split)]
+        return [self.classes.index(sample.label) for sample in self.samples_of(split)]
 
     def new_model(self) -> CNNViTFusion:
         """The recipe's model with random weights. Raises RecipeError if none can be built."""
@@ -85,7 +85,7 @@ def new_run(recipe: Recipe, data: Path, folder: Path) -> Run:
     """A run in `folder`, which must be new or empty; nothing is written yet. Raises RunError and DataError."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} exists and is not empty: choose another folder, or go on with --resume")
-    return _plan(recipe, data, folder)
+    return _planned_run(recipe, data, folder)
 
 
 def write_run(run: Run) -> None:
@@ -93,28 +93,29 @@ def write_run(run: Run) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     recipe = yaml.safe_dump(run.recipe.model_dump(mode="json"), sort_keys=False)
     write_samples(run.samples, run.folder / "samples.csv")
-    write_whole(run.folder / "classes.json", json.dumps(run.classes).encode())
-    write_whole(run.folder / "recipe.yaml", recipe.encode())
+    write_atomically(run.folder / "classes.json", json.dumps(run.classes).encode())
+    write_atomically(run.folder / "recipe.yaml", recipe.encode())
 
 
-def go_on(recipe: Recipe, data: Path, folder: Path) -> tuple[Run, dict[str, Any] | None, list[Path]]:
+def resume_run(recipe: Recipe, data: Path, folder: Path) -> tuple[Run, dict[str, Any] | None, list[Path]]:
     """The run in `folder`, its newest whole checkpoint (None if it has none yet), and torn ones passed over.
 
     Raises RunError if there is no run, or if its recipe, classes or pictures are not the given ones.
     """
     if not (folder / "recipe.yaml").is_file():
         raise RunError(f"{folder} holds no run to go on with: leave --resume away to begin one")
-    begun = read_run(folder)
-    if changed := _differences(begun.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")):
+    existing = read_run(folder)
+    if changed := _differences(existing.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")):
         raise RunError(f"the run's recipe differs in {', '.join(changed)}: give the same, {folder / 'recipe.yaml'}")
-    run = _plan(recipe, data, folder)
-    if run.classes != begun.classes:
+    run = _planned_run(recipe, data, folder)
+    if run.classes != existing.classes:
         raise RunError(
-            f"the data's classes are {', '.join(run.classes)}, the run's {', '.join(begun.classes)}: give the same data"
+            f"the data's classes are {', '.join(run.classes)}, the run's {', '.join(existing.classes)}: "
+            "give the same data"
         )
-    if set(run.samples) != set(begun.samples):
+    if set(run.samples) != set(existing.samples):
         raise RunError(f"{data} is not the data that the run began with, {folder / 'samples.csv'}")
-    return begun, *newest_checkpoint(begun.checkpoints)
+    return existing, *newest_checkpoint(existing.checkpoints)
 
 
 def read_run(folder: Path) -> Run:
@@ -128,7 +129,7 @@ def read_run(folder: Path) -> Run:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def lock_run(folder: Path) -> Iterator[None]:
     """Keep every other process from writing this run. Raises RunError where one does."""
     with (folder / ".lock").open("w") as lock:
         try:
@@ -139,14 +140,14 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _plan(recipe: Recipe, data: Path, folder: Path) -> Run:
+def _planned_run(recipe: Recipe, data: Path, folder: Path) -> Run:
     # Absolute, as they are kept, so that a run can go on from another folder.
     samples = split_samples(read_samples(data.absolute()), recipe.val_share, recipe.seed)
     return Run(folder, recipe, classes_of(samples), tuple(samples))
 
 
-def _differences(begun: Any, given: Any, path: str = "") -> list[str]:
-    if isinstance(begun, dict) and isinstance(given, dict):
-        keys = sorted(begun.keys() | given.keys())
-        return [d for key in keys for d in _differences(begun.get(key), given.get(key), f"{path}.{key}")]
-    return [] if begun == given else [path.removeprefix(".")]
+def _differences(existing: Any, given: Any, path: str = "") -> list[str]:
+    if isinstance(existing, dict) and isinstance(given, dict):
+        keys = sorted(existing.keys() | given.keys())
+        return [d for key in keys for d in _differences(existing.get(key), given.get(key), f"{path}.{key}")]
+    return [] if existing == given else [path.removeprefix(".")]

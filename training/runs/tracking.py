@@ -24,7 +24,7 @@ from jaxtyping import UInt8
 from training.recipe.config import Recipe
 
 Record = Mapping[str, Any]
-Pictures = Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"]]]  # captions and RGB
+CaptionedPictures = Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"]]]  # captions and RGB
 
 
 class TrackingError(RuntimeError):
@@ -51,7 +51,7 @@ class Log:
 
     def write(self, record: Record) -> None:
         """Add a record as one line. Raises OSError where it cannot be written whole."""
-        line = memoryview(json.dumps(_finite(record), allow_nan=False).encode() + b"\n")
+        line = memoryview(json.dumps(_json_value(record), allow_nan=False).encode() + b"\n")
         while line:
             line = line[self._file.write(line) :]
 
@@ -72,7 +72,7 @@ class Tracker(Protocol):
     def log(self, record: Record) -> None:
         """Show the figures of a record."""
 
-    def pictures(self, name: str, update: int, pictures: Pictures) -> None:
+    def pictures(self, name: str, update: int, pictures: CaptionedPictures) -> None:
         """Show pictures with their captions."""
 
     def finish(self) -> None:
@@ -123,12 +123,12 @@ class WandbTracker:
     def log(self, record: Record) -> None:
         """Add a row to the run's history, or, for the end, the final figures to its summary."""
         if record["kind"] == "end":
-            self._run.summary.update(_figures(record))
+            self._run.summary.update(_flat_values(record))
             self._ended = True
         else:
-            self._run.log({"update": record["update"], **_figures(record)})
+            self._run.log({"update": record["update"], **_flat_values(record)})
 
-    def pictures(self, name: str, update: int, pictures: Pictures) -> None:
+    def pictures(self, name: str, update: int, pictures: CaptionedPictures) -> None:
         """Add the pictures to the run's history, as PNG."""
         from wandb import Image
 
@@ -151,12 +151,12 @@ class TensorBoardTracker:
 
     def log(self, record: Record) -> None:
         """Add a point to the curve of each figure."""
-        for name, figure in _figures(record).items():
-            if isinstance(figure, int | float):
-                self._writer.add_scalar(name, figure, record["update"])
+        for name, value in _flat_values(record).items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(name, value, record["update"])
         self._writer.flush()
 
-    def pictures(self, name: str, update: int, pictures: Pictures) -> None:
+    def pictures(self, name: str, update: int, pictures: CaptionedPictures) -> None:
         """Add the pictures under their place in the sequence, and their captions as a numbered text."""
         for place, (_, rgb) in enumerate(pictures):
             self._writer.add_image(f"{name}/{place}", rgb, update, dataformats="HWC")
@@ -190,29 +190,29 @@ def trackers(names: Sequence[str], out: Path, recipe: Recipe, update: int) -> li
 
 def _installed(package: str) -> bool:
     """Whether it is a package, and not just a folder of that name, such as the one where wandb keeps its runs."""
-    found = importlib.util.find_spec(package)
-    return found is not None and found.origin is not None
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
-def _figures(record: Record) -> dict[str, Any]:
+def _flat_values(record: Record) -> dict[str, Any]:
     """A record's figures by kind and path, such as `epoch/val/auroc`."""
-    figures: dict[str, Any] = {}
+    values: dict[str, Any] = {}
 
     def collect(group: Mapping[str, Any], path: str) -> None:
         for name, value in group.items():
             if isinstance(value, Mapping):
                 collect(value, f"{path}/{name}")
             else:
-                figures[f"{path}/{name}"] = value
+                values[f"{path}/{name}"] = value
 
     collect({name: value for name, value in record.items() if name not in {"kind", "update"}}, record["kind"])
-    return figures
+    return values
 
 
-def _finite(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """The value as JSON can hold it."""
     if isinstance(value, Mapping):
-        return {name: _finite(entry) for name, entry in value.items()}
+        return {name: _json_value(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [_json_value(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,7 +17,7 @@ from training.data.samples import (
     DataError,
     Sample,
     classes_of,
-    groups_on_two_sides,
+    groups_in_several_splits,
     load_samples,
     read_samples,
     split_samples,
@@ -188,7 +188,7 @@ def test_a_split_that_the_data_has_is_kept(pets: Path) -> None:
 
 def test_a_group_on_two_sides_of_a_given_split_is_refused(pets: Path) -> None:
     samples = [replace(sample, group="tom") for sample in read_samples(pets)]
-    assert groups_on_two_sides(samples) == {"tom": samples}
+    assert groups_in_several_splits(samples) == {"tom": samples}
     with pytest.raises(DataError, match=r"group tom has pictures in train and val; in all, 1 group"):
         split_samples(samples, 0.5, 0)
 
@@ -238,7 +238,7 @@ def test_groups_stay_whole_classes_stand_on_both_sides_and_order_does_not_matter
     ]
     placed = split_samples(samples, share, seed)
     assert [replace(sample, split=None) for sample in placed] == samples
-    assert not groups_on_two_sides(placed)
+    assert not groups_in_several_splits(placed)
     assert {(s.label, s.split) for s in placed} == {
         (f"c{number}", side) for number in range(len(classes)) for side in ("train", "val")
     }

@@ -25,7 +25,7 @@ from training.cli import main
 from training.data.draw import draw_dataset
 from training.data.samples import DataError, load_samples
 from training.evaluation.ablate import ablate, variant_recipes
-from training.evaluation.comparison import Comparison, Pictures, Variant, compare
+from training.evaluation.comparison import Comparison, LabelledPictures, Variant, compare
 from training.recipe.config import Recipe, RecipeError, Start, load_recipe
 
 SMALL = ["model.image_size=[32, 32]", "model.swin_options.window_size=2", "model.swin_options.depths=[1, 1, 1]"]
@@ -224,7 +224,7 @@ def scored(*skills: float) -> Float[np.ndarray, "seeds n k"]:
 def compared(ours: tuple[float, ...], theirs: tuple[float, ...], groups: int = 30) -> Comparison:
     variants = [Variant("cross_attention", 8, 1, scored(*ours)), Variant("concat", 8, 1, scored(*theirs))]
     [comparison] = compare(
-        variants, Pictures(LABELS, tuple(f"g{row * groups // 60}" for row in range(60))), repeats=200
+        variants, LabelledPictures(LABELS, tuple(f"g{row * groups // 60}" for row in range(60))), repeats=200
     )
     return comparison
 

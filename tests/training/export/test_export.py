@@ -30,7 +30,7 @@ from app.pictures.prepare import prepare
 from tests.support.bundles import describe, tiny_architecture, tiny_model, tiny_reference
 from training.data.draw import draw_dataset
 from training.data.samples import read_samples, write_samples
-from training.export.export import Card, ExportError, export, judge, load_card, write_bundle
+from training.export.export import Card, ExportError, calibrate, export, load_card, write_bundle
 from training.recipe.config import ModelConfig, Recipe, Start, Starts
 from training.runs.run import RunError
 
@@ -175,7 +175,7 @@ def test_for_five_classes_figures_are_sklearns_and_there_is_no_threshold() -> No
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 200)
     logits = rng.normal(size=(200, 5)) + np.eye(5)[labels]
-    calibration, decision, metrics = judge(logits, labels, "abcde", None)
+    calibration, decision, metrics = calibrate(logits, labels, "abcde", None)
     probabilities = softmax(logits / calibration.temperature)
     assert decision is None
     assert metrics.values == pytest.approx(
@@ -191,7 +191,7 @@ def test_either_class_can_be_the_positive_one() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 200)
     logits = rng.normal(size=(200, 2)) + np.eye(2)[labels]
-    (_, second, one), (_, first, other) = (judge(logits, labels, ("no", "yes"), name) for name in ("yes", "no"))
+    (_, second, one), (_, first, other) = (calibrate(logits, labels, ("no", "yes"), name) for name in ("yes", "no"))
     assert first is not None and second is not None
     assert (first.positive, second.positive) == ("no", "yes")
     assert one.values["auroc"] == pytest.approx(other.values["auroc"])
@@ -249,7 +249,7 @@ def test_a_run_without_its_files_is_refused(exported: Exported, tmp_path: Path, 
 def test_a_bundle_whose_answers_are_not_the_runs_is_refused(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.export.export.MOST_OFF", -1.0)  # even what is equal is too far off
+    monkeypatch.setattr("training.export.export.MAX_LOGIT_ERROR", -1.0)  # even what is equal is too far off
     with pytest.raises(ExportError, match=r"logits are .* off the run's"):
         export(exported.run, tmp_path / "out", CARD)
 

@@ -15,9 +15,9 @@ from app.predicting.request import HeatmapRequest
 from tests.support.bundles import write_tiny_bundle
 from training.cli import main
 from training.data.draw import draw_dataset
-from training.evaluation.evaluate import chosen_samples
-from training.heatmaps.explain_pictures import open_picture
+from training.evaluation.evaluate import samples_of_split
 from training.heatmaps.faithfulness import energy_inside, enlarge
+from training.heatmaps.measure import open_picture
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_figures_are_means_over_the_pictures_with_masks(
     read = read_bundle(bundle)
     predictor = Predictor(read, load_engine(read, "torch"), Limits(), 64)
     energies: dict[str, list[float]] = {"grid": [], "fine": []}
-    for sample in chosen_samples(drawn, None):
+    for sample in samples_of_split(drawn, None):
         opened = open_picture(predictor, sample)
         if opened.mask is None:
             continue

@@ -22,9 +22,9 @@ from tests.support.evaluated import decoded, parsed, predictor_of
 from training.cli import main
 from training.data.draw import draw_dataset
 from training.data.samples import DataError, Sample, read_samples
-from training.heatmaps.explain_eval import explain_eval
-from training.heatmaps.explain_figures import FIGURES
-from training.heatmaps.explain_pictures import (
+from training.heatmaps.evaluate import evaluate_heatmaps
+from training.heatmaps.faithfulness import deletion, energy_inside, enlarge, mean_colour, pointing
+from training.heatmaps.measure import (
     CENTRED,
     RANDOM,
     Variant,
@@ -33,8 +33,8 @@ from training.heatmaps.explain_pictures import (
     read_mask,
     variants_of,
 )
-from training.heatmaps.explain_report import Found
-from training.heatmaps.faithfulness import deletion, energy_inside, enlarge, mean_colour, pointing
+from training.heatmaps.metrics import METRICS
+from training.heatmaps.report import MetricResult
 from training.metrics.classification import Estimate
 
 GRADCAM = Variant("gradcam", "fusion", "sum")
@@ -44,8 +44,8 @@ GRADCAM = Variant("gradcam", "fusion", "sum")
 def less_work() -> Iterator[None]:
     """What is looked at here depends neither on how many resamples there are nor on how many methods."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.heatmaps.explain_eval.REPEATS", 100)
-        patch.setattr("training.heatmaps.explain_pictures.METHODS", {"gradcam": METHODS["gradcam"]})
+        patch.setattr("training.heatmaps.evaluate.REPEATS", 100)
+        patch.setattr("training.heatmaps.measure.METHODS", {"gradcam": METHODS["gradcam"]})
         yield
 
 
@@ -61,7 +61,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def out(tiny_bundle: Path, drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What measuring two of them wrote."""
     folder = tmp_path_factory.mktemp("measured") / "deep" / "out"
-    explain_eval(tiny_bundle, drawn, None, 2, folder)
+    evaluate_heatmaps(tiny_bundle, drawn, None, 2, folder)
     return folder
 
 
@@ -83,7 +83,7 @@ def row_of(table: list[dict[str, Any]], variant: Variant) -> dict[str, Any]:
     (row,) = [
         row
         for row in table
-        if (row["method"], row["branch"], row["fuse"]) == (variant.method, variant.branch, variant.fuse)
+        if (row["method"], row["branch"], row["fuse"]) == (variant.method, variant.branch, variant.merge_rule)
     ]
     return row
 
@@ -96,30 +96,30 @@ def in_val(data: Path) -> Sample:
 def test_heatmaps_are_the_services_own_for_every_method_branch_and_fusion(
     predictor: Predictor, drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.heatmaps.explain_pictures.METHODS", METHODS)
+    monkeypatch.setattr("training.heatmaps.measure.METHODS", METHODS)
     prediction, _ = predictor.predict(predictor.open(in_val(drawn).path.read_bytes()))
-    found = heatmaps_of(predictor, prediction, "benign", np.random.default_rng(0))
+    heatmaps = heatmaps_of(predictor, prediction, "benign", np.random.default_rng(0))
     fusions: list[MergeRule] = ["mean", "max", "product"]
     expected = {RANDOM, CENTRED}
     for name, method in METHODS.items():
         rules: list[MergeRule] = ["sum", *fusions] if method.units == "logit" else fusions
         expected |= {Variant(name, "cnn"), Variant(name, "swin"), *(Variant(name, "fusion", rule) for rule in rules)}
-    assert found.keys() == expected
-    for variant in found.keys() - {RANDOM, CENTRED}:
+    assert heatmaps.keys() == expected
+    for variant in heatmaps.keys() - {RANDOM, CENTRED}:
         assert variant.branch is not None
         target = None if METHODS[variant.method].class_agnostic else "benign"
         served = predictor.explain_one(
-            prediction, HeatmapRequest((variant.branch,), variant.method, target, merge=variant.fuse)
+            prediction, HeatmapRequest((variant.branch,), variant.method, target, merge=variant.merge_rule)
         )
-        np.testing.assert_array_equal(found[variant], served.heatmap, err_msg=variant.name)
+        np.testing.assert_array_equal(heatmaps[variant], served.heatmap, err_msg=variant.name)
 
 
 def test_the_score_is_the_probability_that_the_service_answers_with(predictor: Predictor, drawn: Path) -> None:
-    opened = [predictor.open(sample.path.read_bytes()) for sample in read_samples(drawn, "val")]
-    expected = [predictor.answer(predictor.predict(one)[0]).probabilities["malignant"] for one in opened]
-    score = probability_of(predictor, opened[0], "malignant")
-    images = np.stack([one.image for one in opened])
-    for _ in range(2):  # the second time they are known
+    uploads = [predictor.open(sample.path.read_bytes()) for sample in read_samples(drawn, "val")]
+    expected = [predictor.answer(predictor.predict(upload)[0]).probabilities["malignant"] for upload in uploads]
+    score = probability_of(predictor, uploads[0], "malignant")
+    images = np.stack([upload.image for upload in uploads])
+    for _ in range(2):  # the second time they are cached
         np.testing.assert_array_equal(score(images), expected)
     np.testing.assert_array_equal(score(images[::-1]), expected[::-1])
     darker = images.copy()
@@ -189,7 +189,9 @@ def test_ranks_are_from_best_to_worst(document: dict[str, Any]) -> None:
 )
 def test_a_verdict_needs_an_interval_on_one_side(low: float, high: float, higher_is_better: bool, verdict: str) -> None:
     own, clear = Estimate(0.5, 0.4, 0.6), Estimate(0.3, 0.2, 0.4) if higher_is_better else Estimate(-0.3, -0.4, -0.2)
-    assert Found(own, {"a": Estimate((low + high) / 2, low, high), "b": clear}).verdict(higher_is_better) == verdict
+    assert (
+        MetricResult(own, {"a": Estimate((low + high) / 2, low, high), "b": clear}).verdict(higher_is_better) == verdict
+    )
 
 
 def test_maps_that_ignore_the_picture_are_as_stable_as_they_should_be(document: dict[str, Any]) -> None:
@@ -201,7 +203,7 @@ def test_maps_that_ignore_the_picture_are_as_stable_as_they_should_be(document: 
 
 
 def test_the_same_measuring_writes_the_same_bytes(out: Path, tiny_bundle: Path, drawn: Path, tmp_path: Path) -> None:
-    explain_eval(tiny_bundle, drawn, "val", 2, tmp_path)
+    evaluate_heatmaps(tiny_bundle, drawn, "val", 2, tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {"explanations.json", "explanations.html"}
     for file in tmp_path.iterdir():
         assert file.read_bytes() == (out / file.name).read_bytes()
@@ -217,10 +219,10 @@ def test_a_single_branch_has_no_fusion_and_data_without_masks_no_localisation(dr
         writer.writeheader()
         writer.writerows(rows)
     bundle = write_tiny_bundle(tmp_path / "bundle", "swin")
-    result = explain_eval(bundle, data, None, 2, tmp_path / "out")
+    result = evaluate_heatmaps(bundle, data, None, 2, tmp_path / "out")
     only = Variant("gradcam", "swin")
     assert variants_of(predictor_of(bundle)) == result.variants == [RANDOM, CENTRED, only]
-    assert result.table[only].keys() == FIGURES.keys() - {"pointing", "energy"}
+    assert result.table[only].keys() == METRICS.keys() - {"pointing", "energy"}
     assert result.chance is None
     assert "pointing" not in result.text()
     parsed((tmp_path / "out" / "explanations.html").read_text(encoding="utf-8"))
@@ -228,7 +230,7 @@ def test_a_single_branch_has_no_fusion_and_data_without_masks_no_localisation(dr
 
 def test_a_single_picture_is_refused(tiny_bundle: Path, drawn: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="pictures of at least two groups"):
-        explain_eval(tiny_bundle, drawn, None, 1, tmp_path / "out")
+        evaluate_heatmaps(tiny_bundle, drawn, None, 1, tmp_path / "out")
 
 
 def test_the_page_stands_alone_and_shows_every_heatmap(out: Path, document: dict[str, Any]) -> None:
@@ -249,7 +251,7 @@ def test_the_page_stands_alone_and_shows_every_heatmap(out: Path, document: dict
 def test_the_command_prints_the_table(
     tiny_bundle: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.heatmaps.explain_pictures.METHODS", {})
+    monkeypatch.setattr("training.heatmaps.measure.METHODS", {})
     command = ["explain-eval", str(tiny_bundle), str(drawn), "--pictures", "2", "--out", str(tmp_path / "out")]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()

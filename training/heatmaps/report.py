@@ -12,34 +12,34 @@ from jaxtyping import Float
 
 from app.bundles.manifest import Manifest
 from training.evaluation.pages import render
-from training.heatmaps.explain_figures import FIGURES, RANKED, SCORE
-from training.heatmaps.explain_pictures import GAUSSIAN, MASK_SHARES, Variant
+from training.heatmaps.measure import CENTRED_SIGMA_SHARE, MASK_SHARES, Variant
+from training.heatmaps.metrics import METRICS, RANKED_METRICS, SCORE_DEFINITION
 from training.metrics.classification import Estimate, described_intervals
 
-TEMPLATE = Path(__file__).with_name("explain_report.html")
+TEMPLATE = Path(__file__).with_name("report.html")
 
 
-class Found(NamedTuple):
+class MetricResult(NamedTuple):
     """A figure of one variant over pictures, and its differences to the baselines, paired by picture."""
 
     estimate: Estimate
-    less: Mapping[str, Estimate]
+    differences: Mapping[str, Estimate]
 
     def verdict(self, higher_is_better: bool) -> str:
         """`better` than every baseline, `worse` than one, or nothing, by intervals without 0."""
         sign = 1 if higher_is_better else -1
-        bounds = [sorted((sign * one.low, sign * one.high)) for one in self.less.values()]
+        bounds = [sorted((sign * difference.low, sign * difference.high)) for difference in self.differences.values()]
         if bounds and all(low > 0 for low, _ in bounds):
             return "better"
         return "worse" if any(high < 0 for _, high in bounds) else ""
 
 
-Table = Mapping[Variant, Mapping[str, Found]]
+Table = Mapping[Variant, Mapping[str, MetricResult]]
 _MARKS = {"better": "*", "worse": "!", "": " "}
 
 
 @dataclass(frozen=True)
-class Row:
+class PictureRow:
     """One picture that was measured. `mask_share` is of what the model sees, None where no mask was used."""
 
     path: str
@@ -50,16 +50,16 @@ class Row:
     mask_share: float | None
 
 
-class Shown(NamedTuple):
+class ShownPicture(NamedTuple):
     """A picture of the page: what the model sees with the mask's outline, and each heatmap over it, as JPEG."""
 
-    row: Row
-    seen: bytes
+    row: PictureRow
+    input_jpeg: bytes
     overlays: Mapping[Variant, bytes]
 
 
 @dataclass(frozen=True, eq=False)
-class ExplanationFigures:
+class HeatmapEvaluation:
     """How far each variant's heatmaps can be believed.
 
     `values` are those of every picture, variant and figure of `FIGURES`, not a number where there is none. `table` is
@@ -70,23 +70,23 @@ class ExplanationFigures:
     bundle_sha256: str
     data: str
     split: str | None
-    rows: Sequence[Row]
+    rows: Sequence[PictureRow]
     variants: Sequence[Variant]
     values: Float[np.ndarray, "pictures variants figures"]
     table: Table
     class_tables: Mapping[str, Table]
-    shown: Sequence[Shown]
+    shown: Sequence[ShownPicture]
     repeats: int
     seed: int
     versions: Mapping[str, str]
 
     @property
-    def basis(self) -> str:
+    def data_summary(self) -> str:
         """What the figures rest on, in words."""
         masks = sum(row.mask_share is not None for row in self.rows)
-        place = self.data if self.split is None else f"{self.split} of {self.data}"
+        source = self.data if self.split is None else f"{self.split} of {self.data}"
         least, most = (100 * share for share in MASK_SHARES)
-        return f"{place}: {len(self.rows)} pictures, {masks} with a mask of {least:.0f} to {most:.0f} %"
+        return f"{source}: {len(self.rows)} pictures, {masks} with a mask of {least:.0f} to {most:.0f} %"
 
     @property
     def chance(self) -> float | None:
@@ -97,30 +97,30 @@ class ExplanationFigures:
     @property
     def ranked(self) -> list[str]:
         """The figures that ranks are taken over, as far as there are any pictures for them."""
-        return _ranked(self.table)
+        return _ranked_metrics(self.table)
 
     def ranks(self, table: Table) -> dict[Variant, float]:
         """Each variant's mean rank over the figures of `RANKED` that there are, 1 the best; equal ones share."""
         ranks = []
-        for name in _ranked(table):
-            sign = -1 if FIGURES[name].higher_is_better else 1
-            worth = np.array([sign * found[name].estimate.value for found in table.values()])
-            ranks.append(1 + (worth < worth[:, None]).sum(axis=1) + ((worth == worth[:, None]).sum(axis=1) - 1) / 2)
+        for name in _ranked_metrics(table):
+            sign = -1 if METRICS[name].higher_is_better else 1
+            signed = np.array([sign * results[name].estimate.value for results in table.values()])
+            ranks.append(1 + (signed < signed[:, None]).sum(axis=1) + ((signed == signed[:, None]).sum(axis=1) - 1) / 2)
         return dict(zip(table, np.mean(ranks, axis=0).tolist(), strict=True))
 
     def text(self) -> str:
         """The table of all pictures."""
         names, ranks = list(next(iter(self.table.values()))), self.ranks(self.table)
-        arrows = {name: "up" if FIGURES[name].higher_is_better else "down" for name in names}
+        arrows = {name: "up" if METRICS[name].higher_is_better else "down" for name in names}
         lines = [
-            self.basis,
-            f"{'':24}" + "".join(f"{FIGURES[name].title:>10}" for name in names) + f"{'rank':>7}",
+            self.data_summary,
+            f"{'':24}" + "".join(f"{METRICS[name].title:>10}" for name in names) + f"{'rank':>7}",
             f"{'better':24}" + "".join(f"{arrows[name]:>10}" for name in names) + f"{'down':>7}",
         ]
-        for variant, found in self.table.items():
+        for variant, results in self.table.items():
             cells = [
-                f"{one.estimate.value:9.3f}{_MARKS[one.verdict(FIGURES[name].higher_is_better)]}"
-                for name, one in found.items()
+                f"{result.estimate.value:9.3f}{_MARKS[result.verdict(METRICS[name].higher_is_better)]}"
+                for name, result in results.items()
             ]
             lines.append(f"{variant.name:24}" + "".join(cells) + f"{ranks[variant]:7.1f}")
         lines.append("* better than the random map and the centred Gaussian, ! worse than one of them (95 % intervals)")
@@ -131,13 +131,13 @@ class ExplanationFigures:
         return {
             "bundle": {"name": self.manifest.name, "version": self.manifest.version, "sha256": self.bundle_sha256},
             "data": {"path": self.data, "split": self.split, "pictures": len(self.rows)},
-            "score": SCORE,
-            "figures": {name: figure._asdict() for name, figure in FIGURES.items()},
+            "score": SCORE_DEFINITION,
+            "figures": {name: metric._asdict() for name, metric in METRICS.items()},
             "ranked": self.ranked,
             "chance_inside_mask": self.chance,
             "baselines": {
                 "random map": "normal, on the model's grid",
-                "centred Gaussian": f"{GAUSSIAN:g} of each side",
+                "centred Gaussian": f"{CENTRED_SIGMA_SHARE:g} of each side",
             },
             "interval": described_intervals(self.repeats, self.seed),
             "table": self._table(self.table),
@@ -147,7 +147,7 @@ class ExplanationFigures:
             "values": {
                 variant.name: {
                     name: [None if np.isnan(value) else round(value, 6) for value in self.values[:, v, f].tolist()]
-                    for f, name in enumerate(FIGURES)
+                    for f, name in enumerate(METRICS)
                 }
                 for v, variant in enumerate(self.variants)
             },
@@ -156,20 +156,21 @@ class ExplanationFigures:
     def _table(self, table: Table) -> list[dict[str, Any]]:
         ranks = self.ranks(table)
         return [
-            asdict(variant)
+            {"method": variant.method, "branch": variant.branch, "fuse": variant.merge_rule}
             | {"mean_rank": ranks[variant]}
             | {
-                name: asdict(one.estimate) | {"less": {other: asdict(less) for other, less in one.less.items()}}
-                for name, one in found.items()
+                name: asdict(result.estimate)
+                | {"less": {other: asdict(difference) for other, difference in result.differences.items()}}
+                for name, result in results.items()
             }
-            for variant, found in table.items()
+            for variant, results in table.items()
         ]
 
 
-def _ranked(table: Table) -> list[str]:
-    return [name for name in RANKED if name in next(iter(table.values()))]
+def _ranked_metrics(table: Table) -> list[str]:
+    return [name for name in RANKED_METRICS if name in next(iter(table.values()))]
 
 
-def as_html(result: ExplanationFigures) -> str:
+def as_html(evaluation: HeatmapEvaluation) -> str:
     """One page that needs no other file and no network."""
-    return render(TEMPLATE, result=result, figures=FIGURES, score=SCORE, mask_shares=MASK_SHARES)
+    return render(TEMPLATE, evaluation=evaluation, metrics=METRICS, score=SCORE_DEFINITION, mask_shares=MASK_SHARES)

@@ -13,7 +13,7 @@ from app.predicting.predictor import Predictor
 from tests.support.evaluated import predictor_of
 from training.data.draw import draw_dataset
 from training.data.samples import DataError, Sample, read_samples
-from training.heatmaps.explain_pictures import open_picture, read_mask
+from training.heatmaps.measure import open_picture, read_mask
 
 
 @pytest.fixture(scope="module")

@@ -40,9 +40,9 @@ from training.heatmaps.faithfulness import (
 )
 
 JPEG_QUALITY = 75
-BLUR = 1 / 32  # standard deviation, of each picture's shorter side
-SHIFT = 1 / 28  # of each side
-GAUSSIAN = 1 / 4  # standard deviation, of each side
+BLUR_SIGMA_SHARE = 1 / 32  # standard deviation, of each picture's shorter side
+SHIFT_SHARE = 1 / 28  # of each side
+CENTRED_SIGMA_SHARE = 1 / 4  # standard deviation, of each side
 # A mask of next to nothing or of half the picture tells little about where a coarse heatmap points.
 MASK_SHARES = (0.02, 0.4)
 
@@ -53,12 +53,12 @@ class Variant:
 
     method: str
     branch: View | None = None
-    fuse: MergeRule | None = None
+    merge_rule: MergeRule | None = None
 
     @property
     def name(self) -> str:
         """In words."""
-        return " ".join(part for part in (self.method, self.branch, self.fuse) if part)
+        return " ".join(part for part in (self.method, self.branch, self.merge_rule) if part)
 
 
 RANDOM, CENTRED = Variant("random map"), Variant("centred Gaussian")
@@ -66,7 +66,7 @@ BASELINES = (RANDOM, CENTRED)
 
 
 @dataclass(frozen=True, eq=False)
-class Opened:
+class MaskedPicture:
     """A picture and its mask in the frame of the model's input; None where there is none or it does not count."""
 
     upload: Upload
@@ -74,72 +74,74 @@ class Opened:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class MeasuredPicture:
     """The class explained in a picture and its probability, and each variant's heatmap and figures."""
 
     explained: str
     probability: float
     heatmaps: Mapping[Variant, Heatmap]
-    figures: Mapping[Variant, Mapping[str, float]]
+    metrics: Mapping[Variant, Mapping[str, float]]
 
 
-def open_picture(predictor: Predictor, sample: Sample) -> Opened:
+def open_picture(predictor: Predictor, sample: Sample) -> MaskedPicture:
     """Read a picture and its mask. Raises DataError where that cannot be done, and as `read_mask` does."""
     upload = open_sample(predictor, sample)
     mask = read_mask(sample.mask, upload) if sample.mask else None
     if mask is not None and not MASK_SHARES[0] <= mask.mean() <= MASK_SHARES[1]:
         mask = None
-    return Opened(upload, mask)
+    return MaskedPicture(upload, mask)
 
 
-def measure(predictor: Predictor, opened: Opened, seed: int) -> Measured:
+def measure(predictor: Predictor, picture: MaskedPicture, seed: int) -> MeasuredPicture:
     """Explain the service's answer to one picture in every way, and take each way's figures.
 
     All variants meet the same random numbers, which `seed` decides.
     """
-    upload, mask = opened.upload, opened.mask
+    upload, mask = picture.upload, picture.mask
     prediction, _ = predictor.predict(upload)
     answer = predictor.answer(prediction)
     rng = np.random.default_rng([seed, 1])
     heatmaps = heatmaps_of(predictor, prediction, answer.label, rng)
     stability = _stability(predictor, upload, answer.label, heatmaps, rng)
     score = probability_of(predictor, upload, answer.label)
-    blur = blurred(upload.image, BLUR * min(upload.image.shape[:2]))
-    figures = {}
+    blur = blurred(upload.image, BLUR_SIGMA_SHARE * min(upload.image.shape[:2]))
+    metrics = {}
     for variant, heatmap in heatmaps.items():
-        shown = enlarge(heatmap, upload.image.shape[:2])
-        located = {} if mask is None else {"pointing": pointing(shown, mask), "energy": energy_inside(shown, mask)}
-        figures[variant] = _faithfulness(score, upload.image, blur, shown, seed) | located | stability[variant]
-    return Measured(answer.label, answer.probabilities[answer.label], heatmaps, figures)
+        enlarged = enlarge(heatmap, upload.image.shape[:2])
+        localisation = (
+            {} if mask is None else {"pointing": pointing(enlarged, mask), "energy": energy_inside(enlarged, mask)}
+        )
+        metrics[variant] = _faithfulness(score, upload.image, blur, enlarged, seed) | localisation | stability[variant]
+    return MeasuredPicture(answer.label, answer.probabilities[answer.label], heatmaps, metrics)
 
 
 def variants_of(predictor: Predictor) -> list[Variant]:
     """Everything that is measured with this model: the baselines first, then method by method."""
-    branches = predictor.offer.branches
-    found = list(BASELINES)
+    branches = predictor.capabilities.branches
+    variants = list(BASELINES)
     for name, method in METHODS.items():
         if len(branches) > 1:
             rules = [rule for rule in MERGE_RULES if rule != "sum" or method.units == "logit"]
-            found += [Variant(name, "fusion", rule) for rule in rules]
-        found += [Variant(name, branch) for branch in branches]
-    return found
+            variants += [Variant(name, "fusion", rule) for rule in rules]
+        variants += [Variant(name, branch) for branch in branches]
+    return variants
 
 
 def heatmaps_of(
     predictor: Predictor, prediction: Prediction, target: str, rng: np.random.Generator
 ) -> dict[Variant, Heatmap]:
     """The heatmap for `target` of each of `variants_of`, on the model's grid; a random map is new each time."""
-    picture = predictor.attribution_input(prediction, target, None)
-    attributions = {name: method.attribute(picture) for name, method in METHODS.items()}
-    rows, columns = finest_grid(picture.maps.values())
+    attribution_input = predictor.attribution_input(prediction, target, None)
+    attributions = {name: method.attribute(attribution_input) for name, method in METHODS.items()}
+    rows, columns = finest_grid(attribution_input.maps.values())
     heatmaps: dict[Variant, Heatmap] = {}
     for variant in variants_of(predictor):
         if variant == RANDOM:
             heatmaps[variant] = rng.standard_normal((rows, columns), np.float32)
         elif variant == CENTRED:
-            heatmaps[variant] = np.outer(bell(rows), bell(columns))
-        elif variant.fuse is not None:
-            heatmaps[variant] = merged(attributions[variant.method], variant.fuse)
+            heatmaps[variant] = np.outer(gaussian_profile(rows), gaussian_profile(columns))
+        elif variant.merge_rule is not None:
+            heatmaps[variant] = merged(attributions[variant.method], variant.merge_rule)
         else:
             assert variant.branch is not None and variant.branch != "fusion"
             heatmaps[variant] = attributions[variant.method].heatmaps[variant.branch]
@@ -148,18 +150,18 @@ def heatmaps_of(
 
 def probability_of(predictor: Predictor, upload: Upload, target: str) -> Score:
     """Model inputs to the probability of `target` that the service would answer; the same one is computed once."""
-    known: dict[bytes, float] = {}
+    cached: dict[bytes, float] = {}
 
     def score(images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, " n"]:
         keys = [hashlib.sha256(image.tobytes()).digest() for image in images]
-        new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in cached}
         waiting = list(new.items())
-        for start in range(0, len(waiting), predictor.engine.batch):
-            batch = waiting[start : start + predictor.engine.batch]
+        for start in range(0, len(waiting), predictor.engine.batch_size):
+            batch = waiting[start : start + predictor.engine.batch_size]
             predictions = predictor.predict_batch([replace(upload, image=image) for _, image in batch])
             for (key, _), (prediction, _) in zip(batch, predictions, strict=True):
-                known[key] = predictor.answer(prediction).probabilities[target]
-        return np.array([known[key] for key in keys])
+                cached[key] = predictor.answer(prediction).probabilities[target]
+        return np.array([cached[key] for key in keys])
 
     return score
 
@@ -172,13 +174,15 @@ def read_mask(path: Path, upload: Upload) -> Bool[np.ndarray, "h w"]:
     Raises DataError for one that cannot be read, has another size, or marks nothing.
     """
     try:
-        picture = decode(path.read_bytes(), Limits())
+        mask_picture = decode(path.read_bytes(), Limits())
     except FusionLensError as error:
         raise DataError(f"{path}: {error}") from error
-    size, wanted = (picture.width_px, picture.height_px), (upload.width_px, upload.height_px)
-    if size != wanted:
-        raise DataError(f"{path} is {size[0]} × {size[1]} px, but its picture {wanted[0]} × {wanted[1]}: align them")
-    inside = picture.image.convert("L").point(lambda level: 255 * (level > 127))
+    size, upload_size = (mask_picture.width_px, mask_picture.height_px), (upload.width_px, upload.height_px)
+    if size != upload_size:
+        raise DataError(
+            f"{path} is {size[0]} × {size[1]} px, but its picture {upload_size[0]} × {upload_size[1]}: align them"
+        )
+    inside = mask_picture.image.convert("L").point(lambda level: 255 * (level > 127))
     if inside.getbbox() is None:
         raise DataError(f"{path} marks nothing: inside must be white, or leave the mask out of the table")
     height, width = upload.image.shape[:2]
@@ -190,13 +194,13 @@ def _faithfulness(
     score: Score, image: UInt8[np.ndarray, "h w 3"], blur: UInt8[np.ndarray, "h w 3"], heatmap: Heatmap, seed: int
 ) -> dict[str, float]:
     """The figures that ask the model what becomes of its answer."""
-    kept = drop_and_increase(score, image, heatmap)
+    change = drop_and_increase(score, image, heatmap)
     return {
         "insertion": insertion(score, image, heatmap, blur, seed=seed),
         "deletion": deletion(score, image, heatmap, mean_colour(image), seed=seed),
         "road": road(score, image, heatmap, seed=seed),
-        "average_drop": kept.drop,
-        "increase": kept.increase,
+        "average_drop": change.drop,
+        "increase": change.increase,
     }
 
 
@@ -205,23 +209,23 @@ def _stability(
 ) -> dict[Variant, dict[str, float]]:
     """How well each heatmap agrees with those of the picture moved a little, and of the picture saved as JPEG."""
     size = height, width = upload.image.shape[:2]
-    down_px, right_px = max(1, round(SHIFT * height)), max(1, round(SHIFT * width))
+    down_px, right_px = max(1, round(SHIFT_SHARE * height)), max(1, round(SHIFT_SHARE * width))
     shifts = [(down_px, right_px), (-down_px, -right_px)]
     images = [_as_jpeg(upload.image), *(shifted(upload.image, *by) for by in shifts)]
     predictions = [predictor.predict(replace(upload, image=image))[0] for image in images]
     of_jpeg, *of_shifted = [heatmaps_of(predictor, prediction, target, rng) for prediction in predictions]
-    found = {}
+    stability = {}
     for variant, heatmap in heatmaps.items():
         whole = enlarge(heatmap, size)
         moved = [
-            correlation_after_shift(whole, enlarge(one[variant], size), *by)
-            for one, by in zip(of_shifted, shifts, strict=True)
+            correlation_after_shift(whole, enlarge(heatmaps_of_shifted[variant], size), *by)
+            for heatmaps_of_shifted, by in zip(of_shifted, shifts, strict=True)
         ]
-        found[variant] = {
+        stability[variant] = {
             "shift": float(np.mean(moved)),
             "jpeg": correlation(whole, enlarge(of_jpeg[variant], size)),
         }
-    return found
+    return stability
 
 
 def _as_jpeg(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -231,7 +235,7 @@ def _as_jpeg(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(Image.open(file, formats=["JPEG"]).convert("RGB"))
 
 
-def bell(cells: int) -> Float[np.ndarray, " cells"]:
+def gaussian_profile(cells: int) -> Float[np.ndarray, " cells"]:
     """One side of the centred Gaussian."""
-    place = (np.arange(cells) + 0.5) / cells - 0.5
-    return np.asarray(np.exp(-np.square(place / GAUSSIAN) / 2))
+    position = (np.arange(cells) + 0.5) / cells - 0.5
+    return np.asarray(np.exp(-np.square(position / CENTRED_SIGMA_SHARE) / 2))

@@ -21,34 +21,45 @@ from app.pictures.decode import Limits
 from app.pictures.rectangle import Rectangle
 from app.predicting.predictor import Predictor
 from training.data.samples import DataError, Sample
-from training.evaluation.evaluate import chosen_samples, shown_path, versions_of
-from training.heatmaps.explain_figures import FIGURES
-from training.heatmaps.explain_pictures import BASELINES, Measured, Opened, Variant, measure, open_picture, variants_of
-from training.heatmaps.explain_report import ExplanationFigures, Found, Row, Shown, Table, as_html
+from training.evaluation.evaluate import library_versions, relative_path, samples_of_split
+from training.heatmaps.measure import (
+    BASELINES,
+    MaskedPicture,
+    MeasuredPicture,
+    Variant,
+    measure,
+    open_picture,
+    variants_of,
+)
+from training.heatmaps.metrics import METRICS
+from training.heatmaps.report import HeatmapEvaluation, MetricResult, PictureRow, ShownPicture, Table, as_html
 from training.metrics.classification import Estimate, resamples
 
-PICTURES, REPEATS, SEED = 100, 1000, 0
+DEFAULT_PICTURES, REPEATS, SEED = 100, 1000, 0
 _SHOWN_PICTURES, _SHOWN_SIDE_PX = 6, 160
 
 
-def explain_eval(bundle: Path, data: Path, split: str | None, pictures: int, out: Path) -> ExplanationFigures:
+def evaluate_heatmaps(bundle: Path, data: Path, split: str | None, picture_count: int, out: Path) -> HeatmapEvaluation:
     """Explain the answers to `pictures` of one split, drawn by chance, and write `explanations.json` and `.html`.
 
     Without a split it is `val`, or all pictures where the data has no splits. Raises BundleError, EngineError, and
     DataError for data without that split, pictures of fewer than two groups, and a picture or mask that cannot be used.
     """
-    samples = _drawn(chosen_samples(data, split), pictures)
+    samples = _draw_samples(samples_of_split(data, split), picture_count)
     read = read_bundle(bundle)
     predictor = Predictor(read, load_engine(read, "auto"), Limits(), _SHOWN_SIDE_PX)
     # What cannot be read or written shows before the long part.
-    opened = [open_picture(predictor, sample) for sample in samples]
+    pictures = [open_picture(predictor, sample) for sample in samples]
     out.mkdir(parents=True, exist_ok=True)
-    measured = _measured(predictor, opened)
-    rows = [_row(sample, one, answer, data) for sample, one, answer in zip(samples, opened, measured, strict=True)]
+    measured = _measure_all(predictor, pictures)
+    rows = [
+        _row(sample, picture, explained, data)
+        for sample, picture, explained in zip(samples, pictures, measured, strict=True)
+    ]
     variants = variants_of(predictor)
     values = _values(measured, variants)
     splits = {sample.split for sample in samples}
-    result = ExplanationFigures(
+    evaluation = HeatmapEvaluation(
         manifest=read.manifest,
         bundle_sha256=read.sha256,
         data=str(data),
@@ -58,79 +69,86 @@ def explain_eval(bundle: Path, data: Path, split: str | None, pictures: int, out
         values=values,
         table=_table(variants, values, rows),
         class_tables=_class_tables(variants, values, rows),
-        shown=_shown(opened, measured, rows),
+        shown=_shown_pictures(pictures, measured, rows),
         repeats=REPEATS,
         seed=SEED,
-        versions=versions_of(predictor),
+        versions=library_versions(predictor),
     )
-    document = json.dumps(result.document(), indent=1, ensure_ascii=False, allow_nan=False)
+    document = json.dumps(evaluation.document(), indent=1, ensure_ascii=False, allow_nan=False)
     (out / "explanations.json").write_text(document + "\n", encoding="utf-8")
-    (out / "explanations.html").write_text(as_html(result), encoding="utf-8")
-    return result
+    (out / "explanations.html").write_text(as_html(evaluation), encoding="utf-8")
+    return evaluation
 
 
-def _drawn(samples: Sequence[Sample], pictures: int) -> list[Sample]:
+def _draw_samples(samples: Sequence[Sample], picture_count: int) -> list[Sample]:
     """So many of the samples, drawn by chance, in their own order; all where there are no more."""
-    numbers = np.random.default_rng(SEED).permutation(len(samples))[: max(pictures, 0)]
+    numbers = np.random.default_rng(SEED).permutation(len(samples))[: max(picture_count, 0)]
     chosen = [samples[number] for number in sorted(numbers.tolist())]
     if len({sample.group or sample.path for sample in chosen}) < 2:
         raise DataError("figures with intervals need pictures of at least two groups: choose more --pictures")
     return chosen
 
 
-def _measured(predictor: Predictor, opened: Sequence[Opened]) -> list[Measured]:
+def _measure_all(predictor: Predictor, pictures: Sequence[MaskedPicture]) -> list[MeasuredPicture]:
     """Each picture by itself, as many at once as the engine uses the machine best with."""
-    pool = ThreadPoolExecutor(predictor.engine.passes)
+    pool = ThreadPoolExecutor(predictor.engine.concurrency)
     try:
-        each = pool.map(partial(measure, predictor), opened, range(SEED, SEED + len(opened)))
-        return list(tqdm(each, desc="pictures", unit="picture", total=len(opened), disable=None))
+        each = pool.map(partial(measure, predictor), pictures, range(SEED, SEED + len(pictures)))
+        return list(tqdm(each, desc="pictures", unit="picture", total=len(pictures), disable=None))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _row(sample: Sample, opened: Opened, measured: Measured, data: Path) -> Row:
-    path = shown_path(sample.path, data)
-    share = None if opened.mask is None else float(opened.mask.mean())
-    return Row(path, sample.group or path, sample.label, measured.explained, measured.probability, share)
+def _row(sample: Sample, picture: MaskedPicture, measured: MeasuredPicture, data: Path) -> PictureRow:
+    path = relative_path(sample.path, data)
+    share = None if picture.mask is None else float(picture.mask.mean())
+    return PictureRow(path, sample.group or path, sample.label, measured.explained, measured.probability, share)
 
 
-def _values(measured: Sequence[Measured], variants: Sequence[Variant]) -> Float[np.ndarray, "n variants figures"]:
+def _values(
+    measured: Sequence[MeasuredPicture], variants: Sequence[Variant]
+) -> Float[np.ndarray, "n variants figures"]:
     return np.array(
-        [[[one.figures[variant].get(name, np.nan) for name in FIGURES] for variant in variants] for one in measured]
+        [
+            [[picture.metrics[variant].get(name, np.nan) for name in METRICS] for variant in variants]
+            for picture in measured
+        ]
     )
 
 
-def _table(variants: Sequence[Variant], values: Float[np.ndarray, "n variants figures"], rows: Sequence[Row]) -> Table:
+def _table(
+    variants: Sequence[Variant], values: Float[np.ndarray, "n variants figures"], rows: Sequence[PictureRow]
+) -> Table:
     """Means over pictures with their bootstrap intervals, and the differences to the baselines, picture by picture.
 
     A figure that fewer than two groups have is left out.
     """
-    table: dict[Variant, dict[str, Found]] = {variant: {} for variant in variants}
-    for f, name in enumerate(FIGURES):
-        there = np.flatnonzero(~np.isnan(values[:, 0, f])).tolist()
-        of_figure, groups = values[there, :, f], [rows[n].group for n in there]
+    table: dict[Variant, dict[str, MetricResult]] = {variant: {} for variant in variants}
+    for f, name in enumerate(METRICS):
+        measured_rows = np.flatnonzero(~np.isnan(values[:, 0, f])).tolist()
+        metric_values, groups = values[measured_rows, :, f], [rows[n].group for n in measured_rows]
         if len(set(groups)) < 2:
             continue
-        means = _resampled_means(of_figure, groups)
+        means = _resampled_means(metric_values, groups)
         for v, variant in enumerate(variants):
-            less = {
-                other.name: _estimate(of_figure[:, v] - of_figure[:, o], means[:, v] - means[:, o])
-                for o, other in enumerate(BASELINES)
+            differences = {
+                baseline.name: _estimate(metric_values[:, v] - metric_values[:, b], means[:, v] - means[:, b])
+                for b, baseline in enumerate(BASELINES)
                 if variant not in BASELINES
             }
-            table[variant][name] = Found(_estimate(of_figure[:, v], means[:, v]), less)
+            table[variant][name] = MetricResult(_estimate(metric_values[:, v], means[:, v]), differences)
     return table
 
 
 def _class_tables(
-    variants: Sequence[Variant], values: Float[np.ndarray, "n variants figures"], rows: Sequence[Row]
+    variants: Sequence[Variant], values: Float[np.ndarray, "n variants figures"], rows: Sequence[PictureRow]
 ) -> dict[str, Table]:
     """The table of each class's pictures, those for which it was explained, where they are of two groups or more."""
     tables = {}
     for label in sorted({row.explained for row in rows}):
-        theirs = [n for n, row in enumerate(rows) if row.explained == label]
-        if len({rows[n].group for n in theirs}) > 1:
-            tables[label] = _table(variants, values[theirs], [rows[n] for n in theirs])
+        class_rows = [n for n, row in enumerate(rows) if row.explained == label]
+        if len({rows[n].group for n in class_rows}) > 1:
+            tables[label] = _table(variants, values[class_rows], [rows[n] for n in class_rows])
     return tables
 
 
@@ -147,18 +165,20 @@ def _estimate(values: Float[np.ndarray, " n"], means: Float[np.ndarray, " repeat
     return Estimate(float(values.mean()), low, high)
 
 
-def _shown(opened: Sequence[Opened], measured: Sequence[Measured], rows: Sequence[Row]) -> list[Shown]:
+def _shown_pictures(
+    pictures: Sequence[MaskedPicture], measured: Sequence[MeasuredPicture], rows: Sequence[PictureRow]
+) -> list[ShownPicture]:
     """The first of the pictures, those with masks before the others: chosen by nothing that they look like."""
-    found = []
-    for n in sorted(range(len(rows)), key=lambda n: opened[n].mask is None)[:_SHOWN_PICTURES]:
-        seen = Image.fromarray(opened[n].upload.image)
-        scale = _SHOWN_SIDE_PX / max(seen.size)
-        small = seen.resize((round(seen.width * scale), round(seen.height * scale)))
+    shown = []
+    for n in sorted(range(len(rows)), key=lambda n: pictures[n].mask is None)[:_SHOWN_PICTURES]:
+        model_input = Image.fromarray(pictures[n].upload.image)
+        scale = _SHOWN_SIDE_PX / max(model_input.size)
+        small = model_input.resize((round(model_input.width * scale), round(model_input.height * scale)))
         whole = Rectangle(0.0, 0.0, float(small.width), float(small.height))
         heatmaps = measured[n].heatmaps.items()
         overlays = {variant: _jpeg(draw(small, heatmap, whole, Style()).picture) for variant, heatmap in heatmaps}
-        found.append(Shown(rows[n], _jpeg(_outlined(small, opened[n].mask)), overlays))
-    return found
+        shown.append(ShownPicture(rows[n], _jpeg(_outlined(small, pictures[n].mask)), overlays))
+    return shown
 
 
 def _outlined(picture: Image.Image, mask: Bool[np.ndarray, "h w"] | None) -> UInt8[np.ndarray, "small_h small_w 3"]:

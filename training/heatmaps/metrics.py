@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from training.heatmaps.explain_pictures import BLUR, JPEG_QUALITY, SHIFT
 from training.heatmaps.faithfulness import ROAD_FRACTIONS, STEPS
 from training.heatmaps.imputation import NOISE
+from training.heatmaps.measure import BLUR_SIGMA_SHARE, JPEG_QUALITY, SHIFT_SHARE
 
 
-class Figure(NamedTuple):
+class Metric(NamedTuple):
     """A figure's short name, whether more of it is better, what it is, and whose it is."""
 
     title: str
@@ -18,65 +18,67 @@ class Figure(NamedTuple):
     source: str
 
 
-SCORE = "probability of the explained class, which is the service's answer, at the bundle's temperature"
+SCORE_DEFINITION = "probability of the explained class, which is the service's answer, at the bundle's temperature"
 
-FIGURES = {
-    "insertion": Figure(
+METRICS = {
+    "insertion": Metric(
         "insertion",
         True,
         "Area under the score while the picture comes into its own blur (Gaussian of "
-        f"{100 * BLUR:.1f} % of the shorter side), highest pixels of the heatmap first, in {STEPS} equal steps.",
+        f"{100 * BLUR_SIGMA_SHARE:.1f} % of the shorter side), highest pixels of the heatmap first, in {STEPS} "
+        "equal steps.",
         "Petsiuk et al. 2018",
     ),
-    "deletion": Figure(
+    "deletion": Metric(
         "deletion",
         False,
         "Area under the score while the picture gives way to its mean colour, highest pixels of the heatmap first, in "
         f"{STEPS} equal steps.",
         "Petsiuk et al. 2018",
     ),
-    "road": Figure(
+    "road": Metric(
         "ROAD",
         True,
         "Score without the lowest pixels less score without the highest, mean over "
-        f"{', '.join(f'{100 * part:.0f}' for part in ROAD_FRACTIONS)} % of the pixels. Removed ones are the weighted "
-        f"mean of their neighbours plus noise (standard deviation {100 * NOISE:.0f} % of the range). Chance is 0.",
+        f"{', '.join(f'{100 * fraction:.0f}' for fraction in ROAD_FRACTIONS)} % of the pixels. Removed ones are the "
+        f"weighted mean of their neighbours plus noise (standard deviation {100 * NOISE:.0f} % of the range). "
+        "Chance is 0.",
         "Rong et al. 2022",
     ),
-    "average_drop": Figure(
+    "average_drop": Metric(
         "drop",
         False,
         "Relative loss of the score (0 where it rises) when each pixel is multiplied by the heatmap's positive part "
         "over its maximum. Large heatmaps lose little: an even one nothing.",
         "Chattopadhay et al. 2018",
     ),
-    "increase": Figure(
+    "increase": Metric(
         "increase",
         True,
         "Share of pictures whose score rises in that way.",
         "Chattopadhay et al. 2018",
     ),
-    "pointing": Figure(
+    "pointing": Metric(
         "pointing",
         True,
         "Share of pictures in which the heatmap's maximum lies in the mask, without tolerance.",
         "Zhang et al. 2016",
     ),
-    "energy": Figure(
+    "energy": Metric(
         "energy",
         True,
         "Share of the heatmap's positive part that lies in the mask; 0 where there is none.",
         "Wang et al. 2020",
     ),
-    "shift": Figure(
+    "shift": Metric(
         "shift",
         True,
         "Correlation (Pearson) of the signed heatmap with that of the picture moved by "
-        f"{100 * SHIFT:.1f} % of its sides, down and right, and up and left, over what both show. A heatmap that "
+        f"{100 * SHIFT_SHARE:.1f} % of its sides, down and right, and up and left, over what both show. A heatmap that "
         "ignores the picture is stable too.",
         "after Alvarez-Melis & Jaakkola 2018",
     ),
-    "jpeg": Figure(
+    "jpeg": Metric(
         "JPEG",
         True,
         f"Correlation of the signed heatmap with that of the model's input saved as JPEG of quality {JPEG_QUALITY}.",
@@ -85,4 +87,4 @@ FIGURES = {
 }
 
 # What the mean rank is taken over: neither an even heatmap nor one that ignores the picture can win these.
-RANKED = ("insertion", "deletion", "road", "pointing", "energy")
+RANKED_METRICS = ("insertion", "deletion", "road", "pointing", "energy")
