@@ -92,9 +92,9 @@ def test_a_graph_that_errs_in_one_output_is_refused_by_its_name(main_case: Case,
     images = [main_case.images]
     _check_exact(right, Erring(right, output, 1 + 1e-7), images)
     # The trunk's limit is 1e-3, of a sum of thousands; the head's is 1e-5.
-    with pytest.raises(GraphError, match=rf"^{named} is .* of its scale off the model's"):
+    with pytest.raises(GraphError, match=rf"^{named}: the largest error is .* of its scale"):
         _check_exact(right, Erring(right, output, 1.01 if output in ("cnn", "swin") else OFF), images)
-    with pytest.raises(GraphError, match=rf"^{named} is nan"):
+    with pytest.raises(GraphError, match=rf"^{named}: the largest error is nan"):
         _check_exact(right, Erring(right, output, float("nan")), images)
 
 
@@ -105,7 +105,7 @@ def test_graphs_made_before_a_weight_changed_are_refused(main_case: Case, part: 
         weight = next(p for name, p in later.named_parameters() if name.startswith(f"{part}.") and p.ndim >= 2)
         weight[0] += 0.1 * weight.abs().max()
     named = "the head's logits without gradients" if part == "head" else f"the trunk's {part} map"
-    with pytest.raises(GraphError, match=f"^{named} is"):
+    with pytest.raises(GraphError, match=f"^{named}: the largest error is"):
         _check_exact(TorchEngine(later), main_case.engine("openvino"), [main_case.images])
 
 
@@ -147,7 +147,7 @@ def test_a_model_that_no_graph_can_stand_for_is_refused() -> None:
     model = tiny_model("cnn").half().float()
     projection = model.head.get_submodule("branches.cnn.projection")
     model.head.get_submodule("branches.cnn").projection = Fickle(projection)
-    with pytest.raises(GraphError, match=r"^the head's logits without gradients is"):
+    with pytest.raises(GraphError, match=r"^the head's logits without gradients: the largest error is"):
         write_graphs(model, [])
 
 
