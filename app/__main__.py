@@ -12,12 +12,12 @@ def main(arguments: list[str] | None = None, program: str = "fusionlens") -> int
 
     `program` is the command as it was called, for its usage.
     """
-    chosen = sys.argv[1:] if arguments is None else arguments
-    if chosen[:1] == ["health"]:  # containers run it every few seconds, so it loads nothing that it does not need
-        return probe.main(chosen[1:], program)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["health"]:  # containers run it every few seconds, so it loads nothing that it does not need
+        return probe.main(words[1:], program)
     from app.cli import main as run
 
-    return run(chosen, program)
+    return run(words, program)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from app.predicting.request import (
 from app.server import probe
 from app.settings import Settings
 
-_BELONGS_TO = {
+_OVERLAYS_OF_OPTION = {
     **dict.fromkeys(("branch", "method", "fuse", "detail"), ("explain", "gradcam")),
     **dict.fromkeys(("target", "against"), ("explain", "gradcam", "tokens")),
     "layer": ("attention",),
@@ -50,9 +50,9 @@ def main(arguments: list[str] | None = None, program: str = "fusionlens") -> int
     `program` is the command as it was called, for its usage.
     """
     args = _parser(program).parse_args(arguments)
-    chosen = {name: value for name in ("bundle", "host", "port") if (value := getattr(args, name, None)) is not None}
+    overrides = {name: value for name in ("bundle", "host", "port") if (value := getattr(args, name, None)) is not None}
     try:
-        settings = Settings(**chosen)
+        settings = Settings(**overrides)
     except ValidationError as error:
         for fault in error.errors():
             name = ".".join(map(str, fault["loc"]))
@@ -109,7 +109,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 
 def _add_operation(commands: Any) -> None:
-    probe.add_options(commands.add_parser("health", help=probe.MEANING))  # run without this module: see __main__
+    probe.add_options(commands.add_parser("health", help=probe.DESCRIPTION))  # run without this module: see __main__
 
     new_key = commands.add_parser(
         "new-key",
@@ -169,7 +169,7 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
     for path in args.pictures:
         try:
             prediction, _ = predictor.predict(
-                predictor.open(path.read_bytes()), any(request.starts_at_answer for request in requests.values())
+                predictor.open(path.read_bytes()), any(request.needs_answer_gradient for request in requests.values())
             )
         except (FusionLensError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
@@ -206,7 +206,7 @@ def _requests(args: argparse.Namespace) -> dict[Path, ExplanationRequest]:
             raise FusionLensError(f"--{name} writes one overlay: give one picture.")
     if len({*outs.values()}) < len(outs):
         raise FusionLensError("Two overlays would be written to one file: give each a file of its own.")
-    for option, names in _BELONGS_TO.items():
+    for option, names in _OVERLAYS_OF_OPTION.items():
         if getattr(args, option) is not None and not outs.keys() & names:
             flag = option.replace("_", "-")
             raise FusionLensError(f"--{flag} says what the overlay shows: give --{names[0]} OUT.png too.")
@@ -228,7 +228,7 @@ def _write_overlay(file: Path, prediction: Prediction, explanation: Explanation)
 def _check(args: argparse.Namespace, settings: Settings) -> int:
     predictor = predictor_options(settings).load_predictor()
     predictor.warm_up()
-    if predictor.offer.token_stages:  # a graph that the service compiles when it is first needed
+    if predictor.capabilities.token_stages:  # a graph that the service compiles when it is first needed
         prediction, _ = predictor.predict(predictor.open(EXAMPLE.read_bytes()))
         predictor.explain_one(prediction, TokenRequest())
     manifest = predictor.bundle.manifest

@@ -22,7 +22,7 @@ from app.files import DEMO_BUNDLE
 from app.pictures.decode import PREVIEW_SIDE_PX
 
 PREFIX, SECRETS_DIR = "FUSIONLENS_", "FUSIONLENS_SECRETS_DIR"
-SHORTEST_SECRET = 32
+MIN_SECRET_CHARS = 32
 
 
 class Settings(BaseSettings):
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
         None, description="Redis to share predictions and limits, as redis://, rediss:// or unix://; else memory"
     )
     redis_secret: SecretStr | None = Field(
-        None, min_length=SHORTEST_SECRET, description="what authenticates entries in Redis; the same for all replicas"
+        None, min_length=MIN_SECRET_CHARS, description="what authenticates entries in Redis; the same for all replicas"
     )
     redis_timeout_s: float = Field(0.5, gt=0, description="longest time for one answer of Redis, in seconds")
 
@@ -111,21 +111,22 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_misspelt_variable(cls, values: dict[str, Any]) -> dict[str, Any]:
-        known = [f"{PREFIX}{name.upper()}" for name in cls.model_fields] + [SECRETS_DIR]
+    def _reject_unknown_variables(cls, values: dict[str, Any]) -> dict[str, Any]:
+        variables = [f"{PREFIX}{name.upper()}" for name in cls.model_fields] + [SECRETS_DIR]
         for variable in os.environ:
-            if variable.upper().startswith(PREFIX) and variable.upper() not in known:
-                nearest = get_close_matches(variable.upper(), known, n=1) or known
+            if variable.upper().startswith(PREFIX) and variable.upper() not in variables:
+                nearest = get_close_matches(variable.upper(), variables, n=1) or variables
                 raise ValueError(f"there is no setting {variable}: did you mean {nearest[0]}?")
         if (folder := os.environ.get(SECRETS_DIR)) and not Path(folder).is_dir():
             raise ValueError(f"{SECRETS_DIR} names {folder}, which is not a folder")
         return values
 
     @model_validator(mode="after")
-    def _what_goes_together(self) -> Settings:
+    def _check_combinations(self) -> Settings:
         if self.redis_url is not None and self.redis_secret is None:
             raise ValueError(
-                f"redis_url needs redis_secret, at least {SHORTEST_SECRET} random characters, the same for all replicas"
+                f"redis_url needs redis_secret: at least {MIN_SECRET_CHARS} random characters, "
+                "the same for all replicas"
             )
         if self.workers > 1 and self.redis_url is None:
             raise ValueError(

@@ -178,7 +178,7 @@ def _round(page: Page, address: str, client: Client, picture: bytes, found: Foun
         page.wait_for_selector("#view:not([aria-busy])")
         page.wait_for_timeout(PAUSE_MS)
         changed = page.evaluate(_TIMED % {"event": _CHANGE % (control, value), "done": _QUIET})
-        own = sum(spent for name, spent in changed["requests"] if "gradcam" in name)
+        own = sum(spent for name, spent in changed["requests"] if "explain" in name)
         found.changed_over[control].append(changed["total"] - own)
     for move, (view, mover) in _MOVES.items():
         page.locator(f"#views label:has([value={view}])").click()

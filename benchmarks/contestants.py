@@ -43,14 +43,14 @@ def fusionlens(case: Case) -> Runs:
     data = case.picture.read_bytes()
     upload = predictor.open(data)
 
-    def predicted(picture: Upload, explained: bool = False) -> Prediction:
-        prediction, _ = predictor.predict(picture, explained)
+    def predicted(picture: Upload, with_gradient: bool = False) -> Prediction:
+        prediction, _ = predictor.predict(picture, with_gradient)
         return prediction
 
     kept = predicted(upload)
 
     def explained() -> object:
-        prediction = predicted(upload, explained=True)
+        prediction = predicted(upload, with_gradient=True)
         return prediction.logits, predictor.explain_one(prediction, HeatmapRequest(method=METHOD)).heatmap
 
     def cnn_branch() -> object:
@@ -60,7 +60,9 @@ def fusionlens(case: Case) -> Runs:
 
     def further(method: str) -> Callable[[], object]:
         targets = [None] if METHODS[method].class_agnostic else bundle.manifest.classes
-        questions = cycle([HeatmapRequest((view,), method, name) for view in predictor.offer.views for name in targets])
+        questions = cycle(
+            [HeatmapRequest((view,), method, name) for view in predictor.capabilities.views for name in targets]
+        )
         return lambda: predictor.explain_one(kept, next(questions)).heatmap
 
     return {

@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from app.models.cnnswin import CNNViTFusion
-from app.pictures.decode import Limits, Needs, decode
+from app.pictures.decode import Limits, TargetSizes, decode
 from app.pictures.prepare import prepare
 from benchmarks.timing import Times, interleaved, median_ratio
 from training.data.draw import draw_dataset
@@ -63,7 +63,9 @@ class PlainPictures(Dataset[tuple[Tensor, Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         sample = self.samples[index]
-        image = torch.from_numpy(prepare(decode(sample.path.read_bytes(), Limits(), Needs(self.size)), self.size).image)
+        image = torch.from_numpy(
+            prepare(decode(sample.path.read_bytes(), Limits(), TargetSizes(self.size)), self.size).image
+        )
         return *self.views(image.permute(2, 0, 1), np.random.default_rng()), int(sample.label == "malignant")
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
-from app.explain.integrated import integrated
+from app.explain.integrated import integrated_gradients
 from app.explain.merge import merge_sum
 from app.pictures.decode import Limits
 from app.predicting.predictor import Predictor
@@ -89,7 +89,7 @@ def in_process(case: Case) -> Runs:
     picture = predictor.attribution_input(kept, predictor.answer(kept).label, None)
     return {
         TRUNK: lambda: predictor.engine.encode(kept.upload.image[None]),
-        INTEGRATED: lambda: merge_sum(integrated(picture, (16,)).heatmaps),
+        INTEGRATED: lambda: merge_sum(integrated_gradients(picture, (16,)).heatmaps),
         AS_SERVED: lambda: predictor.explain_one(kept, HeatmapRequest(method="integrated")).heatmap,
         FINE: lambda: predictor.explain_one(kept, HeatmapRequest(method="integrated", detail="fine")).heatmap,
         TOKENS: lambda: predictor.explain_one(kept, TokenRequest(stages[0])).heatmap,

@@ -123,8 +123,8 @@ figures are of one run on one machine.
 
 An *explained prediction* is one picture's class probabilities together with the Grad-CAM heatmap of the fused model.
 The rows below it say how many times as long the other libraries take on the same model and picture. They compute less:
-one map of one layer, the CNN's last; captum gives no probabilities with it. A ratio is the median of the ratios of the
-single rounds.
+one map of one layer, the CNN's last; captum gives no probabilities with it. All of them receive the picture decoded. A
+ratio is the median of the ratios of the single rounds.
 """
 
 GOALS_HEAD = """\
@@ -159,7 +159,9 @@ def _summary(measured: Mapping[str, Measured]) -> list[str]:
     lines.append(f"| FusionLens, explained prediction | {' | '.join(own)} |")
     for name in (*OTHER_CAMS, BARE_OPENVINO):
         if all(name in m.times for m in measured.values()):
-            cells = [f"{_times_as_long(m, name):.2f}\u00a0× ({m.times[name].median_ms:.0f}\u00a0ms)" for m in measured.values()]
+            medians = [m.times[name].median_ms for m in measured.values()]
+            ratios = [_times_as_long(m, name) for m in measured.values()]
+            cells = [f"{ratio:.2f}\u00a0× ({ms:.0f}\u00a0ms)" for ratio, ms in zip(ratios, medians, strict=True)]
             what = "bare OpenVINO forward pass, no explanation" if name == BARE_OPENVINO else f"{name}, one map"
             lines.append(f"| {what} | {' | '.join(cells)} |")
     return lines

@@ -27,7 +27,7 @@ A command exits with status 0, or with 1 and a sentence on standard error. `fusi
 def cli_reference() -> str:
     """The whole page."""
     parts = [HEAD]
-    for parser in (app_parser(), training_parser()):
+    for parser in (app_parser("fusionlens"), training_parser("fusionlens-train")):
         parts.append(f"## {parser.prog}\n\n{parser.description}\n")
         for name, command, meaning in _commands(parser):
             parts.append(f"### {parser.prog} {name}\n\n{_sentence(meaning)}\n")

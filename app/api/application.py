@@ -34,8 +34,8 @@ DESCRIPTION = """\
 An image classifier that shows its work. Post a picture to `/predict`, then ask `/gradcam` what speaks for a class and
 `/attention` where one branch looks in the other. Errors are `application/problem+json` and say what to do.
 """
-ASKED_HEADERS = ["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID"]
-ANSWERED_HEADERS = ["ETag", "FusionLens-Explanation", "Retry-After", "X-Request-ID"]
+REQUEST_HEADERS = ["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID"]
+RESPONSE_HEADERS = ["ETag", "FusionLens-Explanation", "Retry-After", "X-Request-ID"]
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -51,10 +51,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if not models.loaded:
+        if not models.services:
             models.load()
-        await models.check()
-        with lifecycle.taking_signals(partial(operation.reload_logged, app.state.authenticator, models)):
+        await models.probe_store()
+        with lifecycle.handle_signals(partial(operation.reload_logged, app.state.authenticator, models)):
             yield
         await store.close()
         tracing.shutdown()
@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        responses=problems.ANY_OTHER,
+        responses=problems.DEFAULT_RESPONSE,
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,
         redoc_url=None,
@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.upload_memory = UploadMemory(settings.uploads_max_bytes)
     # It would log every malformed form; the sender is told, and nobody else needs to know.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    problems.install(app)
+    problems.install_handlers(app)
     routers = [predictions.router, explanations.router, model.router, health.router, operation.admin_router]
     for router in routers + [operation.metrics_router] * settings.metrics:
         app.include_router(router)
@@ -114,7 +114,7 @@ def _add_middleware(app: FastAPI, metrics: Metrics) -> None:
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=ASKED_HEADERS,
-            expose_headers=ANSWERED_HEADERS,
+            allow_headers=REQUEST_HEADERS,
+            expose_headers=RESPONSE_HEADERS,
         )
     app.add_middleware(TelemetryMiddleware, metrics=metrics, lifecycle=app.state.lifecycle)

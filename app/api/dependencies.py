@@ -17,13 +17,13 @@ from app.settings import Settings
 T = TypeVar("T")
 
 
-async def get_models(request: Request) -> ModelRegistry:
+async def get_registry(request: Request) -> ModelRegistry:
     """The models that are loaded."""
     models: ModelRegistry = request.app.state.models
     return models
 
 
-async def get_service(models: Annotated[ModelRegistry, Depends(get_models)]) -> Service:
+async def get_service(models: Annotated[ModelRegistry, Depends(get_registry)]) -> Service:
     """The service that answers now; a request stays with it to its end."""
     return models.current
 
@@ -45,8 +45,8 @@ async def uploaded_picture(
 ) -> AsyncIterator[bytes]:
     """The picture in the request's body. Raises what `read_picture` raises."""
     memory: UploadMemory = request.app.state.upload_memory
-    with memory.body() as take:
-        yield await read_picture(request, settings.max_upload_bytes, take, settings.deadline_s)
+    with memory.reservation() as reserve:
+        yield await read_picture(request, settings.max_upload_bytes, reserve, settings.deadline_s)
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -70,8 +70,8 @@ async def _gone(request: Request) -> None:
         pass
 
 
-TheRegistry = Annotated[ModelRegistry, Depends(get_models)]
-TheService = Annotated[Service, Depends(get_service)]
-TheSettings = Annotated[Settings, Depends(get_settings)]
-TheOwner = Annotated[str, Depends(get_owner)]
+RegistryDep = Annotated[ModelRegistry, Depends(get_registry)]
+ServiceDep = Annotated[Service, Depends(get_service)]
+SettingsDep = Annotated[Settings, Depends(get_settings)]
+OwnerDep = Annotated[str, Depends(get_owner)]
 UploadedPicture = Annotated[bytes, Depends(uploaded_picture)]

@@ -20,7 +20,7 @@ from app.predicting.prediction import Prediction
 from app.predicting.predictor import Predictor
 
 # What the header says of an explanation: what it is of, and what made it.
-_SUMMARY = {
+_HEADER_FIELDS = {
     *("method", "branch", "fuse", "target", "against", "detail", "units"),
     *("no_positive_evidence", "notes", "provenance"),
 }
@@ -33,9 +33,9 @@ def encode(
     style, explanation = query.style(), explanations[-1]
     answer = _answer(predictor, explanation, style)
     if len(explanations) > 1:
-        answer = answer.model_copy(update={"branch": ",".join(str(one.branch) for one in explanations)})
+        answer = answer.model_copy(update={"branch": ",".join(str(view.branch) for view in explanations)})
     headers = {
-        "FusionLens-Explanation": json.dumps(answer.model_dump(include=_SUMMARY)),
+        "FusionLens-Explanation": json.dumps(answer.model_dump(include=_HEADER_FIELDS)),
         "Cache-Control": "no-store",
     }
     if query.format == "json":

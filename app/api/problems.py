@@ -20,7 +20,7 @@ from app import errors
 
 MEDIA_TYPE = "application/problem+json"
 CLIENT_GONE = 499  # nobody receives it: it tells these requests apart in the log and the metrics
-TABLE: dict[type[errors.FusionLensError], tuple[int, str]] = {
+PROBLEMS: dict[type[errors.FusionLensError], tuple[int, str]] = {
     errors.EmptyUpload: (400, "empty-upload"),
     errors.MalformedUpload: (400, "malformed-upload"),
     errors.Unauthorized: (401, "unauthorized"),
@@ -56,23 +56,23 @@ class Problem(BaseModel):
     detail: str = Field(description="what happened and what to do, in a sentence")
 
 
-ANY_OTHER: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "description": "Any other error."}}
+DEFAULT_RESPONSE: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "description": "Any other error."}}
 
 
-def install(app: FastAPI) -> None:
+def install_handlers(app: FastAPI) -> None:
     """Answer every error of the application, its validation and its routing with a problem."""
-    app.add_exception_handler(errors.FusionLensError, _known)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _routing)
-    app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Exception, _unexpected)
+    app.add_exception_handler(errors.FusionLensError, _domain_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(ClientDisconnect, _client_disconnected)
+    app.add_exception_handler(Exception, _unexpected_error)
 
 
-def documented(*classes: type[errors.FusionLensError]) -> dict[int | str, dict[str, Any]]:
+def error_responses(*classes: type[errors.FusionLensError]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that raises these errors, each by its name and what it stands for."""
     meanings: dict[int, list[str]] = {}
     for error_class in classes:
-        status, name = _entry(error_class)
+        status, name = _status_and_name(error_class)
         meanings.setdefault(status, []).append(f"`{name}`: {inspect.getdoc(error_class)}")
     responses: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem, "description": "\n\n".join(of_status)}
@@ -86,7 +86,7 @@ def documented(*classes: type[errors.FusionLensError]) -> dict[int | str, dict[s
 def response_to(request: Request, error: Exception) -> Response:
     """The problem that stands for one of our errors."""
     assert isinstance(error, errors.FusionLensError)
-    status, name = _entry(type(error))
+    status, name = _status_and_name(type(error))
     retry_after_s = getattr(error, "retry_after_s", None)
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
     if isinstance(error, errors.UploadTooSlow):
@@ -94,10 +94,10 @@ def response_to(request: Request, error: Exception) -> Response:
     return _problem(request, status, name, str(error), headers)
 
 
-def _entry(error_class: type[errors.FusionLensError]) -> tuple[int, str]:
+def _status_and_name(error_class: type[errors.FusionLensError]) -> tuple[int, str]:
     """The status and name of an error's class, or of its nearest ancestor in the table. Raises LookupError."""
     for ancestor in error_class.__mro__:
-        if (entry := TABLE.get(ancestor)) is not None:
+        if (entry := PROBLEMS.get(ancestor)) is not None:
             return entry
     raise LookupError(f"{error_class.__name__} has no HTTP status: add it, or an ancestor of it, to the table")
 
@@ -115,16 +115,16 @@ def _problem(request: Request, status: int, name: str, detail: str, headers: dic
     )
 
 
-async def _known(request: Request, error: Exception) -> Response:
+async def _domain_error(request: Request, error: Exception) -> Response:
     return response_to(request, error)
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     return _problem(request, 422, "bad-parameter", " ".join(_sentence(fault) for fault in error.errors()))
 
 
-async def _routing(request: Request, error: Exception) -> Response:
+async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     name, headers = phrase.lower().replace(" ", "-"), dict(error.headers or {})
@@ -137,13 +137,13 @@ async def _routing(request: Request, error: Exception) -> Response:
     )
 
 
-async def _gone(request: Request, error: Exception) -> Response:
+async def _client_disconnected(request: Request, error: Exception) -> Response:
     # The sender hung up in the middle of the upload: nobody reads this, and nothing is wrong here.
     request.state.problem = "client-gone"
     return Response(status_code=CLIENT_GONE)
 
 
-async def _unexpected(request: Request, error: Exception) -> Response:
+async def _unexpected_error(request: Request, error: Exception) -> Response:
     # Starlette raises the error again after this answer, so that it is logged with its traceback.
     response = _problem(request, 500, "internal", "The service failed on this request; its log says why.")
     response.headers["X-Request-ID"] = request.state.request_id  # this answer is given outside of what adds it

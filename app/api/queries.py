@@ -21,14 +21,14 @@ from app.predicting.request import AttentionRequest, Detail, ExplanationRequest,
 Format = Literal["png", "json", "npy"]
 PREDICTION_ID = Field(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
 _STYLE = Style()
-_OF_NO_CLASS = [name for name, method in METHODS.items() if method.class_agnostic]
+_CLASS_AGNOSTIC = [name for name, method in METHODS.items() if method.class_agnostic]
 
 
 def method_field(default: str) -> Any:
     """The parameter `method` of a route with this default."""
     return Field(
         default,
-        description=f"how evidence is measured; {' and '.join(_OF_NO_CLASS)} is of no class, and takes no target",
+        description=f"how evidence is measured; {' and '.join(_CLASS_AGNOSTIC)} is of no class, and takes no target",
         json_schema_extra={"enum": [*METHODS]},
     )
 
@@ -107,7 +107,7 @@ class ExplainQuery(ExplanationQuery):
 
     @field_validator("method")
     @classmethod
-    def _with_its_plus_signs(cls, method: str) -> str:
+    def _restore_plus_signs(cls, method: str) -> str:
         return method.replace(" ", "+")  # a URL's "gradcam++" arrives like this, unless its signs were escaped
 
     def request(self) -> HeatmapRequest:

@@ -38,11 +38,11 @@ OPENAPI_BODY: dict[str, Any] = {
 class _InMemoryParser(MultiPartParser):
     """Starlette's parser, without its temporary files and with a look at whether the body was complete."""
 
-    begun = complete = False
+    has_part = complete = False
 
     def on_part_begin(self) -> None:
         super().on_part_begin()
-        self.begun = True
+        self.has_part = True
 
     def on_end(self) -> None:
         self.complete = True
@@ -55,11 +55,11 @@ class UploadMemory:
         self._max_bytes, self.used_bytes = max_bytes, 0
 
     @contextmanager
-    def body(self) -> Iterator[Callable[[int], None]]:
+    def reservation(self) -> Iterator[Callable[[int], None]]:
         """What to tell the size of each piece of one body to; it raises Overloaded. All is given back at the end."""
         taken = 0
 
-        def take(nbytes: int) -> None:
+        def reserve(nbytes: int) -> None:
             nonlocal taken
             if self.used_bytes + nbytes > self._max_bytes:
                 raise Overloaded(1)
@@ -67,22 +67,22 @@ class UploadMemory:
             self.used_bytes += nbytes
 
         try:
-            yield take
+            yield reserve
         finally:
             self.used_bytes -= taken
 
 
-async def read_picture(request: Request, max_bytes: int, take: Callable[[int], None], within_s: float) -> bytes:
-    """The picture in a multipart field `file` or in a raw `image/*` body; `take` is told the size of each piece.
+async def read_picture(request: Request, max_bytes: int, reserve: Callable[[int], None], timeout_s: float) -> bytes:
+    """The picture in a multipart field `file` or in a raw `image/*` body; `reserve` is told the size of each piece.
 
     Raises UploadTooLarge (as soon as the limit is passed), UploadTooSlow, EmptyUpload, MalformedUpload, MissingField,
-    UnsupportedMediaType, and what `take` raises.
+    UnsupportedMediaType, and what `reserve` raises.
     """
     try:
-        async with asyncio.timeout(within_s):
-            return await _read_picture(request, _counted(request, max_bytes, take), max_bytes)
+        async with asyncio.timeout(timeout_s):
+            return await _read_picture(request, _limited(request, max_bytes, reserve), max_bytes)
     except TimeoutError as error:
-        raise UploadTooSlow(f"The body did not arrive within {within_s:g} s: send it again.") from error
+        raise UploadTooSlow(f"The body did not arrive within {timeout_s:g} s: send it again.") from error
 
 
 async def _read_picture(request: Request, stream: AsyncGenerator[bytes, None], max_bytes: int) -> bytes:
@@ -108,7 +108,7 @@ async def _from_form(request: Request, stream: AsyncGenerator[bytes, None], max_
         form = await parser.parse()
     except MultiPartException as error:
         raise MalformedUpload(f"The multipart body cannot be used: {error.message} Send one file.") from error
-    if parser.begun and not parser.complete:
+    if parser.has_part and not parser.complete:
         raise MalformedUpload("The multipart body ends before its closing boundary: send it again.")
     if not parser.complete:
         raise EmptyUpload(f"The form is empty: send one picture in a field named {FIELD!r}.")
@@ -117,7 +117,7 @@ async def _from_form(request: Request, stream: AsyncGenerator[bytes, None], max_
     return await part.read()
 
 
-async def _counted(request: Request, max_bytes: int, take: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
+async def _limited(request: Request, max_bytes: int, reserve: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
     too_large = UploadTooLarge(f"The body is larger than {max_bytes:,} bytes: send a smaller picture.")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
@@ -127,5 +127,5 @@ async def _counted(request: Request, max_bytes: int, take: Callable[[int], None]
         received += len(chunk)
         if received > max_bytes:
             raise too_large
-        take(len(chunk))
+        reserve(len(chunk))
         yield chunk

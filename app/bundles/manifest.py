@@ -23,20 +23,20 @@ from app.errors import BundleError
 from app.models.feature_maps import BRANCHES, Branch
 
 FORMAT: Final = 1
-MANIFEST, WEIGHTS, REFERENCE = "manifest.json", "model.safetensors", "reference.safetensors"
+MANIFEST, WEIGHTS, BASELINE = "manifest.json", "model.safetensors", "reference.safetensors"
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-Share = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Part(BaseModel):
+class Section(BaseModel):
     """A frozen part of a manifest: unknown keys, converted types and numbers that are not finite are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class InputRule(Part):
+class InputRule(Section):
     """How a picture becomes the model's input; `app.pictures.decode.prepare` does it."""
 
     height_px: PositiveInt
@@ -45,14 +45,14 @@ class InputRule(Part):
     interpolation: Literal["bicubic"]
 
 
-class Normalization(Part):
+class Normalization(Section):
     """What a branch subtracts from RGB in [0, 1] and then divides by. It is part of the model's own weights."""
 
     mean: tuple[float, float, float]
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
 
-class Architecture(Part):
+class Architecture(Section):
     """The keyword arguments of `CNNViTFusion`, but for the image size, which is the input's."""
 
     cnn: Text
@@ -71,29 +71,29 @@ class Architecture(Part):
 
     @field_validator("cnn_options", "swin_options")
     @classmethod
-    def _weights_come_from_the_bundle_alone(cls, options: dict[str, Any]) -> dict[str, Any]:
+    def _reject_other_weights(cls, options: dict[str, Any]) -> dict[str, Any]:
         for name in options:
             if name.startswith(("pretrained", "checkpoint", "cache_dir")):
                 raise ValueError(f"{name!r} would load weights from elsewhere: remove it")
         return options
 
 
-class Calibration(Part):
+class Calibration(Section):
     """Logits are divided by `temperature` before the softmax. `chosen_on` names the pictures that it was fitted on."""
 
     temperature: PositiveFloat
     chosen_on: Text
 
 
-class Decision(Part):
+class Decision(Section):
     """For two classes: the answer is `positive` where its calibrated probability is at least `threshold`."""
 
     positive: Text
-    threshold: Share
+    threshold: Probability
     chosen_on: Text
 
 
-class Metrics(Part):
+class Metrics(Section):
     """Figures of this bundle's weights on one split of the data."""
 
     split: Text
@@ -101,7 +101,7 @@ class Metrics(Part):
     values: dict[str, float]
 
 
-class Description(Part):
+class Description(Section):
     """What a manifest says that cannot be read off the model. `data`: where its pictures came from, on what terms."""
 
     name: Text
@@ -118,7 +118,7 @@ class Description(Part):
     recipe: dict[str, Any]
 
     @model_validator(mode="after")
-    def _classes_and_decision_agree(self) -> Description:
+    def _check_classes_and_decision(self) -> Description:
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("classes: a name stands there twice")
         if self.decision is not None and len(self.classes) != 2:
@@ -143,20 +143,20 @@ class Manifest(Description):
 
     @field_validator("files")
     @classmethod
-    def _known_files_only(cls, files: dict[str, str]) -> dict[str, str]:
-        known = (WEIGHTS, REFERENCE, *GRAPHS, TOKENS)
-        if unknown := [name for name in files if name not in known]:
-            raise ValueError(f"{unknown[0]!r} is not a file of a bundle, which holds only {', '.join(known)}")
-        if missing := [name for name in (WEIGHTS, REFERENCE) if name not in files]:
+    def _only_bundle_files(cls, files: dict[str, str]) -> dict[str, str]:
+        allowed = (WEIGHTS, BASELINE, *GRAPHS, TOKENS)
+        if unknown := [name for name in files if name not in allowed]:
+            raise ValueError(f"{unknown[0]!r} is not a file of a bundle, which holds only {', '.join(allowed)}")
+        if missing := [name for name in (WEIGHTS, BASELINE) if name not in files]:
             raise ValueError(f"{missing[0]} is not listed, and no bundle is without it")
-        if 0 < len(absent := [name for name in GRAPHS if name not in files]) < len(GRAPHS):
-            raise ValueError(f"{absent[0]} is not listed: a bundle has all of {', '.join(GRAPHS)}, or none")
+        if 0 < len(missing_graphs := [name for name in GRAPHS if name not in files]) < len(GRAPHS):
+            raise ValueError(f"{missing_graphs[0]} is not listed: a bundle has all of {', '.join(GRAPHS)}, or none")
         if TOKENS in files and GRAPHS[0] not in files:
             raise ValueError(f"{TOKENS} is listed, but not the trunk whose numbers it takes")
         return files
 
     @model_validator(mode="after")
-    def _every_branch_described(self) -> Manifest:
+    def _check_branches(self) -> Manifest:
         branches = set(self.architecture.branches)
         for name in ("normalization", "map_shapes"):
             if getattr(self, name).keys() != branches:

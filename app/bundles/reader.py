@@ -17,7 +17,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from app.bundles.graph_names import GRAPHS, TOKENS
-from app.bundles.manifest import MANIFEST, REFERENCE, WEIGHTS, Manifest, parse_manifest
+from app.bundles.manifest import BASELINE, MANIFEST, WEIGHTS, Manifest, parse_manifest
 from app.errors import BundleError
 from app.models.feature_maps import FeatureMaps
 
@@ -59,11 +59,11 @@ def read_bundle(path: Path, pinned_sha256: str | None = None) -> Bundle:
         raise BundleError(MANIFEST, f"its sha256 is {sha256}, but {pinned_sha256} is pinned: this is another bundle")
     manifest = parse_manifest(text)
     contents = {name: _read_verified(path, name, digest) for name, digest in manifest.files.items()}
-    tensors, reference = (_tensors(name, contents[name]) for name in (WEIGHTS, REFERENCE))
+    tensors, baseline_tensors = (_tensors(name, contents[name]) for name in (WEIGHTS, BASELINE))
     _check_weights(manifest, tensors)
-    _check_reference(manifest, reference)
+    _check_baseline(manifest, baseline_tensors)
     graphs = {name: contents[name] for name in (*GRAPHS, TOKENS) if name in contents}
-    baseline = FeatureMaps({branch: reference[branch] for branch in manifest.architecture.branches})
+    baseline = FeatureMaps({branch: baseline_tensors[branch] for branch in manifest.architecture.branches})
     return Bundle(path, sha256, manifest, tensors, baseline, graphs)
 
 
@@ -83,8 +83,8 @@ def _read(folder: Path, name: str) -> bytes:
 
 def _read_verified(folder: Path, name: str, expected: str) -> bytes:
     data = _read(folder, name)
-    if (found := hashlib.sha256(data).hexdigest()) != expected:
-        raise BundleError(name, f"its sha256 is {found}, but the manifest says {expected}: copy or export it again")
+    if (actual := hashlib.sha256(data).hexdigest()) != expected:
+        raise BundleError(name, f"its sha256 is {actual}, but the manifest says {expected}: copy or export it again")
     return data
 
 
@@ -110,17 +110,20 @@ def _check_weights(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> Non
     for name, values in tensors.items():
         if name.startswith("head.") and name.endswith("classifier.weight") and values.shape[:1] != (classes,):
             raise BundleError(WEIGHTS, f"{name} is {list(values.shape)}, but the manifest names {classes} classes")
-    for branch, stated in manifest.normalization.items():
-        for part in ("mean", "std"):
-            stored = tensors.get(f"{branch}_{part}")
-            if stored is not None and not np.array_equal(stored.ravel(), np.array(getattr(stated, part), stored.dtype)):
+    for branch, normalization in manifest.normalization.items():
+        for statistic in ("mean", "std"):
+            stored = tensors.get(f"{branch}_{statistic}")
+            if stored is not None and not np.array_equal(
+                stored.ravel(), np.array(getattr(normalization, statistic), stored.dtype)
+            ):
                 raise BundleError(
-                    WEIGHTS, f"{branch}_{part} is {stored.ravel().tolist()}, not what the manifest's normalization says"
+                    WEIGHTS,
+                    f"{branch}_{statistic} is {stored.ravel().tolist()}, not what the manifest's normalization says",
                 )
 
 
-def _check_reference(manifest: Manifest, reference: Mapping[str, np.ndarray]) -> None:
-    found = {branch: (values.dtype.name, values.shape) for branch, values in reference.items()}
+def _check_baseline(manifest: Manifest, baseline_tensors: Mapping[str, np.ndarray]) -> None:
+    actual = {branch: (values.dtype.name, values.shape) for branch, values in baseline_tensors.items()}
     expected = {branch: ("float32", shape) for branch, shape in manifest.map_shapes.items()}
-    if found != expected:
-        raise BundleError(REFERENCE, f"holds {found}, but the manifest's map_shapes need {expected}: export it again")
+    if actual != expected:
+        raise BundleError(BASELINE, f"holds {actual}, but the manifest's map_shapes need {expected}: export it again")

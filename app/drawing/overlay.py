@@ -29,7 +29,7 @@ _FADE = 0.05
 _NOT_SEEN_BRIGHTNESS = 0.4
 # Colours are looked up in steps of evidence, so many to each of a colour map's 255: where colours fade in, a step is
 # then less than a level of grey. An odd number, so that both round at the same places.
-_STEPS_OF_LEVEL = 33
+_STEPS_PER_LEVEL = 33
 _NO_EVIDENCE_LINES = (("no positive evidence",), ("no positive", "evidence"), ("no", "positive", "evidence"))
 SMALLEST_PX = 32  # of a drawing's longest side
 _LEGIBLE_PX = 8.0  # smallest size of letters
@@ -79,11 +79,10 @@ class Style:
 
 @dataclass(frozen=True)
 class Legend:
-    """How the map's values are drawn in the PNG.
+    """How the map's values are drawn in the PNG."""
 
-    Values beyond the ends of the colour map have the end's colour. Where the percentiles of `clip` all but coincide,
-    the low end stays 0. With `no_positive_evidence` both ends are 0.
-    """
+    # Values beyond the ends of the colour map have the end's colour. Where the percentiles of `clip` all but coincide,
+    # the low end stays 0. With `no_positive_evidence` both ends are 0.
 
     __pydantic_config__: ClassVar[dict[str, bool]] = {"use_attribute_docstrings": True}  # the API answers with it
 
@@ -124,24 +123,26 @@ def draw(
     `legend` is a scale to be drawn on, of another map in the same unit; by default it is the map's own. Raises
     ValueError for a heatmap that is not finite, or a region outside the picture.
     """
-    own = legend_of(heatmap, style)
-    legend = own if legend is None or own.no_positive_evidence else legend
+    own_legend = legend_of(heatmap, style)
+    legend = own_legend if legend is None or own_legend.no_positive_evidence else legend
     if style.size_px is not None and (scale := style.size_px / max(picture.size)) < 1:
         picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BOX)
         seen = seen.scaled(scale, scale)
-    rows = _pixels(seen.top_px, seen.height_px, picture.height)
-    columns = _pixels(seen.left_px, seen.width_px, picture.width)
-    canvas = _with_the_rest_dimmed(picture, rows, columns)
+    rows = _pixel_range(seen.top_px, seen.height_px, picture.height)
+    columns = _pixel_range(seen.left_px, seen.width_px, picture.width)
+    canvas = _dim_outside(picture, rows, columns)
     if legend.no_positive_evidence:
-        _stamp_no_evidence(canvas)
+        _draw_no_evidence_banner(canvas)
     else:
-        down = _interpolation(rows, seen.top_px, seen.height_px, heatmap.shape[0])
-        across = _interpolation(columns, seen.left_px, seen.width_px, heatmap.shape[1])
+        row_weights = _interpolation(rows, seen.top_px, seen.height_px, heatmap.shape[0])
+        column_weights = _interpolation(columns, seen.left_px, seen.width_px, heatmap.shape[1])
         evidence = heatmap / legend.high
-        layer = _layer(down, evidence, across, _palette(legend.low / legend.high, style))
+        layer = _evidence_layer(row_weights, evidence, column_weights, _palette(legend.low / legend.high, style))
         canvas.paste(layer, (columns.start, rows.start), layer)
         if style.contour is not None:
-            _draw_line_around(down @ evidence @ across.T >= style.contour, canvas, (columns.start, rows.start))
+            _draw_contour(
+                row_weights @ evidence @ column_weights.T >= style.contour, canvas, (columns.start, rows.start)
+            )
     return Drawing(np.asarray(canvas), legend)
 
 
@@ -150,16 +151,16 @@ def legend_of(heatmap: Float[np.ndarray, "grid_h grid_w"], style: Style) -> Lege
     if not np.isfinite(heatmap).all():
         raise ValueError("the heatmap has values that are not finite")
     minimum, maximum = float(heatmap.min()), float(heatmap.max())
-    evident = maximum > max(0.0, -minimum * _ROUNDING)
-    low, high = 0.0, maximum if evident else 0.0
-    if evident and style.clip is not None:
+    has_evidence = maximum > max(0.0, -minimum * _ROUNDING)
+    low, high = 0.0, maximum if has_evidence else 0.0
+    if has_evidence and style.clip is not None:
         lower, upper = (float(value) for value in np.percentile(heatmap[heatmap > 0], style.clip))
         # Percentiles that all but coincide would stretch rounding over the whole colour map.
         low, high = (lower if upper - lower > upper * _ROUNDING else 0.0), upper
-    return Legend(style.colormap, low, high, minimum, maximum, style.clip, not evident)
+    return Legend(style.colormap, low, high, minimum, maximum, style.clip, not has_evidence)
 
 
-def _pixels(start_px: float, length_px: float, size_px: int) -> slice:
+def _pixel_range(start_px: float, length_px: float, size_px: int) -> slice:
     """The pixels whose centre lies in an interval, or the nearest one where it is too short to hold any."""
     end_px = start_px + length_px
     if not (length_px > 0 and end_px > 0 and start_px < size_px):
@@ -175,16 +176,16 @@ def _interpolation(pixels: slice, start_px: float, length_px: float, cells: int)
     return np.asarray(np.maximum(1 - np.abs(cell[:, None] - np.arange(cells)), 0), dtype=np.float32)
 
 
-def _layer(
-    down: Float32[np.ndarray, "h grid_h"],
+def _evidence_layer(
+    row_weights: Float32[np.ndarray, "h grid_h"],
     evidence: Float[np.ndarray, "grid_h grid_w"],
-    across: Float32[np.ndarray, "w grid_w"],
+    column_weights: Float32[np.ndarray, "w grid_w"],
     palette: UInt32[np.ndarray, " steps"],
 ) -> Image.Image:
     """The colours of evidence, which is in units of the scale's high end, to be laid over the picture: RGBA."""
     last = len(palette) - 1
     # Scaled in the few cells of the grid, not in the many pixels. The half makes cutting off a fraction round it.
-    step = down @ (evidence * last + 0.5).astype(np.float32) @ across.T
+    step = row_weights @ (evidence * last + 0.5).astype(np.float32) @ column_weights.T
     pixels = palette.take(np.clip(step, 0, last, out=step).astype(np.uint16))
     return Image.frombuffer("RGBA", pixels.shape[::-1], pixels, "raw", "RGBA", 0, 1)
 
@@ -195,7 +196,7 @@ def _palette(low: float, style: Style) -> UInt32[np.ndarray, " steps"]:
 
     `low` is the scale's low end, in units of its high end.
     """
-    steps = min(math.ceil(255 * _STEPS_OF_LEVEL / (1 - low)), np.iinfo(np.uint16).max)
+    steps = min(math.ceil(255 * _STEPS_PER_LEVEL / (1 - low)), np.iinfo(np.uint16).max)
     evidence = np.arange(steps + 1, dtype=np.float32) / steps
     level = np.rint(255 * np.clip((evidence - low) / (1 - low), 0, 1)).astype(np.intp)
     opacity = np.minimum(evidence / _FADE, 1) * (style.alpha_min + (style.alpha_max - style.alpha_min) * level / 255)
@@ -211,7 +212,7 @@ def colours(colormap: str) -> UInt8[np.ndarray, "256 3"]:
         return np.asarray(colours[colormap], dtype=np.uint8)
 
 
-def _with_the_rest_dimmed(picture: Image.Image, rows: slice, columns: slice) -> Image.Image:
+def _dim_outside(picture: Image.Image, rows: slice, columns: slice) -> Image.Image:
     """A copy of the picture that is grey and dark outside a region, and has a white line around it."""
     canvas = picture.copy()
     (left, right), (top, bottom) = (columns.start, columns.stop), (rows.start, rows.stop)
@@ -226,7 +227,7 @@ def _with_the_rest_dimmed(picture: Image.Image, rows: slice, columns: slice) -> 
     return canvas
 
 
-def _draw_line_around(inside: Bool[np.ndarray, "h w"], canvas: Image.Image, corner: tuple[int, int]) -> None:
+def _draw_contour(inside: Bool[np.ndarray, "h w"], canvas: Image.Image, corner: tuple[int, int]) -> None:
     """A white line between black ones, to be seen on any colour, along the inner border of a region."""
     inner = np.pad(inside, 1, mode="edge")
     inner = inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
@@ -236,7 +237,7 @@ def _draw_line_around(inside: Bool[np.ndarray, "h w"], canvas: Image.Image, corn
         canvas.paste(colour, corner, border.filter(ImageFilter.MaxFilter(width_px // 2 * 2 + 1)))
 
 
-def _stamp_no_evidence(canvas: Image.Image) -> None:
+def _draw_no_evidence_banner(canvas: Image.Image) -> None:
     """White on a black band at the bottom, broken into the lines that give the largest letters up to a pleasant size.
 
     A picture too small for legible letters is left as it is, rather than covered.

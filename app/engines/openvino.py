@@ -34,7 +34,7 @@ _GRAPHS = ("trunk", "explainer", "classifier")
 # Stay in shared mode for so long after the last concurrent call, so that a short gap does not switch modes.
 _STAY_SHARED_S = 0.5
 # A graph's name and its number of streams, calls that run beside each other, to the compiled graph.
-Compile = Callable[[str, int], "Graph"]
+CompileGraph = Callable[[str, int], "Graph"]
 
 
 class OpenVINOEngine:
@@ -46,17 +46,17 @@ class OpenVINOEngine:
 
     name = "openvino"
     version = ov.get_version().partition("-")[0]
-    batch = 1  # on a CPU a batch is no faster than its pictures one by one
+    batch_size = 1  # on a CPU a batch is no faster than its pictures one by one
 
-    def __init__(self, compiled: Compile, threads: int, token_stages: tuple[int, ...]) -> None:
+    def __init__(self, compiled: CompileGraph, threads: int, token_stages: tuple[int, ...]) -> None:
         # numpy's threads spin for a while after each product, on cores that the graphs need: 40 ms more for a trunk.
         ThreadpoolController().select(internal_api="openblas").limit(limits=1)
-        self.passes = 1 if threads == 1 else max(2, threads // 2)
+        self.concurrency = 1 if threads == 1 else max(2, threads // 2)
         self._alone = {name: compiled(name, 1) for name in _GRAPHS}
         self.token_stages = token_stages
         self._compiled = compiled
         self._shared: Future[dict[str, Graph]] | None = None
-        self._calls, self._met, self._lock, self._compiling_tokens = 0, -math.inf, Lock(), Lock()
+        self._running_calls, self._last_concurrent_s, self._lock, self._compiling_tokens = 0, -math.inf, Lock(), Lock()
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         """See `Engine.encode`."""
@@ -86,9 +86,9 @@ class OpenVINOEngine:
             if "tokens" not in self._alone:
                 self._alone["tokens"] = self._compiled("tokens", 1)
         with self._graph("tokens") as tokens:
-            found = tokens.run({"images": image[None], "swin_gradient": swin_gradient[None].astype(np.float32)})
-        saliency = {height: found[token_output(height)][0] for height in self.token_stages}
-        return TokenResult(saliency, found["swin_attention"][0])
+            results = tokens.run({"images": image[None], "swin_gradient": swin_gradient[None].astype(np.float32)})
+        saliency = {height: results[token_output(height)][0] for height in self.token_stages}
+        return TokenResult(saliency, results["swin_attention"][0])
 
     def _explain(
         self,
@@ -109,24 +109,24 @@ class OpenVINOEngine:
     def _graph(self, name: str) -> Iterator[Graph]:
         """The graph to run: on all cores where nobody else does, and until the others are compiled."""
         with self._lock:
-            self._calls += 1
+            self._running_calls += 1
             now = time.monotonic()
-            if self._calls > 1:
-                self._met = now
-            several = now - self._met < _STAY_SHARED_S
-            if several and self.passes > 1 and self._shared is None:
+            if self._running_calls > 1:
+                self._last_concurrent_s = now
+            is_shared = now - self._last_concurrent_s < _STAY_SHARED_S
+            if is_shared and self.concurrency > 1 and self._shared is None:
                 background = ThreadPoolExecutor(1, "compile")
-                self._shared = background.submit(_compile_shared, self._compiled, self.passes)
+                self._shared = background.submit(_compile_shared, self._compiled, self.concurrency)
                 background.shutdown(wait=False)
         try:
-            shared = self._shared.result() if several and self._shared and self._shared.done() else {}
+            shared = self._shared.result() if is_shared and self._shared and self._shared.done() else {}
             yield shared.get(name, self._alone[name])
         finally:
             with self._lock:
-                self._calls -= 1
+                self._running_calls -= 1
 
 
-def _compile_shared(compiled: Compile, streams: int) -> dict[str, Graph]:
+def _compile_shared(compiled: CompileGraph, streams: int) -> dict[str, Graph]:
     try:
         return {name: compiled(name, streams) for name in _GRAPHS}
     except (RuntimeError, OSError, FusionLensError):
@@ -162,13 +162,13 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
         options = _options(threads, streams)
         if cache is None:
             return Graph(CORE.compile_model(graph_to_compile(source, name), "CPU", options))
-        what = f"{bundle.sha256} {name} {ov.get_version()} {CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
-        file = cache / f"{hashlib.sha256(what.encode()).hexdigest()}.blob"
+        cache_key = f"{bundle.sha256} {name} {ov.get_version()} {CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
+        file = cache / f"{hashlib.sha256(cache_key.encode()).hexdigest()}.blob"
         try:
             cache.mkdir(parents=True, exist_ok=True)
             if not file.exists():
                 graph = CORE.compile_model(graph_to_compile(source, name), "CPU", options)
-                if not _is_written(file, graph.export_model().getvalue()):
+                if not _write_atomically(file, graph.export_model().getvalue()):
                     return Graph(graph)
             return _import(file, options)
         except OSError as error:
@@ -199,7 +199,7 @@ def _import(file: Path, options: dict[str, Any]) -> Graph:
     return Graph(compiled, mapping)
 
 
-def _is_written(file: Path, content: bytes) -> bool:
+def _write_atomically(file: Path, content: bytes) -> bool:
     """Write a file that others see complete or not at all. False, and a warning, where the disk has no room for it."""
     temporary = Path(mkstemp(dir=file.parent)[1])
     try:

@@ -30,29 +30,29 @@ def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
 
     Raises BundleError if it is not the manifest's.
     """
-    structure, numbers = _FILES[name]
+    structure, weights = _FILES[name]
     try:
-        graph = read_graph(bundle.graph(structure), bundle.graph(numbers))
+        graph = read_graph(bundle.graph(structure), bundle.graph(weights))
     except (RuntimeError, OSError, EOFError, zlib.error) as error:
         raise BundleError(structure, f"is not a graph that OpenVINO {ov.get_version()} reads: {error}") from error
     inputs, outputs = _ports(bundle.manifest, name)
-    found = {port.any_name: port.partial_shape for port in graph.inputs}
-    if found != {port: ov.PartialShape(shape) for port, shape in inputs.items()}:
-        described = {port: str(shape) for port, shape in found.items()}
+    shapes_of_inputs = {port.any_name: port.partial_shape for port in graph.inputs}
+    if shapes_of_inputs != {port: ov.PartialShape(shape) for port, shape in inputs.items()}:
+        described = {port: str(shape) for port, shape in shapes_of_inputs.items()}
         raise BundleError(structure, f"takes {described}, but the manifest needs {inputs}: compile it again")
     if missing := sorted(outputs - {port.any_name for port in graph.outputs}):
         raise BundleError(structure, f"gives no {', '.join(missing)}: compile it again")
     return {"explainer": with_argmax_target, "classifier": logits_only}.get(name, lambda same: same)(graph)
 
 
-def read_graph(structure: bytes, numbers: bytes) -> ov.Model:
+def read_graph(structure: bytes, weights: bytes) -> ov.Model:
     """The graph in two files, in float32. The first may be packed by gzip.
 
     Raises RuntimeError as OpenVINO does, and OSError, EOFError or zlib.error where it cannot be unpacked.
     """
     plain = gzip.decompress(structure) if structure.startswith(b"\x1f\x8b") else structure
-    graph = CORE.read_model(plain, numbers)
-    # Compiling would keep numbers that are stored in fp16 as they are, for products that are a tenth slower.
+    graph = CORE.read_model(plain, weights)
+    # Compiling would keep weights that are stored in fp16 as they are, for products that are a tenth slower.
     for convert in graph.get_ops():
         if convert.get_type_name() == "Convert" and convert.input_value(0).get_node().get_type_name() == "Constant":
             constant = ops.constant(convert.input_value(0).get_node().data.astype(np.float32))

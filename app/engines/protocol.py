@@ -50,8 +50,8 @@ class Engine(Protocol):
 
     name: str
     version: str
-    passes: int
-    batch: int
+    concurrency: int
+    batch_size: int
     token_stages: tuple[int, ...]
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:

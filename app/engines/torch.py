@@ -26,11 +26,11 @@ class TorchEngine:
 
     name = "torch"
     version = str(torch.__version__)
-    passes = 1
+    concurrency = 1
 
     def __init__(self, model: CNNViTFusion) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.batch = GPU_BATCH if self._device.type == "cuda" else 1
+        self.batch_size = GPU_BATCH if self._device.type == "cuda" else 1
         self._model = model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._tokens = swin_tokens(model)
         self.token_stages = self._tokens.heights if self._tokens else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from app.explain.attribution import Attribution, AttributionInput
-from app.explain.cam import weighted
+from app.explain.cam import weighted_sum
 from app.models.feature_maps import FeatureMaps
 
 GROUPS = 16
@@ -25,17 +25,19 @@ def ablationcam(picture: AttributionInput, groups: int = GROUPS) -> Attribution:
         branch: np.einsum("chw,chw->c", gradient[branch], activation - picture.baseline[branch], dtype=np.float64)
         for branch, activation in picture.maps.items()
     }
-    grouped = [
+    channel_groups = [
         (branch, channels)
         for branch, losses in first_order.items()
         for channels in np.array_split(np.argsort(losses, kind="stable"), min(groups, len(losses)))
     ]
-    batch = {branch: np.repeat(activation[None], len(grouped), axis=0) for branch, activation in picture.maps.items()}
-    for item, (branch, channels) in enumerate(grouped):
+    batch = {
+        branch: np.repeat(activation[None], len(channel_groups), axis=0) for branch, activation in picture.maps.items()
+    }
+    for item, (branch, channels) in enumerate(channel_groups):
         batch[branch][item, channels] = picture.baseline[branch][channels]
-    without, whole = picture.score.values(batch).astype(np.float64), picture.endpoints().picture
+    ablated_scores, full_score = picture.score.values(batch).astype(np.float64), picture.endpoints().picture
     weights = {branch: losses.copy() for branch, losses in first_order.items()}
-    for (branch, channels), value in zip(grouped, without, strict=True):
-        weights[branch][channels] += (whole - value - first_order[branch][channels].sum()) / len(channels)
-    heatmaps = {branch: weighted(activation, weights[branch]) for branch, activation in picture.maps.items()}
+    for (branch, channels), value in zip(channel_groups, ablated_scores, strict=True):
+        weights[branch][channels] += (full_score - value - first_order[branch][channels].sum()) / len(channels)
+    heatmaps = {branch: weighted_sum(activation, weights[branch]) for branch, activation in picture.maps.items()}
     return Attribution(FeatureMaps(heatmaps))

@@ -23,7 +23,7 @@ def gradcam(
     `gradient` is the derivative of the score at `activation`, here as in all other methods. The values are in the
     score's unit, logits: for a head of one global mean and a linear layer they add up to the score without its bias.
     """
-    return weighted(activation, gradient.mean(axis=_CELLS, dtype=np.float64))
+    return weighted_sum(activation, gradient.mean(axis=_CELLS, dtype=np.float64))
 
 
 def gradcam_plus_plus(
@@ -37,7 +37,7 @@ def gradcam_plus_plus(
     """
     positive = np.maximum(gradient, 0, dtype=np.float64)
     total = np.maximum(activation, 0).sum(axis=_CELLS, dtype=np.float64, keepdims=True)
-    return weighted(activation, (positive / (2 + total * positive)).sum(axis=_CELLS))
+    return weighted_sum(activation, (positive / (2 + total * positive)).sum(axis=_CELLS))
 
 
 def hirescam(
@@ -47,7 +47,7 @@ def hirescam(
 
     Its values, in logits, add up to the first-order term of the score at the map.
     """
-    return _summed(gradient, activation)
+    return _product_sum(gradient, activation)
 
 
 def layercam(
@@ -57,7 +57,7 @@ def layercam(
 
     Of one layer, without the paper's tanh, which is for joining several.
     """
-    return _summed(np.maximum(gradient, 0), activation)
+    return _product_sum(np.maximum(gradient, 0), activation)
 
 
 def xgradcam(
@@ -73,7 +73,7 @@ def xgradcam(
     magnitude = np.abs(activation).sum(axis=_CELLS, dtype=np.float64)
     first_order = np.einsum("...hw,...hw->...", activation, gradient, dtype=np.float64)
     cancels = np.abs(total) <= _CANCELS * magnitude
-    return weighted(activation, np.where(cancels, 0, first_order / np.where(cancels, 1, total)))
+    return weighted_sum(activation, np.where(cancels, 0, first_order / np.where(cancels, 1, total)))
 
 
 def eigencam(activation: Float[np.ndarray, "*batch c h w"]) -> Float32[np.ndarray, "*batch h w"]:
@@ -94,14 +94,14 @@ def eigencam(activation: Float[np.ndarray, "*batch c h w"]) -> Float32[np.ndarra
     return np.asarray(signed.reshape(*activation.shape[:-3], *activation.shape[-2:]), dtype=np.float32)
 
 
-def weighted(
+def weighted_sum(
     activation: Float[np.ndarray, "*batch c h w"], weights: Float[np.ndarray, "*batch c"]
 ) -> Float32[np.ndarray, "*batch h w"]:
     """The sum of a map's channels, each times its weight."""
     return np.asarray(np.einsum("...chw,...c->...hw", activation, weights, dtype=np.float64), dtype=np.float32)
 
 
-def _summed(
+def _product_sum(
     one: Float[np.ndarray, "*batch c h w"], other: Float[np.ndarray, "*batch c h w"]
 ) -> Float32[np.ndarray, "*batch h w"]:
     return np.asarray(np.einsum("...chw,...chw->...hw", one, other, dtype=np.float64), dtype=np.float32)

@@ -13,10 +13,10 @@ from jaxtyping import Float32, UInt8
 
 from app.explain.merge import Heatmap, resize_keeping_sum
 
-FINER = 4  # cells of the finer grid to a cell of the model's, on each side
+SUBDIVISION = 4  # cells of the finer grid to a cell of the model's, on each side
 # By how many cells of the finer grid each view is moved, down and right; the first is the picture as it is.
 MOVES = ((0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
-NOTE = (
+FINE_NOTE = (
     f"The mean over {len(MOVES)} views of the picture, moved by up to a quarter of a cell. Branch shares and "
     "completeness are those of the picture as it is."
 )
@@ -24,17 +24,17 @@ NOTE = (
 
 def moved_views(image: UInt8[np.ndarray, "h w 3"], grid: tuple[int, int]) -> list[UInt8[np.ndarray, "h w 3"]]:
     """The picture moved by each of `MOVES` but the first, on a grid of so many rows and columns, the model's finest."""
-    steps = [side / cells / FINER for side, cells in zip(image.shape[:2], grid, strict=True)]
+    steps = [side / cells / SUBDIVISION for side, cells in zip(image.shape[:2], grid, strict=True)]
     return [shifted(image, round(down * steps[0]), round(right * steps[1])) for down, right in MOVES[1:]]
 
 
-def finer(heatmaps: Sequence[Heatmap], grid: tuple[int, int]) -> Float32[np.ndarray, "fine_h fine_w"]:
+def combine_views(heatmaps: Sequence[Heatmap], grid: tuple[int, int]) -> Float32[np.ndarray, "fine_h fine_w"]:
     """The heatmaps of the views, in the order of `MOVES`, each moved back and averaged where they show the picture.
 
     `grid` is that of `moved_views`; the heatmaps may have a coarser one. A cell's value is dealt out evenly to the
     cells of the finer grid: away from the picture's edge, sums are kept.
     """
-    rows, columns = (FINER * side for side in grid)
+    rows, columns = (SUBDIVISION * side for side in grid)
     total, views = np.zeros((rows, columns)), np.zeros((rows, columns))
     for heatmap, (down, right) in zip(heatmaps, MOVES, strict=True):
         fine = resize_keeping_sum(heatmap, (rows, columns))

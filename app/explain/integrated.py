@@ -16,7 +16,7 @@ from app.models.feature_maps import FeatureMaps
 NODES = (16, 32, 64)
 
 
-def integrated(picture: AttributionInput, nodes: tuple[int, ...] = NODES) -> Attribution:
+def integrated_gradients(picture: AttributionInput, nodes: tuple[int, ...] = NODES) -> Attribution:
     """Each cell's part of the difference between the picture's score and the baseline's, in logits.
 
     The gradient is integrated along the straight path from the baseline to the picture's maps, by Gauss-Legendre

@@ -14,12 +14,12 @@ from app.errors import BadParameter
 from app.explain.ablation import ablationcam
 from app.explain.attribution import Attribution, AttributionInput, Completeness, Maps
 from app.explain.cam import eigencam, gradcam, gradcam_plus_plus, hirescam, layercam, xgradcam
-from app.explain.integrated import integrated
+from app.explain.integrated import integrated_gradients
 from app.explain.merge import MERGE_RULES, Heatmap, MergeRule, merge_normalised, merge_sum
 from app.models.feature_maps import FeatureMaps
 
-Formula = Callable[[Float[np.ndarray, "c h w"], Float[np.ndarray, "c h w"]], Heatmap]
-DEFAULT = "integrated"  # the most faithful of the merged heatmaps, as measured in the documentation
+CamFormula = Callable[[Float[np.ndarray, "c h w"], Float[np.ndarray, "c h w"]], Heatmap]
+DEFAULT = "integrated"  # the most faithful of the merged heatmaps in the measurements of docs/measured/heatmaps.md
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Method:
     note: str | None = None
 
 
-def _at_gradient(formula: Formula, picture: AttributionInput) -> Attribution:
+def _from_gradient(formula: CamFormula, picture: AttributionInput) -> Attribution:
     gradient = picture.gradient()
     heatmaps = {branch: formula(activation, gradient[branch]) for branch, activation in picture.maps.items()}
     return Attribution(FeatureMaps(heatmaps))
@@ -52,11 +52,13 @@ _FOLLOWS_THE_MAP = (
     "shows where the map itself is large, whatever the head makes of it."
 )
 METHODS: dict[str, Method] = {
-    "gradcam": Method(partial(_at_gradient, gradcam), "logit"),
-    "gradcam++": Method(partial(_at_gradient, gradcam_plus_plus), "unitless", non_negative=True, note=_FOLLOWS_THE_MAP),
-    "hirescam": Method(partial(_at_gradient, hirescam), "logit"),
-    "layercam": Method(partial(_at_gradient, layercam), "unitless", non_negative=True, note=_FOLLOWS_THE_MAP),
-    "xgradcam": Method(partial(_at_gradient, xgradcam), "logit", non_negative=True),
+    "gradcam": Method(partial(_from_gradient, gradcam), "logit"),
+    "gradcam++": Method(
+        partial(_from_gradient, gradcam_plus_plus), "unitless", non_negative=True, note=_FOLLOWS_THE_MAP
+    ),
+    "hirescam": Method(partial(_from_gradient, hirescam), "logit"),
+    "layercam": Method(partial(_from_gradient, layercam), "unitless", non_negative=True, note=_FOLLOWS_THE_MAP),
+    "xgradcam": Method(partial(_from_gradient, xgradcam), "logit", non_negative=True),
     "eigencam": Method(
         _without_gradient,
         "unitless",
@@ -65,7 +67,7 @@ METHODS: dict[str, Method] = {
     ),
     "ablationcam": Method(ablationcam, "unitless"),
     "integrated": Method(
-        integrated,
+        integrated_gradients,
         "logit",
         note="Evidence is what differs from the training data's mean maps, not from an empty picture.",
     ),

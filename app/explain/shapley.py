@@ -16,7 +16,7 @@ class BranchValues:
 
     score: float
     baseline_score: float
-    of_branch: Mapping[Branch, float]
+    by_branch: Mapping[Branch, float]
 
 
 def shapley_values(picture: AttributionInput) -> BranchValues:
@@ -27,15 +27,22 @@ def shapley_values(picture: AttributionInput) -> BranchValues:
     """
     branches, endpoints = list(picture.maps), picture.endpoints()
     value_of = {frozenset[Branch](): endpoints.baseline, frozenset(branches): endpoints.picture}
-    some = [frozenset(few) for size in range(1, len(branches)) for few in combinations(branches, size)]
-    if some:
-        items = [{b: picture.maps[b] if b in few else picture.baseline[b] for b in branches} for few in some]
-        value_of |= zip(some, picture.score.values(batched(items)).tolist(), strict=True)
-    added: dict[Branch, list[float]] = {branch: [] for branch in branches}
+    coalitions = [
+        frozenset(coalition) for size in range(1, len(branches)) for coalition in combinations(branches, size)
+    ]
+    if coalitions:
+        items = [
+            {b: picture.maps[b] if b in coalition else picture.baseline[b] for b in branches}
+            for coalition in coalitions
+        ]
+        value_of |= zip(coalitions, picture.score.values(batched(items)).tolist(), strict=True)
+    contributions: dict[Branch, list[float]] = {branch: [] for branch in branches}
     for order in permutations(branches):
         for position, branch in enumerate(order):
             before = frozenset(order[:position])
-            added[branch].append(value_of[before | {branch}] - value_of[before])
+            contributions[branch].append(value_of[before | {branch}] - value_of[before])
     return BranchValues(
-        endpoints.picture, endpoints.baseline, {b: sum(gains) / len(gains) for b, gains in added.items()}
+        endpoints.picture,
+        endpoints.baseline,
+        {b: sum(of_branch) / len(of_branch) for b, of_branch in contributions.items()},
     )

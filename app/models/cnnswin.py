@@ -82,8 +82,8 @@ class CrossModelAttention(nn.Module):
         query = self.query_norm(self._split(self.query(swin_tokens + self.query_position.flatten(0, 1))))
         key = self.key_norm(self._split(self.key(cnn_tokens + self.key_position.flatten(0, 1))))
         attention = (query @ key.transpose(-2, -1) * self.scale).softmax(dim=-1)
-        found = self.dropout(attention) @ self._split(self.value(cnn_tokens))
-        return swin_tokens + self.output(found.transpose(1, 2).flatten(2)), attention
+        attended = self.dropout(attention) @ self._split(self.value(cnn_tokens))
+        return swin_tokens + self.output(attended.transpose(1, 2).flatten(2)), attention
 
     def _split(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n e"]:
         return tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)

@@ -22,8 +22,8 @@ class SwinTokens(nn.Module):
     is left out, and its row sums to less than 1. The model is in eval mode; `swin_tokens` makes the module.
     """
 
-    index: Tensor
-    together: Tensor
+    pair_index: Tensor
+    same_window: Tensor
 
     def __init__(self, model: CNNViTFusion) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class SwinTokens(nn.Module):
         self.model, self.swin = model, swin
         self.last = swin.layers[-1].blocks[-1]
         self.heights = tuple(int(stage.blocks[-1].input_resolution[0]) for stage in swin.layers)
-        index, together = _pairs(self.last, *model.map_shapes["swin"][1:])
-        self.register_buffer("index", index.to(model.swin_mean.device), persistent=False)
-        self.register_buffer("together", together.to(model.swin_mean.device), persistent=False)
+        pair_index, same_window = _cell_pairs(self.last, *model.map_shapes["swin"][1:])
+        self.register_buffer("pair_index", pair_index.to(model.swin_mean.device), persistent=False)
+        self.register_buffer("same_window", same_window.to(model.swin_mean.device), persistent=False)
 
     def forward(
         self, images: UInt8[Tensor, "b h w 3"], swin_gradient: Float[Tensor, "b c gh gw"]
@@ -51,11 +51,11 @@ class SwinTokens(nn.Module):
             tokens = self.swin.layers[-1].downsample(tokens)
             for block in self.swin.layers[-1].blocks[:-1]:
                 tokens = block(tokens)
-            seen = self._attention(tokens.detach())
+            attention = self._attention(tokens.detach())
             final = self.swin.norm(self.last(tokens))
             gradients = torch.autograd.grad((final * by_token).sum(), stages) if stages else ()
         every = zip([*stages, final], [*gradients, by_token], strict=True)
-        return (*((token.detach() * gradient).abs().sum(dim=-1) for token, gradient in every), seen)
+        return (*((token.detach() * gradient).abs().sum(dim=-1) for token, gradient in every), attention)
 
     def _attention(self, tokens: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads q k"]:
         attention, pictures = self.last.attn, len(tokens)
@@ -67,7 +67,7 @@ class SwinTokens(nn.Module):
         if self.last.attn_mask is not None:
             scores = scores + self.last.attn_mask[:, None]
         by_head = scores.softmax(dim=-1).transpose(1, 2).flatten(2)
-        weights: Tensor = by_head[..., self.index] * self.together
+        weights: Tensor = by_head[..., self.pair_index] * self.same_window
         return weights
 
 
@@ -87,14 +87,14 @@ def _windows(block: SwinTransformerBlock, grid: Shaped[Tensor, "b h w c"]) -> Sh
     return window_partition(padded, block.window_size).flatten(1, 2)
 
 
-def _pairs(block: SwinTransformerBlock, height: int, width: int) -> tuple[Int[Tensor, "q k"], Bool[Tensor, "q k"]]:
+def _cell_pairs(block: SwinTransformerBlock, height: int, width: int) -> tuple[Int[Tensor, "q k"], Bool[Tensor, "q k"]]:
     """For two cells of the grid, where their weight stands among all windows' weights, and whether it does at all."""
     numbers = torch.arange(1, height * width + 1).reshape(1, height, width, 1)
     cells = _windows(block, numbers)[..., 0]
     windows, size = cells.shape
     place = torch.empty(height * width, dtype=torch.long)
-    there = cells.flatten() > 0
-    place[cells.flatten()[there] - 1] = torch.arange(windows * size)[there]
+    is_cell = cells.flatten() > 0
+    place[cells.flatten()[is_cell] - 1] = torch.arange(windows * size)[is_cell]
     window, slot = place // size, place % size
-    together = window[:, None] == window
-    return (window[:, None] * size + slot[:, None]) * size + slot, together
+    same_window = window[:, None] == window
+    return (window[:, None] * size + slot[:, None]) * size + slot, same_window

@@ -12,8 +12,8 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from app.errors import EmptyUpload, PictureTooLarge, UnreadablePicture, UnsupportedMediaType
-from app.pictures.container_limits import check_parts
-from app.pictures.orientation import DAMAGE, Sides, orientation, upright
+from app.pictures.container_limits import check_container
+from app.pictures.orientation import DECODE_ERRORS, Sides, read_orientation, turn_upright
 
 # The formats we decode, by the bytes that a file of each starts with. Pillow's other loaders are never reached.
 SIGNATURES: dict[str, tuple[bytes, ...]] = {
@@ -28,7 +28,7 @@ PREVIEW_SIDE_PX = 1024
 _PILLOW_MAX_PIXELS = 178_956_970
 # A whole factor shrinks a picture to no less than this many times what is made of it: so much, and the smooth resize
 # that follows hides how the pixels were averaged. Measured in tests/pictures/test_reduced_decoding.py.
-SPARE_FOR_INPUT, SPARE_FOR_PREVIEW = 3.0, 1.5
+INPUT_REDUCING_GAP, PREVIEW_REDUCING_GAP = 3.0, 1.5
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 
 
@@ -48,7 +48,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Needs:
+class TargetSizes:
     """What a picture is decoded for: a model's input (height, width), and a preview of this longest side.
 
     Both count, wherever a picture is read: the service and evaluation get the same input from the same file.
@@ -59,8 +59,8 @@ class Needs:
 
     def reduction(self, width_px: int, height_px: int) -> int:
         """By how much a JPEG of this size, which may lie on its side, may be reduced while decoding: 1, 2, 4 or 8."""
-        for_input = min(width_px, height_px) / max(self.input_size) / SPARE_FOR_INPUT
-        for_preview = max(width_px, height_px) / self.preview_side_px / SPARE_FOR_PREVIEW
+        for_input = min(width_px, height_px) / max(self.input_size) / INPUT_REDUCING_GAP
+        for_preview = max(width_px, height_px) / self.preview_side_px / PREVIEW_REDUCING_GAP
         return next((factor for factor in (8, 4, 2) if factor <= min(for_input, for_preview)), 1)
 
 
@@ -90,11 +90,11 @@ class Picture:
         return round((self.image.height - self.overhang[1] - self.overhang[3]) * self.reduced_by)
 
 
-def decode(data: bytes, limits: Limits, needs: Needs | None = None) -> Picture:
+def decode(data: bytes, limits: Limits, sizes: TargetSizes | None = None) -> Picture:
     """Decode an upload: first frame, upright by its EXIF orientation, on white where transparent, 8-bit RGB.
 
-    A large JPEG is decoded at the smallest of libjpeg's scales 1, 1/2, 1/4 and 1/8 that `needs` allows, which saves
-    most of the time; without needs, and in every other format, at full size. Raises EmptyUpload, UnsupportedMediaType,
+    A large JPEG is decoded at the smallest of libjpeg's scales 1, 1/2, 1/4 and 1/8 that `sizes` allows, which saves
+    most of the time; without sizes, and in every other format, at full size. Raises EmptyUpload, UnsupportedMediaType,
     PictureTooLarge (from the header, before any pixel is decoded) and UnreadablePicture.
     """
     if not data:
@@ -103,33 +103,33 @@ def decode(data: bytes, limits: Limits, needs: Needs | None = None) -> Picture:
     _silence_pillow()
     notes = []
     try:
-        check_parts(data, format_name)
+        check_container(data, format_name)
         image = _opened(data, format_name)
         if image.width * image.height > limits.max_pixels or max(image.size) > limits.max_side_px:
             raise PictureTooLarge(f"The picture is {image.width} × {image.height} px. {_too_large(limits)}")
         if getattr(image, "is_animated", False):
             notes.append("The file holds several frames; only the first was used.")
             image.seek(0)
-        reduced_by, overhang = _reduce(image, needs)
+        reduced_by, overhang = _reduce(image, sizes)
         image.load()
         rgb = _to_rgb(image)
     except Image.DecompressionBombError as error:
         raise PictureTooLarge(_too_large(limits)) from error
-    except DAMAGE as error:
+    except DECODE_ERRORS as error:
         raise UnreadablePicture(
             f"The {format_name} picture is damaged or cut off and cannot be decoded: send the whole file."
         ) from error
-    stored = orientation(image)
+    stored = read_orientation(image)
     if stored is None:
         notes.append("The EXIF data is damaged; the picture was taken as upright.")
-    rgb, overhang = upright(rgb, overhang, stored)
+    rgb, overhang = turn_upright(rgb, overhang, stored)
     rgb.info.clear()
     return Picture(rgb, format_name, tuple(notes), reduced_by, overhang)
 
 
 def _format(data: bytes) -> str:
-    for name, starts in SIGNATURES.items():
-        if data.startswith(starts) and (name != "WEBP" or data[8:12] == b"WEBP"):
+    for name, prefixes in SIGNATURES.items():
+        if data.startswith(prefixes) and (name != "WEBP" or data[8:12] == b"WEBP"):
             return name
     raise UnsupportedMediaType(f"This is not a picture in a format we read: send {', '.join(SIGNATURES)}.")
 
@@ -152,14 +152,14 @@ def _silence_pillow() -> None:
         warnings.filterwarnings("ignore", module=module)
 
 
-def _reduce(image: Image.Image, needs: Needs | None) -> tuple[int, Sides]:
+def _reduce(image: Image.Image, sizes: TargetSizes | None) -> tuple[int, Sides]:
     """Have a JPEG that is not loaded yet decoded at a reduced scale: by which factor, and the overhang.
 
     libjpeg averages squares from the upper left corner on and rounds the sides up. It cannot reduce lossless JPEGs,
     which are those without quantization tables.
     """
     width, height = image.size
-    factor = needs.reduction(width, height) if needs and getattr(image, "quantization", None) else 1
+    factor = sizes.reduction(width, height) if sizes and getattr(image, "quantization", None) else 1
     if factor == 1 or image.draft(None, (width // factor, height // factor)) is None:
         return 1, (0.0, 0.0, 0.0, 0.0)
     return factor, (0.0, 0.0, image.width - width / factor, image.height - height / factor)

@@ -7,10 +7,10 @@ import zlib
 
 from PIL import Image
 
-from app.pictures.container_limits import BYTE_ORDERS, is_crowded_tiff
+from app.pictures.container_limits import BYTE_ORDERS, tiff_exceeds_limits
 
 # What Pillow's loaders for our formats raise on damaged files, asserts on a missing palette among it.
-DAMAGE = (
+DECODE_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, LookupError, TypeError),
     *(AssertionError, AttributeError),
 )
@@ -28,21 +28,21 @@ _TURNS = {
 }
 
 
-def orientation(image: Image.Image) -> int | None:
+def read_orientation(image: Image.Image) -> int | None:
     """The EXIF orientation, 1 where there is none, None where the data is damaged, or too much to be read."""
     block = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-    if is_crowded_tiff(block):
+    if tiff_exceeds_limits(block):
         return None
     try:
-        found = image.getexif().get(_ORIENTATION)
-    except DAMAGE:
+        value = image.getexif().get(_ORIENTATION)
+    except DECODE_ERRORS:
         return None
-    if found is None and _is_whole(block):
+    if value is None and _is_complete(block):
         return 1
-    return found if found in range(1, 9) else None
+    return value if value in range(1, 9) else None
 
 
-def upright(image: Image.Image, sides: Sides, stored: int | None) -> tuple[Image.Image, Sides]:
+def turn_upright(image: Image.Image, sides: Sides, stored: int | None) -> tuple[Image.Image, Sides]:
     """A new image: one that was stored with this orientation, and what belongs to its sides, turned upright."""
     if stored not in _TURNS:
         return image.copy(), sides
@@ -51,7 +51,7 @@ def upright(image: Image.Image, sides: Sides, stored: int | None) -> tuple[Image
     return image.transpose(turn), (left, top, right, bottom)
 
 
-def _is_whole(block: bytes) -> bool:
+def _is_complete(block: bytes) -> bool:
     """Whether an EXIF block's first directory, the orientation's place, is all there. Pillow skips what is not."""
     if not block:
         return True

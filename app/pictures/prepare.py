@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from app.pictures.decode import SPARE_FOR_INPUT, Picture
+from app.pictures.decode import INPUT_REDUCING_GAP, Picture
 from app.pictures.rectangle import Rectangle
 
 
@@ -63,7 +63,7 @@ def prepare(picture: Picture, input_size: tuple[int, int]) -> Prepared:
     """
     frame = Frame.shortest_side((picture.width_px, picture.height_px), input_size)
     height, width = input_size
-    factor = max(1, int(frame.width_px / picture.reduced_by / width / SPARE_FOR_INPUT))
+    factor = max(1, int(frame.width_px / picture.reduced_by / width / INPUT_REDUCING_GAP))
     over_left, over_top, _, _ = picture.overhang
     across, down = (frame.left_px, frame.left_px + frame.width_px), (frame.top_px, frame.top_px + frame.height_px)
     left, right = ((over_left + edge / picture.reduced_by) / factor for edge in across)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from app.pictures.decode import SPARE_FOR_PREVIEW, Picture
+from app.pictures.decode import PREVIEW_REDUCING_GAP, Picture
 
 
 def preview(picture: Picture, longest_side_px: int) -> Image.Image:
@@ -18,4 +18,4 @@ def preview(picture: Picture, longest_side_px: int) -> Image.Image:
     size = max(1, round(width * scale)), max(1, round(height * scale))
     left, top, right, bottom = picture.overhang
     box = left, top, picture.image.width - right, picture.image.height - bottom
-    return picture.image.resize(size, Image.Resampling.HAMMING, box, SPARE_FOR_PREVIEW)
+    return picture.image.resize(size, Image.Resampling.HAMMING, box, PREVIEW_REDUCING_GAP)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32
 
 from app.explain.attention import AttentionMethod, Layer, attention_map, on_grids
 from app.explain.attribution import Attribution, AttributionInput, Completeness
-from app.explain.fine import NOTE, finer
+from app.explain.fine import FINE_NOTE, combine_views
 from app.explain.merge import MergeRule, Share, branch_shares
 from app.explain.methods import METHODS, merge_note, merge_rule_of, merged, warnings_of
 from app.explain.shapley import BranchValues
@@ -113,7 +113,7 @@ def explain_attention(
 def with_branch_values(explanation: Explanation, values: BranchValues) -> Explanation:
     """The explanation with each branch's Shapley value, and the scores that they divide."""
     shares = {
-        branch: replace(share, shapley_value=values.of_branch[branch]) for branch, share in explanation.shares.items()
+        branch: replace(share, shapley_value=values.by_branch[branch]) for branch, share in explanation.shares.items()
     }
     return replace(explanation, shares=shares, score=values.score, baseline_score=values.baseline_score)
 
@@ -121,10 +121,10 @@ def with_branch_values(explanation: Explanation, values: BranchValues) -> Explan
 def _refined(explanations: Sequence[Explanation], grid: tuple[int, int]) -> Explanation:
     """The explanations of a picture and of its moved views as one, on a finer grid."""
     first = explanations[0]
-    heatmap = finer([explanation.heatmap for explanation in explanations], grid)
+    heatmap = combine_views([explanation.heatmap for explanation in explanations], grid)
     if first.units != "logit":  # what does not add up keeps its values, not its sum
         heatmap = heatmap * np.float32(heatmap.size / first.heatmap.size)
-    return replace(first, heatmap=heatmap, detail="fine", notes=(*first.notes, NOTE))
+    return replace(first, heatmap=heatmap, detail="fine", notes=(*first.notes, FINE_NOTE))
 
 
 def _explanation(

@@ -23,9 +23,14 @@ def draw_over(prediction: Prediction, explanation: Explanation, style: Style) ->
 def draw_panels(prediction: Prediction, explanations: Sequence[Explanation], style: Style) -> Drawing:
     """Explanations side by side, each titled with its view. Maps in logits are drawn on one scale, the largest."""
     picture, seen = _picture(prediction)
-    largest = max((legend_of(one.heatmap, style) for one in explanations), key=lambda legend: legend.high)
-    scale = largest if all(one.units == "logit" for one in explanations) else None
-    panels = [Panel(str(one.branch), draw(picture, one.heatmap, seen, style, scale), one.units) for one in explanations]
+    largest = max(
+        (legend_of(explanation.heatmap, style) for explanation in explanations), key=lambda legend: legend.high
+    )
+    scale = largest if all(explanation.units == "logit" for explanation in explanations) else None
+    panels = [
+        Panel(str(explanation.branch), draw(picture, explanation.heatmap, seen, style, scale), explanation.units)
+        for explanation in explanations
+    ]
     return Drawing(side_by_side(panels), largest)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float16, Float32, UInt8
 from PIL import Image
 
 from app.models.feature_maps import FeatureMaps
-from app.pictures.decode import Limits, Needs, decode
+from app.pictures.decode import Limits, TargetSizes, decode
 from app.pictures.prepare import Frame, prepare
 from app.pictures.preview import preview
 
@@ -30,7 +30,7 @@ class Upload:
 
 def open_upload(data: bytes, input_size: tuple[int, int], limits: Limits, preview_side_px: int) -> Upload:
     """Decode an upload for a model that takes `input_size` (rows, columns). Raises what `preprocess.decode` raises."""
-    picture = decode(data, limits, Needs(input_size, preview_side_px))
+    picture = decode(data, limits, TargetSizes(input_size, preview_side_px))
     prepared = prepare(picture, input_size)
     return Upload(
         picture.width_px,

@@ -32,11 +32,11 @@ from app.predicting.explanation import (
 from app.predicting.overlays import draw_over
 from app.predicting.prediction import Prediction, Upload, open_upload
 from app.predicting.request import (
-    Accepted,
+    AcceptedRequest,
     AttentionRequest,
+    Capabilities,
     ExplanationRequest,
     HeatmapRequest,
-    Offer,
     TokenRequest,
 )
 from app.predicting.target import HeadScore, target_weights
@@ -52,7 +52,7 @@ class Predictor:
         self._bias = decision_bias(manifest)
         self._input_size = (manifest.input.height_px, manifest.input.width_px)
         _, rows, columns = manifest.map_shapes.get("swin", (0, 0, 0))
-        self.offer = Offer(
+        self.capabilities = Capabilities(
             manifest.classes,
             manifest.architecture.branches,
             manifest.architecture.fusion,
@@ -69,15 +69,15 @@ class Predictor:
         """Decode an upload. Raises what `app.pictures.decode.decode` raises."""
         return open_upload(data, self._input_size, self._limits, self._preview_side_px)
 
-    def predict(self, upload: Upload, explained: bool = False) -> tuple[Prediction, dict[str, float]]:
+    def predict(self, upload: Upload, with_gradient: bool = False) -> tuple[Prediction, dict[str, float]]:
         """The prediction for a picture, and the times of trunk and head in ms.
 
-        With `explained`, the same pass of the head also gives the gradient that explains the answer.
+        With `with_gradient`, the same pass of the head also gives the gradient that explains the answer.
         """
-        return self.predict_batch([upload], explained)[0]
+        return self.predict_batch([upload], with_gradient)[0]
 
     def predict_batch(
-        self, uploads: Sequence[Upload], explained: bool = False
+        self, uploads: Sequence[Upload], with_gradient: bool = False
     ) -> list[tuple[Prediction, dict[str, float]]]:
         """`predict` for several pictures in one pass; the times are those of the pass."""
         began = time.perf_counter()
@@ -86,7 +86,7 @@ class Predictor:
         # Rounded before the head, so that the answer and its later explanations rest on the same numbers.
         rounded = maps.map(to_float16)
         gradients: list[FeatureMaps[np.ndarray] | None] = [None] * len(uploads)
-        if explained:
+        if with_gradient:
             logits, gradients = self._answer_with_gradients(rounded.map(to_float32))
         else:
             logits = self.engine.classify(rounded.map(to_float32))
@@ -111,13 +111,13 @@ class Predictor:
         """Calibrated probabilities, and the label by the bundle's decision rule."""
         return answer_of(self.bundle.manifest, prediction.logits)
 
-    def accept(self, request: ExplanationRequest) -> Accepted:
+    def accept(self, request: ExplanationRequest) -> AcceptedRequest:
         """Check a request before anything is computed. Raises BadParameter, and NotOffered for what the model lacks."""
-        request.check(self.offer)
-        return Accepted(request)
+        request.check(self.capabilities)
+        return AcceptedRequest(request)
 
     def explain(
-        self, prediction: Prediction, accepted: Accepted, moved: Sequence[Prediction] | None = None
+        self, prediction: Prediction, accepted: AcceptedRequest, moved: Sequence[Prediction] | None = None
     ) -> list[Explanation]:
         """The answer to any request: one explanation, or one for each view of a `HeatmapRequest`.
 
@@ -143,7 +143,7 @@ class Predictor:
 
     def attribution_input(self, prediction: Prediction, target: str | None, against: str | None) -> AttributionInput:
         """The input of the methods of `app.explain`: the picture's maps and the score to explain. Raises ModelGone."""
-        weights = target_weights(self.offer.classes, target, against)
+        weights = target_weights(self.capabilities.classes, target, against)
         endpoints = Endpoints(float(self._baseline_logits @ weights), float(prediction.logits @ weights))
         of_answer = against is None and target == self.answer(prediction).label
         gradient = prediction.gradient if of_answer else None
@@ -165,8 +165,8 @@ class Predictor:
         if request.detail == "grid":
             moved = []
         elif moved is None:
-            moved = [self.predict(upload, explained=True)[0] for upload in self.moved_uploads(prediction)]
-        pictures = [self.attribution_input(one, request.target, request.against) for one in (prediction, *moved)]
+            moved = [self.predict(upload, with_gradient=True)[0] for upload in self.moved_uploads(prediction)]
+        pictures = [self.attribution_input(view, request.target, request.against) for view in (prediction, *moved)]
         explanations = explain_heatmaps(pictures, request)
         if request.branch_values and not request.class_agnostic:
             values = shapley_values(pictures[0])
@@ -181,7 +181,7 @@ class Predictor:
             weights = self.engine.tokens(prediction.upload.image, nothing).attention
             return explain_attention(weights, swin_grid, swin_grid, request, None)
         target = None if request.class_agnostic else self._target(prediction, request.target, request.against)
-        weighting = target_weights(self.offer.classes, target, request.against)
+        weighting = target_weights(self.capabilities.classes, target, request.against)
         head = self.engine.explain(batched([maps]), weighting[None])
         assert head.attention is not None and head.attention_gradient is not None
         weights = head.attention[0]
@@ -195,7 +195,7 @@ class Predictor:
         saliency = self.engine.tokens(prediction.upload.image, gradient).saliency
         note = "The size of gradient × token: how much a token matters, not whether it speaks for the class or against."
         return Explanation(
-            heatmap=saliency[request.token_stage or self.offer.token_stages[-1]],
+            heatmap=saliency[request.token_stage or self.capabilities.token_stages[-1]],
             method="token_saliency",
             units="logit",
             branch="swin",
@@ -208,7 +208,9 @@ class Predictor:
         """The class to explain: the answer's label where none is named. Raises BadParameter."""
         if target is None:
             target = self.answer(prediction).label
-            self.offer.check_classes(target, against)  # the label, which the request did not name, may be `against`
+            self.capabilities.check_classes(
+                target, against
+            )  # the label, which the request did not name, may be `against`
         return target
 
     def _maps(self, prediction: Prediction) -> Maps:

@@ -2,7 +2,7 @@
 
 A request is checked once, against what a model offers, by `Predictor.accept`. It names the queue of the service that
 its work waits in, says whether it `needs_moved_views` (predictions of the picture moved by less than a cell), and
-whether it `starts_at_answer`: then the gradient that explains the answer is computed together with the answer.
+whether it `needs_answer_gradient`: then the gradient that explains the answer is computed together with the answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DETAILS: tuple[Detail, ...] = get_args(Detail)
 
 
 @dataclass(frozen=True)
-class Offer:
+class Capabilities:
     """What a model can be asked: its classes, its branches, how they are fused, and its Swin's tokens.
 
     `token_stages` are the heights of the grids of the Swin's stages whose tokens can be explained, `queries` is the
@@ -83,32 +83,32 @@ class HeatmapRequest:
     branch_values: bool = False
 
     queue: ClassVar[Queue] = "explain"
-    starts_at_answer: ClassVar[bool] = True
+    needs_answer_gradient: ClassVar[bool] = True
 
     @property
     def needs_moved_views(self) -> bool:
         """Whether the picture's moved views go through the whole model too."""
         return self.detail == "fine"
 
-    def check(self, offer: Offer) -> None:
+    def check(self, capabilities: Capabilities) -> None:
         """Refuse what the model cannot answer. Raises BadParameter and NotOffered."""
         if self.method not in METHODS:
             raise BadParameter(f"Unknown method {self.method!r}: choose one of {', '.join(METHODS)}.")
         if self.detail not in DETAILS:
             raise BadParameter(f"Unknown detail {self.detail!r}: choose one of {', '.join(DETAILS)}.")
         for view in self.views:
-            if view not in offer.views:
-                raise NotOffered(f"This model has no {view} branch: choose one of {', '.join(offer.views)}.")
+            if view not in capabilities.views:
+                raise NotOffered(f"This model has no {view} branch: choose one of {', '.join(capabilities.views)}.")
         if self.class_agnostic and (self.target or self.against):
             raise BadParameter(f"{self.method} is of no class: leave out target and against, or choose another method.")
-        offer.check_classes(self.target, self.against)
-        self._check_merge(offer)
+        capabilities.check_classes(self.target, self.against)
+        self._check_merge(capabilities)
 
-    def _check_merge(self, offer: Offer) -> None:
+    def _check_merge(self, capabilities: Capabilities) -> None:
         if self.merge is not None and "fusion" not in self.views:
             views = " and ".join(self.views)
             raise BadParameter(f"With {views} alone there is nothing to fuse: leave out fuse, or ask for fusion.")
-        if self.merge is not None and len(offer.branches) == 1:
+        if self.merge is not None and len(capabilities.branches) == 1:
             raise NotOffered("This model has one branch, and nothing to fuse: leave out fuse.")
         merge_rule_of(self.method, self.merge)
 
@@ -135,14 +135,14 @@ class AttentionRequest:
     against: str | None = None
 
     needs_moved_views: ClassVar[bool] = False
-    starts_at_answer: ClassVar[bool] = False
+    needs_answer_gradient: ClassVar[bool] = False
 
     @property
     def queue(self) -> Queue:
         """The Swin's own attention takes another pass through the Swin."""
         return "swin" if self.layer == "swin" else "explain"
 
-    def check(self, offer: Offer) -> None:
+    def check(self, capabilities: Capabilities) -> None:
         """Refuse what the model cannot answer. Raises BadParameter and NotOffered.
 
         The number of heads is not known before the attention is computed, so `head` is checked then.
@@ -150,17 +150,17 @@ class AttentionRequest:
         if self.layer not in LAYERS:
             raise BadParameter(f"Unknown layer {self.layer!r}: choose one of {', '.join(LAYERS)}.")
         if self.layer == "swin":
-            offer.check_tokens()
+            capabilities.check_tokens()
             if self.method != "raw":
                 raise BadParameter("The Swin's own attention is given raw: leave out method.")
-        elif not offer.has_attention:
-            raise NotOffered(f"This model fuses by {offer.fusion}, without attention.")
+        elif not capabilities.has_attention:
+            raise NotOffered(f"This model fuses by {capabilities.fusion}, without attention.")
         if self.method not in ATTENTION_METHODS:
             raise BadParameter(f"Unknown method {self.method!r}: choose one of {', '.join(ATTENTION_METHODS)}.")
         if self.class_agnostic and (self.target or self.against):
             raise BadParameter("Raw attention is of no class: leave out target and against, or choose method gradient.")
-        offer.check_classes(self.target, self.against)
-        check_index("query", self.query, offer.queries)
+        capabilities.check_classes(self.target, self.against)
+        check_index("query", self.query, capabilities.queries)
 
     @property
     def class_agnostic(self) -> bool:
@@ -181,22 +181,22 @@ class TokenRequest:
 
     queue: ClassVar[Queue] = "swin"
     needs_moved_views: ClassVar[bool] = False
-    starts_at_answer: ClassVar[bool] = False
+    needs_answer_gradient: ClassVar[bool] = False
 
-    def check(self, offer: Offer) -> None:
+    def check(self, capabilities: Capabilities) -> None:
         """Refuse what the model cannot answer. Raises BadParameter and NotOffered."""
-        offer.check_tokens()
-        if self.token_stage is not None and self.token_stage not in offer.token_stages:
-            stages = ", ".join(map(str, offer.token_stages))
+        capabilities.check_tokens()
+        if self.token_stage is not None and self.token_stage not in capabilities.token_stages:
+            stages = ", ".join(map(str, capabilities.token_stages))
             raise BadParameter(f"There is no token_stage {self.token_stage}: choose one of {stages}.")
-        offer.check_classes(self.target, self.against)
+        capabilities.check_classes(self.target, self.against)
 
 
 ExplanationRequest = HeatmapRequest | AttentionRequest | TokenRequest
 
 
 @dataclass(frozen=True)
-class Accepted:
+class AcceptedRequest:
     """A request that the model can answer: the result of `Predictor.accept`, and what `Predictor.explain` takes."""
 
     request: ExplanationRequest

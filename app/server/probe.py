@@ -12,18 +12,18 @@ from collections.abc import Sequence
 
 from app.addresses import is_loopback
 
-MEANING = "ask the service on this machine whether it takes new clients"
+DESCRIPTION = "ask the service on this machine whether it takes new clients"
 TIMEOUT_S = 5.0
 
 
 def main(arguments: Sequence[str], program: str) -> int:
     """Print what is so and return the exit status: 0 if the service takes new clients."""
-    parser = argparse.ArgumentParser(prog=f"{program} health", description=MEANING)
+    parser = argparse.ArgumentParser(prog=f"{program} health", description=DESCRIPTION)
     add_options(parser)
     args = parser.parse_args(arguments)
-    sentence = is_ready(os.environ.get("FUSIONLENS_HOST", "127.0.0.1"), args.port)
-    print(sentence or "ready", file=sys.stderr if sentence else sys.stdout)
-    return 1 if sentence else 0
+    reason = why_not_ready(os.environ.get("FUSIONLENS_HOST", "127.0.0.1"), args.port)
+    print(reason or "ready", file=sys.stderr if reason else sys.stdout)
+    return 1 if reason else 0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=port, help="port that it listens on (default: FUSIONLENS_PORT)")
 
 
-def is_ready(host: str, port: int) -> str | None:
-    """None if the service on this machine takes new clients, else why not, in a sentence."""
+def why_not_ready(host: str, port: int) -> str | None:
+    """None if the service on this machine takes new clients, else why not, in a reason."""
     if not is_loopback(host):
         host = "127.0.0.1"  # it listens on every address, this one too
     url = f"http://[{host}]:{port}/health/ready" if ":" in host else f"http://{host}:{port}/health/ready"

@@ -80,23 +80,23 @@ class LimitedHttp(HttpToolsProtocol):
     def __init__(self, *args: Any, header_s: float, **options: Any) -> None:
         super().__init__(*args, **options)
         self._header_s, self._header_bytes = header_s, 0
-        self._late: asyncio.TimerHandle | None = None
-        self._in_headers = True
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._reading_headers = True
 
     def connection_made(self, transport: Any) -> None:  # uvloop's is no asyncio.Transport
         """See asyncio.Protocol."""
         super().connection_made(transport)
-        self._expect_headers()
+        self._start_header_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        self._headers_came()
+        self._stop_header_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         super().data_received(data)
-        if self._in_headers:
+        if self._reading_headers:
             self._header_bytes += len(data)
             if self._header_bytes > MAX_HEADERS_BYTES:
                 self._refuse(b"431 Request Header Fields Too Large")
@@ -104,22 +104,22 @@ class LimitedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """See httptools: the first byte of a request is there."""
         super().on_message_begin()
-        if not self._in_headers:
-            self._expect_headers()
+        if not self._reading_headers:
+            self._start_header_timer()
 
     def on_headers_complete(self) -> None:
         """See httptools."""
-        self._headers_came()
+        self._stop_header_timer()
         super().on_headers_complete()
 
-    def _expect_headers(self) -> None:
-        self._in_headers, self._header_bytes = True, 0
-        self._late = self.loop.call_later(self._header_s, self._refuse, b"408 Request Timeout")
+    def _start_header_timer(self) -> None:
+        self._reading_headers, self._header_bytes = True, 0
+        self._header_timer = self.loop.call_later(self._header_s, self._refuse, b"408 Request Timeout")
 
-    def _headers_came(self) -> None:
-        self._in_headers = False
-        if self._late is not None:
-            self._late.cancel()
+    def _stop_header_timer(self) -> None:
+        self._reading_headers = False
+        if self._header_timer is not None:
+            self._header_timer.cancel()
 
     def _refuse(self, status: bytes) -> None:
         if self._header_bytes and not self.transport.is_closing():

@@ -19,37 +19,37 @@ from app.server.process import create_logging_app
 from app.settings import Settings
 
 NAME = "fusionlens"
-RAYS_OWN = ("host", "port", "header_s", "drain_s", "threads")
-SECRET = ("redis_url", "redis_secret")
-ADDRESS = "Ray's HTTP proxy"  # no loopback address as far as we know: others may reach it
+DECIDED_BY_RAY = ("host", "port", "header_s", "drain_s", "threads")
+SECRET_SETTINGS = ("redis_url", "redis_secret")
+PROXY_ADDRESS = "Ray's HTTP proxy"  # no loopback address as far as we know: others may reach it
 
 
 def application(args: dict[str, Any]) -> Application:
     """What `serve run` builds. `args` are settings by name, and come before those of the environment.
 
     They are checked here, before a replica starts. Raises KeysError where others could use it without a key, and
-    ValueError for other settings that are wrong; see `settings_of`.
+    ValueError for other settings that are wrong; see `replica_settings`.
     """
-    settings_of(args).check_exposure()
-    deployed: Any = serve.deployment(serve.ingress()(Replica), name=NAME)
-    built: Application = deployed.bind(args)
-    return built
+    replica_settings(args).check_exposure()
+    deployment: Any = serve.deployment(serve.ingress()(Replica), name=NAME)
+    application: Application = deployment.bind(args)
+    return application
 
 
-def settings_of(args: dict[str, Any], threads: int = 1) -> Settings:
+def replica_settings(args: dict[str, Any], threads: int = 1) -> Settings:
     """The settings of a replica on `threads` cores; several replicas are assumed, unless `workers` is 1.
 
     Raises ValueError for one that is unknown, wrong, Ray's to decide, or missing: several replicas need `redis_url`.
     """
     for name in args:
-        if name in RAYS_OWN:
+        if name in DECIDED_BY_RAY:
             raise ValueError(
                 f"{name} is for Ray to decide: see http_options and ray_actor_options in its configuration"
             )
-        if name in SECRET:
+        if name in SECRET_SETTINGS:
             raise ValueError(f"Ray would show {name} to who sees its dashboard: set it in the environment of the nodes")
     try:
-        return Settings(**{"workers": 2, **args, "host": ADDRESS, "threads": threads})
+        return Settings(**{"workers": 2, **args, "host": PROXY_ADDRESS, "threads": threads})
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()]
         raise ValueError("; ".join(faults)) from None  # the cause quotes values, among them secrets
@@ -63,7 +63,7 @@ class Replica:
 
     def __init__(self, args: dict[str, Any]) -> None:
         cores = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-        settings = settings_of(args, threads=max(1, int(cores)))
+        settings = replica_settings(args, threads=max(1, int(cores)))
         if settings.workers == 1 and serve.get_replica_context().world_size > 1:
             raise ValueError("Ray was told to run several replicas, and the setting workers that there is one")
         self._app = create_logging_app(settings)

@@ -23,19 +23,19 @@ class ExplanationCache(Generic[T]):
         """What the answers take."""
         return self._bytes
 
-    def get(self, prediction_id: str, asked: str) -> T | None:
+    def get(self, prediction_id: str, etag: str) -> T | None:
         """The answer to what was asked before, if it is still there."""
-        if (prediction_id, asked) not in self._entries:
+        if (prediction_id, etag) not in self._entries:
             return None
-        self._entries.move_to_end((prediction_id, asked))
-        return self._entries[prediction_id, asked][0]
+        self._entries.move_to_end((prediction_id, etag))
+        return self._entries[prediction_id, etag][0]
 
-    def put(self, prediction_id: str, asked: str, answer: T, nbytes: int) -> None:
+    def put(self, prediction_id: str, etag: str, answer: T, nbytes: int) -> None:
         """Keep an answer. One larger than the whole budget is not kept."""
-        self._remove((prediction_id, asked))
+        self._remove((prediction_id, etag))
         if nbytes > self._max_bytes:
             return
-        self._entries[prediction_id, asked] = (answer, nbytes)
+        self._entries[prediction_id, etag] = (answer, nbytes)
         self._bytes += nbytes
         while self._bytes > self._max_bytes:
             self._remove(next(iter(self._entries)))

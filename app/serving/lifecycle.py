@@ -19,7 +19,7 @@ class Lifecycle:
         self._reloading: set[asyncio.Task[None]] = set()
 
     @contextmanager
-    def taking_signals(self, reload: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
+    def handle_signals(self, reload: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
         """Stand before the server's own handler of SIGTERM, which is called when the drain is over.
 
         A second SIGTERM is the server's at once, as SIGINT always is. Outside the main thread signals are not ours.
@@ -41,19 +41,19 @@ class Lifecycle:
             self.draining = True
 
         def on_reload(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self._start, reload)
+            loop.call_soon_threadsafe(self._start_reload, reload)
 
-        ours: dict[int, Any] = {signal.SIGTERM: on_stop}
+        handlers: dict[int, Any] = {signal.SIGTERM: on_stop}
         if hasattr(signal, "SIGHUP"):
-            ours[signal.SIGHUP] = on_reload
-        before = {number: signal.signal(number, handler) for number, handler in ours.items()}
+            handlers[signal.SIGHUP] = on_reload
+        previous_handlers = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous_handlers.items():
                 signal.signal(number, handler)
 
-    def _start(self, reload: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _start_reload(self, reload: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = asyncio.ensure_future(reload())
         self._reloading.add(task)
         task.add_done_callback(self._reloading.discard)

@@ -17,11 +17,11 @@ from app.errors import DeadlineExceeded, Overloaded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_NEWEST = 0.1  # what the newest pass weighs in the average time of a pass
+_NEWEST_WEIGHT = 0.1  # what the newest pass weighs in the average time of a pass
 
 
 @dataclass(frozen=True)
-class Ran(Generic[Result]):
+class TimedResult(Generic[Result]):
     """An item's result, how long it waited for its turn, and how long the pass took that it was in, in ms."""
 
     result: Result
@@ -32,12 +32,12 @@ class Ran(Generic[Result]):
 @dataclass(eq=False)
 class _Entry(Generic[Item, Result]):
     item: Item
-    answer: asyncio.Future[Ran[Result]]
-    came: float = field(default_factory=time.monotonic)
+    answer: asyncio.Future[TimedResult[Result]]
+    enqueued_s: float = field(default_factory=time.monotonic)
 
 
 class WorkQueue(Generic[Item, Result]):
-    """Passes of work over queued items: at most `width` passes at once, each in a thread, of up to `most` items.
+    """Passes of work over queued items: at most `max_passes` at once, each in a thread, of up to `max_batch` items.
 
     First come, first served. Where a pass takes several items, one that could start waits up to `gather_s` for more.
     An item whose caller has gone, or whose time is over, leaves the queue and costs nothing; what runs is not cut off.
@@ -47,46 +47,46 @@ class WorkQueue(Generic[Item, Result]):
     def __init__(
         self,
         work: Callable[[Sequence[Item]], Sequence[Result]],
-        width: int,
+        max_passes: int,
         queue_limit: int,
-        most: int = 1,
+        max_batch: int = 1,
         gather_s: float = 0.0,
     ) -> None:
-        self._work, self._width, self._most = work, width, most
+        self._work, self._max_passes, self._max_batch = work, max_passes, max_batch
         self._queue_limit, self._gather_s = queue_limit, gather_s
         self._queue: deque[_Entry[Item, Result]] = deque()
         self._passes: set[asyncio.Task[None]] = set()
-        self._threads = anyio.CapacityLimiter(width)
-        self._usual_s = 0.0  # a moving average of what a pass takes
+        self._threads = anyio.CapacityLimiter(max_passes)
+        self._mean_pass_s = 0.0  # a moving average of what a pass takes
 
     @property
     def waiting(self) -> int:
         """How many items wait for their turn."""
         return len(self._queue)
 
-    def expected_wait_s(self, coming: int = 0) -> float:
-        """When an item that came now, after `coming` others, would get its turn, judged by what passes took."""
-        before = len(self._passes) + (len(self._queue) + coming) // self._most
-        return max(0, before - self._width + 1) * self._usual_s / self._width
+    def expected_wait_s(self, ahead: int = 0) -> float:
+        """When an item that came now, after `ahead` others, would get its turn, judged by what passes took."""
+        before = len(self._passes) + (len(self._queue) + ahead) // self._max_batch
+        return max(0, before - self._max_passes + 1) * self._mean_pass_s / self._max_passes
 
-    def admit(self, deadline: float, coming: int = 0) -> None:
+    def admit(self, deadline: float, ahead: int = 0) -> None:
         """Refuse at once an item that would not be done in time, or finds the queue full. Raises Overloaded."""
-        expected_s = self.expected_wait_s(coming)
-        full = len(self._passes) + len(self._queue) + coming >= self._width + self._queue_limit
-        if full or time.monotonic() + expected_s + self._usual_s > deadline:
+        expected_s = self.expected_wait_s(ahead)
+        full = len(self._passes) + len(self._queue) + ahead >= self._max_passes + self._queue_limit
+        if full or time.monotonic() + expected_s + self._mean_pass_s > deadline:
             raise Overloaded(max(1, math.ceil(expected_s)))
 
-    async def run(self, item: Item, deadline: float) -> Ran[Result]:
+    async def run(self, item: Item, deadline: float) -> TimedResult[Result]:
         """Have an item's turn. Raises DeadlineExceeded if none comes in time, and whatever the work raises."""
         loop = asyncio.get_running_loop()
         entry: _Entry[Item, Result] = _Entry(item, loop.create_future())
         self._queue.append(entry)
         self._start_passes()
-        overdue = loop.call_later(deadline - time.monotonic(), self._expire, entry)
+        expiry = loop.call_later(deadline - time.monotonic(), self._expire, entry)
         try:
             return await entry.answer
         finally:
-            overdue.cancel()
+            expiry.cancel()
             if entry in self._queue:
                 self._queue.remove(entry)
 
@@ -96,23 +96,23 @@ class WorkQueue(Generic[Item, Result]):
             entry.answer.set_exception(DeadlineExceeded("No turn came within the time limit; try again later."))
 
     def _start_passes(self) -> None:
-        while self._queue and len(self._passes) < self._width:
+        while self._queue and len(self._passes) < self._max_passes:
             first = self._queue[0]
-            gathering_s = self._gather_s - (time.monotonic() - first.came)
-            if len(self._queue) < self._most and gathering_s > 0:
+            gathering_s = self._gather_s - (time.monotonic() - first.enqueued_s)
+            if len(self._queue) < self._max_batch and gathering_s > 0:
                 asyncio.get_running_loop().call_later(gathering_s, self._start_passes)
                 return
-            batch = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
+            batch = [self._queue.popleft() for _ in range(min(self._max_batch, len(self._queue)))]
             # A task of its own: a thread cannot be stopped, so a caller that leaves must not hand its turn on.
-            running = asyncio.create_task(self._pass(batch))
+            running = asyncio.create_task(self._run_pass(batch))
             self._passes.add(running)
-            running.add_done_callback(self._passed)
+            running.add_done_callback(self._pass_ended)
 
-    def _passed(self, task: asyncio.Task[None]) -> None:
+    def _pass_ended(self, task: asyncio.Task[None]) -> None:
         self._passes.discard(task)
         self._start_passes()
 
-    async def _pass(self, batch: list[_Entry[Item, Result]]) -> None:
+    async def _run_pass(self, batch: list[_Entry[Item, Result]]) -> None:
         began = time.monotonic()
         items = [entry.item for entry in batch]
         call = asyncio.ensure_future(anyio.to_thread.run_sync(self._work, items, limiter=self._threads))
@@ -123,12 +123,14 @@ class WorkQueue(Generic[Item, Result]):
             for entry in callers:
                 entry.answer.set_exception(error)
             return
-        self._usual_s = ran_s if self._usual_s == 0 else (1 - _NEWEST) * self._usual_s + _NEWEST * ran_s
+        self._mean_pass_s = (
+            ran_s if self._mean_pass_s == 0 else (1 - _NEWEST_WEIGHT) * self._mean_pass_s + _NEWEST_WEIGHT * ran_s
+        )
         of_item = dict(zip(batch, call.result(), strict=True))
         for entry in callers:
-            entry.answer.set_result(Ran(of_item[entry], (began - entry.came) * 1e3, ran_s * 1e3))
+            entry.answer.set_result(TimedResult(of_item[entry], (began - entry.enqueued_s) * 1e3, ran_s * 1e3))
 
 
-def each(items: Sequence[Callable[[], Result]]) -> list[Result]:
+def run_calls(items: Sequence[Callable[[], Result]]) -> list[Result]:
     """The work of a lane whose items are calls."""
     return [call() for call in items]

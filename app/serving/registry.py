@@ -42,24 +42,24 @@ class ModelRegistry:
 
     def __init__(self, options: RegistryOptions, store: PredictionStore, metrics: Metrics, trace: Trace) -> None:
         self._options, self.store, self._metrics, self._trace = options, store, metrics, trace
-        self._loaded: list[Service] = []  # the current one first
+        self._services: list[Service] = []  # the current one first
         self._loading = asyncio.Lock()
 
     @property
-    def loaded(self) -> tuple[Service, ...]:
+    def services(self) -> tuple[Service, ...]:
         """All that have a model in memory, the current one first; none before `load`."""
-        return tuple(self._loaded)
+        return tuple(self._services)
 
     @property
     def current(self) -> Service:
         """What answers new requests, after `load`."""
-        return self._loaded[0]
+        return self._services[0]
 
     def load(self) -> None:
         """Load what the settings name, verified and warm. Raises BundleError and EngineError."""
-        self._serve(self._make_service(self._read()))
+        self._make_current(self._make_service(self._read()))
 
-    async def check(self) -> bool:
+    async def probe_store(self) -> bool:
         """Whether the store was ever reached; it is tried if not."""
         try:
             await self.store.check()
@@ -68,9 +68,9 @@ class ModelRegistry:
             return False
         return True
 
-    def of(self, bundle_sha256: str) -> Service:
+    def service_of(self, bundle_sha256: str) -> Service:
         """The service whose model made a prediction. Raises ModelGone."""
-        for service in self._loaded:
+        for service in self._services:
             if service.predictor.bundle.sha256 == bundle_sha256:
                 return service
         raise ModelGone("The model that made this prediction is no longer loaded: send the picture again.")
@@ -78,7 +78,7 @@ class ModelRegistry:
     async def forget(self, prediction_id: str, owner: str) -> None:
         """Forget a prediction and all answers about it. Raises what `PredictionStore.forget` raises."""
         await self.store.forget(prediction_id, owner)
-        for service in self._loaded:
+        for service in self._services:
             service.explanation_cache.forget(prediction_id)
 
     async def reload(self) -> bool:
@@ -97,9 +97,9 @@ class ModelRegistry:
                 self._metrics.reloads.labels("refused").inc()
                 raise ReloadRefused(f"{error}. The model that was loaded before is still served.") from error
             replaced = self.current
-            self._serve(service)
+            self._make_current(service)
             # By then the predictions that it made have expired. The loop must not keep it alive until then.
-            asyncio.get_running_loop().call_later(self._options.retire_after_s, self._let_go, weakref.ref(replaced))
+            asyncio.get_running_loop().call_later(self._options.retire_after_s, self._retire, weakref.ref(replaced))
             self._metrics.reloads.labels("loaded").inc()
             logger.info("The bundle %s is served now", bundle.sha256)
             return True
@@ -112,11 +112,11 @@ class ModelRegistry:
         predictor.warm_up()
         return Service(predictor, self.store, self._options.service, self._metrics, self._trace)
 
-    def _serve(self, service: Service) -> None:
-        self._loaded = [service, *self._loaded][: 1 + self._options.previous_bundles]
+    def _make_current(self, service: Service) -> None:
+        self._services = [service, *self._services][: 1 + self._options.previous_bundles]
         predictor = service.predictor
         manifest = predictor.bundle.manifest
-        self._metrics.served(manifest.name, manifest.version, predictor.bundle.sha256, predictor.engine_version)
+        self._metrics.set_model(manifest.name, manifest.version, predictor.bundle.sha256, predictor.engine_version)
 
-    def _let_go(self, replaced: weakref.ref[Service]) -> None:
-        self._loaded = [kept for kept in self._loaded if kept is not replaced()]
+    def _retire(self, replaced: weakref.ref[Service]) -> None:
+        self._services = [kept for kept in self._services if kept is not replaced()]

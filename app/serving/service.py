@@ -14,9 +14,9 @@ from app.predicting.answer import Answer
 from app.predicting.explanation import Explanation
 from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
-from app.predicting.request import Accepted
+from app.predicting.request import AcceptedRequest
 from app.serving.explanation_cache import ExplanationCache
-from app.serving.queue import Ran, WorkQueue, each
+from app.serving.queue import TimedResult, WorkQueue, run_calls
 from app.serving.stores.protocol import PredictionStore
 from app.telemetry.metrics import Metrics
 from app.telemetry.traces import Trace
@@ -41,7 +41,7 @@ class ServiceOptions:
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictionResult:
     """A new prediction, what it says, and where its time went, in ms."""
 
     prediction: Prediction
@@ -63,16 +63,16 @@ class Service:
         self.predictor, self.store, self.metrics, self._trace = predictor, store, metrics, trace
         self._deadline_s = options.deadline_s
         limit, engine = options.queue_limit, predictor.engine
-        gather_s = options.gather_s if engine.batch > 1 else 0.0
-        self._decoding: WorkQueue[Callable[[], Any], Any] = WorkQueue(each, options.decoders, limit)
-        self._predicting: WorkQueue[tuple[Upload, bool], tuple[Prediction, dict[str, float]]] = WorkQueue(
-            partial(_predict, predictor, metrics), engine.passes, limit, engine.batch, gather_s
+        gather_s = options.gather_s if engine.batch_size > 1 else 0.0
+        self._decode_queue: WorkQueue[Callable[[], Any], Any] = WorkQueue(run_calls, options.decoders, limit)
+        self._prediction_queue: WorkQueue[tuple[Upload, bool], tuple[Prediction, dict[str, float]]] = WorkQueue(
+            partial(_predict, predictor, metrics), engine.concurrency, limit, engine.batch_size, gather_s
         )
-        self._explaining: dict[str, WorkQueue[Callable[[], Any], Any]] = {
-            "explain": WorkQueue(each, options.decoders, limit),
-            "swin": WorkQueue(each, 1, limit),
+        self._explanation_queues: dict[str, WorkQueue[Callable[[], Any], Any]] = {
+            "explain": WorkQueue(run_calls, options.decoders, limit),
+            "swin": WorkQueue(run_calls, 1, limit),
         }
-        self._being_decoded = 0
+        self._decoding_count = 0
         self.explanation_cache: ExplanationCache[tuple[bytes, dict[str, str]]] = ExplanationCache(
             options.explanation_cache_bytes
         )
@@ -80,8 +80,8 @@ class Service:
     @property
     def waiting(self) -> dict[str, int]:
         """How many items wait for their turn, by queue."""
-        queues: dict[str, WorkQueue[Any, Any]] = {"decode": self._decoding, "predict": self._predicting}
-        return {name: queue.waiting for name, queue in (queues | self._explaining).items()}
+        queues: dict[str, WorkQueue[Any, Any]] = {"decode": self._decode_queue, "predict": self._prediction_queue}
+        return {name: queue.waiting for name, queue in (queues | self._explanation_queues).items()}
 
     def deadline(self) -> float:
         """The time by which a request that comes now must be answered, on the clock of `time.monotonic`."""
@@ -89,37 +89,37 @@ class Service:
 
     def admit(self, deadline: float) -> None:
         """Refuse a prediction at once if a queue is full or the deadline would pass. Raises Overloaded."""
-        self._decoding.admit(deadline)
-        self._predicting.admit(deadline, coming=self._being_decoded)
+        self._decode_queue.admit(deadline)
+        self._prediction_queue.admit(deadline, ahead=self._decoding_count)
 
-    async def predict(self, data: bytes, deadline: float, explained: bool = False) -> Predicted:
+    async def predict(self, data: bytes, deadline: float, with_gradient: bool = False) -> PredictionResult:
         """Decode and classify an upload. Nothing is kept.
 
-        With `explained`, the same pass of the head also gives the gradient that explains the answer. Raises
+        With `with_gradient`, the same pass of the head also gives the gradient that explains the answer. Raises
         Overloaded, before anything is decoded, and DeadlineExceeded.
         """
         self.admit(deadline)
-        self._being_decoded += 1
+        self._decoding_count += 1
         try:
-            decoded = await self._decoding.run(partial(self.predictor.open, data), deadline)
+            decoded = await self._decode_queue.run(partial(self.predictor.open, data), deadline)
         finally:
-            self._being_decoded -= 1
+            self._decoding_count -= 1
         self._record("decode", decoded, {"decode": decoded.ran_ms})
         self.metrics.stage_s.labels("decode").observe(decoded.ran_ms / 1e3)
         upload: Upload = decoded.result
-        ran = await self._predicting.run((upload, explained), deadline)
+        ran = await self._prediction_queue.run((upload, with_gradient), deadline)
         prediction, spent_ms = ran.result
         self._record("predict", ran, spent_ms)
         answer = self.predictor.answer(prediction)
         self.metrics.predictions.labels(answer.label).inc()
         self.metrics.confidence.observe(max(answer.probabilities.values()))
         timings_ms = {"decode": decoded.ran_ms, "queue": decoded.waited_ms + ran.waited_ms, **spent_ms}
-        return Predicted(prediction, answer, upload, timings_ms)
+        return PredictionResult(prediction, answer, upload, timings_ms)
 
     async def explain(
         self,
         prediction: Prediction,
-        accepted: Accepted,
+        accepted: AcceptedRequest,
         encode: Callable[[Sequence[Explanation]], T],
         deadline: float,
     ) -> T:
@@ -129,7 +129,7 @@ class Service:
         """
         request = accepted.request
         moved = await self._predict_moved(prediction, deadline) if request.needs_moved_views else None
-        queue = self._explaining[request.queue]
+        queue = self._explanation_queues[request.queue]
         queue.admit(deadline)
         work = partial(_explain, self.predictor, self.metrics, prediction, accepted, moved, encode)
         ran = await queue.run(work, deadline)
@@ -139,12 +139,12 @@ class Service:
 
     async def _predict_moved(self, prediction: Prediction, deadline: float) -> list[Prediction]:
         """The predictions of the picture's moved views, for fine detail. Raises Overloaded and DeadlineExceeded."""
-        self._predicting.admit(deadline, coming=len(MOVES) - 2 + self._being_decoded)
+        self._prediction_queue.admit(deadline, ahead=len(MOVES) - 2 + self._decoding_count)
         uploads = self.predictor.moved_uploads(prediction)
-        ran = await asyncio.gather(*(self._predicting.run((upload, True), deadline) for upload in uploads))
-        return [one.result[0] for one in ran]
+        ran = await asyncio.gather(*(self._prediction_queue.run((upload, True), deadline) for upload in uploads))
+        return [passed.result[0] for passed in ran]
 
-    def _record(self, queue: str, ran: Ran[Any], stages_ms: dict[str, float]) -> None:
+    def _record(self, queue: str, ran: TimedResult[Any], stages_ms: dict[str, float]) -> None:
         self.metrics.wait_s.labels(queue).observe(ran.waited_ms / 1e3)
         self._trace({f"wait: {queue}": ran.waited_ms, **stages_ms})
 
@@ -154,7 +154,9 @@ class Service:
 
 def _predict(predictor: Predictor, metrics: Metrics, items: Sequence[tuple[Upload, bool]]) -> Predictions:
     """The work of the queue for predictions: one pass for all items."""
-    predictions = predictor.predict_batch([upload for upload, _ in items], any(explained for _, explained in items))
+    predictions = predictor.predict_batch(
+        [upload for upload, _ in items], any(with_gradient for _, with_gradient in items)
+    )
     metrics.batch.observe(len(items))
     for stage, spent_ms in predictions[0][1].items():  # the times of the pass, which each of its pictures is told
         metrics.stage_s.labels(stage).observe(spent_ms / 1e3)
@@ -165,7 +167,7 @@ def _explain(
     predictor: Predictor,
     metrics: Metrics,
     prediction: Prediction,
-    accepted: Accepted,
+    accepted: AcceptedRequest,
     moved: Sequence[Prediction] | None,
     encode: Callable[[Sequence[Explanation]], T],
 ) -> T:

@@ -80,16 +80,16 @@ class Metrics:
         yield
         self.stage_s.labels(name).observe(time.perf_counter() - began)
 
-    def served(self, name: str, version: str, sha256: str, engine: str) -> None:
+    def set_model(self, name: str, version: str, sha256: str, engine: str) -> None:
         """Say which model is served from now on."""
         self.model.clear()
         self.model.labels(name, version, sha256, engine).set(1)
 
-    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(name, meaning, labels, namespace=NAMESPACE, registry=self.registry)
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(name, documentation, labels, namespace=NAMESPACE, registry=self.registry)
 
-    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
-        return Gauge(name, meaning, labels, namespace=NAMESPACE, registry=self.registry)
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        return Gauge(name, documentation, labels, namespace=NAMESPACE, registry=self.registry)
 
-    def _histogram(self, name: str, meaning: str, buckets: Sequence[int | float], *labels: str) -> Histogram:
-        return Histogram(name, meaning, labels, namespace=NAMESPACE, registry=self.registry, buckets=buckets)
+    def _histogram(self, name: str, documentation: str, buckets: Sequence[int | float], *labels: str) -> Histogram:
+        return Histogram(name, documentation, labels, namespace=NAMESPACE, registry=self.registry, buckets=buckets)

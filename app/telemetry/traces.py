@@ -35,7 +35,7 @@ class Tracing(Protocol):
         ...
 
 
-class Untraced:
+class NoTracing:
     """No traces."""
 
     def record(self, stages_ms: Mapping[str, float]) -> None:
@@ -48,7 +48,7 @@ class Untraced:
         """See `Tracing.shutdown`."""
 
 
-class OpenTelemetry:
+class OpenTelemetryTracing:
     """Traces sent to `endpoint` by OTLP over HTTP. Raises EngineError where the packages for it are missing."""
 
     def __init__(self, endpoint: str) -> None:
@@ -88,4 +88,4 @@ class OpenTelemetry:
 
 def make_tracing(endpoint: str | None) -> Tracing:
     """What the setting `otlp_endpoint` asks for. Raises EngineError."""
-    return Untraced() if endpoint is None else OpenTelemetry(endpoint)
+    return NoTracing() if endpoint is None else OpenTelemetryTracing(endpoint)

@@ -2,7 +2,7 @@
 
 const KEY = "fusionlens.key";
 const MOST_WAIT_S = 5; // that is waited for by itself, when the service is busy and says for how long
-const MOST_WAITS = 5;
+const MOST_WAITED_S = 25; // in all, for one request
 
 /** What the service, or the way to it, answered instead of what was asked for. */
 export class Problem extends Error {
@@ -37,13 +37,15 @@ export function forgetKey() {
 
 /** What `read` makes of the response to a request that went well. Throws Problem. The path is relative to the page. */
 export async function ask(path, read, options = {}) {
-  for (let waits = 0; ;) {
+  let waited_s = 0;
+  for (;;) {
     const key = sessionStorage.getItem(KEY);
     const response = await reached(() => fetch(path, { ...options, headers: key === null ? {} : { "X-API-Key": key } }));
     if (response.ok) return reached(() => read(response));
     const problem = await problemOf(response);
-    const wait_s = Number(response.headers.get("Retry-After") ?? Infinity);
-    if (response.status === 429 && wait_s <= MOST_WAIT_S && waits++ < MOST_WAITS) {
+    const wait_s = Math.max(1, Number(response.headers.get("Retry-After") ?? Infinity));
+    if (response.status === 429 && wait_s <= MOST_WAIT_S && waited_s + wait_s <= MOST_WAITED_S) {
+      waited_s += wait_s;
       await new Promise((resolve) => setTimeout(resolve, wait_s * 1000));
       continue;
     }

@@ -3,6 +3,7 @@
 import { Album } from "./album.js";
 import { drawAnswer } from "./answer.js";
 import { ask, forgetKey, hasKey, Problem, whenAKeyIsNeeded } from "./api.js";
+import { Busy } from "./busy.js";
 import * as controls from "./controls.js";
 import { askForKey, tellAbout } from "./dialogs.js";
 import { curlOf, fileOf, nameOf, pythonOf, recordOf, save } from "./downloads.js";
@@ -14,7 +15,8 @@ import { Viewer } from "./viewer.js";
 import { minutes } from "./words.js";
 
 const album = new Album();
-const viewer = new Viewer();
+const busy = new Busy(element("view"));
+const viewer = new Viewer(busy);
 const waiting = []; // pictures are sent one after the other, in the order in which they were given
 const moment = new Intl.DateTimeFormat([], { dateStyle: "medium", timeStyle: "short" });
 const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
@@ -24,6 +26,7 @@ const EXPIRED =
 const MOST_NAMES = 6; // of classes, beside the model's name
 let isSending = false;
 let model = null;
+let reading = null; // of the model: one request, whoever waits for it
 let current = null;
 
 /** Do what may fail, and say why it did. */
@@ -42,8 +45,13 @@ function report(error) {
   draw();
 }
 
-async function readModel() {
-  model = await ask("model", (response) => response.json());
+function readModel() {
+  reading ??= ask("model", (response) => response.json()).then(introduce).finally(() => { reading = null; });
+  return reading;
+}
+
+function introduce(card) {
+  model = card;
   const classes = model.classes.length > MOST_NAMES ? `${model.classes.length} classes` : model.classes.join(", ");
   say("model-name", `${model.name} ${model.version}: ${classes}`);
   say(
@@ -120,30 +128,35 @@ async function show(entry) {
 }
 
 async function explain(entry) {
+  const ready = prepare(entry);
+  await Promise.all([viewer.ask(ready), busy.until(ready.then(() => fetchPicture(entry)), entry)]);
+}
+
+/** Before an answer is explained: the model that gave it is known, and the controls ask about it. */
+async function prepare(entry) {
   if (entry.answer.model.sha256 !== model?.sha256) await readModel();
   if (entry !== current) return;
   controls.startWith(entry.answer.label);
-  // The answer is painted first: explaining takes every core that the service has.
-  const after = painted();
-  await Promise.all([viewer.ask(after), after.then(() => fetchPicture(entry))]);
+  await painted(); // the answer first: explaining takes every core that the service has
 }
 
-/** The service's preview is what the model saw: upright, and the first frame. */
+/** The service's preview is what the model saw: upright, and the first frame. One request, whoever waits for it. */
 async function fetchPicture(entry) {
-  if (!entry.answer.stored || entry.isFetched) return;
-  entry.isFetched = true;
-  try {
-    album.picture(entry, await ask(`predictions/${entry.id}/picture`, (response) => response.blob()));
-  } catch (error) {
-    entry.isFetched = false;
-    throw error;
-  }
+  if (!entry.answer.stored) return;
+  entry.fetched ??= ask(`predictions/${entry.id}/picture`, (response) => response.blob()).then(
+    (content) => album.picture(entry, content),
+    (error) => {
+      entry.fetched = null; // may go well another time
+      throw error;
+    },
+  );
+  await entry.fetched;
   if (entry === current) viewer.show(entry);
 }
 
 /** Pictures of before a reload, or of another tab. What the service does not know any more leaves the strip. */
 async function restore() {
-  for (const entry of album.entries.filter(({ answer, address, isFetched }) => answer && !address && !isFetched)) {
+  for (const entry of album.entries.filter(({ answer, address, fetched }) => answer && !address && !fetched)) {
     try {
       await fetchPicture(entry);
     } catch (error) {
@@ -250,6 +263,7 @@ element("again").addEventListener("click", () => {
   element("result").focus();
   album.update(current, { state: "waiting", why: "" });
   tellState(current);
+  show(current);
   send([current]);
 });
 element("print").addEventListener("click", () => print());
@@ -262,7 +276,7 @@ element("key-forget").addEventListener("click", () => {
   location.reload();
 });
 whenAKeyIsNeeded(askForKey);
-listenForPictures(take, attempt);
+listenForPictures(take, (action) => attempt(() => busy.until(action())));
 attempt(async () => {
   await readModel();
   await restore();

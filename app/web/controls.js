@@ -90,11 +90,11 @@ export const compared = () => [...model.branches.filter((branch) => branch !== "
 /** The attention head that is chosen, or null for the mean of all. */
 export const head = () => (value("head") === "" ? null : Number(value("head")));
 
-/** What is asked of `/gradcam` for a branch. */
+/** What is asked of `/explain` for a branch. */
 export function evidence(branch = value("branch")) {
   const agnostic = model.class_agnostic_methods.includes(value("method"));
   return {
-    route: "gradcam",
+    route: "explain",
     branch,
     method: value("method"),
     target: agnostic ? null : value("target"),

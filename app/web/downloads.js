@@ -26,7 +26,8 @@ export async function recordOf(entry, question) {
 /** A name for a file about an entry. */
 export function nameOf(entry, question, ending) {
   const stem = entry.name.replace(/\.[^.]*$/, "") || "picture";
-  const what = [question.route, question.branch, question.target].filter(Boolean).join("-");
+  const kind = question.route === "explain" ? question.method : question.route;
+  const what = [kind, question.branch, question.target].filter(Boolean).join("-");
   return `${stem}-${what}.${ending}`.replace(/[^\p{L}\p{N}._+-]/gu, "_");
 }
 

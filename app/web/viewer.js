@@ -13,8 +13,10 @@ const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
 const POINT = "Point at a cell, or move with the arrow keys, to see where its token looks.";
 const LATE_MS = 300; // from when on it is said that something takes long
 const MOST_CELLS = 200; // of a table that anyone would read
+const [QUESTION, FRAME] = ["question", "frame"]; // what can be begun once at a time
 
 export class Viewer {
+  #busy;
   #entry = null;
   #address = null;
   #main = new Pane(element("stage"));
@@ -27,7 +29,9 @@ export class Viewer {
   #late = 0;
   #zoom = 0;
 
-  constructor() {
+  /** `busy` hears of all that is to be drawn yet. */
+  constructor(busy) {
+    this.#busy = busy;
     element("reveal").addEventListener("input", () => this.#reveal());
     element("zoom-in").addEventListener("click", () => this.#zoomTo(this.#zoom + 1));
     element("zoom-out").addEventListener("click", () => this.#zoomTo(this.#zoom - 1));
@@ -56,14 +60,23 @@ export class Viewer {
     if (entry !== this.#entry) this.#forget();
     this.#entry = entry;
     if (entry === null) return;
+    if (entry.state === "waiting" || entry.state === "looking") this.#busy.begin(QUESTION, entry);
+    if (entry.state === "failed") this.#busy.end(QUESTION);
     if (entry.address === null || entry.address === this.#address) return;
     this.#address = entry.address;
-    for (const pane of this.#panes) pane.show(this.#address);
+    for (const pane of this.#panes) this.#showIn(pane);
+  }
+
+  #showIn(pane) {
+    this.#busy.until(pane.show(this.#address), this.#entry);
   }
 
   #forget() {
     this.#turn++;
     this.#quieten();
+    this.#busy.dismiss(this.#entry);
+    cancelAnimationFrame(this.#frame);
+    this.#frame = 0;
     this.#shown = null;
     this.#cell = null;
     this.#address = null;
@@ -80,22 +93,21 @@ export class Viewer {
     return [this.#main, ...this.#panels.values()];
   }
 
-  /** Ask what the controls ask, once `after` has come, and draw it. Throws Problem. */
-  async ask(after = null) {
+  /** Ask what the controls ask, once `ready` has come, and draw it. Throws Problem. */
+  async ask(ready = null) {
     const turn = ++this.#turn;
-    const entry = this.#entry;
-    const view = controls.view();
-    this.#main.look(entry.answer.picture, controls.previewSide());
-    element("view").setAttribute("aria-busy", "true");
+    this.#busy.begin(QUESTION, this.#entry);
     clearTimeout(this.#late);
     this.#late = setTimeout(() => say("explaining", "Explaining…"), LATE_MS);
     try {
-      await after;
-      const answered = await this.#answered(entry, view);
+      await ready;
       if (turn !== this.#turn) return; // something newer was asked
+      this.#main.look(this.#entry.answer.picture, controls.previewSide());
+      const answered = await this.#answered(this.#entry, controls.view());
+      if (turn !== this.#turn) return;
       this.#shown = answered;
       this.#describe();
-      this.paint();
+      this.#draw(); // in the same task: words and colours are never of two answers
     } catch (error) {
       if (turn === this.#turn) throw error;
     } finally {
@@ -106,7 +118,7 @@ export class Viewer {
   #quieten() {
     clearTimeout(this.#late);
     say("explaining", "");
-    element("view").removeAttribute("aria-busy");
+    this.#busy.end(QUESTION);
   }
 
   async #answered(entry, view) {
@@ -119,13 +131,14 @@ export class Viewer {
 
   /** Draw anew with the controls' style, at the next frame. */
   paint() {
-    this.#frame ||= requestAnimationFrame(() => {
-      this.#frame = 0;
-      if (this.#shown) this.#draw();
-    });
+    if (this.#shown === null) return;
+    this.#busy.begin(FRAME, this.#entry);
+    this.#frame ||= requestAnimationFrame(() => this.#draw());
   }
 
   #draw() {
+    cancelAnimationFrame(this.#frame);
+    this.#frame = 0;
     const { view, answer, answers, whole } = this.#shown;
     const style = controls.style();
     if (view === "evidence") {
@@ -147,6 +160,7 @@ export class Viewer {
       drawBar(style, peak.value, whole.about.units);
       this.#say(lookOf(whole, this.#cell, map, peak));
     }
+    this.#busy.end(FRAME);
   }
 
   /** Words, and what lies over the picture. */
@@ -189,7 +203,7 @@ export class Viewer {
     for (const [index, [branch, answer]] of answers.entries()) {
       const pane = this.#panels.get(branch);
       pane.look(this.#entry.answer.picture, controls.previewSide());
-      if (this.#address !== null) pane.show(this.#address);
+      if (this.#address !== null) this.#showIn(pane);
       pane.describe(captionOf(answer, peakOf(answer.heatmap)));
       const bare = answer.no_positive_evidence ? ": no positive evidence" : "";
       element("panels").children[index].querySelector("figcaption").textContent = branchName(branch) + bare;

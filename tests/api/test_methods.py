@@ -157,4 +157,4 @@ def test_the_example_of_an_explanation_has_the_shape_of_a_real_one(client: httpx
         return [shape(content[0])] if isinstance(content, list) and content else type(content)
 
     asked = {"prediction_id": prediction_id, "format": "json"}
-    assert shape(EXPLANATION_EXAMPLE) == shape(client.get("/gradcam", params=asked).json())
+    assert shape(EXPLANATION_EXAMPLE) == shape(client.get("/explain", params=asked).json())

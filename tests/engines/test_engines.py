@@ -246,13 +246,13 @@ def test_explained_with_the_answer_or_later_the_heatmaps_are_the_same(
     decision = None if threshold is None else Decision(positive="malignant", threshold=threshold, chosen_on="nothing")
     bundle = replace(case.bundle, manifest=manifest.model_copy(update={"decision": decision}))
     predictor = Predictor(bundle, engine, Limits(), preview_side_px=64)
-    (with_answer, _), (later, _) = predictor.predict(upload, explained=True), predictor.predict(upload)
+    (with_answer, _), (later, _) = predictor.predict(upload, with_gradient=True), predictor.predict(upload)
     # Where two classes are as good as tied, which one was explained is left open, so it is computed anew.
     assert (with_answer.gradient is None) == (threshold not in (None, 0.01, 0.99))
     assert later.gradient is None
     np.testing.assert_array_equal(with_answer.logits, later.logits)
     assert predictor.answer(with_answer) == predictor.answer(later)
-    for view in predictor.offer.views:
+    for view in predictor.capabilities.views:
         for target, against in ((None, None), ("benign", None), ("malignant", None), ("benign", "malignant")):
             question = HeatmapRequest((view,), "hirescam", target, against)
             found, expected = (predictor.explain_one(prediction, question) for prediction in (with_answer, later))

@@ -86,7 +86,7 @@ def test_on_any_number_of_cores_alone_or_beside_others_the_answers_are_the_same(
     engine = openvino_engine(*case.graphs, threads)
     images = pictures(case.model.image_size)
     expected = case.engine("openvino").encode(images)
-    assert 1 <= engine.passes <= threads
+    assert 1 <= engine.concurrency <= threads
     with ThreadPoolExecutor(4) as callers:
         beside_others = list(callers.map(lambda _: engine.encode(images), range(8)))
         if threads > 1:  # the first of these had them compile a trunk of their own

@@ -108,5 +108,5 @@ def test_comparators_of_a_map_without_positive_values_take_it_as_zero(how: Merge
 
 
 def test_a_sum_is_no_comparator() -> None:
-    with pytest.raises(ValueError, match="not joined by sum"):
+    with pytest.raises(ValueError, match="not merged by sum"):
         merge_normalised({"cnn": noise(2, 2)}, "sum")

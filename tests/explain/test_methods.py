@@ -13,7 +13,7 @@ import torch
 from app.errors import BadParameter
 from app.explain.ablation import GROUPS, ablationcam
 from app.explain.attribution import AttributionInput, Batch, Completeness, Maps, Score
-from app.explain.integrated import integrated
+from app.explain.integrated import integrated_gradients
 from app.explain.merge import Heatmap
 from app.explain.methods import METHODS, merge_rule_of, warnings_of
 from app.models.cnnswin import FUSIONS, CrossAttentionHead, Fusion
@@ -86,7 +86,7 @@ def test_the_maps_add_up_to_the_scores_first_order_term(fusion: Fusion, method: 
 def test_integrated_gradients_are_complete(name: str, weights: Sequence[float]) -> None:
     case = model_called(name)
     picture = case.attribution_input(weights)
-    found = integrated(picture)
+    found = integrated_gradients(picture)
     scores = [
         float(picture.score.values({branch: maps[branch][None] for branch in maps})[0])
         for maps in (case.maps, case.baseline)
@@ -100,7 +100,7 @@ def test_integrated_gradients_are_complete(name: str, weights: Sequence[float]) 
 
 def test_more_nodes_are_taken_where_the_map_would_not_account_for_the_score() -> None:
     picture = demo().attribution_input(CONTRAST)
-    few, more, enough = (integrated(picture, nodes).completeness for nodes in ((2,), (2, 64), (64, 2)))
+    few, more, enough = (integrated_gradients(picture, nodes).completeness for nodes in ((2,), (2, 64), (64, 2)))
     assert few is not None and more is not None and enough is not None
     assert not few.is_small
     assert more.is_small and more.error == enough.error

@@ -45,7 +45,7 @@ from torch import Tensor, nn
 
 from app.explain.ablation import GROUPS, ablationcam
 from app.explain.cam import gradcam_plus_plus
-from app.explain.integrated import integrated
+from app.explain.integrated import integrated_gradients
 from app.explain.shapley import shapley_values
 from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
 from tests.support.explained import Explained, demo, tiny
@@ -219,7 +219,7 @@ def test_integrated_gradients_are_those_of_captum(case: Callable[[], Explained])
     found = IntegratedGradients(logits).attribute(
         maps, reference, target=CLASS, n_steps=16, method="gausslegendre", internal_batch_size=16
     )
-    ours = integrated(case().attribution_input(ONE_HOT), nodes=(16,)).heatmaps
+    ours = integrated_gradients(case().attribution_input(ONE_HOT), nodes=(16,)).heatmaps
     for branch, theirs in zip(BRANCHES, found, strict=True):
         assert_same(ours[branch], theirs[0].sum(dim=0).detach().numpy(), RAW)
 
@@ -229,7 +229,7 @@ def test_the_branches_shapley_values_are_those_of_captum(case: Callable[[], Expl
     logits, maps, reference = of_the_head(case())
     masks = tuple(torch.full_like(present, number, dtype=torch.long) for number, present in enumerate(maps))
     found = ShapleyValues(logits).attribute(maps, reference, target=CLASS, feature_mask=masks)
-    ours = shapley_values(case().attribution_input(ONE_HOT)).of_branch
+    ours = shapley_values(case().attribution_input(ONE_HOT)).by_branch
     theirs = [float(branch.flatten()[0]) for branch in found]
     assert_same(np.array([ours[branch] for branch in BRANCHES]), np.array(theirs), RAW)
 

@@ -202,9 +202,9 @@ def test_predictions_of_a_replaced_bundle_are_explained_while_it_is_loaded(
         assert response.status_code == status
         if status == 410:
             assert "send the picture again" in assert_problem(response, 410, "model-gone")
-        assert len(app.state.models.loaded) == 1 + kept
+        assert len(app.state.models.services) == 1 + kept
         time.sleep(3.3)
-        assert len(app.state.models.loaded) == 1  # nothing of the old one can be asked about any more
+        assert len(app.state.models.services) == 1  # nothing of the old one can be asked about any more
 
 
 def test_a_bundle_that_is_no_longer_loaded_leaves_memory_at_once(folder: Folder, operated: Operated) -> None:

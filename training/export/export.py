@@ -25,9 +25,9 @@ from torch import Tensor
 
 from app.bundles.graph_names import TOKENS
 from app.bundles.manifest import (
+    BASELINE,
     FORMAT,
     MANIFEST,
-    REFERENCE,
     WEIGHTS,
     Architecture,
     Calibration,
@@ -150,7 +150,7 @@ def write_bundle(
     _refuse_to_overwrite(out)
     weights = {name: _to_stored(tensor) for name, tensor in model.state_dict().items()}
     means: dict[str, np.ndarray] = {branch: np.ascontiguousarray(mean, np.float32) for branch, mean in baseline.items()}
-    contents = {WEIGHTS: safetensors.torch.save(weights), REFERENCE: safetensors.numpy.save(means), **graphs}
+    contents = {WEIGHTS: safetensors.torch.save(weights), BASELINE: safetensors.numpy.save(means), **graphs}
     manifest = _manifest(
         model, description, {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     )

@@ -92,7 +92,7 @@ def _draw_samples(samples: Sequence[Sample], picture_count: int) -> list[Sample]
 
 def _measure_all(predictor: Predictor, pictures: Sequence[MaskedPicture]) -> list[MeasuredPicture]:
     """Measure each picture on its own, with as many at once as the engine can run in parallel."""
-    pool = ThreadPoolExecutor(predictor.engine.passes)
+    pool = ThreadPoolExecutor(predictor.engine.concurrency)
     try:
         each = pool.map(partial(measure, predictor), pictures, range(SEED, SEED + len(pictures)))
         return list(tqdm(each, desc="pictures", unit="picture", total=len(pictures), disable=None))

@@ -102,12 +102,12 @@ def measure_localisation(bundle: Path, data: Path, split: str | None) -> Localis
 
 def _heatmaps(predictor: Predictor, picture: MaskedPicture) -> dict[str, Heatmap]:
     """Compute all heatmaps of the answer. A method's fine heatmap follows the one on the grid."""
-    prediction, _ = predictor.predict(picture.upload, explained=True)
-    shifted = [predictor.predict(upload, explained=True)[0] for upload in predictor.moved_uploads(prediction)]
+    prediction, _ = predictor.predict(picture.upload, with_gradient=True)
+    shifted = [predictor.predict(upload, with_gradient=True)[0] for upload in predictor.moved_uploads(prediction)]
     heatmaps: dict[str, Heatmap] = {}
     for method in METHODS:
         for name, detail in DETAILS.items():
-            request = HeatmapRequest(tuple(predictor.offer.views), method, detail=detail)
+            request = HeatmapRequest(tuple(predictor.capabilities.views), method, detail=detail)
             for explanation in predictor.explain(prediction, predictor.accept(request), shifted):
                 heatmaps[f"{explanation.branch} {method}{name}"] = explanation.heatmap
     for stage in predictor.engine.token_stages:

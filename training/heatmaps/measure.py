@@ -120,7 +120,7 @@ def measure(predictor: Predictor, picture: MaskedPicture, seed: int) -> Measured
 
 def variants_of(predictor: Predictor) -> list[Variant]:
     """Return all variants for a model: the baselines first, then those of each method."""
-    branches = predictor.offer.branches
+    branches = predictor.capabilities.branches
     variants = list(BASELINES)
     for name, method in METHODS.items():
         if len(branches) > 1:
@@ -159,8 +159,8 @@ def probability_of(predictor: Predictor, upload: Upload, target: str) -> Score:
         keys = [hashlib.sha256(image.tobytes()).digest() for image in images]
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in cached}
         waiting = list(new.items())
-        for start in range(0, len(waiting), predictor.engine.batch):
-            batch = waiting[start : start + predictor.engine.batch]
+        for start in range(0, len(waiting), predictor.engine.batch_size):
+            batch = waiting[start : start + predictor.engine.batch_size]
             predictions = predictor.predict_batch([replace(upload, image=image) for _, image in batch])
             for (key, _), (prediction, _) in zip(batch, predictions, strict=True):
                 cached[key] = predictor.answer(prediction).probabilities[target]

@@ -95,7 +95,7 @@ def encode_split(engine: Engine, bundle: Bundle, samples: Sequence[Sample]) -> E
     parts = FeatureMaps[list[np.ndarray]]()
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
     with tqdm(total=len(samples), desc="feature maps", unit="picture", disable=None) as bar:
-        for images in prepared_batches(samples, size, engine.batch):
+        for images in prepared_batches(samples, size, engine.batch_size):
             maps = engine.encode(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()))
             for branch, branch_maps in maps.items():
                 parts.setdefault(branch, []).append(to_float16(branch_maps))

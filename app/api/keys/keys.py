@@ -63,11 +63,11 @@ class Keys:
 
     def find(self, presented: bytes) -> tuple[str, Key] | None:
         """The name and the key presented, compared with every one in the same time."""
-        digest, found = hashlib.sha256(presented).digest(), None
-        for known, name in self._digests:
-            if hmac.compare_digest(known, digest):
-                found = name
-        return None if found is None else (found, self._by_name[found])
+        digest, matched = hashlib.sha256(presented).digest(), None
+        for stored_digest, name in self._digests:
+            if hmac.compare_digest(stored_digest, digest):
+                matched = name
+        return None if matched is None else (matched, self._by_name[matched])
 
     def __contains__(self, name: object) -> bool:
         return name in self._by_name

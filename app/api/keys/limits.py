@@ -26,8 +26,8 @@ BURST_S = 10.0
 class LimitOutcome:
     """What the shared count says: too early by so much, or as many under way as may be, or in, with a lease or not."""
 
-    early_s: float = 0.0
-    full: bool = False
+    retry_after_s: float = 0.0
+    at_concurrency_limit: bool = False
     lease: str | None = None
 
 
@@ -35,11 +35,13 @@ class LimitOutcome:
 class SharedLimits(Protocol):
     """The count that replicas share."""
 
-    async def enter(self, name: str, emission_s: float, tolerance_s: float, concurrent: int | None) -> LimitOutcome:
+    async def acquire(
+        self, name: str, emission_interval_s: float, tolerance_s: float, concurrent: int | None
+    ) -> LimitOutcome:
         """Raises StoreUnavailable."""
         ...
 
-    async def leave(self, name: str, lease: str) -> None:
+    async def release(self, name: str, lease: str) -> None:
         """Raises StoreUnavailable."""
         ...
 
@@ -53,67 +55,67 @@ class Limiter:
         self._running: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def turn(self, name: str, key: Key) -> AsyncIterator[None]:
+    async def slot(self, name: str, key: Key) -> AsyncIterator[None]:
         """One request of a key. Raises TooManyRequests."""
-        self._enter_here(name, key)
+        self._acquire_local(name, key)
         lease = None
         try:
             try:
-                lease = await self._enter_shared(name, key)
+                lease = await self._acquire_shared(name, key)
             except TooManyRequests:
-                self._used_until[name] -= _rate(key)[0]  # or who waits as long as told would be refused here
+                self._used_until[name] -= _gcra_parameters(key)[0]  # or who waits as long as told would be refused here
                 raise
             yield
         finally:
             self._running[name] -= 1
             if lease is not None:
-                await self._leave_shared(name, lease)
+                await self._release_shared(name, lease)
 
-    def _enter_here(self, name: str, key: Key) -> None:
-        now, emission_s, tolerance_s = self._clock(), *_rate(key)
+    def _acquire_local(self, name: str, key: Key) -> None:
+        now, emission_interval_s, tolerance_s = self._clock(), *_gcra_parameters(key)
         used_until = max(self._used_until.get(name, now), now)
-        if emission_s and (early_s := used_until + emission_s - now - tolerance_s) > 1e-6:
-            raise _too_often(key, early_s)
+        if emission_interval_s and (retry_after_s := used_until + emission_interval_s - now - tolerance_s) > 1e-6:
+            raise _rate_limited(key, retry_after_s)
         if key.concurrent is not None and self._running[name] >= key.concurrent:
-            raise _too_many(key)
-        self._used_until[name] = used_until + emission_s
+            raise _concurrency_limited(key)
+        self._used_until[name] = used_until + emission_interval_s
         self._running[name] += 1
 
-    async def _enter_shared(self, name: str, key: Key) -> str | None:
+    async def _acquire_shared(self, name: str, key: Key) -> str | None:
         """The lease taken, if the key needs one and the count can be reached. Raises TooManyRequests."""
         if self._shared is None or (key.requests_per_minute is None and key.concurrent is None):
             return None
         try:
-            entered = await self._shared.enter(name, *_rate(key), key.concurrent)
+            outcome = await self._shared.acquire(name, *_gcra_parameters(key), key.concurrent)
         except StoreUnavailable:
             return None
-        if entered.early_s:
-            raise _too_often(key, entered.early_s)
-        if entered.full:
-            raise _too_many(key)
-        return entered.lease
+        if outcome.retry_after_s:
+            raise _rate_limited(key, outcome.retry_after_s)
+        if outcome.at_concurrency_limit:
+            raise _concurrency_limited(key)
+        return outcome.lease
 
-    async def _leave_shared(self, name: str, lease: str) -> None:
+    async def _release_shared(self, name: str, lease: str) -> None:
         assert self._shared is not None
         try:
-            await asyncio.shield(self._shared.leave(name, lease))
+            await asyncio.shield(self._shared.release(name, lease))
         except StoreUnavailable:
             return  # it ends by itself
 
 
-def _rate(key: Key) -> tuple[float, float]:
+def _gcra_parameters(key: Key) -> tuple[float, float]:
     """Seconds between requests, 0 without a limit, and how far ahead of that a key may be."""
     if key.requests_per_minute is None:
         return 0.0, 0.0
-    emission_s = 60 / key.requests_per_minute
-    return emission_s, max(emission_s, BURST_S)
+    emission_interval_s = 60 / key.requests_per_minute
+    return emission_interval_s, max(emission_interval_s, BURST_S)
 
 
-def _too_often(key: Key, early_s: float) -> TooManyRequests:
+def _rate_limited(key: Key, retry_after_s: float) -> TooManyRequests:
     return TooManyRequests(
-        f"This key may send {key.requests_per_minute:g} requests a minute", max(1, math.ceil(early_s))
+        f"This key may send {key.requests_per_minute:g} requests a minute", max(1, math.ceil(retry_after_s))
     )
 
 
-def _too_many(key: Key) -> TooManyRequests:
+def _concurrency_limited(key: Key) -> TooManyRequests:
     return TooManyRequests(f"This key may have {key.concurrent} requests under way at once", 1)

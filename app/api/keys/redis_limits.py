@@ -40,16 +40,18 @@ class RedisLimits:
     def __init__(self, shared: SharedRedis) -> None:
         self._shared, self._redis = shared, shared.client
 
-    async def enter(self, name: str, emission_s: float, tolerance_s: float, concurrent: int | None) -> LimitOutcome:
-        """See `SharedLimits.enter`."""
+    async def acquire(
+        self, name: str, emission_interval_s: float, tolerance_s: float, concurrent: int | None
+    ) -> LimitOutcome:
+        """See `SharedLimits.acquire`."""
         lease = secrets.token_hex(8)
-        arguments = map(str, (emission_s, tolerance_s, concurrent or 0, lease, _LEASE_S))
-        reached, early_ms = await self._shared.ask(lambda: self._redis.eval(_ENTER, 2, *_names(name), *arguments))
+        arguments = map(str, (emission_interval_s, tolerance_s, concurrent or 0, lease, _LEASE_S))
+        reached, early_ms = await self._shared.execute(lambda: self._redis.eval(_ENTER, 2, *_names(name), *arguments))
         return LimitOutcome(early_ms / 1e3 if reached == 1 else 0.0, reached == 2, lease if concurrent else None)
 
-    async def leave(self, name: str, lease: str) -> None:
-        """See `SharedLimits.leave`."""
-        await self._shared.ask(lambda: self._redis.zrem(_names(name)[1], lease))
+    async def release(self, name: str, lease: str) -> None:
+        """See `SharedLimits.release`."""
+        await self._shared.execute(lambda: self._redis.zrem(_names(name)[1], lease))
 
 
 def _names(name: str) -> tuple[str, str]:

@@ -13,8 +13,8 @@ from app.api.keys.limits import Limiter
 from app.api.middleware.admission import path_of
 from app.errors import Forbidden, FusionLensError, Unauthorized
 
-OPEN = {"/", "/health/live", "/health/ready", "/docs", "/openapi.json"}
-RIGHT_OF: dict[str, Right] = {"/metrics": "metrics", "/admin/reload": "admin"}
+PUBLIC_PATHS = {"/", "/health/live", "/health/ready", "/docs", "/openapi.json"}
+REQUIRED_RIGHT: dict[str, Right] = {"/metrics": "metrics", "/admin/reload": "admin"}
 
 
 class Authenticator:
@@ -31,18 +31,18 @@ class Authenticator:
 
     def identify(self, path: str, presented: bytes | None) -> tuple[str, Key] | None:
         """Whose request this is: None where no key is needed. Raises Unauthorized and Forbidden."""
-        if path in OPEN or path.startswith("/web/"):
+        if path in PUBLIC_PATHS or path.startswith("/web/"):
             return None
-        right = RIGHT_OF.get(path, "predict")
+        right = REQUIRED_RIGHT.get(path, "predict")
         if self._keys is None:
             if right == "admin":
                 raise Forbidden("This service has no keys, so nobody has this right: send its process SIGHUP instead.")
             return None
         if presented is None:
             raise Unauthorized("This needs a key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
-        if (found := self._keys.find(presented)) is None:
+        if (owner := self._keys.find(presented)) is None:
             raise Unauthorized("This key is not known here: it is wrong, or it was withdrawn.")
-        name, key = found
+        name, key = owner
         if right not in key.rights:
             raise Forbidden(f"The key {name!r} has no right to this: it would take {right!r}.")
         return name, key
@@ -52,7 +52,7 @@ class AccessMiddleware:
     """ASGI middleware: refuses what the authenticator does not let in, and tells the rest whose request it is."""
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
-        self._app, self._doorkeeper = app, authenticator
+        self._app, self._authenticator = app, authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -60,12 +60,12 @@ class AccessMiddleware:
             await self._app(scope, receive, send)
             return
         try:
-            found = self._doorkeeper.identify(path_of(scope), _presented(scope))
-            if found is None:
+            owner = self._authenticator.identify(path_of(scope), _presented_key(scope))
+            if owner is None:
                 await self._app(scope, receive, send)
                 return
-            scope["state"]["owner"] = found[0]
-            async with self._doorkeeper.limiter.turn(*found):
+            scope["state"]["owner"] = owner[0]
+            async with self._authenticator.limiter.slot(*owner):
                 await self._app(scope, receive, send)
         except FusionLensError as error:  # from here alone: the application answers its own
             response = problems.response_to(Request(scope), error)
@@ -75,7 +75,7 @@ class AccessMiddleware:
             await response(scope, receive, send)
 
 
-def _presented(scope: Scope) -> bytes | None:
+def _presented_key(scope: Scope) -> bytes | None:
     presented = None
     for name, value in scope["headers"]:
         if name == b"x-api-key":

@@ -32,7 +32,7 @@ class TelemetryMiddleware:
         state["request_id"], state["owner"], state["problem"], state["route"] = _request_id(scope), "", None, None
         began, status = time.perf_counter(), 500  # what the application fails on is answered further out
 
-        async def sending(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -44,13 +44,13 @@ class TelemetryMiddleware:
 
         self._metrics.in_progress.inc()
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send_with_headers)
         finally:
             self._metrics.in_progress.dec()
             self._record(scope, status, time.perf_counter() - began)
 
     def _record(self, scope: Scope, status: int, spent_s: float) -> None:
-        state, route = scope["state"], _template(scope)
+        state, route = scope["state"], _route_template(scope)
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.request_s.labels(route).observe(spent_s)
@@ -76,7 +76,7 @@ def _request_id(scope: Scope) -> str:
     return secrets.token_hex(16)
 
 
-def _template(scope: Scope) -> str:
+def _route_template(scope: Scope) -> str:
     """The route, never the path: what clients make up must not become series."""
     path = getattr(scope.get("route"), "path", None) or scope["state"]["route"]
     return str(path) if path else "none"

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from app import __version__, errors
-from app.api.dependencies import TheOwner, TheRegistry, TheService, UploadedPicture, cancel_on_disconnect
+from app.api.dependencies import OwnerDep, RegistryDep, ServiceDep, UploadedPicture, cancel_on_disconnect
 from app.api.encoding import encode
-from app.api.problems import documented
+from app.api.problems import error_responses
 from app.api.queries import (
     AttentionQuery,
     ExplainQuery,
@@ -27,7 +27,7 @@ from app.api.routes.predictions import NOT_MODIFIED, UPLOAD_ERRORS
 from app.api.schemas import ExplanationAnswer
 from app.api.uploads import OPENAPI_BODY
 from app.predicting.prediction import Prediction
-from app.predicting.request import Accepted
+from app.predicting.request import AcceptedRequest
 from app.serving.registry import ModelRegistry
 from app.serving.service import Service
 
@@ -55,126 +55,126 @@ CONTENT: dict[int | str, dict[str, Any]] = {
 PARAMETER_ERRORS = (errors.BadParameter, errors.NotOffered, errors.Overloaded, errors.DeadlineExceeded)
 STORED_ERRORS = (errors.UnknownPrediction, errors.ModelGone, errors.StoreUnavailable, *PARAMETER_ERRORS)
 # A graph may be read when it is first needed.
-LATE_ERRORS = (errors.BundleError, errors.EngineError)
+GRAPH_ERRORS = (errors.BundleError, errors.EngineError)
 
 
 @router.get(
     "/explain",
     summary="Explanation of a stored prediction",
     response_class=Response,
-    responses=documented(*STORED_ERRORS) | CONTENT | NOT_MODIFIED,
+    responses=error_responses(*STORED_ERRORS) | CONTENT | NOT_MODIFIED,
 )
 async def stored_explanation(
-    models: TheRegistry, owner: TheOwner, query: Annotated[StoredExplainQuery, Query()], request: Request
+    models: RegistryDep, owner: OwnerDep, query: Annotated[StoredExplainQuery, Query()], request: Request
 ) -> Response:
     """What speaks for a class in a picture that was predicted before: no second pass through the backbones.
 
     The method is the most faithful one as measured, unless another is named. Fine detail takes eight more passes.
     """
-    return await _of_stored(models, owner, query, request)
+    return await _explain_stored(models, owner, query, request)
 
 
 @router.get(
     "/gradcam",
     summary="Grad-CAM of a stored prediction",
     response_class=Response,
-    responses=documented(*STORED_ERRORS) | CONTENT | NOT_MODIFIED,
+    responses=error_responses(*STORED_ERRORS) | CONTENT | NOT_MODIFIED,
 )
 async def stored_gradcam(
-    models: TheRegistry, owner: TheOwner, query: Annotated[StoredGradcamQuery, Query()], request: Request
+    models: RegistryDep, owner: OwnerDep, query: Annotated[StoredGradcamQuery, Query()], request: Request
 ) -> Response:
     """The same as `/explain`, with Grad-CAM as the method unless another is named."""
-    return await _of_stored(models, owner, query, request)
+    return await _explain_stored(models, owner, query, request)
 
 
 @router.get(
     "/attention",
     summary="Attention of a stored prediction",
     response_class=Response,
-    responses=documented(*STORED_ERRORS, *LATE_ERRORS) | CONTENT | NOT_MODIFIED,
+    responses=error_responses(*STORED_ERRORS, *GRAPH_ERRORS) | CONTENT | NOT_MODIFIED,
 )
 async def stored_attention(
-    models: TheRegistry, owner: TheOwner, query: Annotated[StoredAttentionQuery, Query()], request: Request
+    models: RegistryDep, owner: OwnerDep, query: Annotated[StoredAttentionQuery, Query()], request: Request
 ) -> Response:
     """Where the Swin's tokens look, in a picture that was predicted before."""
-    return await _of_stored(models, owner, query, request)
+    return await _explain_stored(models, owner, query, request)
 
 
 @router.get(
     "/tokens",
     summary="Swin tokens of a stored prediction",
     response_class=Response,
-    responses=documented(*STORED_ERRORS, *LATE_ERRORS) | CONTENT | NOT_MODIFIED,
+    responses=error_responses(*STORED_ERRORS, *GRAPH_ERRORS) | CONTENT | NOT_MODIFIED,
 )
 async def stored_tokens(
-    models: TheRegistry, owner: TheOwner, query: Annotated[StoredTokensQuery, Query()], request: Request
+    models: RegistryDep, owner: OwnerDep, query: Annotated[StoredTokensQuery, Query()], request: Request
 ) -> Response:
     """How much the Swin's tokens matter at one of its stages, in a picture that was predicted before."""
-    return await _of_stored(models, owner, query, request)
+    return await _explain_stored(models, owner, query, request)
 
 
 @router.post(
     "/explain",
     summary="Explanation of a picture",
     response_class=Response,
-    responses=documented(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
+    responses=error_responses(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
     openapi_extra=OPENAPI_BODY,
 )
 async def explanation(
-    service: TheService, query: Annotated[ExplainQuery, Query()], picture: UploadedPicture, request: Request
+    service: ServiceDep, query: Annotated[ExplainQuery, Query()], picture: UploadedPicture, request: Request
 ) -> Response:
     """What speaks for a class in the picture sent along. Nothing is kept.
 
     The method is the most faithful one as measured, unless another is named.
     """
-    return await _of_upload(service, query, picture, request)
+    return await _explain_upload(service, query, picture, request)
 
 
 @router.post(
     "/gradcam",
     summary="Grad-CAM of a picture",
     response_class=Response,
-    responses=documented(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
+    responses=error_responses(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
     openapi_extra=OPENAPI_BODY,
 )
 async def gradcam(
-    service: TheService, query: Annotated[GradcamQuery, Query()], picture: UploadedPicture, request: Request
+    service: ServiceDep, query: Annotated[GradcamQuery, Query()], picture: UploadedPicture, request: Request
 ) -> Response:
     """The same as `/explain`, with Grad-CAM as the method unless another is named. Nothing is kept."""
-    return await _of_upload(service, query, picture, request)
+    return await _explain_upload(service, query, picture, request)
 
 
 @router.post(
     "/attention",
     summary="Attention of a picture",
     response_class=Response,
-    responses=documented(*UPLOAD_ERRORS, *PARAMETER_ERRORS, *LATE_ERRORS) | CONTENT,
+    responses=error_responses(*UPLOAD_ERRORS, *PARAMETER_ERRORS, *GRAPH_ERRORS) | CONTENT,
     openapi_extra=OPENAPI_BODY,
 )
 async def attention(
-    service: TheService, query: Annotated[AttentionQuery, Query()], picture: UploadedPicture, request: Request
+    service: ServiceDep, query: Annotated[AttentionQuery, Query()], picture: UploadedPicture, request: Request
 ) -> Response:
     """Where the Swin's tokens look, in the picture sent along. Nothing is kept."""
-    return await _of_upload(service, query, picture, request)
+    return await _explain_upload(service, query, picture, request)
 
 
 @router.post(
     "/tokens",
     summary="Swin tokens of a picture",
     response_class=Response,
-    responses=documented(*UPLOAD_ERRORS, *PARAMETER_ERRORS, *LATE_ERRORS) | CONTENT,
+    responses=error_responses(*UPLOAD_ERRORS, *PARAMETER_ERRORS, *GRAPH_ERRORS) | CONTENT,
     openapi_extra=OPENAPI_BODY,
 )
 async def tokens(
-    service: TheService, query: Annotated[TokensQuery, Query()], picture: UploadedPicture, request: Request
+    service: ServiceDep, query: Annotated[TokensQuery, Query()], picture: UploadedPicture, request: Request
 ) -> Response:
     """How much the Swin's tokens matter at one of its stages, in the picture sent along. Nothing is kept."""
-    return await _of_upload(service, query, picture, request)
+    return await _explain_upload(service, query, picture, request)
 
 
-async def _of_stored(models: ModelRegistry, owner: str, query: StoredQuery, request: Request) -> Response:
+async def _explain_stored(models: ModelRegistry, owner: str, query: StoredQuery, request: Request) -> Response:
     prediction = await models.store.get(query.prediction_id, owner)
-    service = models.of(prediction.bundle_sha256)
+    service = models.service_of(prediction.bundle_sha256)
     caching = {"ETag": _etag(query, prediction.bundle_sha256), "Cache-Control": "private, no-cache"}
     if caching["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=caching)
@@ -185,7 +185,7 @@ async def _of_stored(models: ModelRegistry, owner: str, query: StoredQuery, requ
         return Response(body, headers=headers)
     query.style()  # a mistake is said before anything is computed
     accepted = service.predictor.accept(query.request())
-    explained = _explained(service, prediction, accepted, query, service.deadline())
+    explained = _explain(service, prediction, accepted, query, service.deadline())
     response = await cancel_on_disconnect(request, explained)
     response.headers.update(caching)
     answer = (bytes(response.body), dict(response.headers))
@@ -193,19 +193,19 @@ async def _of_stored(models: ModelRegistry, owner: str, query: StoredQuery, requ
     return response
 
 
-async def _of_upload(service: Service, query: ExplanationQuery, picture: bytes, request: Request) -> Response:
+async def _explain_upload(service: Service, query: ExplanationQuery, picture: bytes, request: Request) -> Response:
     query.style()  # a mistake is said before anything is computed
     accepted, deadline = service.predictor.accept(query.request()), service.deadline()
 
-    async def predicted_and_explained() -> Response:
-        predicted = await service.predict(picture, deadline, explained=accepted.request.starts_at_answer)
-        return await _explained(service, predicted.prediction, accepted, query, deadline)
+    async def predict_and_explain() -> Response:
+        predicted = await service.predict(picture, deadline, with_gradient=accepted.request.needs_answer_gradient)
+        return await _explain(service, predicted.prediction, accepted, query, deadline)
 
-    return await cancel_on_disconnect(request, predicted_and_explained())
+    return await cancel_on_disconnect(request, predict_and_explain())
 
 
-async def _explained(
-    service: Service, prediction: Prediction, accepted: Accepted, query: ExplanationQuery, deadline: float
+async def _explain(
+    service: Service, prediction: Prediction, accepted: AcceptedRequest, query: ExplanationQuery, deadline: float
 ) -> Response:
     encoding = partial(encode, service.predictor, prediction, query)
     return await service.explain(prediction, accepted, encoding, deadline)

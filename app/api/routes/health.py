@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from app import errors
-from app.api.dependencies import TheRegistry
-from app.api.problems import documented
+from app.api.dependencies import RegistryDep
+from app.api.problems import error_responses
 from app.api.schemas import Health
 from app.serving.lifecycle import Lifecycle
 from app.serving.registry import ModelRegistry
@@ -23,9 +23,9 @@ async def live() -> Health:
 @router.get(
     "/ready",
     summary="Does it take new clients?",
-    responses=documented(errors.NotReady, errors.StoreUnavailable),
+    responses=error_responses(errors.NotReady, errors.StoreUnavailable),
 )
-async def ready(models: TheRegistry, request: Request) -> Health:
+async def ready(models: RegistryDep, request: Request) -> Health:
     """The bundle is verified and has answered a warm-up prediction, and the store was reached.
 
     A store that is lost later does not change that, since predictions go on. What changes it is the order to stop.

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app import errors
-from app.api.dependencies import TheRegistry
+from app.api.dependencies import RegistryDep
 from app.api.middleware.access import Authenticator
-from app.api.problems import documented
+from app.api.problems import error_responses
 from app.api.routes.health import check_ready
 from app.api.routes.predictions import model_version
 from app.api.schemas import Reloaded
@@ -26,10 +26,10 @@ metrics_router, admin_router = APIRouter(tags=["operation"]), APIRouter(tags=["o
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(models: TheRegistry, request: Request) -> Response:
+async def metrics(models: RegistryDep, request: Request) -> Response:
     """What Prometheus scrapes. Where keys are set, it takes one with the right `metrics`."""
     metrics_now = models.current.metrics
-    waiting = [service.waiting for service in models.loaded]
+    waiting = [service.waiting for service in models.services]
     for queue in waiting[0]:
         metrics_now.queue_length.labels(queue).set(sum(of_service[queue] for of_service in waiting))
     if (usage := await models.store.usage()) is not None:
@@ -43,8 +43,8 @@ async def metrics(models: TheRegistry, request: Request) -> Response:
     return Response(generate_latest(metrics_now.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@admin_router.post("/reload", summary="Load the bundle anew", responses=documented(errors.ReloadRefused))
-async def reload(models: TheRegistry, request: Request) -> Reloaded:
+@admin_router.post("/reload", summary="Load the bundle anew", responses=error_responses(errors.ReloadRefused))
+async def reload(models: RegistryDep, request: Request) -> Reloaded:
     """Read the file of keys and the bundle's folder again. It takes a key with the right `admin`.
 
     A new bundle is verified and warmed up beside the old one, which answers until then; requests under way finish on

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from app import errors
-from app.api.dependencies import TheOwner, TheRegistry, TheService, UploadedPicture, cancel_on_disconnect
-from app.api.problems import documented
+from app.api.dependencies import OwnerDep, RegistryDep, ServiceDep, UploadedPicture, cancel_on_disconnect
+from app.api.problems import error_responses
 from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer
 from app.api.uploads import OPENAPI_BODY
 from app.predicting.predictor import Predictor
@@ -35,9 +35,11 @@ UPLOAD_ERRORS = (
 PredictionId = Annotated[str, Path(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])]
 
 
-@router.post("/predict", summary="Classify a picture", responses=documented(*UPLOAD_ERRORS), openapi_extra=OPENAPI_BODY)
+@router.post(
+    "/predict", summary="Classify a picture", responses=error_responses(*UPLOAD_ERRORS), openapi_extra=OPENAPI_BODY
+)
 async def predict(
-    service: TheService, owner: TheOwner, picture: UploadedPicture, request: Request, response: Response
+    service: ServiceDep, owner: OwnerDep, picture: UploadedPicture, request: Request, response: Response
 ) -> PredictionAnswer:
     """Classify one picture. The answer can be explained by its `prediction_id` until it expires.
 
@@ -86,8 +88,8 @@ def _links(predictor: Predictor, receipt: Receipt | None) -> Links:
         picture=f"/predictions/{receipt.prediction_id}/picture",
         explain=f"/explain{query}",
         gradcam=f"/gradcam{query}",
-        attention=f"/attention{query}" if predictor.offer.has_attention else None,
-        tokens=f"/tokens{query}" if predictor.offer.token_stages else None,
+        attention=f"/attention{query}" if predictor.capabilities.has_attention else None,
+        tokens=f"/tokens{query}" if predictor.capabilities.token_stages else None,
     )
 
 
@@ -95,11 +97,11 @@ def _links(predictor: Predictor, receipt: Receipt | None) -> Links:
     "/predictions/{prediction_id}/picture",
     summary="The picture of a prediction",
     response_class=Response,
-    responses=documented(errors.UnknownPrediction, errors.ModelGone, errors.StoreUnavailable)
+    responses=error_responses(errors.UnknownPrediction, errors.ModelGone, errors.StoreUnavailable)
     | {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}}
     | NOT_MODIFIED,
 )
-async def picture(models: TheRegistry, owner: TheOwner, prediction_id: PredictionId, request: Request) -> Response:
+async def picture(models: RegistryDep, owner: OwnerDep, prediction_id: PredictionId, request: Request) -> Response:
     """The upright picture that overlays are drawn on, bare, as JPEG, until the prediction expires."""
     prediction = await models.store.get(prediction_id, owner)
     caching = {"ETag": '"preview"', "Cache-Control": "private, no-cache"}  # it never changes
@@ -113,9 +115,9 @@ async def picture(models: TheRegistry, owner: TheOwner, prediction_id: Predictio
     summary="Forget a prediction",
     status_code=204,
     response_description="It is forgotten.",
-    responses=documented(errors.UnknownPrediction, errors.StoreUnavailable),
+    responses=error_responses(errors.UnknownPrediction, errors.StoreUnavailable),
 )
-async def forget(models: TheRegistry, owner: TheOwner, prediction_id: PredictionId) -> None:
+async def forget(models: RegistryDep, owner: OwnerDep, prediction_id: PredictionId) -> None:
     """Forget a prediction now: its maps and its preview are gone, and its id is unknown from here on."""
     await models.forget(prediction_id, owner)
 

@@ -46,10 +46,10 @@ class MemoryStore:
     async def get(self, prediction_id: str, owner: str) -> Prediction:
         """See `PredictionStore.get`."""
         self._drop_expired()
-        _, stored_for, prediction = self._entries.get(prediction_id, (0.0, None, None))
-        found = prediction is not None and stored_for == owner
-        self._metrics.store_reads.labels("hit" if found else "miss").inc()
-        if prediction is None or not found:
+        _, stored_owner, prediction = self._entries.get(prediction_id, (0.0, None, None))
+        is_hit = prediction is not None and stored_owner == owner
+        self._metrics.store_reads.labels("hit" if is_hit else "miss").inc()
+        if prediction is None or not is_hit:
             raise unknown_prediction()
         self._entries.move_to_end(prediction_id)
         return prediction

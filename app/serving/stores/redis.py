@@ -27,7 +27,7 @@ from app.telemetry.metrics import Metrics
 
 FORMAT = b"FLP2"
 _PREFIX = "fusionlens:prediction:"
-_MAC_BYTES = hashlib.sha256().digest_size
+_MAC_START, _MAC_END = len(FORMAT), len(FORMAT) + hashlib.sha256().digest_size
 logger = logging.getLogger("fusionlens.store")
 
 
@@ -43,13 +43,13 @@ class RedisStore:
     async def put(self, prediction: Prediction, owner: str) -> Receipt:
         """See `PredictionStore.put`."""
         receipt = new_receipt(self._ttl_s)
-        entry = seal(self._secret, receipt.prediction_id, to_bytes(prediction, owner))
+        entry = sign(self._secret, receipt.prediction_id, to_bytes(prediction, owner))
         if len(entry) > self._max_entry_bytes:
             self._metrics.store_writes.labels("too_large").inc()
             raise EntryTooLarge(f"it takes {len(entry):,} bytes, more than the {self._max_entry_bytes:,} that are kept")
         key, ttl_ms = _PREFIX + receipt.prediction_id, max(1, round(self._ttl_s * 1e3))
         try:
-            await self._shared.ask(lambda: self._redis.set(key, entry, px=ttl_ms))
+            await self._shared.execute(lambda: self._redis.set(key, entry, px=ttl_ms))
         except StoreUnavailable:
             self._metrics.store_writes.labels("failed").inc()
             raise
@@ -61,18 +61,18 @@ class RedisStore:
         outcome = "failed"
         try:
             # No more than an entry may have: whoever can write to Redis cannot fill this process's memory.
-            key, most = _PREFIX + prediction_id, self._max_entry_bytes
-            entry = await self._shared.ask(lambda: self._redis.getrange(key, 0, most))
+            key, max_bytes = _PREFIX + prediction_id, self._max_entry_bytes
+            entry = await self._shared.execute(lambda: self._redis.getrange(key, 0, max_bytes))
             if not entry:
                 outcome = "miss"
                 raise unknown_prediction()
             outcome = "forged"
-            stored_format, payload = unseal(self._secret, prediction_id, cast(bytes, entry))
+            stored_format, payload = verify(self._secret, prediction_id, cast(bytes, entry))
             outcome = "miss"
             if stored_format != FORMAT:
                 raise ModelGone("Another version of this service made this prediction: send the picture again.")
-            prediction, stored_for = from_bytes(payload)
-            if stored_for != owner:
+            prediction, stored_owner = from_bytes(payload)
+            if stored_owner != owner:
                 raise unknown_prediction()
             outcome = "hit"
             return prediction
@@ -82,18 +82,18 @@ class RedisStore:
     async def forget(self, prediction_id: str, owner: str) -> None:
         """See `PredictionStore.forget`."""
         await self.get(prediction_id, owner)
-        await self._shared.ask(lambda: self._redis.delete(_PREFIX + prediction_id))
+        await self._shared.execute(lambda: self._redis.delete(_PREFIX + prediction_id))
 
     async def check(self) -> None:
         """See `PredictionStore.check`."""
         if not self._shared.reached:
-            await self._shared.ask(self._redis.ping)
+            await self._shared.execute(self._redis.ping)
 
     async def usage(self) -> Usage | None:
         """See `PredictionStore.usage`: of the whole database, which all replicas share."""
         try:
-            entries = await self._shared.ask(self._redis.dbsize)
-            memory = await self._shared.ask(lambda: self._redis.info("memory"))
+            entries = await self._shared.execute(self._redis.dbsize)
+            memory = await self._shared.execute(lambda: self._redis.info("memory"))
         except StoreUnavailable:
             return None
         return Usage(int(entries), int(memory["used_memory"]))
@@ -103,15 +103,14 @@ class RedisStore:
         await self._shared.close()
 
 
-def seal(secret: bytes, prediction_id: str, payload: bytes) -> bytes:
+def sign(secret: bytes, prediction_id: str, payload: bytes) -> bytes:
     """An entry: format, HMAC, payload."""
     return FORMAT + _mac(secret, FORMAT, prediction_id, payload) + payload
 
 
-def unseal(secret: bytes, prediction_id: str, entry: bytes) -> tuple[bytes, bytes]:
+def verify(secret: bytes, prediction_id: str, entry: bytes) -> tuple[bytes, bytes]:
     """The format and the payload of an entry. Raises StoreUnavailable if it is not as this service wrote it."""
-    ends = len(FORMAT), len(FORMAT) + _MAC_BYTES
-    stored_format, mac, payload = entry[: ends[0]], entry[ends[0] : ends[1]], entry[ends[1] :]
+    stored_format, mac, payload = entry[:_MAC_START], entry[_MAC_START:_MAC_END], entry[_MAC_END:]
     if not hmac.compare_digest(mac, _mac(secret, stored_format, prediction_id, payload)):
         logger.error("An entry in Redis was not written by this service, or with another redis_secret; it is not read.")
         raise StoreUnavailable("What is stored under this id cannot be trusted. Send the picture to /predict again.")
@@ -138,8 +137,8 @@ def to_bytes(prediction: Prediction, owner: str) -> bytes:
         "frame": asdict(upload.frame),
     }
     arrays = {"logits": prediction.logits, "image": upload.image}
-    arrays |= {f"maps.{branch}": present for branch, present in prediction.maps.items()}
-    arrays |= {f"gradient.{branch}": present for branch, present in (prediction.gradient or {}).items()}
+    arrays |= {f"maps.{branch}": values for branch, values in prediction.maps.items()}
+    arrays |= {f"gradient.{branch}": values for branch, values in (prediction.gradient or {}).items()}
     arrays["preview_jpeg"] = np.frombuffer(upload.preview_jpeg, np.uint8)
     arrays["record"] = np.frombuffer(json.dumps(record).encode(), np.uint8)
     return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})

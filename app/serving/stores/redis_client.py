@@ -47,19 +47,19 @@ class SharedRedis:
         self.reached, self._pause_until = False, 0.0
         self._running: set[asyncio.Future[Any]] = set()
 
-    async def ask(self, command: Callable[[], Awaitable[T]]) -> T:
+    async def execute(self, command: Callable[[], Awaitable[T]]) -> T:
         """What Redis answers. Raises StoreUnavailable."""
         if time.monotonic() < self._pause_until:
             raise _unavailable()
         running = asyncio.ensure_future(command())
         self._running.add(running)
-        running.add_done_callback(self._ended)
+        running.add_done_callback(self._record_outcome)
         try:
             return await asyncio.shield(running)
         except RedisError as error:
             raise _unavailable() from error
 
-    def _ended(self, running: asyncio.Future[Any]) -> None:
+    def _record_outcome(self, running: asyncio.Future[Any]) -> None:
         self._running.discard(running)
         if running.cancelled():
             return

@@ -42,8 +42,8 @@ class Erring:
     factor: float = OFF
     name: str = "erring"
     version: str = "1"
-    passes: int = 1
-    batch: int = 1
+    concurrency: int = 1
+    batch_size: int = 1
 
     token_stages: tuple[int, ...] = (16, 8, 4)
 

@@ -1,4 +1,4 @@
-"""`fusionlens predict` with overlays: Grad-CAM by any method, branch and fusion, attention and Swin tokens."""
+"""`fusionlens predict` with overlays: heatmaps by any method, branch and fusion, attention and Swin tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def picture(tmp_path: Path) -> Path:
 def overlay(picture: Path, bundle: Path, *options: str) -> bytes:
     """The file that the command writes with these options."""
     out = picture.with_name("overlay.png")
-    assert main(["predict", str(picture), "--bundle", str(bundle), "--gradcam", str(out), *options]) == 0
+    assert main(["predict", str(picture), "--bundle", str(bundle), "--explain", str(out), *options]) == 0
     return out.read_bytes()
 
 
@@ -49,6 +49,14 @@ def test_each_option_changes_the_overlay_and_defaults_are_what_the_help_says(pic
         )
     ]
     assert len({by_default, *others}) == 1 + len(others)
+
+
+def test_gradcam_is_the_same_with_its_own_method_and_goes_to_its_own_file(picture: Path, bundle: Path) -> None:
+    gradcam = picture.with_name("gradcam.png")
+    explained = overlay(picture, bundle, "--gradcam", str(gradcam))
+    assert gradcam.read_bytes() == overlay(picture, bundle, "--method", "gradcam") != explained
+    same_file = ["--explain", str(gradcam), "--gradcam", str(gradcam)]
+    assert main(["predict", str(picture), "--bundle", str(bundle), *same_file]) == 1
 
 
 def test_how_the_overlay_is_to_be_read_is_said_beside_the_answer(
@@ -70,7 +78,7 @@ def test_options_of_the_overlay_are_refused_without_one(
 ) -> None:
     assert main(["predict", str(picture), "--bundle", str(bundle), option]) == 1
     assert capsys.readouterr().err == (
-        f"fusionlens: {option.partition('=')[0]} says what the overlay shows: give --gradcam OUT.png too.\n"
+        f"fusionlens: {option.partition('=')[0]} says what the overlay shows: give --explain OUT.png too.\n"
     )
 
 
