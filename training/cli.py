@@ -145,9 +145,7 @@ def _add_explanations(commands: Any) -> None:
         example,
     )
     _add_evaluated(command, "explanations.json and explanations.html")
-    pictures_help = (
-        f"size of the random sample; a picture takes half a minute on two cores (default {HEATMAP_PICTURES})"
-    )
+    pictures_help = f"size of the random sample, at half a minute per picture on two cores (default {HEATMAP_PICTURES})"
     command.add_argument("--pictures", type=int, default=HEATMAP_PICTURES, help=pictures_help)
 
     example = "localisation bundles/mine data/skin"

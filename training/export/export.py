@@ -53,7 +53,7 @@ from training.recipe.config import Recipe, StrictModel
 from training.runs.run import read_run
 
 CHECKED_PICTURES = 25  # number of pictures on which a new bundle is compared with its model
-MAX_LOGIT_ERROR = 1e-4  # more than rounding: the bundle would be wrong
+MAX_LOGIT_ERROR = 1e-4  # largest difference of a logit that rounding explains
 
 
 class ExportError(ValueError):

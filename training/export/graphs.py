@@ -171,11 +171,18 @@ def _check_tokens(
 def _check_head(expected: HeadResult, actual: HeadResult, tolerance: float) -> None:
     _check_close("the head's logits", actual.logits, expected.logits, tolerance)
     for branch, gradient in expected.gradients.items():
-        _check_close(f"the head's gradient by the {branch} map", actual.gradients[branch], gradient, tolerance)
+        _check_close(
+            f"the head's gradient with respect to the {branch} map", actual.gradients[branch], gradient, tolerance
+        )
     if expected.attention is not None and expected.attention_gradient is not None:
         assert actual.attention is not None and actual.attention_gradient is not None
         _check_close("the head's attention", actual.attention, expected.attention, tolerance)
-        _check_close("the gradient by the attention", actual.attention_gradient, expected.attention_gradient, tolerance)
+        _check_close(
+            "the head's gradient with respect to the attention",
+            actual.attention_gradient,
+            expected.attention_gradient,
+            tolerance,
+        )
 
 
 def _targets(pictures: int, classes: int) -> Iterator[Float[np.ndarray, "b k"]]:

@@ -30,7 +30,13 @@ from training.data.draw import draw_dataset
 from training.export.graphs import GraphError, _check_exact, _check_stored, write_graphs
 
 OFF = 1.001
-HEAD_OUTPUTS = ("logits", "attention", "cnn_gradient", "swin_gradient", "attention_gradient")
+HEAD_OUTPUTS = {
+    "logits": "the head's logits",
+    "attention": "the head's attention",
+    "cnn_gradient": "the head's gradient with respect to the cnn map",
+    "swin_gradient": "the head's gradient with respect to the swin map",
+    "attention_gradient": "the head's gradient with respect to the attention",
+}
 
 
 @dataclass
@@ -58,18 +64,22 @@ class Erring:
         result = self.right.explain(maps, target)
         if self.output not in HEAD_OUTPUTS:
             return result
-        return replace(result, **{self.output: getattr(result, self.output) * np.float32(self.factor)})
+        factor, branch = np.float32(self.factor), self.output.removesuffix("_gradient")
+        if branch in result.gradients:
+            gradients = {name: g * (factor if name == branch else 1) for name, g in result.gradients.items()}
+            return replace(result, gradients=FeatureMaps(gradients))
+        return replace(result, **{self.output: getattr(result, self.output) * factor})
 
     def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
         return self.right.answer(maps, bias)
 
     def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
-        found = self.right.tokens(image, swin_gradient)
+        right = self.right.tokens(image, swin_gradient)
         factors = {
-            height: np.float32(self.factor if self.output == f"tokens_{height}" else 1) for height in found.saliency
+            height: np.float32(self.factor if self.output == f"tokens_{height}" else 1) for height in right.saliency
         }
-        attention = found.attention * np.float32(self.factor if self.output == "swin_attention" else 1)
-        return TokenResult({height: found.saliency[height] * factor for height, factor in factors.items()}, attention)
+        attention = right.attention * np.float32(self.factor if self.output == "swin_attention" else 1)
+        return TokenResult({height: right.saliency[height] * factor for height, factor in factors.items()}, attention)
 
 
 @pytest.fixture
@@ -81,7 +91,7 @@ def main_case(case_of: Callable[[str], Case]) -> Case:
     ("output", "named"),
     [
         *((branch, f"the trunk's {branch} map") for branch in ("cnn", "swin")),
-        *((output, f"the head's {output}") for output in HEAD_OUTPUTS),
+        *HEAD_OUTPUTS.items(),
         ("classified", "the head's logits without gradients"),
         ("tokens_16", "the saliency of 16 rows of tokens"),
         ("swin_attention", "the Swin's attention"),
