@@ -1,4 +1,4 @@
-"""The command fusionlens-train, also python -m training: where training is not installed, what to install."""
+"""The command `fusionlens-train`, also `python -m training`. It says what to install if training is not installed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sys
 
 
 def main(arguments: list[str] | None = None, program: str = "fusionlens-train") -> int:
-    """Run one command and return the exit status: 0, or 1 with a sentence on standard error.
+    """Run one command, and return its exit status: 0, or 1 with a sentence on standard error.
 
-    `program` is the command as it was called, for its usage.
+    `program` is the name of the command in its usage.
     """
     try:
         from training.cli import main as run

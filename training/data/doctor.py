@@ -1,4 +1,4 @@
-"""What is wrong with a data set before anyone trains on it: findings to act on, and plain facts beside them."""
+"""Checks of a data set before training: findings that call for action, and facts for information."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SHOWN_FINDINGS, _SHOWN_PATHS = 5, 4
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to put right, or to know the reason of: a sentence, and the pictures that it is about."""
+    """A problem to fix or to explain: its kind, a sentence, and the pictures that it concerns."""
 
     kind: Kind
     sentence: str
@@ -37,14 +37,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What was found in the data in the folder `root`. Facts call for nothing."""
+    """The findings and the facts about the data in the folder `root`. Facts need no action."""
 
     root: Path
     facts: tuple[str, ...]
     findings: tuple[Finding, ...]
 
     def text(self) -> str:
-        """The report as lines for a terminal. Long lists are cut, and say so."""
+        """Format the report for a terminal. Long lists are shortened, and say how much is left out."""
         lines = [*self.facts, ""]
         for kind, count in Counter(finding.kind for finding in self.findings).items():
             for finding in [finding for finding in self.findings if finding.kind == kind][:_SHOWN_FINDINGS]:
@@ -60,7 +60,7 @@ class DataReport:
 
 @dataclass(frozen=True)
 class _InspectedPicture:
-    """A picture that can be read, as it was seen."""
+    """A readable picture: its size, its colour mode, the decoder's notes and its fingerprint."""
 
     sample: Sample
     size: tuple[int, int]  # width, height
@@ -70,10 +70,10 @@ class _InspectedPicture:
 
 
 def examine(root: Path, input_side_px: int = 224) -> DataReport:
-    """Read every picture of `root`, as `read_samples` finds them, and report on them.
+    """Read every picture of the data set `root` (see `read_samples`), and report on the data.
 
-    Pictures whose shorter side is below `input_side_px` are a finding. Near duplicates within a group are none, where
-    they agree in label and split. Raises DataError for data that cannot be used at all.
+    Pictures whose shorter side is below `input_side_px` are a finding. Near duplicates within one group that agree in
+    label and split are expected, and no finding. Raises DataError for data that cannot be used at all.
     """
     samples = read_samples(root)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -94,7 +94,7 @@ def examine(root: Path, input_side_px: int = 224) -> DataReport:
 
 
 def _inspect(sample: Sample) -> _InspectedPicture | str:
-    """The picture as serving would see it, or why it would refuse it."""
+    """Decode the picture as the service does. Returns the service's reason if it would refuse the file."""
     try:
         data = sample.path.read_bytes()
         picture = decode(data, Limits())
@@ -109,7 +109,7 @@ def _inspect(sample: Sample) -> _InspectedPicture | str:
 
 
 def _findings_by_sentence(kind: Kind, cases: Iterable[tuple[str, Path]]) -> Iterator[Finding]:
-    """One finding for each sentence, with all the pictures that it is about."""
+    """Yield one finding for each distinct sentence, with all the pictures that it concerns."""
     paths: defaultdict[str, list[Path]] = defaultdict(list)
     for sentence, path in cases:
         paths[sentence].append(path)
@@ -118,7 +118,7 @@ def _findings_by_sentence(kind: Kind, cases: Iterable[tuple[str, Path]]) -> Iter
 
 
 def _split_findings(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """What a training run would refuse: groups on two sides, or else classes that miss one."""
+    """Yield what a training run would refuse: groups in several splits, or classes that are missing from a split."""
     leaks = groups_in_several_splits(samples)
     for group, members in leaks.items():
         yield Finding("group", f"group {group} is {_in_splits(members)}", _paths(members))
@@ -158,13 +158,13 @@ def _copy_finding(kind: Kind, how: str, members: Sequence[Sample]) -> Finding:
 
 
 def _known_repeat(first: Sample, second: Sample) -> bool:
-    """Whether two samples are known to show the same thing, and nothing is wrong with that."""
-    same_place = (first.group, first.label, first.split) == (second.group, second.label, second.split)
-    return same_place and first.group is not None
+    """Whether two samples are in the same group and agree in label and split, so that they may be near duplicates."""
+    agree = (first.group, first.label, first.split) == (second.group, second.label, second.split)
+    return agree and first.group is not None
 
 
 def _connected_sets(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """The sets of indices that chains of pairs connect."""
+    """Return the connected components of the graph whose edges are the pairs (by union-find)."""
     parent: dict[int, int] = {}
 
     def root_of(index: int) -> int:
@@ -184,16 +184,16 @@ def _balance_findings(samples: Sequence[Sample]) -> Iterator[Finding]:
     counts = Counter(sample.label for sample in samples if sample.split in (None, "train"))
     for label, count in sorted(counts.items()):
         if count < _MIN_PICTURES:
-            yield Finding("balance", f"class {label} has {count} picture(s) to train on, fewer than {_MIN_PICTURES}")
+            yield Finding("balance", f"class {label} has {count} training picture(s), fewer than {_MIN_PICTURES}")
     (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
     if many > _MAX_CLASS_RATIO * few:
         ratio = f"more than {_MAX_CLASS_RATIO} to 1"
-        yield Finding("balance", f"class {most} has {many} pictures to train on and class {least} {few}, {ratio}")
+        yield Finding("balance", f"class {most} has {many} training pictures and class {least} {few}, {ratio}")
 
 
 def _size_findings(readable: Sequence[_InspectedPicture], input_side_px: int) -> Iterator[Finding]:
     if small := [picture.sample for picture in readable if min(picture.size) < input_side_px]:
-        sentence = f"{len(small)} picture(s) have a side below the model's {input_side_px} px and would be enlarged"
+        sentence = f"{len(small)} picture(s) have a side below the model's {input_side_px} px and would be upsampled"
         yield Finding("size", sentence, _paths(small))
     if not readable:
         return
@@ -202,12 +202,12 @@ def _size_findings(readable: Sequence[_InspectedPicture], input_side_px: int) ->
     is_far = np.maximum(ratios, 1 / ratios).max(axis=1) > _MAX_SIDE_RATIO
     odd = [picture.sample for picture, far_off in zip(readable, is_far, strict=True) if far_off]
     if odd:
-        sentence = f"{len(odd)} picture(s) have a side more than {_MAX_SIDE_RATIO} times off the median"
+        sentence = f"{len(odd)} picture(s) have a side that differs from the median by a factor above {_MAX_SIDE_RATIO}"
         yield Finding("size", sentence, _paths(odd))
 
 
 def _colour_findings(readable: Sequence[_InspectedPicture]) -> Iterator[Finding]:
-    """A mixture is a finding, with its classes: a model can learn the colour mode in place of what is shown."""
+    """Yield a finding for each rarer colour mode, with its classes, since a model could learn the mode instead."""
     common = Counter(picture.colour for picture in readable).most_common()
     for colour, count in common[1:]:
         members = [picture.sample for picture in readable if picture.colour == colour]
@@ -218,7 +218,7 @@ def _colour_findings(readable: Sequence[_InspectedPicture]) -> Iterator[Finding]
 
 
 def _facts(samples: Sequence[Sample], readable: Sequence[_InspectedPicture]) -> tuple[str, ...]:
-    """The table of classes and splits, and the range of sizes and colours."""
+    """Describe the data: pictures by class and split, sizes, and colour modes."""
     counts = Counter((sample.label, sample.split) for sample in samples)
     splits = [split for split in (*SPLITS, None) if any(split == other for _, other in counts)]
     labels = sorted({sample.label for sample in samples})
@@ -235,7 +235,7 @@ def _facts(samples: Sequence[Sample], readable: Sequence[_InspectedPicture]) -> 
 
 
 def _in_splits(members: Iterable[Sample]) -> str:
-    return f"on more than one side ({', '.join(sorted({str(member.split) for member in members}))})"
+    return f"in more than one split ({', '.join(sorted({str(member.split) for member in members}))})"
 
 
 def _paths(members: Iterable[Sample]) -> tuple[Path, ...]:

@@ -1,7 +1,7 @@
-"""Is attention fusion better than the others? Every fusion is trained alike, with several seeds, and compared on val.
+"""Ablation of the fusion: every variant is trained in the same way with several seeds, and compared on val.
 
-A run is `fit`'s, in a folder of its own, so that an ablation that was stopped goes on where it was. The last epoch's
-averaged weights count: nothing is chosen on val.
+Each run is a run of `fit` in a folder of its own, so that an interrupted ablation can be resumed. The comparison uses
+the averaged weights of the last epoch, so that nothing is selected on val.
 """
 
 from __future__ import annotations
@@ -46,31 +46,34 @@ from training.runs.run import Run, RunError, build_model, read_run
 def ablate(
     recipe: Recipe, data: Path, out: Path, seeds: int, variants: Sequence[str], report: Callable[[str], None]
 ) -> Ablation | None:
-    """Train every variant with `seeds` seeds, from the recipe's on, and write `ablation.json` and `.md` to `out`.
+    """Train every variant with `seeds` seeds, compare them, and write `ablation.json` and `ablation.md` to `out`.
 
-    A run is in `out/<variant>-<seed>`: a finished one is taken as it is, a begun one goes on. None if a signal stopped
-    a run. Raises RecipeError, RunError, and all that `fit` raises; what is wrong with recipe or data before any run.
+    The seeds count up from the recipe's. The run of a variant and seed is in `out/<variant>-<seed>`; a finished run is
+    reused, and an unfinished one is resumed. `report` receives the messages.
+
+    Returns None if a signal stopped a run. Raises RecipeError or DataError before any run for a wrong recipe or data,
+    RunError, and what `fit` raises.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError("ablate trains one run after another in one process: start it without torchrun")
+        raise RunError("ablate trains its runs one after another in a single process: start it without torchrun")
     chosen = _parse_variants(variants)
     if seeds < 2:
-        raise RecipeError(f"--seeds {seeds}: a spread needs two or more")
+        raise RecipeError(f"--seeds {seeds}: a standard deviation needs two or more seeds")
     table = _data_with_split(recipe, data.absolute(), out.absolute())
     samples = split_samples(read_samples(table), recipe.val_share, recipe.seed)
     val = [sample for sample in samples if sample.split == "val"]
     pictures = _pictures(val, classes_of(samples))
     if pictures.fewest_groups < MIN_GROUPS:
-        report(f"val has {pictures.fewest_groups} groups of its rarest class: below {MIN_GROUPS} no verdict is given")
+        report(f"val has {pictures.fewest_groups} groups of its rarest class: a verdict needs {MIN_GROUPS}")
     recipes, parameters = variant_recipes(recipe, chosen, len(classes_of(samples)))
     seed_numbers = tuple(range(recipe.seed, recipe.seed + seeds))
     runs: dict[Fusion, list[Run]] = {fusion: [] for fusion in chosen}
-    for seed in seed_numbers:  # seed by seed, so that a stopped ablation has whole seeds
+    for seed in seed_numbers:  # the outer loop, so that an interrupted ablation has all variants of its seeds
         for fusion in chosen:
             seeded = recipes[fusion].model_copy(update={"seed": seed})
             run = _finished_run(seeded, table, out / f"{fusion}-{seed}", samples, report)
             if run is None:
-                report("stopped: the same command goes on from there")
+                report("stopped: the same command continues from here")
                 return None
             runs[fusion].append(run)
     trained_variants = tuple(
@@ -92,11 +95,11 @@ def ablate(
 def variant_recipes(
     recipe: Recipe, variants: Sequence[Fusion], classes: int
 ) -> tuple[dict[Fusion, Recipe], dict[Fusion, int]]:
-    """The recipe of each variant, and how many parameters its model has.
+    """Return the recipe of each variant, and the number of parameters of its model.
 
-    `concat` and `late` get the multiple of `heads` as `dim` that brings them nearest to cross_attention; a single
-    branch keeps `dim` and loses the other branch's start. Raises RecipeError where a two-branch variant is more than
-    5 % off.
+    The `dim` of `concat` and `late` is the multiple of `heads` that brings their parameter count nearest to that of
+    cross_attention. A single branch keeps `dim`, and has no initial weights for the other branch. Raises RecipeError if
+    a two-branch variant's parameter count differs from that of cross_attention by more than 5 %.
     """
     reference = build_model(_with_fusion(recipe, REFERENCE, recipe.model.dim), classes)
     recipes, parameters = {}, {}
@@ -112,10 +115,9 @@ def variant_recipes(
         parameters[fusion] = _parameter_count(build_model(recipes[fusion], classes))
         if fusion not in BRANCHES and abs(parameters[fusion] / _parameter_count(reference) - 1) > MAX_PARAMETER_GAP:
             raise RecipeError(
-                f"model.heads: with a dim that is a multiple of {heads}, {fusion} comes no nearer to {REFERENCE}'s "
-                f"{_parameter_count(reference):,} parameters than {parameters[fusion]:,}, which is more than "
-                f"{MAX_PARAMETER_GAP:.0%} off: "
-                "take fewer heads"
+                f"model.heads: with a dim that is a multiple of {heads}, {fusion} has at best {parameters[fusion]:,} "
+                f"parameters, which differs from {REFERENCE}'s {_parameter_count(reference):,} by more than "
+                f"{MAX_PARAMETER_GAP:.0%}: choose fewer heads"
             )
     return recipes, parameters
 
@@ -132,17 +134,18 @@ def _parameter_count(module: nn.Module) -> int:
 
 def _parse_variants(variants: Sequence[str]) -> tuple[Fusion, ...]:
     if unknown := [name for name in variants if name not in FUSIONS]:
-        raise RecipeError(f"unknown variant {', '.join(unknown)}: choose among {', '.join(FUSIONS)}")
+        raise RecipeError(f"unknown variant {', '.join(unknown)}: choose from {', '.join(FUSIONS)}")
     chosen = tuple(fusion for fusion in FUSIONS if fusion in variants)
     if REFERENCE not in chosen or len(chosen) < 2:
-        raise RecipeError(f"--variants needs {REFERENCE} and at least one to compare it with")
+        raise RecipeError(f"--variants needs {REFERENCE} and at least one other variant")
     return chosen
 
 
 def _data_with_split(recipe: Recipe, data: Path, out: Path) -> Path:
-    """The data if it has a split; else a table in `out` that has one, the recipe's seed's, for the runs of all seeds.
+    """Return data with one split for the runs of all seeds.
 
-    A table must not lead out of its folder, so the pictures are linked there.
+    Data that has a split is returned as it is. Otherwise the split of the recipe's seed is written to a table in `out`.
+    The pictures are linked beside the table, because its paths must stay below its folder.
     """
     samples = read_samples(data)
     if any(sample.split for sample in samples):
@@ -164,7 +167,7 @@ def _pictures(val: Sequence[Sample], classes: Sequence[str]) -> LabelledPictures
     labels = np.array([classes.index(sample.label) for sample in val])
     groups = tuple(sample.group or str(sample.path) for sample in val)
     try:
-        list(resamples(labels, groups, REPEATS, SEED))  # now, not after all the training
+        list(resamples(labels, groups, REPEATS, SEED))  # raises now, not after all the training
     except ValueError as error:
         raise DataError(f"val: {error}") from error
     return LabelledPictures(labels, groups)
@@ -173,7 +176,7 @@ def _pictures(val: Sequence[Sample], classes: Sequence[str]) -> LabelledPictures
 def _finished_run(
     recipe: Recipe, data: Path, folder: Path, samples: Sequence[Sample], report: Callable[[str], None]
 ) -> Run | None:
-    """The finished run in `folder`, trained now as far as it is not. None if a signal stopped it."""
+    """Train or resume the run in `folder` until it is finished. Returns None if a signal stopped it."""
     recipe_file, weights = folder / "recipe.yaml", folder / "ema.safetensors"
 
     def report_run(message: str) -> None:
@@ -183,7 +186,9 @@ def _finished_run(
         return None
     run = read_run(folder)
     if run.recipe.model_dump(mode="json") != recipe.model_dump(mode="json") or set(run.samples) != set(samples):
-        raise RunError(f"{folder} has a run of another recipe, or of other data: give both again, or another --out")
+        raise RunError(
+            f"{folder} has a run of another recipe or of other data: give both again, or choose another --out"
+        )
     return run
 
 

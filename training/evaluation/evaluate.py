@@ -1,4 +1,4 @@
-"""How good a bundle is on labelled pictures, seen as the service sees them."""
+"""Evaluation of a bundle on labelled pictures, with the code that the service runs."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ _PREVIEW_SIDE_PX = 320
 
 
 def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluation:
-    """Answer the pictures of one split with the bundle, and write `evaluation.json` and `report.html` to `out`.
+    """Evaluate a bundle on one split of a data set, and write `evaluation.json` and `report.html` to `out`.
 
-    Without a split it is `val`, or all pictures where the data has no splits. Raises BundleError, EngineError, and
-    DataError for data without a class of the bundle, with another class, or with a picture that cannot be read.
+    If `split` is None, it is `val`, or all pictures if the data has no splits. Raises BundleError, EngineError, and
+    DataError if a class of the bundle has no pictures, if pictures have another class, or if one cannot be read.
     """
     read = read_bundle(bundle)
     predictor = Predictor(read, load_engine(read, "auto"), Limits(), _PREVIEW_SIDE_PX)
     samples = samples_of_split(data, split)
     labels = _class_indices(samples, read.manifest.classes)
-    out.mkdir(parents=True, exist_ok=True)  # before the long part, so that a place that cannot be written shows now
+    out.mkdir(parents=True, exist_ok=True)  # now, so that a folder that cannot be made fails before the long part
     probabilities = _probabilities(predictor, samples)
     paths = tuple(relative_path(sample.path, data) for sample in samples)
     groups = tuple(sample.group or path for sample, path in zip(samples, paths, strict=True))
@@ -82,21 +82,26 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
 
 
 def samples_of_split(data: Path, split: str | None) -> list[Sample]:
-    """One split's samples, of data or of a run, which keeps the split that was made for it."""
+    """Return one split's samples of a data set, or of a run's folder with the split that was made for the run.
+
+    If `split` is None, it is `val`, or all samples if the data has no splits. Raises DataError for a missing split.
+    """
     table = data / "samples.csv"
     samples = load_samples(table) if table.is_file() else read_samples(data)
     splits = sorted({sample.split for sample in samples if sample.split})
     if split is None and not splits:
         return samples
     if (split := split or "val") not in splits:
-        raise DataError(f"{data} has no split {split}: choose --split among {', '.join(splits) or 'none at all'}")
+        raise DataError(f"{data} has no split {split}: choose --split from {', '.join(splits) or 'none at all'}")
     return [sample for sample in samples if sample.split == split]
 
 
 def _class_indices(samples: Sequence[Sample], classes: Sequence[str]) -> Int[np.ndarray, " n"]:
     labels = {sample.label for sample in samples}
     if unknown := sorted(labels - set(classes)):
-        raise DataError(f"the bundle knows {', '.join(classes)}, but pictures are labelled {', '.join(unknown)}")
+        raise DataError(
+            f"the bundle's classes are {', '.join(classes)}, but pictures are labelled {', '.join(unknown)}"
+        )
     if missing := [name for name in classes if name not in labels]:
         raise DataError(f"there are no pictures of {', '.join(missing)}: every class of the bundle needs some")
     return np.array([classes.index(sample.label) for sample in samples])
@@ -109,7 +114,7 @@ def _decision_rule(manifest: Manifest) -> DecisionRule:
 
 
 def open_sample(predictor: Predictor, sample: Sample) -> Upload:
-    """The sample's picture as the service opens it. Raises DataError where that cannot be done."""
+    """Open the sample's picture as the service does. Raises DataError if that is impossible."""
     try:
         return predictor.open(sample.path.read_bytes())
     except FusionLensError as error:
@@ -135,7 +140,7 @@ def _estimates(
     rule: DecisionRule,
     classes: Sequence[str],
 ) -> tuple[dict[str, Estimate], dict[str, dict[str, Estimate]]]:
-    """All figures, and those of each class against the rest where there are more than two."""
+    """Compute all metrics and, if there is no positive class, also those of each class against the rest."""
     metrics_of: dict[str | None, dict[str, Metric]] = {None: classification_metrics(len(classes), rule)}
     if rule.positive is None:
         for index, name in enumerate(classes):
@@ -145,7 +150,7 @@ def _estimates(
         (owner, name, metric) for owner, class_metrics in metrics_of.items() for name, metric in class_metrics.items()
     ]
     try:
-        for owner, name, metric in tqdm(all_metrics, desc="intervals", unit="figure", disable=None):
+        for owner, name, metric in tqdm(all_metrics, desc="intervals", unit="metric", disable=None):
             estimates[owner][name] = bootstrap(metric, probabilities, labels, groups, REPEATS, SEED)
     except ValueError as error:
         raise DataError(str(error)) from error
@@ -153,7 +158,7 @@ def _estimates(
 
 
 def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evaluation) -> list[Mistake]:
-    """The wrong answers with the highest probabilities, highest first, each with what spoke for it."""
+    """Return the wrong answers with the highest probabilities, in falling order, with the evidence for each answer."""
     answers, classes = evaluation.answers, evaluation.manifest.classes
     probability = evaluation.probabilities[np.arange(len(answers)), answers]
     wrong = np.flatnonzero(answers != evaluation.labels)
@@ -178,18 +183,18 @@ def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evalu
 
 def _legend_sentence(legend: Legend) -> str:
     if legend.no_positive_evidence:
-        return "No place in the picture spoke for it."
-    return f"Yellow stands for {legend.high:.2g} logits a cell."
+        return "No region of the picture supports the answer."
+    return f"Yellow is {legend.high:.2g} logits per cell."
 
 
 def relative_path(path: Path, data: Path) -> str:
-    """Relative to the data where it lies there, so that the same data elsewhere gives the same document."""
+    """Return a path relative to the data's folder, so that a document does not depend on where the data is."""
     folder = data if data.is_dir() else data.parent
     return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def library_versions(predictor: Predictor) -> dict[str, str]:
-    """What made the figures."""
+    """Return the versions of the libraries that compute the metrics."""
     return {
         "fusionlens": __version__,
         "python": platform.python_version(),

@@ -1,7 +1,7 @@
-"""A finished run as a bundle: rounded weights, mean maps, calibration, decision threshold, and its figures on val.
+"""Export of a finished run as a bundle: fp16 weights, mean maps, calibration, decision threshold, metrics on val.
 
-What only a person can say (licence, where the data came from, caveats) is read from a card, a small YAML file; a
-bundle without one says that nobody has said it.
+What only a person can state, such as the licence, the source of the data and caveats, is read from a card, a small YAML
+file. A bundle that is exported without a card says so in its notes.
 """
 
 from __future__ import annotations
@@ -52,27 +52,27 @@ from training.metrics.classification import auroc
 from training.recipe.config import Recipe, StrictModel
 from training.runs.run import read_run
 
-CHECKED_PICTURES = 25  # pictures that a new bundle is compared on
-MAX_LOGIT_ERROR = 1e-4
+CHECKED_PICTURES = 25  # number of pictures on which a new bundle is compared with its model
+MAX_LOGIT_ERROR = 1e-4  # largest difference of a logit that rounding explains
 
 
 class ExportError(ValueError):
-    """A run, a card or a place that no bundle can be made of, and why."""
+    """A bundle that cannot be written. The message says why."""
 
 
 class Card(StrictModel):
-    """What a person says about the bundle. `positive` is the class looked for, of two; by default the last."""
+    """A person's statements about the bundle. `positive` is the positive class of two; the default is the last one."""
 
     name: str = Field(min_length=1)
     version: str = Field(min_length=1)
     positive: str | None = None
     licence: str = Field(min_length=1)
-    data: str = Field(min_length=1, description="where the pictures came from, and on what terms")
+    data: str = Field(min_length=1, description="source and terms of the pictures")
     notes: tuple[str, ...]
 
 
 def load_card(path: Path) -> Card:
-    """The card in a YAML file. Raises ExportError."""
+    """Read a card from a YAML file. Raises ExportError."""
     try:
         return Card.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, ValidationError) as error:
@@ -80,11 +80,11 @@ def load_card(path: Path) -> Card:
 
 
 def export(folder: Path, out: Path, card: Card | None) -> Bundle:
-    """Write the finished run in `folder` as a bundle to the folder `out`.
+    """Write the finished run in `folder` as a bundle to the folder `out`, and read it back.
 
-    All is computed with the weights as the bundle stores them: mean maps on train, without augmentation; temperature,
-    threshold and figures on val. Then the bundle is read back, and must answer val's pictures as the model does.
-    Raises ExportError, RunError, DataError, RecipeError and BundleError.
+    Everything is computed with the weights rounded to fp16, as the bundle stores them: the mean maps on train without
+    augmentation, and temperature, threshold and metrics on val. The bundle's logits are then compared with the model's
+    on pictures of val. Raises ExportError, GraphError, RunError, DataError, RecipeError and BundleError.
     """
     _refuse_to_overwrite(out)
     run = read_run(folder)
@@ -118,7 +118,7 @@ def export(folder: Path, out: Path, card: Card | None) -> Bundle:
 
 
 def compile_bundle(path: Path, out: Path, samples: Sequence[Sample]) -> Bundle:
-    """Write the bundle in `path` with graphs made anew to the folder `out`; all else stays as it is.
+    """Copy the bundle in `path` to the folder `out` with new graphs.
 
     The graphs are checked on noise and on the pictures of `samples`. Raises ExportError, GraphError, DataError and
     BundleError.
@@ -142,9 +142,10 @@ def write_bundle(
 ) -> None:
     """Write a bundle with the model's weights in fp16 and the mean maps `baseline` (`[C, h, w]` each) to `out`.
 
-    `graphs` holds the files that `write_graphs` made of the model; with none, only torch can serve the bundle. The
-    folder appears complete and verified, or not at all. Raises ExportError if `out` exists and is not empty, and
-    BundleError if the parts do not fit each other.
+    `graphs` has the files that `write_graphs` made from the model. Without graphs, the bundle can be served with torch
+    only. The folder appears complete and verified, or not at all.
+
+    Raises ExportError if `out` exists and is not empty, and BundleError if the parts do not fit each other.
     """
     _refuse_to_overwrite(out)
     weights = {name: _to_stored(tensor) for name, tensor in model.state_dict().items()}
@@ -168,7 +169,10 @@ def write_bundle(
 def calibrate(
     logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], classes: Sequence[str], positive: str | None
 ) -> tuple[Calibration, Decision | None, Metrics]:
-    """Temperature, decision threshold (where there is a positive class) and figures, all from val's logits."""
+    """Fit the temperature and the decision threshold to the logits of val, and compute the metrics of val.
+
+    Without a positive class there is no threshold, and the metrics are those of the most probable class.
+    """
     chosen_on = f"val ({len(labels)} pictures)"
     temperature = fit_temperature(logits, labels)
     scaled = logits / temperature
@@ -193,7 +197,10 @@ def calibrate(
 
 @torch.inference_mode()
 def mean_maps(model: CNNViTFusion, batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> FeatureMaps[np.ndarray]:
-    """The mean of each branch's feature map over all pictures, float32 `[C, h, w]`. The model is in eval mode."""
+    """Return the mean of each branch's feature map over all pictures, float32 `[C, h, w]`.
+
+    The model is in eval mode.
+    """
     totals = FeatureMaps[Float[np.ndarray, "c h w"]]()
     pictures = 0
     for batch in batches:
@@ -204,19 +211,20 @@ def mean_maps(model: CNNViTFusion, batches: Iterable[UInt8[Tensor, "b 3 h w"]]) 
 
 
 def _check_logits(bundle: Bundle, samples: Sequence[Sample], logits: Float[np.ndarray, "n k"]) -> None:
-    """Have the service's own engine answer the pictures, and compare."""
+    """Compare the bundle's logits on the service's torch engine with the model's. Raises ExportError."""
     engine = load_engine(bundle, "torch")
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
     images = np.concatenate(list(to_engine_batches(prepared_batches(samples, size))))
     served = engine.classify(engine.encode(images))
     if (error := float(np.abs(served - logits).max())) > MAX_LOGIT_ERROR:
         raise ExportError(
-            f"the bundle's logits are {error:.1e} off the run's: at most {MAX_LOGIT_ERROR:.0e} is rounding"
+            f"the bundle's logits differ from the run's by {error:.1e}, "
+            f"more than rounding explains ({MAX_LOGIT_ERROR:.0e})"
         )
 
 
 def _public_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe without this machine's folders: of a weights file only its name."""
+    """Return the recipe as plain data in which a file of weights has no folder, since folders are private."""
     fields: dict[str, Any] = recipe.model_dump(mode="json")
     for start in fields["start"].values():
         if start["weights"] is not None:
@@ -225,7 +233,7 @@ def _public_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def _placeholder_card(name: str) -> Card:
-    note = "Exported without a card: nobody has said what this model is for."
+    note = "Exported without a card: the purpose of this model is not stated."
     return Card(name=name, version="1", licence="not stated", data="not stated", notes=(note,))
 
 

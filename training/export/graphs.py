@@ -1,6 +1,7 @@
-"""A model as plain inference graphs, gradients included, which the service runs without torch.
+"""Inference graphs of a model, gradients included, which the service runs without torch.
 
-They must answer as the module does that they were made of, and what storing them in fp16 changes is bounded apart.
+The graphs are compared with the torch module that they were traced from. A second check bounds the rounding error of
+storing them in fp16.
 """
 
 from __future__ import annotations
@@ -28,26 +29,27 @@ from training.export.tracing import Graphs, trace
 
 Images = UInt8[np.ndarray, "_b h w 3"]  # batches of one call differ in size
 
-MAX_TRUNK_ERROR, MAX_HEAD_ERROR = 1e-3, 1e-5  # most that a graph may differ from the module, over the largest value
-MAX_STORED_ERROR = 1e-2  # most that fp16 storage may change a logit
+MAX_TRUNK_ERROR, MAX_HEAD_ERROR = 1e-3, 1e-5  # largest error of a graph, relative to the largest value
+MAX_STORED_ERROR = 1e-2  # largest change of a logit by storing the graphs in fp16
 _ALIGNED_BYTES = 64
 _CONSTANTS = ".//layer[@type='Const']/data"
 
 
 class GraphError(ValueError):
-    """Graphs that do not answer as their module does: which output, and by how much."""
+    """Graphs that differ from their module. The message names the output and the error."""
 
 
 def to_engine_batches(batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> Iterator[Images]:
-    """Prepared pictures as the engines take them: channels last, in numpy."""
+    """Convert batches of prepared pictures to the engines' form: numpy, channels last."""
     for batch in batches:
         yield np.ascontiguousarray(batch.permute(0, 2, 3, 1).numpy())
 
 
 def write_graphs(model: CNNViTFusion, pictures: Iterable[Images]) -> dict[str, bytes]:
-    """The content of a bundle's graph files, checked against `model` on noise and on `pictures`, batch by batch.
+    """Trace a model to graphs, check them, and return the content of a bundle's graph files by name.
 
-    The model is in eval mode, with its weights as the bundle stores them. Raises GraphError.
+    The model is in eval mode, with its weights rounded as the bundle stores them. The graphs are compared with it on
+    noise and on the batches `pictures`. Raises GraphError.
     """
     height, width = model.image_size
     noise = np.random.default_rng(0).integers(0, 256, (4, height, width, 3), np.uint8)
@@ -66,7 +68,7 @@ def write_graphs(model: CNNViTFusion, pictures: Iterable[Images]) -> dict[str, b
 
 
 def to_fp16_files(graphs: Graphs) -> dict[str, bytes]:
-    """The graphs as a bundle's files. Most numbers of the tokens' graph are the trunk's, and are stored once."""
+    """Return the graphs as fp16 files by name. Constants that the token graph shares with the trunk are stored once."""
     files: dict[str, bytes] = {}
     if graphs.tokens is not None:
         _transpose_as_in(graphs.trunk, graphs.tokens)
@@ -84,7 +86,7 @@ def to_fp16_files(graphs: Graphs) -> dict[str, bytes]:
 
 
 def _transpose_as_in(host: ov.Model, graph: ov.Model) -> None:
-    """Have `graph` transpose those matrices that `host` holds the other way round, so that both hold the same bytes."""
+    """Store matrices of `graph` transposed where `host` has them transposed, so that both have the same bytes."""
     host_matrices = {constant.data.tobytes() for constant in _matrices(host)}
     for constant in _matrices(graph):
         transposed = np.ascontiguousarray(constant.data.T)
@@ -101,9 +103,13 @@ def _matrices(graph: ov.Model) -> Iterator[ov.op.Constant]:
 
 
 def _merge_constants(structure: bytes, constants: bytes, host: bytes, host_constants: bytes) -> tuple[bytes, bytes]:
-    """A graph whose constants lie in the file of numbers of another graph, and that file with what it did not have."""
+    """Move a graph's constants into the file of another graph's constants, without storing equal ones twice.
+
+    `structure` and `constants` are the graph's XML and binary files, `host` and `host_constants` those of the other
+    graph. Returns the graph's XML with its new offsets, and the extended binary file.
+    """
     offsets = {}
-    # Both were written a moment ago, by OpenVINO.
+    # OpenVINO has just written both files, so they are trusted.
     host_root, root = ElementTree.fromstring(host), ElementTree.fromstring(structure)  # noqa: S314
     for constant in host_root.iterfind(_CONSTANTS):
         start, size = int(constant.attrib["offset"]), int(constant.attrib["size"])
@@ -139,12 +145,12 @@ def _check_stored(module: Engine, graphs: Engine, batches: Iterable[Images]) -> 
         expected, stored = module.classify(maps), graphs.classify(graphs.encode(images))
         if not (error := float(np.abs(stored - expected).max())) <= MAX_STORED_ERROR:
             raise GraphError(
-                f"in fp16 the graphs' logits are {error:.1e} off: at most {MAX_STORED_ERROR:g} is rounding"
+                f"in fp16 the graphs' logits are off by {error:.1e}, more than rounding explains ({MAX_STORED_ERROR:g})"
             )
         ranked = np.sort(expected, axis=1)
-        clear = ranked[:, -1] - ranked[:, -2] > 2 * MAX_STORED_ERROR  # closer than that, two classes are tied
+        clear = ranked[:, -1] - ranked[:, -2] > 2 * MAX_STORED_ERROR  # otherwise the two best classes are tied
         if (stored.argmax(axis=1) != expected.argmax(axis=1))[clear].any():
-            raise GraphError("in fp16 the graphs choose another class than the model does")
+            raise GraphError("in fp16 the graphs answer another class than the model")
         for target in _targets(*expected.shape):
             head = module.explain(maps, target)
             _check_head(head, graphs.explain(maps, target), MAX_STORED_ERROR)
@@ -165,15 +171,22 @@ def _check_tokens(
 def _check_head(expected: HeadResult, actual: HeadResult, tolerance: float) -> None:
     _check_close("the head's logits", actual.logits, expected.logits, tolerance)
     for branch, gradient in expected.gradients.items():
-        _check_close(f"the head's gradient by the {branch} map", actual.gradients[branch], gradient, tolerance)
+        _check_close(
+            f"the head's gradient with respect to the {branch} map", actual.gradients[branch], gradient, tolerance
+        )
     if expected.attention is not None and expected.attention_gradient is not None:
         assert actual.attention is not None and actual.attention_gradient is not None
         _check_close("the head's attention", actual.attention, expected.attention, tolerance)
-        _check_close("the gradient by the attention", actual.attention_gradient, expected.attention_gradient, tolerance)
+        _check_close(
+            "the head's gradient with respect to the attention",
+            actual.attention_gradient,
+            expected.attention_gradient,
+            tolerance,
+        )
 
 
 def _targets(pictures: int, classes: int) -> Iterator[Float[np.ndarray, "b k"]]:
-    """The first and the last class alone, and a contrast of all."""
+    """Yield weightings of the logits: the first class alone, the last class alone, and a random contrast of all."""
     yield np.tile(np.eye(classes, dtype=np.float32)[0], (pictures, 1))
     yield np.tile(np.eye(classes, dtype=np.float32)[-1], (pictures, 1))
     yield np.random.default_rng(1).standard_normal((pictures, classes)).astype(np.float32)
@@ -182,4 +195,6 @@ def _targets(pictures: int, classes: int) -> Iterator[Float[np.ndarray, "b k"]]:
 def _check_close(output: str, actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
     error = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
     if not error <= tolerance:  # NaN too
-        raise GraphError(f"{output} is {error:.1e} of its scale off the model's: at most {tolerance:g} is rounding")
+        raise GraphError(
+            f"{output}: the largest error is {error:.1e} of its scale, more than rounding explains ({tolerance:g})"
+        )

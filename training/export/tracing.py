@@ -1,7 +1,8 @@
-"""A model traced to plain inference graphs: the trunk as it is, and what has derivatives together with them.
+"""Tracing of a model to OpenVINO inference graphs that include the gradients.
 
-The head is traced with the derivative of the score by the maps and by the attention, the Swin's tokens with the way
-back through the Swin: differentiation happens once, here, and what is left is arithmetic.
+The trunk is traced as it is. The head is traced together with the gradients of the score with respect to the maps and
+the attention, and the Swin's tokens together with the backward pass through the Swin. Differentiation happens here,
+once; the graphs are plain arithmetic.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from app.models.swin_tokens import SwinTokens, swin_tokens
 
 
 class Graphs(NamedTuple):
-    """A model's graphs in float32. `tokens` is None for a model without Swin tokens to show."""
+    """A model's graphs in float32. `tokens` is None if the model has no Swin tokens to show."""
 
     trunk: ov.Model
     head: ov.Model
@@ -36,13 +37,13 @@ class Graphs(NamedTuple):
 
 
 def trace(model: CNNViTFusion) -> Graphs:
-    """All graphs of a model in eval mode."""
+    """Trace all graphs of a model in eval mode."""
     tokens = swin_tokens(model)
     return Graphs(trunk_graph(model), head_graph(model), None if tokens is None else tokens_graph(model, tokens))
 
 
 class Trunk(nn.Module):
-    """Pictures as the service prepares them, uint8 `[B, h, w, 3]`, to the maps that the model has."""
+    """Computes the model's feature maps of prepared pictures, uint8 `[B, h, w, 3]`."""
 
     def __init__(self, model: CNNViTFusion) -> None:
         super().__init__()
@@ -54,7 +55,11 @@ class Trunk(nn.Module):
 
 
 class HeadWithGradients(nn.Module):
-    """Maps and a weighting of the logits to logits, attention where there is one, and the score's gradients by all."""
+    """Computes the head's outputs and gradients from the feature maps and a weighting of the logits.
+
+    Its outputs are the logits, the attention if the model has one, and the gradients of the score (the weighted sum of
+    the logits) with respect to each map and the attention.
+    """
 
     def __init__(self, model: CNNViTFusion) -> None:
         super().__init__()
@@ -72,7 +77,7 @@ class HeadWithGradients(nn.Module):
 
 
 def trunk_graph(model: CNNViTFusion) -> ov.Model:
-    """The trunk, for one picture at a time: on a CPU a batch is no faster, and fixed shapes are."""
+    """Trace the trunk for one picture at a time. On a CPU, fixed shapes are faster, and batches are not."""
     height, width = model.image_size
     shape = (1, height, width, 3)
     program = torch.export.export(Trunk(model), (torch.zeros(shape, dtype=torch.uint8),))
@@ -82,9 +87,9 @@ def trunk_graph(model: CNNViTFusion) -> ov.Model:
 
 
 def head_graph(model: CNNViTFusion) -> ov.Model:
-    """The head with its gradients, for any batch."""
+    """Trace the head with its gradients, for any batch size."""
     shapes = [*model.map_shapes.values(), (model.num_classes,)]
-    # A trace takes 1 and 2 for constants, and two equal sizes for one and the same.
+    # Tracing treats sizes of 1 and 2 as constants, and equal sizes as the same symbol, so the batch size is unique.
     batch_size = next(n for n in count(3) if all(n not in shape for shape in shapes))
     example = [torch.zeros(batch_size, *shape) for shape in shapes]
     traced = make_fx(
@@ -105,14 +110,14 @@ def head_graph(model: CNNViTFusion) -> ov.Model:
 
 
 def tokens_graph(model: CNNViTFusion, tokens: SwinTokens) -> ov.Model:
-    """The saliency of the Swin's tokens at every stage, and its last block's attention, for one picture at a time."""
+    """Trace the saliency of the Swin's tokens at every stage, and its last block's attention, for one picture."""
     height, width = model.image_size
     example = (torch.zeros(1, height, width, 3, dtype=torch.uint8), torch.zeros(1, *model.map_shapes["swin"]))
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels' way back is no arithmetic that a graph could hold
+    with sdpa_kernel(SDPBackend.MATH):  # fused kernels have no backward pass that a graph could express
         traced = make_fx(tokens, decomposition_table=_decompositions(), _allow_non_fake_inputs=True)(*example)
     decoder = TorchFXPythonDecoder(traced, None, traced, input_shapes=[list(value.shape) for value in example])
     graph = _convert(decoder)
-    # As converted, OpenVINO compiles it to one whose saliency is several percent off: some constant is not what it was.
+    # Without this pass, OpenVINO compiles a graph whose saliency is several percent off, because a constant changes.
     folding = Manager()
     folding.register_pass(ConstantFolding())
     folding.run_passes(graph)
@@ -121,7 +126,7 @@ def tokens_graph(model: CNNViTFusion, tokens: SwinTokens) -> ov.Model:
 
 
 def _decompositions() -> dict[Any, Any]:
-    """How operators that have no counterpart in a graph are written in others that do."""
+    """Return the decompositions of operators that OpenVINO does not have into operators that it has."""
     aten = torch.ops.aten
     table: dict[Any, Any] = core_aten_decompositions() | get_decompositions(
         [aten.native_layer_norm, aten.native_layer_norm_backward, aten._softmax_backward_data, aten.gelu_backward]
@@ -130,13 +135,13 @@ def _decompositions() -> dict[Any, Any]:
 
 
 def _convert_unfused(program: torch.export.ExportedProgram) -> ov.Model:
-    """The program as a graph whose constants are the model's own numbers.
+    """Convert a program to a graph whose constants are the model's weights.
 
-    `openvino.convert_model` also folds batch norms into the convolutions before them, and the products are not numbers
-    that fp16 holds: the demo's logits were 2e-2 off. Folding belongs to compiling, which happens in float32.
+    `openvino.convert_model` would also fold batch norms into the convolutions before them. fp16 cannot represent the
+    products exactly: the demo's logits were 2e-2 off. Folding happens at compile time instead, in float32.
     """
     previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # the decoder reports operators that this torch does not have, with tracebacks
+    logging.disable(logging.WARNING)  # the decoder logs tracebacks about operators that this torch lacks
     try:
         decoder = TorchFXPythonDecoder.from_exported_program(program)
     finally:
@@ -150,7 +155,7 @@ def _convert(decoder: TorchFXPythonDecoder) -> ov.Model:
 
 
 def _name_ports(graph: ov.Model, inputs: list[str], outputs: list[str]) -> ov.Model:
-    """The graph whose ports alone have names: those of other values could take a port's place where they become one."""
+    """Name the graph's ports, and remove all other names, which could replace a port's when two values are merged."""
     for operation in graph.get_ops():
         for output in operation.outputs():
             output.get_tensor().set_names(set())

@@ -1,4 +1,4 @@
-"""How far each heatmap can be believed: every method, branch and fusion rule, measured on labelled pictures."""
+"""Evaluation of heatmaps on labelled pictures: every method, branch and merge rule, by every metric."""
 
 from __future__ import annotations
 
@@ -40,15 +40,16 @@ _SHOWN_PICTURES, _SHOWN_SIDE_PX = 6, 160
 
 
 def evaluate_heatmaps(bundle: Path, data: Path, split: str | None, picture_count: int, out: Path) -> HeatmapEvaluation:
-    """Explain the answers to `pictures` of one split, drawn by chance, and write `explanations.json` and `.html`.
+    """Evaluate the heatmaps of a bundle's answers on a random sample of one split.
 
-    Without a split it is `val`, or all pictures where the data has no splits. Raises BundleError, EngineError, and
-    DataError for data without that split, pictures of fewer than two groups, and a picture or mask that cannot be used.
+    Writes `explanations.json` and `explanations.html` to `out`. If `split` is None, it is `val`, or all pictures if the
+    data has no splits. Raises BundleError, EngineError, and DataError for a missing split, for pictures of fewer than
+    two groups, and for a picture or mask that cannot be used.
     """
     samples = _draw_samples(samples_of_split(data, split), picture_count)
     read = read_bundle(bundle)
     predictor = Predictor(read, load_engine(read, "auto"), Limits(), _SHOWN_SIDE_PX)
-    # What cannot be read or written shows before the long part.
+    # Files that cannot be read or written raise before the long part.
     pictures = [open_picture(predictor, sample) for sample in samples]
     out.mkdir(parents=True, exist_ok=True)
     measured = _measure_all(predictor, pictures)
@@ -81,16 +82,16 @@ def evaluate_heatmaps(bundle: Path, data: Path, split: str | None, picture_count
 
 
 def _draw_samples(samples: Sequence[Sample], picture_count: int) -> list[Sample]:
-    """So many of the samples, drawn by chance, in their own order; all where there are no more."""
+    """Draw `picture_count` of the samples at random, or take all if there are fewer. They keep their order."""
     numbers = np.random.default_rng(SEED).permutation(len(samples))[: max(picture_count, 0)]
     chosen = [samples[number] for number in sorted(numbers.tolist())]
     if len({sample.group or sample.path for sample in chosen}) < 2:
-        raise DataError("figures with intervals need pictures of at least two groups: choose more --pictures")
+        raise DataError("intervals need pictures of at least two groups: choose more --pictures")
     return chosen
 
 
 def _measure_all(predictor: Predictor, pictures: Sequence[MaskedPicture]) -> list[MeasuredPicture]:
-    """Each picture by itself, as many at once as the engine uses the machine best with."""
+    """Measure each picture on its own, with as many at once as the engine can run in parallel."""
     pool = ThreadPoolExecutor(predictor.engine.concurrency)
     try:
         each = pool.map(partial(measure, predictor), pictures, range(SEED, SEED + len(pictures)))
@@ -107,7 +108,7 @@ def _row(sample: Sample, picture: MaskedPicture, measured: MeasuredPicture, data
 
 def _values(
     measured: Sequence[MeasuredPicture], variants: Sequence[Variant]
-) -> Float[np.ndarray, "n variants figures"]:
+) -> Float[np.ndarray, "n variants metrics"]:
     return np.array(
         [
             [[picture.metrics[variant].get(name, np.nan) for name in METRICS] for variant in variants]
@@ -117,11 +118,11 @@ def _values(
 
 
 def _table(
-    variants: Sequence[Variant], values: Float[np.ndarray, "n variants figures"], rows: Sequence[PictureRow]
+    variants: Sequence[Variant], values: Float[np.ndarray, "n variants metrics"], rows: Sequence[PictureRow]
 ) -> Table:
-    """Means over pictures with their bootstrap intervals, and the differences to the baselines, picture by picture.
+    """Compute the means over pictures and the paired differences to the baselines, with bootstrap intervals.
 
-    A figure that fewer than two groups have is left out.
+    A metric that pictures of fewer than two groups have is left out.
     """
     table: dict[Variant, dict[str, MetricResult]] = {variant: {} for variant in variants}
     for f, name in enumerate(METRICS):
@@ -141,9 +142,9 @@ def _table(
 
 
 def _class_tables(
-    variants: Sequence[Variant], values: Float[np.ndarray, "n variants figures"], rows: Sequence[PictureRow]
+    variants: Sequence[Variant], values: Float[np.ndarray, "n variants metrics"], rows: Sequence[PictureRow]
 ) -> dict[str, Table]:
-    """The table of each class's pictures, those for which it was explained, where they are of two groups or more."""
+    """Compute a table for each explained class, of the pictures for which it was explained, if they have two groups."""
     tables = {}
     for label in sorted({row.explained for row in rows}):
         class_rows = [n for n, row in enumerate(rows) if row.explained == label]
@@ -155,7 +156,7 @@ def _class_tables(
 def _resampled_means(
     values: Float[np.ndarray, "n variants"], groups: Sequence[str]
 ) -> Float[np.ndarray, "repeats variants"]:
-    """The means over each resample of whole groups, all variants' over the same."""
+    """Return the means of all variants over the same bootstrap resamples of whole groups."""
     one_class = np.zeros(len(values), np.int64)
     return np.array([values[rows].mean(axis=0) for rows in resamples(one_class, groups, REPEATS, SEED)])
 
@@ -168,7 +169,7 @@ def _estimate(values: Float[np.ndarray, " n"], means: Float[np.ndarray, " repeat
 def _shown_pictures(
     pictures: Sequence[MaskedPicture], measured: Sequence[MeasuredPicture], rows: Sequence[PictureRow]
 ) -> list[ShownPicture]:
-    """The first of the pictures, those with masks before the others: chosen by nothing that they look like."""
+    """Draw the page's pictures: the first ones, with those that have masks before the others."""
     shown = []
     for n in sorted(range(len(rows)), key=lambda n: pictures[n].mask is None)[:_SHOWN_PICTURES]:
         model_input = Image.fromarray(pictures[n].upload.image)
@@ -182,7 +183,7 @@ def _shown_pictures(
 
 
 def _outlined(picture: Image.Image, mask: Bool[np.ndarray, "h w"] | None) -> UInt8[np.ndarray, "small_h small_w 3"]:
-    """The picture with a white line along the inside of the mask's edge."""
+    """Draw a white line into the picture along the inside of the mask's edge."""
     canvas = np.array(picture)
     if mask is not None:
         inside = np.asarray(Image.fromarray(mask).resize(picture.size))

@@ -1,6 +1,6 @@
-"""Where heatmaps point, on pictures with masks: every method on the model's grid and in fine detail, and Swin tokens.
+"""Localisation of heatmaps on pictures with masks: every method on the model's grid and in fine detail, Swin tokens.
 
-This needs none of the many passes that faithfulness takes, so that all pictures with masks can be counted.
+Unlike faithfulness, this needs few passes of the model, so all pictures with masks can be used.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _PREVIEW_PX = 64
 
 @dataclass(frozen=True)
 class LocalisationRow:
-    """One kind of heatmap: the shares of its maxima and of its positive part that lie in the mask.
+    """The metrics of one kind of heatmap: pointing game and energy inside the mask.
 
-    `gain` is what fine detail adds to the energy, picture by picture; None for the model's own grid.
+    `gain` is the paired difference in energy of fine detail minus the model's grid, or None for the grid itself.
     """
 
     pointing: Estimate
@@ -47,14 +47,14 @@ class LocalisationRow:
 
 @dataclass(frozen=True)
 class Localisation:
-    """The figures of every kind of heatmap, by its name, over so many pictures."""
+    """The metrics of every kind of heatmap, by its name, over a number of pictures."""
 
     pictures: int
     bundle_sha256: str
     rows: Mapping[str, LocalisationRow]
 
     def document(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """Return the content of `localisation.json`."""
         rows = {
             name: {
                 metric: None if (estimate := getattr(row, metric)) is None else [*vars(estimate).values()]
@@ -65,10 +65,10 @@ class Localisation:
         return {"pictures": self.pictures, "bundle_sha256": self.bundle_sha256, "mean, low, high": rows}
 
     def text(self) -> str:
-        """A table, in Markdown."""
+        """Format the metrics as a table in Markdown."""
         lines = [
             f"{self.pictures} pictures with masks; 95 % intervals over whole groups.\n",
-            "| heatmap | pointing | energy inside | fine less grid |",
+            "| heatmap | pointing | energy inside | fine minus grid |",
             "| --- | --- | --- | --- |",
         ]
         for name, row in self.rows.items():
@@ -78,10 +78,11 @@ class Localisation:
 
 
 def measure_localisation(bundle: Path, data: Path, split: str | None) -> Localisation:
-    """Explain the answer to every picture of a split whose mask counts, and see how much lies in the mask.
+    """Explain the answer to every picture of a split that has a mask, and measure the localisation in the mask.
 
-    Without a split it is `val`, or all pictures where the data has no splits. Raises BundleError, EngineError, and
-    DataError for data without that split, masks of fewer than two groups, and a picture or mask that cannot be used.
+    If `split` is None, it is `val`, or all pictures if the data has no splits. Masks that are too small or too large do
+    not count (`MASK_SHARES`). Raises BundleError, EngineError, and DataError for a missing split, for masks of fewer
+    than two groups, and for a picture or mask that cannot be used.
     """
     read = read_bundle(bundle)
     predictor = Predictor(read, load_engine(read, "auto"), Limits(), _PREVIEW_PX)
@@ -93,14 +94,14 @@ def measure_localisation(bundle: Path, data: Path, split: str | None) -> Localis
             measured.append(_localise(_heatmaps(predictor, picture), picture.mask))
             groups.append(sample.group or str(sample.path))
     if len(set(groups)) < 2:
-        raise DataError(f"{data}: figures with intervals need masks of at least two groups")
+        raise DataError(f"{data}: intervals need masks of at least two groups")
     names = list(measured[0])
     values = np.array([[metrics[name] for name in names] for metrics in measured])
     return Localisation(len(measured), read.sha256, _rows(names, values, groups))
 
 
 def _heatmaps(predictor: Predictor, picture: MaskedPicture) -> dict[str, Heatmap]:
-    """Of the answer. A method's fine heatmap stands right behind that on the grid."""
+    """Compute all heatmaps of the answer. A method's fine heatmap follows the one on the grid."""
     prediction, _ = predictor.predict(picture.upload, with_gradient=True)
     shifted = [predictor.predict(upload, with_gradient=True)[0] for upload in predictor.moved_uploads(prediction)]
     heatmaps: dict[str, Heatmap] = {}

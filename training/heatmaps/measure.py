@@ -1,4 +1,4 @@
-"""One picture's heatmaps by every method, branch and fusion rule, and what each is worth."""
+"""Heatmaps of one picture by every method, branch and merge rule, and their metrics."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ from training.heatmaps.faithfulness import (
 )
 
 JPEG_QUALITY = 75
-BLUR_SIGMA_SHARE = 1 / 32  # standard deviation, of each picture's shorter side
-SHIFT_SHARE = 1 / 28  # of each side
-CENTRED_SIGMA_SHARE = 1 / 4  # standard deviation, of each side
-# A mask of next to nothing or of half the picture tells little about where a coarse heatmap points.
+BLUR_SIGMA_SHARE = 1 / 32  # standard deviation of the blur, as a share of the shorter side
+SHIFT_SHARE = 1 / 28  # shift along each axis, as a share of the side
+CENTRED_SIGMA_SHARE = 1 / 4  # standard deviation of the centred Gaussian, as a share of each side
+# A mask that covers almost nothing or half of the picture says little about where a coarse heatmap points.
 MASK_SHARES = (0.02, 0.4)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What makes a heatmap: a method, of which branch, and for both of them, how they were fused."""
+    """A way to compute a heatmap: the method, the branch, and for both branches together the merge rule."""
 
     method: str
     branch: View | None = None
@@ -57,7 +57,7 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The variant in words, which is its key in documents."""
         return " ".join(part for part in (self.method, self.branch, self.merge_rule) if part)
 
 
@@ -67,7 +67,7 @@ BASELINES = (RANDOM, CENTRED)
 
 @dataclass(frozen=True, eq=False)
 class MaskedPicture:
-    """A picture and its mask in the frame of the model's input; None where there is none or it does not count."""
+    """A picture and its mask at the size of the model's input. The mask is None if missing, or if it does not count."""
 
     upload: Upload
     mask: Bool[np.ndarray, "h w"] | None
@@ -75,7 +75,7 @@ class MaskedPicture:
 
 @dataclass(frozen=True, eq=False)
 class MeasuredPicture:
-    """The class explained in a picture and its probability, and each variant's heatmap and figures."""
+    """The explained class of a picture with its probability, and the heatmap and metrics of each variant."""
 
     explained: str
     probability: float
@@ -84,7 +84,10 @@ class MeasuredPicture:
 
 
 def open_picture(predictor: Predictor, sample: Sample) -> MaskedPicture:
-    """Read a picture and its mask. Raises DataError where that cannot be done, and as `read_mask` does."""
+    """Read a sample's picture and its mask. A mask that covers too little or too much does not count (`MASK_SHARES`).
+
+    Raises DataError for a picture or mask that cannot be used.
+    """
     upload = open_sample(predictor, sample)
     mask = read_mask(sample.mask, upload) if sample.mask else None
     if mask is not None and not MASK_SHARES[0] <= mask.mean() <= MASK_SHARES[1]:
@@ -93,9 +96,9 @@ def open_picture(predictor: Predictor, sample: Sample) -> MaskedPicture:
 
 
 def measure(predictor: Predictor, picture: MaskedPicture, seed: int) -> MeasuredPicture:
-    """Explain the service's answer to one picture in every way, and take each way's figures.
+    """Explain the service's answer to one picture by every variant, and compute each variant's metrics.
 
-    All variants meet the same random numbers, which `seed` decides.
+    All variants use the same random numbers, which depend on `seed`.
     """
     upload, mask = picture.upload, picture.mask
     prediction, _ = predictor.predict(upload)
@@ -116,7 +119,7 @@ def measure(predictor: Predictor, picture: MaskedPicture, seed: int) -> Measured
 
 
 def variants_of(predictor: Predictor) -> list[Variant]:
-    """Everything that is measured with this model: the baselines first, then method by method."""
+    """Return all variants for a model: the baselines first, then those of each method."""
     branches = predictor.capabilities.branches
     variants = list(BASELINES)
     for name, method in METHODS.items():
@@ -130,7 +133,7 @@ def variants_of(predictor: Predictor) -> list[Variant]:
 def heatmaps_of(
     predictor: Predictor, prediction: Prediction, target: str, rng: np.random.Generator
 ) -> dict[Variant, Heatmap]:
-    """The heatmap for `target` of each of `variants_of`, on the model's grid; a random map is new each time."""
+    """Compute the heatmap of every variant for the class `target`, on the model's grid. The random map uses `rng`."""
     attribution_input = predictor.attribution_input(prediction, target, None)
     attributions = {name: method.attribute(attribution_input) for name, method in METHODS.items()}
     rows, columns = finest_grid(attribution_input.maps.values())
@@ -149,7 +152,7 @@ def heatmaps_of(
 
 
 def probability_of(predictor: Predictor, upload: Upload, target: str) -> Score:
-    """Model inputs to the probability of `target` that the service would answer; the same one is computed once."""
+    """Return a function from model inputs to the service's probability of `target`, with a cache."""
     cached: dict[bytes, float] = {}
 
     def score(images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, " n"]:
@@ -167,11 +170,11 @@ def probability_of(predictor: Predictor, upload: Upload, target: str) -> Score:
 
 
 def read_mask(path: Path, upload: Upload) -> Bool[np.ndarray, "h w"]:
-    """The mask in the frame of the model's input: true where at least half of an input pixel is inside.
+    """Read a mask at the size of the model's input: true where at least half of an input pixel is inside.
 
-    The file is a picture of the upload's size, upright, brighter than half inside. It goes the way of the picture,
-    shortest side to size and centre crop, by areas instead of the picture's smooth filter, so that not a pixel moves.
-    Raises DataError for one that cannot be read, has another size, or marks nothing.
+    The file is a picture of the upload's size, upright, and brighter than half inside. It is resized and cropped like
+    the upload, but by area averaging, which does not move edges. Raises DataError for a mask that cannot be read, has
+    another size, or is empty.
     """
     try:
         mask_picture = decode(path.read_bytes(), Limits())
@@ -184,7 +187,7 @@ def read_mask(path: Path, upload: Upload) -> Bool[np.ndarray, "h w"]:
         )
     inside = mask_picture.image.convert("L").point(lambda level: 255 * (level > 127))
     if inside.getbbox() is None:
-        raise DataError(f"{path} marks nothing: inside must be white, or leave the mask out of the table")
+        raise DataError(f"{path} is empty: the inside must be white; or leave the mask out of the table")
     height, width = upload.image.shape[:2]
     frame = Frame.shortest_side(size, (height, width))
     return np.asarray(inside.convert("F").resize((width, height), Image.Resampling.BOX, frame.sides)) >= 127.5
@@ -193,7 +196,7 @@ def read_mask(path: Path, upload: Upload) -> Bool[np.ndarray, "h w"]:
 def _faithfulness(
     score: Score, image: UInt8[np.ndarray, "h w 3"], blur: UInt8[np.ndarray, "h w 3"], heatmap: Heatmap, seed: int
 ) -> dict[str, float]:
-    """The figures that ask the model what becomes of its answer."""
+    """Compute the metrics of faithfulness, which query the model with changed pictures."""
     change = drop_and_increase(score, image, heatmap)
     return {
         "insertion": insertion(score, image, heatmap, blur, seed=seed),
@@ -207,7 +210,7 @@ def _faithfulness(
 def _stability(
     predictor: Predictor, upload: Upload, target: str, heatmaps: Mapping[Variant, Heatmap], rng: np.random.Generator
 ) -> dict[Variant, dict[str, float]]:
-    """How well each heatmap agrees with those of the picture moved a little, and of the picture saved as JPEG."""
+    """Compute each heatmap's correlation with those of the slightly shifted and of the JPEG-compressed picture."""
     size = height, width = upload.image.shape[:2]
     down_px, right_px = max(1, round(SHIFT_SHARE * height)), max(1, round(SHIFT_SHARE * width))
     shifts = [(down_px, right_px), (-down_px, -right_px)]
@@ -229,13 +232,13 @@ def _stability(
 
 
 def _as_jpeg(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The model's input as it comes back from a JPEG file."""
+    """Compress the model's input as JPEG, and decode it again."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=JPEG_QUALITY)
     return np.asarray(Image.open(file, formats=["JPEG"]).convert("RGB"))
 
 
 def gaussian_profile(cells: int) -> Float[np.ndarray, " cells"]:
-    """One side of the centred Gaussian."""
+    """Return the centred Gaussian along one axis of the grid."""
     position = (np.arange(cells) + 0.5) / cells - 0.5
     return np.asarray(np.exp(-np.square(position / CENTRED_SIGMA_SHARE) / 2))

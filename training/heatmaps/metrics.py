@@ -1,4 +1,4 @@
-"""What is measured of heatmaps: each figure's definition, its source, and which way is better."""
+"""The metrics of heatmaps: definitions, sources, and which direction is better."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from training.heatmaps.measure import BLUR_SIGMA_SHARE, JPEG_QUALITY, SHIFT_SHAR
 
 
 class Metric(NamedTuple):
-    """A figure's short name, whether more of it is better, what it is, and whose it is."""
+    """A metric: its short title, whether higher values are better, its definition, and its source."""
 
     title: str
     higher_is_better: bool
@@ -24,38 +24,38 @@ METRICS = {
     "insertion": Metric(
         "insertion",
         True,
-        "Area under the score while the picture comes into its own blur (Gaussian of "
-        f"{100 * BLUR_SIGMA_SHARE:.1f} % of the shorter side), highest pixels of the heatmap first, in {STEPS} "
-        "equal steps.",
+        "Area under the score while pixels of the blurred picture (Gaussian, standard deviation "
+        f"{100 * BLUR_SIGMA_SHARE:.1f} % of the shorter side) are replaced by those of the picture, highest in the "
+        f"heatmap first, in {STEPS} equal steps.",
         "Petsiuk et al. 2018",
     ),
     "deletion": Metric(
         "deletion",
         False,
-        "Area under the score while the picture gives way to its mean colour, highest pixels of the heatmap first, in "
-        f"{STEPS} equal steps.",
+        "Area under the score while pixels of the picture are replaced by its mean colour, highest in the heatmap "
+        f"first, in {STEPS} equal steps.",
         "Petsiuk et al. 2018",
     ),
     "road": Metric(
         "ROAD",
         True,
-        "Score without the lowest pixels less score without the highest, mean over "
-        f"{', '.join(f'{100 * fraction:.0f}' for fraction in ROAD_FRACTIONS)} % of the pixels. Removed ones are the "
-        f"weighted mean of their neighbours plus noise (standard deviation {100 * NOISE:.0f} % of the range). "
+        "Score without the lowest pixels minus score without the highest pixels, mean over "
+        f"{', '.join(f'{100 * fraction:.0f}' for fraction in ROAD_FRACTIONS)} % of the pixels. A removed pixel is "
+        f"the weighted mean of its neighbours plus noise (standard deviation {100 * NOISE:.0f} % of the range). "
         "Chance is 0.",
         "Rong et al. 2022",
     ),
     "average_drop": Metric(
         "drop",
         False,
-        "Relative loss of the score (0 where it rises) when each pixel is multiplied by the heatmap's positive part "
-        "over its maximum. Large heatmaps lose little: an even one nothing.",
+        "Relative loss of the score (0 if it rises) when each pixel is multiplied by the heatmap's positive part, "
+        "scaled to a maximum of 1. Large heatmaps lose little, and a uniform one loses nothing.",
         "Chattopadhay et al. 2018",
     ),
     "increase": Metric(
         "increase",
         True,
-        "Share of pictures whose score rises in that way.",
+        "Share of pictures whose score rises under the same multiplication.",
         "Chattopadhay et al. 2018",
     ),
     "pointing": Metric(
@@ -67,15 +67,15 @@ METRICS = {
     "energy": Metric(
         "energy",
         True,
-        "Share of the heatmap's positive part that lies in the mask; 0 where there is none.",
+        "Share of the heatmap's positive part that lies in the mask; 0 if there is no positive part.",
         "Wang et al. 2020",
     ),
     "shift": Metric(
         "shift",
         True,
-        "Correlation (Pearson) of the signed heatmap with that of the picture moved by "
-        f"{100 * SHIFT_SHARE:.1f} % of its sides, down and right, and up and left, over what both show. A heatmap that "
-        "ignores the picture is stable too.",
+        "Pearson correlation of the signed heatmap with that of the picture shifted by "
+        f"{100 * SHIFT_SHARE:.1f} % of its sides, down and right, and up and left, over the part that both cover. "
+        "A heatmap that ignores the picture is stable too.",
         "after Alvarez-Melis & Jaakkola 2018",
     ),
     "jpeg": Metric(
@@ -86,5 +86,5 @@ METRICS = {
     ),
 }
 
-# What the mean rank is taken over: neither an even heatmap nor one that ignores the picture can win these.
+# The mean rank is over these metrics, which neither a uniform heatmap nor one that ignores the picture can win.
 RANKED_METRICS = ("insertion", "deletion", "road", "pointing", "energy")

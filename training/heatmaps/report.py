@@ -1,4 +1,4 @@
-"""What was found about heatmaps, and how it is told: a table in the terminal, a JSON document, an HTML page."""
+"""The result of evaluating heatmaps, in three forms: a table for the terminal, a JSON document, an HTML page."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TEMPLATE = Path(__file__).with_name("report.html")
 
 
 class MetricResult(NamedTuple):
-    """A figure of one variant over pictures, and its differences to the baselines, paired by picture."""
+    """A metric of one variant over pictures, and its paired differences to the baselines, by their names."""
 
     estimate: Estimate
     differences: Mapping[str, Estimate]
 
     def verdict(self, higher_is_better: bool) -> str:
-        """`better` than every baseline, `worse` than one, or nothing, by intervals without 0."""
+        """Return `better` than every baseline, `worse` than one, or an empty string if the intervals show neither."""
         sign = 1 if higher_is_better else -1
         bounds = [sorted((sign * difference.low, sign * difference.high)) for difference in self.differences.values()]
         if bounds and all(low > 0 for low, _ in bounds):
@@ -40,7 +40,7 @@ _MARKS = {"better": "*", "worse": "!", "": " "}
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One picture that was measured. `mask_share` is of what the model sees, None where no mask was used."""
+    """One evaluated picture. `mask_share` is the mask's share of the model's input, or None without a mask."""
 
     path: str
     group: str
@@ -51,7 +51,7 @@ class PictureRow:
 
 
 class ShownPicture(NamedTuple):
-    """A picture of the page: what the model sees with the mask's outline, and each heatmap over it, as JPEG."""
+    """A picture on the page: the model's input with the mask's outline, and each heatmap over it, all as JPEG."""
 
     row: PictureRow
     input_jpeg: bytes
@@ -60,10 +60,11 @@ class ShownPicture(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class HeatmapEvaluation:
-    """How far each variant's heatmaps can be believed.
+    """The metrics of each variant's heatmaps.
 
-    `values` are those of every picture, variant and figure of `FIGURES`, not a number where there is none. `table` is
-    of all pictures, `class_tables` of those for which each class was explained. `shown` are the page's pictures.
+    `values` are those of each picture, variant and metric of `METRICS`, with NaN for missing ones. `table` is of all
+    pictures, and `class_tables` are of the pictures for which each class was explained. `shown` are the pictures on the
+    page. `repeats` and `seed` are those of the bootstrap.
     """
 
     manifest: Manifest
@@ -72,7 +73,7 @@ class HeatmapEvaluation:
     split: str | None
     rows: Sequence[PictureRow]
     variants: Sequence[Variant]
-    values: Float[np.ndarray, "pictures variants figures"]
+    values: Float[np.ndarray, "pictures variants metrics"]
     table: Table
     class_tables: Mapping[str, Table]
     shown: Sequence[ShownPicture]
@@ -82,7 +83,7 @@ class HeatmapEvaluation:
 
     @property
     def data_summary(self) -> str:
-        """What the figures rest on, in words."""
+        """The data in words: its split, and the numbers of pictures and masks."""
         masks = sum(row.mask_share is not None for row in self.rows)
         source = self.data if self.split is None else f"{self.split} of {self.data}"
         least, most = (100 * share for share in MASK_SHARES)
@@ -90,17 +91,17 @@ class HeatmapEvaluation:
 
     @property
     def chance(self) -> float | None:
-        """The mean share of the masks used: what pointing and energy are by chance."""
+        """The mean share of the masks in their pictures, which is the chance level of pointing and energy."""
         shares = [row.mask_share for row in self.rows if row.mask_share is not None]
         return float(np.mean(shares)) if shares else None
 
     @property
     def ranked(self) -> list[str]:
-        """The figures that ranks are taken over, as far as there are any pictures for them."""
+        """The metrics that ranks are over: those of `RANKED_METRICS` that the table has."""
         return _ranked_metrics(self.table)
 
     def ranks(self, table: Table) -> dict[Variant, float]:
-        """Each variant's mean rank over the figures of `RANKED` that there are, 1 the best; equal ones share."""
+        """Return each variant's mean rank over the ranked metrics. The best rank is 1; equal values share a rank."""
         ranks = []
         for name in _ranked_metrics(table):
             sign = -1 if METRICS[name].higher_is_better else 1
@@ -109,7 +110,7 @@ class HeatmapEvaluation:
         return dict(zip(table, np.mean(ranks, axis=0).tolist(), strict=True))
 
     def text(self) -> str:
-        """The table of all pictures."""
+        """Format the table of all pictures for the terminal."""
         names, ranks = list(next(iter(self.table.values()))), self.ranks(self.table)
         arrows = {name: "up" if METRICS[name].higher_is_better else "down" for name in names}
         lines = [
@@ -127,7 +128,7 @@ class HeatmapEvaluation:
         return "\n".join(lines)
 
     def document(self) -> dict[str, Any]:
-        """All that was found, in types that JSON has; each picture's values in the order of `pictures`."""
+        """Return the content of `explanations.json`. Lists of values are in the order of `pictures`."""
         return {
             "bundle": {"name": self.manifest.name, "version": self.manifest.version, "sha256": self.bundle_sha256},
             "data": {"path": self.data, "split": self.split, "pictures": len(self.rows)},
@@ -172,5 +173,5 @@ def _ranked_metrics(table: Table) -> list[str]:
 
 
 def as_html(evaluation: HeatmapEvaluation) -> str:
-    """One page that needs no other file and no network."""
+    """Render the self-contained page `explanations.html`."""
     return render(TEMPLATE, evaluation=evaluation, metrics=METRICS, score=SCORE_DEFINITION, mask_shares=MASK_SHARES)

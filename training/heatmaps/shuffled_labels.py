@@ -1,10 +1,12 @@
-"""The data randomisation test: do heatmaps notice that a head was trained on labels dealt out at random?
+"""The data randomisation test: do heatmaps change if the head is trained on shuffled labels?
 
-Adebayo et al., "Sanity Checks for Saliency Maps", 2018. The bundle's trunk stays as it is: only heads are trained
-anew, on stored feature maps. What a head learnt of shuffled labels by heart has nothing to do with the classes, so its
-heatmaps should be others than those of a head trained on the true labels. The control is another head trained on the
-true labels. It and the head of shuffled labels start from the same seed, which is not the first head's, so that both
-are compared with the first on equal terms: heads that start from the same weights keep some of them.
+The test is from Adebayo et al., "Sanity Checks for Saliency Maps", 2018. Here the bundle's trunk is kept, and only
+heads are trained, on stored feature maps. A head that memorises shuffled labels learns nothing about the classes, so
+its heatmaps should differ from those of a head trained on the true labels.
+
+The control is a second head trained on the true labels. It has the same seed as the head of shuffled labels, and
+another one than the first head. Heads with the same initial weights keep some of them, so both are compared with the
+first head on equal terms.
 """
 
 from __future__ import annotations
@@ -39,12 +41,12 @@ from training.metrics.classification import DecisionRule, classification_metrics
 DEFAULT_EPOCHS, DEFAULT_PICTURES = 20, 50
 _RATE, _WEIGHT_DECAY, _BATCH, _WARMUP_SHARE = 5e-4, 0.02, 32, 0.1
 
-Variant = tuple[str, str]  # a method; cnn, swin, or fusion by the method's default rule
+Variant = tuple[str, str]  # the method, and the view: cnn, swin, or fusion by the method's default merge rule
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """Feature maps of one split's pictures, float16, the number of each one's class, and its group."""
+    """The pictures of one split: their feature maps in float16, their class indices and their groups."""
 
     maps: FeatureMaps[np.ndarray]
     labels: Int[np.ndarray, " n"]
@@ -54,11 +56,11 @@ class EncodedSplit:
 def compare_shuffled_labels(
     bundle: Path, data: Path, epochs: int, picture_count: int, seed: int
 ) -> ShuffledLabelsResult:
-    """Train three heads on all of train, and compare their heatmaps of `pictures` of val, drawn by chance.
+    """Train three heads on train, and compare their heatmaps on a random sample of val.
 
-    `seed` decides what is drawn, how labels are shuffled, and from what the heads start. Heatmaps are for the class
-    that the first head answers. Raises BundleError, EngineError, and DataError for data without pictures of each class
-    in train and val, too few pictures to draw, no epochs, and a negative seed.
+    The sample, the shuffled labels and the initial weights depend on `seed`. All heatmaps are for the class that the
+    first head answers. Raises BundleError, EngineError, and DataError if a class has no pictures in train or val, if
+    the sample has fewer than two groups, if `epochs` is below 1, or if `seed` is negative.
     """
     if epochs < 1 or seed < 0:
         raise DataError(f"{epochs} epochs from seed {seed}: choose --epochs of 1 or more and --seed of 0 or more")
@@ -67,7 +69,7 @@ def compare_shuffled_labels(
     of_train, of_val = (_of_split(samples, split, read.manifest.classes) for split in ("train", "val"))
     chosen = np.sort(np.random.default_rng(seed).permutation(len(of_val))[: max(picture_count, 0)])
     if len({of_val[number].group or number for number in chosen.tolist()}) < 2:
-        raise DataError("figures with intervals need pictures of at least two groups: choose more --pictures")
+        raise DataError("intervals need pictures of at least two groups: choose more --pictures")
     engine = load_engine(read, "auto")
     train, val = encode_split(engine, read, of_train), encode_split(engine, read, of_val)
     recipes = {
@@ -89,7 +91,7 @@ def compare_shuffled_labels(
 
 
 def encode_split(engine: Engine, bundle: Bundle, samples: Sequence[Sample]) -> EncodedSplit:
-    """What the trunk makes of pictures. Raises DataError for one that cannot be read."""
+    """Compute the feature maps of the samples. Raises DataError for a picture that cannot be read."""
     parts = FeatureMaps[list[np.ndarray]]()
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
     with tqdm(total=len(samples), desc="feature maps", unit="picture", disable=None) as bar:
@@ -104,17 +106,17 @@ def encode_split(engine: Engine, bundle: Bundle, samples: Sequence[Sample]) -> E
 
 
 def shuffle_labels(labels: Int[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
-    """The same labels, dealt out to the pictures at random."""
+    """Return a random permutation of the labels."""
     return np.random.default_rng(seed).permutation(labels)
 
 
 def train_head(
     bundle: Bundle, train: EncodedSplit, labels: Int[np.ndarray, " n"], epochs: int, seed: int
 ) -> TorchEngine:
-    """A new head of the bundle's architecture that learnt these labels of the stored maps; it has no trunk.
+    """Train a new head of the bundle's architecture on stored maps and these labels.
 
-    AdamW on cross-entropy, without dropout, so that labels without a rule can be learnt by heart. `seed` decides the
-    first weights and the order of pictures.
+    Training minimises the cross-entropy with AdamW, without dropout, so that the head can memorise random labels. The
+    initial weights and the order of the pictures depend on `seed`. The returned engine has a head and no trunk.
     """
     manifest = bundle.manifest
     size, options = (manifest.input.height_px, manifest.input.width_px), manifest.architecture.model_dump()
@@ -140,7 +142,7 @@ def train_head(
 
 
 def heatmaps_of(head: Engine, maps: Maps, baseline: Maps, weights: Float[np.ndarray, " k"]) -> dict[Variant, Heatmap]:
-    """Every method's heatmaps of one picture for a weighting of the logits."""
+    """Compute the heatmaps of one picture by every method, for a weighting of the logits."""
     inputs = AttributionInput(maps, baseline, HeadScore(head, weights))
     inputs = replace(inputs, precomputed_endpoints=inputs.endpoints(), precomputed_gradient=inputs.gradient())
     heatmaps: dict[Variant, Heatmap] = {}
@@ -153,7 +155,7 @@ def heatmaps_of(head: Engine, maps: Maps, baseline: Maps, weights: Float[np.ndar
 
 
 def rank_correlations(a: Heatmap, b: Heatmap) -> tuple[float, float]:
-    """Spearman's correlation of two heatmaps and of their absolute values; for constant ones see `correlation`."""
+    """Return Spearman's correlation of two heatmaps, and that of their absolute values (see also `correlation`)."""
     return correlation(_ranks(a), _ranks(b)), correlation(_ranks(np.abs(a)), _ranks(np.abs(b)))
 
 
@@ -161,8 +163,8 @@ def _of_split(samples: Sequence[Sample], split: str, classes: Sequence[str]) -> 
     chosen = [sample for sample in samples if sample.split == split]
     if (labels := {sample.label for sample in chosen}) != set(classes):
         raise DataError(
-            f"{split} has pictures of {', '.join(sorted(labels)) or 'no class'}, but the bundle knows "
-            f"{', '.join(classes)}: give data with pictures of these classes, and no other, in train and in val"
+            f"{split} has pictures of {', '.join(sorted(labels)) or 'no class'}, but the bundle's classes are "
+            f"{', '.join(classes)}: give data with pictures of exactly these classes in train and in val"
         )
     return chosen
 
@@ -186,12 +188,12 @@ def _probabilities(head: Engine, split: EncodedSplit) -> Float[np.ndarray, "n k"
 
 
 def _select(maps: FeatureMaps[np.ndarray], rows: slice | int | Int[np.ndarray, " b"]) -> FeatureMaps[np.ndarray]:
-    """Some pictures' maps, in float32."""
+    """Return the maps of some pictures in float32."""
     return maps.map(lambda branch_maps: to_float32(branch_maps[rows]))
 
 
 def _ranks(heatmap: Heatmap) -> Heatmap:
-    """Each value's place among all; equal values share theirs."""
+    """Return the rank of each value. Equal values share their mean rank."""
     _, position, counts = np.unique(heatmap, return_inverse=True, return_counts=True)
     return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[position.reshape(heatmap.shape)])
 
@@ -199,7 +201,7 @@ def _ranks(heatmap: Heatmap) -> Heatmap:
 def _rows(
     heads: Sequence[Engine], val: EncodedSplit, chosen: Int[np.ndarray, " m"], baseline: Maps
 ) -> list[VariantRow]:
-    """`heads` are those of the true labels, of the shuffled ones, and of the true ones again."""
+    """Compute the table. `heads` are those of the true labels, of the shuffled labels, and the control."""
     correlations: dict[tuple[str, Variant], list[list[float]]] = {}
     for number in tqdm(chosen.tolist(), desc="explaining", unit="picture", disable=None):
         maps = _select(val.maps, number)

@@ -1,7 +1,7 @@
-"""The training loop: read it top to bottom.
+"""The training loop, to be read from top to bottom.
 
-An interrupted run that goes on ends with the same weights and the same log as one that was left alone. All that is
-random is drawn from (seed, epoch, update, position), so a checkpoint needs no random state, only how far it came.
+A run that was interrupted and resumed ends with the same weights and the same log as an uninterrupted one. All random
+choices depend on (seed, epoch, update, position) alone, so a checkpoint stores the progress and no random state.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from training.runs.checkpoint import save_checkpoint, write_atomically
 from training.runs.run import Run, lock_run, new_run, resume_run, write_run
 from training.runs.tracking import Log, Tracker, trackers
 
-VAL_METRICS = ("nll", "accuracy", "auroc")  # of the likeliest class; AUROC is the mean of each class against the rest
+VAL_METRICS = ("nll", "accuracy", "auroc")  # the answer is the most probable class; AUROC is the macro mean
 
 
 class TrainingError(RuntimeError):
-    """A run that had to stop, why, and what it left."""
+    """A run that had to stop. The message says why, and which files it left."""
 
 
 @dataclass
 class Progress:
-    """How far a run has come. The loss is summed over the epoch's updates so far."""
+    """The updates made so far, and the sum of the losses of the current epoch's updates."""
 
     update: int = 0
     loss_sum: float = 0.0
@@ -63,30 +63,33 @@ def fit(
     resume: bool = False,
     track: Sequence[str] = (),
 ) -> bool:
-    """Train `recipe` on `data` and write the run to the folder `out`; `say` gets its messages.
+    """Train a recipe on a data set, and write the run to the folder `out`.
 
-    Returns when the run has finished, or, with a checkpoint, soon after SIGTERM or SIGINT, and then False. Raises
-    RecipeError, DataError, WeightsError, RunError and TrackingError for what is wrong from the start, TrainingError
-    for what stopped it later.
+    `report` receives the messages. `resume` continues the run in `out` from its newest checkpoint. `track` names
+    further trackers (see `TRACKERS`).
+
+    Returns True when the run has finished, and False if SIGTERM or SIGINT stopped it; then it has written a checkpoint.
+    Raises RecipeError, WeightsError, RunError or TrackingError before training starts, DataError for data or a picture
+    that cannot be used, and TrainingError if training has to stop.
     """
     with process_group() as processes, deterministic(processes.device), stop_signal() as stop:
         if resume:
-            run, state, torn = resume_run(recipe, data, out)
+            run, state, damaged = resume_run(recipe, data, out)
         else:
-            run, state, torn = new_run(recipe, data, out), None, []
+            run, state, damaged = new_run(recipe, data, out), None, []
         trainer = Trainer(run, processes, report if processes.writes else _ignore, state)
-        processes.wait()  # every process has seen that the folder is free
+        processes.wait()  # until every process has checked that the folder is free
         if processes.writes and not resume:
             write_run(run)
         with lock_run(out) if processes.writes else nullcontext():
-            for path in torn if processes.writes else []:
-                report(f"{path} is torn: passed over")
+            for path in damaged if processes.writes else []:
+                report(f"checkpoint {path} is damaged and was skipped")
             trainer.train(track, stop)
         return not stop.requested
 
 
 class Trainer:
-    """A run while it trains, from the start or from a checkpoint's `state`."""
+    """Trains a run from the start, or from a checkpoint's `state`."""
 
     def __init__(
         self, run: Run, processes: Processes, report: Callable[[str], None], state: dict[str, Any] | None
@@ -112,18 +115,18 @@ class Trainer:
         loss = Loss.from_labels(self.labels, len(run.classes), self.recipe.imbalance, self.recipe.label_smoothing)
         self.updater = Updater(self.model, build_optimizer(self.model, self.recipe), loss, self.recipe, processes)
         for stage in self.recipe.stages:
-            trainable_names(self.model, stage)  # a stage that cannot be is an error now, not after hours
+            trainable_names(self.model, stage)  # raises for an impossible stage now, not after hours
         if state is None:
             load_start_weights(self.model, self.recipe)
         self.ema, self.progress, self._log_bytes = Ema(self.model, self.recipe.ema_decay), Progress(), 0
         if state is not None:
             self._restore(state)
-        self._bar = None if processes.writes else True  # None: shown in a terminal only
+        self._hide_bar = None if processes.writes else True  # None: tqdm shows it in a terminal only
 
     def train(self, track: Sequence[str], stop: StopSignal) -> None:
-        """To the end, or to a signal."""
+        """Train until the end of the recipe or until a signal."""
         if self.progress.update:
-            self.report(f"going on after update {self.progress.update} of {self.updates}")
+            self.report(f"resuming after update {self.progress.update} of {self.updates}")
         self.log = Log(self.run.log, self._log_bytes) if self.processes.writes else None
         self.trackers: list[Tracker] = (
             trackers(track, self.run.folder, self.recipe, self.progress.update) if self.processes.writes else []
@@ -132,11 +135,11 @@ class Trainer:
         try:
             for epoch in range(self.progress.update // self.batches.updates, self.recipe.epochs):
                 if self._epoch(epoch, loader, stop):
-                    self.report(f"stopped after update {self.progress.update}: fit … --resume goes on from there")
+                    self.report(f"stopped after update {self.progress.update}: continue with fit … --resume")
                     return
             self._finish()
         except OSError as error:
-            raise TrainingError(f"a file could not be written ({error}): the last checkpoint stays") from error
+            raise TrainingError(f"a file could not be written ({error}): the last checkpoint is kept") from error
         finally:
             for tracker in self.trackers:
                 tracker.finish()
@@ -144,14 +147,16 @@ class Trainer:
                 self.log.close()
 
     def _epoch(self, epoch: int, loader: DataLoader[Any], stop: StopSignal) -> bool:
-        """The rest of one epoch. True if a signal ended it."""
+        """Train the rest of one epoch. Returns True if a signal stopped it."""
         stage, started, waited = self.recipe.stage_at(epoch), time.perf_counter(), 0.0
         apply_stage(self.model, stage, self.recipe.batch_norm)
         first = self.progress.update - epoch * self.batches.updates
         self.batches.start(epoch, first)
         loaded = iter(loader)
         name = f"epoch {epoch + 1}/{self.recipe.epochs} {stage.name}"
-        bar = tqdm(total=self.batches.updates, initial=first, desc=name, unit="update", leave=False, disable=self._bar)
+        bar = tqdm(
+            total=self.batches.updates, initial=first, desc=name, unit="update", leave=False, disable=self._hide_bar
+        )
         for number in range(first, self.batches.updates):
             waiting = time.perf_counter()
             parts: list[BatchPart] = [_next_part(loaded) for _ in range(self.recipe.accumulate)]
@@ -176,7 +181,7 @@ class Trainer:
         return stopped
 
     def _update(self, parts: list[BatchPart], epoch: int, number: int, stage: str, stop: StopSignal) -> bool:
-        """One update of weights and average. True if a process was asked to stop."""
+        """Update the weights and their average once. Returns True if any process was asked to stop."""
         update = self.progress.update
         rates = set_rates(self.updater.adam, self.recipe, update, self.updates)
         labels = self.batches.labels_of_update(epoch, number)
@@ -195,7 +200,7 @@ class Trainer:
         return sums.stop
 
     def _end_epoch(self, epoch: int, name: str, timing: dict[str, float]) -> None:
-        """Evaluate the averaged weights and write the epoch's line."""
+        """Evaluate the averaged weights, and write the epoch's record."""
         val = self._evaluate()
         loss, self.progress.loss_sum = self.progress.loss_sum / self.batches.updates, 0.0
         stage = self.recipe.stage_at(epoch).name
@@ -210,7 +215,10 @@ class Trainer:
             self._show_overlays()
 
     def _evaluate(self) -> dict[str, float]:
-        """Figures of the averaged weights on val, every picture counted once however many processes share the work."""
+        """Return the averaged weights' metrics on val.
+
+        The processes share the pictures, and each picture counts once.
+        """
         labels = np.array(self.run.labels_of("val"))
         samples = self.run.samples_of("val")[self.processes.rank :: self.processes.count]
         pictures = DataLoader(EvaluationSet(samples, self.recipe.model.image_size), 25, num_workers=self.recipe.workers)
@@ -251,14 +259,16 @@ class Trainer:
         self.progress, self._log_bytes = Progress(**state["progress"]), state["log_bytes"]
 
     def _not_finite(self, parts: list[BatchPart], epoch: int, number: int, loss: float) -> str:
-        """Save what shows a loss or gradient that is not finite, and say so."""
+        """Save the weights and the batch of an update whose loss or gradient is not finite, and return the message."""
         where = f"at update {self.progress.update} (epoch {epoch + 1}, update {number + 1} of it)"
         path = self.run.folder / f"not-finite-{self.progress.update:08d}.pt"
         if self.processes.writes:
             named_parts = [dict(zip(("cnn", "swin", "labels"), part, strict=True)) for part in parts]
             torch.save({"model": self.model.state_dict(), "parts": named_parts, "loss": loss}, path)
         kind = "the gradient" if np.isfinite(loss) else f"the loss ({loss})"
-        return f"{kind} is not finite {where}: lower the rates, or look at the pictures; {path} holds weights and batch"
+        return (
+            f"{kind} is not finite {where}: lower the rates or check the pictures; {path} has the weights and the batch"
+        )
 
     def _loader(self) -> DataLoader[Any]:
         views = TwoViews(self.recipe.augmentation, self.recipe.model.image_size)
@@ -291,7 +301,7 @@ class Trainer:
 
 
 def _next_part(loaded: Iterator[Any]) -> BatchPart:
-    """The next part. A worker's DataError comes with its traceback, of which only the sentence is kept."""
+    """Return the next part of a batch. Of a DataError with a worker's traceback, only the sentence is kept."""
     try:
         cnn, swin, labels = next(loaded)
     except DataError as error:
@@ -302,4 +312,4 @@ def _next_part(loaded: Iterator[Any]) -> BatchPart:
 
 
 def _ignore(message: str) -> None:
-    """What the processes that do not write say."""
+    """Drop a message: only rank 0 reports."""

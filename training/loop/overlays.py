@@ -1,4 +1,4 @@
-"""Grad-CAM overlays of a model that is not a bundle yet: for looking at a run while it trains."""
+"""Grad-CAM overlays of a model during training, before it is a bundle."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ CaptionedPicture = tuple[str, UInt8[np.ndarray, "h w 3"]]
 def draw_overlays(
     model: CNNViTFusion, images: UInt8[np.ndarray, "n h w 3"], labels: Sequence[int], classes: Sequence[str]
 ) -> list[CaptionedPicture]:
-    """What speaks for the model's answer in each prepared picture, with a caption.
+    """Draw the evidence for the model's answer over each picture, and caption it with label, answer and probability.
 
-    The model must be frozen and in eval mode.
+    `images` have the model's input size, and `labels` are their classes by number. The model must be frozen and in eval
+    mode.
     """
     engine = TorchEngine(model)
     maps = engine.encode(images)

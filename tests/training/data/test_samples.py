@@ -98,7 +98,7 @@ def test_folders_of_splits_are_read_with_their_splits(tmp_path: Path) -> None:
         ("m.png", "../m.png", r"\.\./m\.png leads out of the data"),
         ("b.png,dog", "no.png,dog", "1 of 5 files of .* are missing, the first is .*no.png"),
         ("m.png", "no.png", "1 of 5 files of .* are missing, the first is .*no.png"),
-        ("b.png", "./a.png", "a.png is named twice"),
+        ("b.png", "./a.png", "a.png is listed twice"),
         ("c.png,cat,kit,val,", "c.png,cat,kit,,", "1 of 4 pictures have no split, the first is .*c.png"),
         ("d.png,dog", "d.png,fox", "class fox has no picture in train"),
         (",dog", ",cat", "pictures of 1 class"),

@@ -188,7 +188,9 @@ def relabelled(data: Path, place: Path, change: dict[str, str]) -> Path:
 
 def test_a_label_that_the_bundle_does_not_know_is_refused(tiny_bundle: Path, drawn: Path, tmp_path: Path) -> None:
     data = relabelled(drawn, tmp_path / "data", {"malignant": "melanoma"})
-    with pytest.raises(DataError, match="the bundle knows benign, malignant, but pictures are labelled melanoma"):
+    with pytest.raises(
+        DataError, match="the bundle's classes are benign, malignant, but pictures are labelled melanoma"
+    ):
         evaluate(tiny_bundle, data, None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -209,7 +211,7 @@ def test_a_damaged_picture_is_named(tiny_bundle: Path, drawn: Path, tmp_path: Pa
 
 def test_splits_without_val_need_a_choice(tiny_bundle: Path, drawn: Path, tmp_path: Path) -> None:
     shutil.copytree(drawn / "train", tmp_path / "data" / "train")
-    with pytest.raises(DataError, match="has no split val: choose --split among train"):
+    with pytest.raises(DataError, match="has no split val: choose --split from train"):
         evaluate(tiny_bundle, tmp_path / "data", None, tmp_path / "out")
 
 

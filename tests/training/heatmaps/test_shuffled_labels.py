@@ -178,7 +178,10 @@ def test_data_without_both_splits_or_with_other_classes_is_refused(
     for changed, sentence in [
         ([replace(sample, split="val") for sample in samples], "train has pictures of no class"),
         ([replace(sample, label="benign") for sample in samples], "train has pictures of benign, but the bundle"),
-        ([replace(sample, label="mole") for sample in samples], "pictures of mole, but the bundle knows benign"),
+        (
+            [replace(sample, label="mole") for sample in samples],
+            "pictures of mole, but the bundle's classes are benign",
+        ),
     ]:
         write_samples(changed, tmp_path / "samples.csv")
         assert main(["shuffled-labels", str(bundle_path), str(tmp_path)]) == 1

@@ -70,7 +70,7 @@ MISTAKES = [
     ("batch_size=2", "batches of 2 often hold one class"),
     ("batch_size=4096", "no update would be made"),
     ("model.image_size=[64, 96]", "no multiple of its window"),
-    ("start.cnn.pretrained=false", "the cnn starts from chance"),
+    ("start.cnn.pretrained=false", "the cnn has random weights"),
     ("ema_decay=0.99999", "never catches up"),
     ("batch_norm=sync accumulate=8", "statistics of 4 pictures"),
 ]
@@ -107,7 +107,7 @@ def test_a_mistake_is_told_in_a_sentence(folder: Path, capsys: pytest.CaptureFix
     assert "give a YAML file or one of demo, progressive, smoke" in said("fit", "no-such-recipe")
     assert "batch_size 6" in said("fit", tiny, "-s", "batch_size=6", "-s", "accumulate=2")
     assert "has 5" in said("fit", tiny, "-s", "stages.1.cnn.last=9")
-    assert "none can be built" in said("fit", tiny, "-s", "model.heads=3")
+    assert "cannot be built" in said("fit", tiny, "-s", "model.heads=3")
     assert main(["fit", "demo", "--data", str(folder / "nowhere"), "--out", str(folder / "x")]) == 1
     assert "nowhere" in capsys.readouterr().err
 
