@@ -9,15 +9,17 @@
   const found = (id) => document.getElementById(id);
   const complain = (what) => console.error(`Behind the user's back: ${what}.`);
   const told = new MessageChannel();
-  let isActing = false; // until the task of the action is over
+  let isActing = false;
+  const rest = () => { isActing = false; };
 
   for (const type of ACTS) {
     addEventListener(type, () => {
       isActing = true;
-      told.port2.postMessage(null);
+      requestAnimationFrame(rest); // before those that the page asks for, in what follows
+      told.port2.postMessage(null); // and the next task is none of the user's either
     }, { capture: true, passive: true });
   }
-  told.port1.onmessage = () => { isActing = false; };
+  told.port1.onmessage = rest;
 
   const isShown = () => found("result")?.hidden === false;
   const isBusy = () => found("view").hasAttribute("aria-busy");
