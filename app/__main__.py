@@ -1,4 +1,4 @@
-"""The command fusionlens, also python -m app: serve | predict | check | health | new-key | setup."""
+"""The command `fusionlens`, also `python -m app`: serve | predict | check | health | new-key | setup."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from app.server import probe
 
 
 def main(arguments: list[str] | None = None, program: str = "fusionlens") -> int:
-    """Run one command and return the exit status: 0, or 1 with a sentence on standard error.
+    """Run one command and return its exit status: 0, or 1 after a sentence on standard error.
 
-    `program` is the command as it was called, for its usage.
+    `program` is the name of the command that usage messages show.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["health"]:  # containers run it every few seconds, so it loads nothing that it does not need
+    if words[:1] == ["health"]:  # containers run this every few seconds, so it imports only the standard library
         return probe.main(words[1:], program)
     from app.cli import main as run
 

@@ -1,4 +1,4 @@
-"""The commands of fusionlens: serve | predict PICTURE… | check BUNDLE | new-key NAME | setup FOLDER."""
+"""The commands of `fusionlens`: serve | predict PICTURE… | check BUNDLE | health | new-key NAME | setup FOLDER."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from app.predicting.request import (
 from app.server import probe
 from app.settings import Settings
 
+# For each option that shapes an overlay, the options that ask for such an overlay.
 _OVERLAYS_OF_OPTION = {
     **dict.fromkeys(("branch", "method", "fuse", "detail"), ("explain", "gradcam")),
     **dict.fromkeys(("target", "against"), ("explain", "gradcam", "tokens")),
@@ -45,9 +46,9 @@ _OVERLAYS_OF_OPTION = {
 
 
 def main(arguments: list[str] | None = None, program: str = "fusionlens") -> int:
-    """Run one command and return the exit status: 0, or 1 with a sentence on standard error.
+    """Run one command and return its exit status: 0, or 1 after a sentence on standard error.
 
-    `program` is the command as it was called, for its usage.
+    `program` is the name of the command that usage messages show.
     """
     args = _parser(program).parse_args(arguments)
     overrides = {name: value for name in ("bundle", "host", "port") if (value := getattr(args, name, None)) is not None}
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None, program: str = "fusionlens") -> int
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program, description="An image classifier that shows its work.")
+    parser = argparse.ArgumentParser(prog=program, description="An image classifier that explains its answers.")
     parser.add_argument("--version", action="version", version=f"fusionlens {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -82,20 +83,42 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     predict.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
     out: dict[str, Any] = {"type": Path, "metavar": "OUT.png"}
-    predict.add_argument("--explain", **out, help=f"write the one picture with its heatmap (method: {DEFAULT})")
-    predict.add_argument("--gradcam", **out, help="write it with its heatmap by Grad-CAM")
-    predict.add_argument("--attention", **out, help="write it with where the Swin tokens look")
-    predict.add_argument("--tokens", **out, help="write it with how much the Swin tokens matter")
-    predict.add_argument("--layer", choices=get_args(Layer), help="the attention's (default: cross)")
-    predict.add_argument("--token-stage", type=int, help="height of the tokens' grid (default: the last stage's)")
-    overlay = predict.add_argument_group("what --explain and --gradcam show; --tokens knows --target and --against too")
-    overlay.add_argument("--branch", choices=get_args(View), help="both branches together, or one (default: fusion)")
-    overlay.add_argument("--method", choices=METHODS, help="how evidence is measured (default: as above)")
-    overlay.add_argument("--target", help="the class to explain (default: the class answered)")
-    overlay.add_argument("--against", help="a class to contrast the target with: why this rather than that")
-    overlay.add_argument("--fuse", choices=MERGE_RULES, help="how the branches become one map (default: the method's)")
-    overlay.add_argument("--detail", choices=get_args(Detail), help="fine takes nine passes for a finer map")
-    predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    predict.add_argument(
+        "--explain", **out, help=f"write the picture with its heatmap by the default method, {DEFAULT}"
+    )
+    predict.add_argument("--gradcam", **out, help="write the picture with its heatmap by Grad-CAM")
+    predict.add_argument("--attention", **out, help="write the picture with the attention of the Swin's tokens")
+    predict.add_argument("--tokens", **out, help="write the picture with the saliency of the Swin's tokens")
+    predict.add_argument(
+        "--layer",
+        choices=get_args(Layer),
+        help="layer of --attention: cross-attention or the Swin's last (default: cross)",
+    )
+    predict.add_argument(
+        "--token-stage", type=int, help="stage of --tokens, by the height of its grid (default: the last stage)"
+    )
+    overlay = predict.add_argument_group(
+        "what --explain and --gradcam show; --target and --against apply to --tokens too"
+    )
+    overlay.add_argument(
+        "--branch", choices=get_args(View), help="both branches together, or one of them (default: fusion)"
+    )
+    overlay.add_argument(
+        "--method",
+        choices=METHODS,
+        help=f"explanation method (default: {DEFAULT} for --explain, gradcam for --gradcam)",
+    )
+    overlay.add_argument("--target", help="class to explain (default: the predicted class)")
+    overlay.add_argument("--against", help="class to contrast the target with: explain the difference of their logits")
+    overlay.add_argument(
+        "--fuse", choices=MERGE_RULES, help="rule that merges the branches' maps (default: depends on the method)"
+    )
+    overlay.add_argument(
+        "--detail",
+        choices=get_args(Detail),
+        help="grid of the map; fine takes nine passes of the model (default: grid)",
+    )
+    predict.add_argument("--json", action="store_true", help="print one JSON object per picture")
 
     check = commands.add_parser(
         "check",
@@ -109,23 +132,24 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 
 def _add_operation(commands: Any) -> None:
-    probe.add_options(commands.add_parser("health", help=probe.DESCRIPTION))  # run without this module: see __main__
+    # Only for the usage: __main__ runs this command without importing this module.
+    probe.add_options(commands.add_parser("health", help=probe.DESCRIPTION))
 
     new_key = commands.add_parser(
         "new-key",
-        help="make an API key and add its digest to the file of keys",
+        help="create an API key and add its digest to the key file",
         epilog="example: fusionlens new-key hospital --file keys.toml --requests-per-minute 600",
     )
     new_key.add_argument("name", metavar="NAME")
-    new_key.add_argument("--file", type=Path, metavar="KEYS.toml", help="file of keys (default: the setting keys)")
-    new_key.add_argument("--right", action="append", choices=get_args(Right), help="default: predict")
-    new_key.add_argument("--requests-per-minute", type=float, metavar="N", help="default: as many as come")
-    new_key.add_argument("--concurrent", type=int, metavar="N", help="requests at once (default: as many as come)")
+    new_key.add_argument("--file", type=Path, metavar="KEYS.toml", help="key file (default: the setting keys)")
+    new_key.add_argument(
+        "--right", action="append", choices=get_args(Right), help="right of the key; repeatable (default: predict)"
+    )
+    new_key.add_argument("--requests-per-minute", type=float, metavar="N", help="rate limit (default: none)")
+    new_key.add_argument("--concurrent", type=int, metavar="N", help="limit of concurrent requests (default: none)")
     new_key.set_defaults(run=_new_key)
 
-    setup = commands.add_parser(
-        "setup", help="write keys and secrets for a deployment into a folder, where they are not there yet"
-    )
+    setup = commands.add_parser("setup", help="write the missing keys and secrets of a deployment into a folder")
     setup.add_argument("folder", type=Path, metavar="FOLDER")
     setup.set_defaults(run=_setup)
 
@@ -138,7 +162,8 @@ def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -
 
 
 def _serve(args: argparse.Namespace, settings: Settings) -> int:
-    from app.server.process import serve  # here, since no other command needs a server, which takes its time to load
+    # Imported here because no other command needs a server, which is slow to import.
+    from app.server.process import serve
 
     return serve(settings)
 
@@ -147,10 +172,10 @@ def _new_key(args: argparse.Namespace, settings: Settings) -> int:
     from app.server.provision import add_key
 
     if (file := args.file or settings.keys) is None:
-        raise FusionLensError("Where do the keys live? Give --file KEYS.toml, or the setting keys.")
+        raise FusionLensError("No key file: give --file KEYS.toml, or set keys.")
     rights = args.right or ["predict"]
     print(add_key(file, args.name, rights, args.requests_per_minute, args.concurrent))
-    print(f"It is shown this once; its digest is in {file}, for the setting keys.", file=sys.stderr)
+    print(f"The key is shown only once. Its digest is in {file}, the file for the setting keys.", file=sys.stderr)
     return 0
 
 
@@ -189,9 +214,9 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _requests(args: argparse.Namespace) -> dict[Path, ExplanationRequest]:
-    """The overlay files to write, and what each shows.
+    """The overlay files to write, each with the request that it shows.
 
-    Raises FusionLensError for options that belong to an overlay that is not asked for.
+    Raises FusionLensError for two overlays in one file, for several pictures, and for options without their overlay.
     """
     heatmap = partial(_heatmap_request, args)
     make: dict[str, Callable[[], ExplanationRequest]] = {
@@ -205,7 +230,7 @@ def _requests(args: argparse.Namespace) -> dict[Path, ExplanationRequest]:
         if len(args.pictures) > 1:
             raise FusionLensError(f"--{name} writes one overlay: give one picture.")
     if len({*outs.values()}) < len(outs):
-        raise FusionLensError("Two overlays would be written to one file: give each a file of its own.")
+        raise FusionLensError("Two overlays have the same output file: give each its own.")
     for option, names in _OVERLAYS_OF_OPTION.items():
         if getattr(args, option) is not None and not outs.keys() & names:
             flag = option.replace("_", "-")
@@ -228,7 +253,7 @@ def _write_overlay(file: Path, prediction: Prediction, explanation: Explanation)
 def _check(args: argparse.Namespace, settings: Settings) -> int:
     predictor = predictor_options(settings).load_predictor()
     predictor.warm_up()
-    if predictor.capabilities.token_stages:  # a graph that the service compiles when it is first needed
+    if predictor.capabilities.token_stages:  # the service compiles this graph on first use; the check must do it now
         prediction, _ = predictor.predict(predictor.open(EXAMPLE.read_bytes()))
         predictor.explain_one(prediction, TokenRequest())
     manifest = predictor.bundle.manifest

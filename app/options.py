@@ -1,4 +1,7 @@
-"""The options of the service's parts, taken from its settings."""
+"""Options for the parts of the service, built from its settings.
+
+The parts do not import the settings themselves: each takes a plain dataclass.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from app.settings import Settings
 
 
 def predictor_options(settings: Settings) -> PredictorOptions:
-    """Which bundle is loaded and how it runs."""
+    """Options for loading one bundle: its folder, its engine, and the limits for uploads."""
     return PredictorOptions(
         bundle=settings.bundle,
         pinned_sha256=settings.bundle_sha256,
@@ -23,7 +26,7 @@ def predictor_options(settings: Settings) -> PredictorOptions:
 
 
 def registry_options(settings: Settings) -> RegistryOptions:
-    """How bundles are loaded and served."""
+    """Options for the registry: how bundles are loaded, served and replaced."""
     service = ServiceOptions(
         deadline_s=settings.deadline_s,
         queue_limit=settings.queue_limit,
