@@ -1,4 +1,4 @@
-"""What `manifest.json` says: every field of a bundle's manifest, typed and checked."""
+"""The manifest of a bundle: every field of `manifest.json`, typed and validated."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from app.errors import BundleError
 from app.models.feature_maps import BRANCHES, Branch
 
 FORMAT: Final = 1
+# The files of every bundle. The baseline is the training data's mean feature maps.
 MANIFEST, WEIGHTS, BASELINE = "manifest.json", "model.safetensors", "reference.safetensors"
 
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -31,13 +32,13 @@ Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Section(BaseModel):
-    """A frozen part of a manifest: unknown keys, converted types and numbers that are not finite are errors."""
+    """Base class of the manifest's sections: frozen and strict, without unknown keys, infinities or NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class InputRule(Section):
-    """How a picture becomes the model's input; `app.pictures.decode.prepare` does it."""
+    """How a picture becomes the model's input: see `app.pictures.prepare.prepare`."""
 
     height_px: PositiveInt
     width_px: PositiveInt
@@ -46,14 +47,14 @@ class InputRule(Section):
 
 
 class Normalization(Section):
-    """What a branch subtracts from RGB in [0, 1] and then divides by. It is part of the model's own weights."""
+    """A branch's normalisation of RGB in [0, 1]: subtract `mean`, divide by `std`. The model's weights contain it."""
 
     mean: tuple[float, float, float]
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
 
 class Architecture(Section):
-    """The keyword arguments of `CNNViTFusion`, but for the image size, which is the input's."""
+    """The keyword arguments of `CNNViTFusion`, without the image size, which `InputRule` has."""
 
     cnn: Text
     swin: Text
@@ -66,7 +67,7 @@ class Architecture(Section):
 
     @property
     def branches(self) -> tuple[Branch, ...]:
-        """The branches that the model has."""
+        """The branches of the model."""
         return (self.fusion,) if self.fusion == "cnn" or self.fusion == "swin" else BRANCHES
 
     @field_validator("cnn_options", "swin_options")
@@ -79,14 +80,17 @@ class Architecture(Section):
 
 
 class Calibration(Section):
-    """Logits are divided by `temperature` before the softmax. `chosen_on` names the pictures that it was fitted on."""
+    """Temperature scaling: logits are divided by `temperature` before the softmax.
+
+    `chosen_on` names the pictures that the temperature was fitted on.
+    """
 
     temperature: PositiveFloat
     chosen_on: Text
 
 
 class Decision(Section):
-    """For two classes: the answer is `positive` where its calibrated probability is at least `threshold`."""
+    """The decision rule for two classes: answer `positive` if its calibrated probability is at least `threshold`."""
 
     positive: Text
     threshold: Probability
@@ -94,7 +98,7 @@ class Decision(Section):
 
 
 class Metrics(Section):
-    """Figures of this bundle's weights on one split of the data."""
+    """Metrics of the bundle's model on one split of the data."""
 
     split: Text
     pictures: PositiveInt
@@ -102,7 +106,10 @@ class Metrics(Section):
 
 
 class Description(Section):
-    """What a manifest says that cannot be read off the model. `data`: where its pictures came from, on what terms."""
+    """The part of a manifest that cannot be derived from the model itself.
+
+    `data` names the source of the training pictures and their terms of use.
+    """
 
     name: Text
     version: Text
@@ -120,18 +127,19 @@ class Description(Section):
     @model_validator(mode="after")
     def _check_classes_and_decision(self) -> Description:
         if len(set(self.classes)) < len(self.classes):
-            raise ValueError("classes: a name stands there twice")
+            raise ValueError("classes: a name is listed twice")
         if self.decision is not None and len(self.classes) != 2:
-            raise ValueError(f"decision: a threshold needs exactly 2 classes, and there are {len(self.classes)}")
+            raise ValueError(f"decision: a threshold needs exactly 2 classes, but there are {len(self.classes)}")
         if self.decision is not None and self.decision.positive not in self.classes:
             raise ValueError(f"decision: positive is {self.decision.positive!r}, not one of {', '.join(self.classes)}")
         return self
 
 
 class Manifest(Description):
-    """The content of `manifest.json`. `files` maps the name of every other file to its sha256.
+    """The content of `manifest.json`.
 
-    `token_stages` are the heights of the grids of the Swin's stages, of whose tokens there is a graph.
+    `files` maps the name of every other file to its SHA-256. `map_shapes` are (channels, height, width). `token_stages`
+    are the grid heights of the Swin's stages in the token graph; the tuple is empty if the bundle has no such graph.
     """
 
     format: Literal[1]
@@ -148,11 +156,13 @@ class Manifest(Description):
         if unknown := [name for name in files if name not in allowed]:
             raise ValueError(f"{unknown[0]!r} is not a file of a bundle, which holds only {', '.join(allowed)}")
         if missing := [name for name in (WEIGHTS, BASELINE) if name not in files]:
-            raise ValueError(f"{missing[0]} is not listed, and no bundle is without it")
+            raise ValueError(f"{missing[0]} is not listed, but every bundle has it")
         if 0 < len(missing_graphs := [name for name in GRAPHS if name not in files]) < len(GRAPHS):
-            raise ValueError(f"{missing_graphs[0]} is not listed: a bundle has all of {', '.join(GRAPHS)}, or none")
+            raise ValueError(
+                f"{missing_graphs[0]} is not listed: a bundle has all of {', '.join(GRAPHS)}, or none of them"
+            )
         if TOKENS in files and GRAPHS[0] not in files:
-            raise ValueError(f"{TOKENS} is listed, but not the trunk whose numbers it takes")
+            raise ValueError(f"{TOKENS} is listed without {GRAPHS[1]}, which holds its constants")
         return files
 
     @model_validator(mode="after")
@@ -162,21 +172,21 @@ class Manifest(Description):
             if getattr(self, name).keys() != branches:
                 raise ValueError(f"{name}: fusion {self.architecture.fusion} has the branches {sorted(branches)}")
         if bool(self.token_stages) != (TOKENS in self.files):
-            raise ValueError(f"token_stages: they belong to {TOKENS}, and one of both is not there")
+            raise ValueError(f"token_stages: they belong to {TOKENS}, and one of the two is missing")
         if self.token_stages and self.token_stages[-1:] != self.map_shapes.get("swin", ())[1:2]:
             raise ValueError("token_stages: the last one is not the height of the Swin's map")
         return self
 
 
 def parse_manifest(text: bytes) -> Manifest:
-    """The manifest in a file's bytes. Raises BundleError, which names the field."""
+    """Parse the bytes of `manifest.json`. Raises BundleError, whose message names the faulty field."""
     try:
         content = pydantic_core.from_json(text, allow_inf_nan=False)
     except ValueError as error:
         raise BundleError(MANIFEST, f"is not JSON ({error}): copy the whole bundle") from error
     number = content.get("format") if isinstance(content, dict) else None
     if type(number) is not int or number < FORMAT:
-        raise BundleError(MANIFEST, f"format is {number!r}, which was never a bundle's: this version reads {FORMAT}")
+        raise BundleError(MANIFEST, f"format is {number!r}, which no bundle ever had: this version reads {FORMAT}")
     if number > FORMAT:
         raise BundleError(MANIFEST, f"format {number} is newer than this version reads ({FORMAT}): upgrade fusionlens")
     try:

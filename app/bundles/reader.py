@@ -1,8 +1,8 @@
-"""Reading a bundle: a folder that holds one trained model and all that is needed to serve it.
+"""Reads and verifies a bundle: a folder with one trained model and all that is needed to serve it.
 
-`manifest.json` describes the model and holds the sha256 of every other file, so that its own digest pins the whole.
-The bytes whose digest was checked are the bytes that are used; a graph that is read again is checked again. Whatever
-does not match is refused, and nothing is ever unpickled.
+`manifest.json` describes the model and holds the SHA-256 of every other file, so its own digest pins the whole bundle.
+The bytes whose digest was checked are the bytes that are used, and a graph that is read again is verified again. A file
+that does not match is refused. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from app.models.feature_maps import FeatureMaps
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A verified bundle. `sha256` is the digest of manifest.json, `tensors` the model's state (floats in fp16).
+    """A verified bundle.
 
-    `baseline` holds the training data's mean maps, float32 `[C, h, w]`; `graphs` the bytes of the compiled graphs,
-    by file name, empty where the bundle has none.
+    `sha256` is the digest of manifest.json. `tensors` is the state of the model, with floats in fp16. `baseline` holds
+    the training data's mean feature maps, float32 `[C, h, w]`. `graphs` are the bytes of the compiled graphs by file
+    name; it is empty if the bundle has none.
     """
 
     path: Path
@@ -38,20 +39,21 @@ class Bundle:
     graphs: Mapping[str, bytes]
 
     def without_weights(self) -> Bundle:
-        """What is still needed once an engine is loaded: all but the tensors and the graphs."""
+        """A copy without tensors and graphs, which are not needed once an engine is loaded."""
         return replace(self, tensors={}, graphs={})
 
     def graph(self, name: str) -> bytes:
-        """The content of a graph's file: what is at hand, else the file, verified again. Raises BundleError."""
+        """The content of a graph's file, from memory or, verified again, from the folder. Raises BundleError."""
         if name in self.graphs:
             return self.graphs[name]
         return _read_verified(self.path, name, self.manifest.files[name])
 
 
 def read_bundle(path: Path, pinned_sha256: str | None = None) -> Bundle:
-    """Read and verify the bundle in the folder `path`; refuse any but the one whose manifest has the pinned digest.
+    """Read and verify the bundle in the folder `path`.
 
-    Whether the tensors fit the architecture is for the engine to say, which builds it. Raises BundleError.
+    With `pinned_sha256`, the manifest must have this digest. Whether the tensors fit the architecture is checked by the
+    torch engine, which builds the model. Raises BundleError.
     """
     text = _read(path, MANIFEST)
     sha256 = hashlib.sha256(text).hexdigest()
@@ -91,7 +93,7 @@ def _read_verified(folder: Path, name: str, expected: str) -> bytes:
 def _tensors(name: str, data: bytes) -> dict[str, np.ndarray]:
     try:
         tensors: dict[str, np.ndarray] = safetensors.numpy.load(data)
-    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a number format that numpy has not
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a number format that numpy lacks
         raise BundleError(name, f"is not a readable safetensors file ({error}): export it again") from error
     if broken := [tensor for tensor, values in tensors.items() if not _is_finite(values)]:
         raise BundleError(name, f"tensor {broken[0]} holds values that are not finite: export other weights")
@@ -101,7 +103,7 @@ def _tensors(name: str, data: bytes) -> dict[str, np.ndarray]:
 def _is_finite(values: np.ndarray) -> bool:
     if values.dtype != np.float16:
         return bool(np.isfinite(values).all())
-    exponents = values.view(np.uint16) & 0x7C00  # all ones for infinities and NaN: numpy itself looks at fp16 slowly
+    exponents = values.view(np.uint16) & 0x7C00  # all ones for infinities and NaN; numpy.isfinite is slow for fp16
     return not bool((exponents == 0x7C00).any())
 
 

@@ -1,4 +1,4 @@
-"""The log: one event a line on standard output, as text for people or as JSON."""
+"""Logging: one event per line on standard output, as text for people or as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import structlog
 
 
 def set_up_logs(style: Literal["text", "json", "off"]) -> None:
-    """Send everything that the process logs through structlog. `off` leaves warnings and errors, as text."""
+    """Send all logs of the process through structlog. `off` keeps warnings and errors, as text."""
     processors: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
