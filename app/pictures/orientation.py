@@ -1,4 +1,4 @@
-"""Which way up a picture is stored, by its EXIF orientation, and how it is turned upright."""
+"""Reads the EXIF orientation of a picture and turns the picture upright."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from PIL import Image
 
 from app.pictures.container_limits import BYTE_ORDERS, tiff_exceeds_limits
 
-# What Pillow's loaders for our formats raise on damaged files, asserts on a missing palette among it.
+# The exceptions of Pillow's loaders on damaged files. AssertionError is one of them, for a missing palette.
 DECODE_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, LookupError, TypeError),
     *(AssertionError, AttributeError),
 )
-Sides = tuple[float, float, float, float]  # left, top, right, bottom
+Sides = tuple[float, float, float, float]  # a value for each side: left, top, right, bottom
 _ORIENTATION = 0x0112
-# How Pillow turns each orientation upright, and which of the stored sides are left, top, right and bottom then.
+# For each orientation, how Pillow turns it upright, and which stored sides become left, top, right and bottom.
 _TURNS = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT, (2, 1, 0, 3)),
     3: (Image.Transpose.ROTATE_180, (2, 3, 0, 1)),
@@ -29,7 +29,7 @@ _TURNS = {
 
 
 def read_orientation(image: Image.Image) -> int | None:
-    """The EXIF orientation, 1 where there is none, None where the data is damaged, or too much to be read."""
+    """The EXIF orientation, from 1 to 8. It is 1 without EXIF data, and None if the data is damaged or too large."""
     block = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
     if tiff_exceeds_limits(block):
         return None
@@ -43,7 +43,10 @@ def read_orientation(image: Image.Image) -> int | None:
 
 
 def turn_upright(image: Image.Image, sides: Sides, stored: int | None) -> tuple[Image.Image, Sides]:
-    """A new image: one that was stored with this orientation, and what belongs to its sides, turned upright."""
+    """Turn an image that is stored in the orientation `stored` upright.
+
+    Returns a new image, and the values of its sides in their new order.
+    """
     if stored not in _TURNS:
         return image.copy(), sides
     turn, order = _TURNS[stored]
@@ -52,7 +55,10 @@ def turn_upright(image: Image.Image, sides: Sides, stored: int | None) -> tuple[
 
 
 def _is_complete(block: bytes) -> bool:
-    """Whether an EXIF block's first directory, the orientation's place, is all there. Pillow skips what is not."""
+    """Whether the first directory of an EXIF block, which holds the orientation, is complete.
+
+    Pillow skips missing entries without an error.
+    """
     if not block:
         return True
     try:

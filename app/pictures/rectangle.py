@@ -25,11 +25,11 @@ class Rectangle:
 
     @property
     def sides(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom, as Pillow takes a box."""
+        """Left, top, right and bottom: the order of a box in Pillow."""
         return self.left_px, self.top_px, self.left_px + self.width_px, self.top_px + self.height_px
 
     def scaled(self: R, factor_x: float, factor_y: float) -> R:
-        """The same region of a picture whose sides were resized by these factors."""
+        """The same region after the picture was resized by these factors."""
         return replace(
             self,
             left_px=self.left_px * factor_x,

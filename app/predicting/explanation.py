@@ -1,4 +1,4 @@
-"""The answer to an explanation request: a signed map on the model's grid, and how it is to be read."""
+"""The result of an explanation request: a signed map on the model's grid, with the facts needed to read it."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ _ATTENTION: dict[tuple[Layer, AttentionMethod], tuple[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """A signed map on the model's grid, and how it is to be read.
+    """A signed map on the model's grid, with the facts needed to read it.
 
-    `target` is the class explained and `against` the class that it is contrasted with; both are None where the map is
-    class-agnostic. `branch` is None for the cross-attention, which belongs to both branches. `merge` is the rule that
-    merged the branches' heatmaps, where there were several. `score` and `baseline_score` are in logits; they are known
-    where branch values were asked for. `notes` say how the map is to be read, `warnings` what is amiss with this very
-    map. `attention` holds what an attention map was taken from: every head's and every query token's.
+    `units` is the unit of the map's values. `target` is the class that is explained and `against` the class that it is
+    contrasted with; both are None if the map is class-agnostic. `branch` is None for the cross-attention, which belongs
+    to both branches. `merge` is the rule that merged the branches' heatmaps; it is None if there was only one. `score`
+    and `baseline_score` are in logits, and None unless branch values were requested. `notes` are sentences on how to
+    read such a map, `warnings` on what is wrong with this one. `attention` has the weights behind an attention map, for
+    every head, query token and key.
     """
 
     heatmap: Float32[np.ndarray, "h w"]
@@ -62,26 +63,26 @@ class Explanation:
 
 
 def finest_grid(maps: Iterable[np.ndarray]) -> tuple[int, int]:
-    """Rows and columns of the finest of some feature maps, axis by axis."""
+    """The largest number of rows, and of columns, among some feature maps `[..., h, w]`."""
     rows, columns = (max(side) for side in zip(*(feature_map.shape[-2:] for feature_map in maps), strict=True))
     return rows, columns
 
 
 def explain_heatmaps(pictures: Sequence[AttributionInput], request: HeatmapRequest) -> list[Explanation]:
-    """One explanation for each of the request's views, from one attribution of each picture.
+    """One explanation for each view of the request, from a single attribution of each picture.
 
-    The request is checked, and its target is named where the method is of a class. The first of `pictures` is the
-    picture itself; for fine detail, its moved views follow.
+    The request must have been checked, and must name a target unless its method is class-agnostic. The first of
+    `pictures` is the picture itself; for fine detail, its moved views follow.
     """
     attributions = [METHODS[request.method].attribute(picture) for picture in pictures]
     grid = finest_grid(pictures[0].maps.values())
     explanations = []
     for view in request.views:
-        of_pictures = [
+        by_picture = [
             _explanation(picture, attribution, view, request)
             for picture, attribution in zip(pictures, attributions, strict=True)
         ]
-        explanations.append(of_pictures[0] if len(of_pictures) == 1 else _refined(of_pictures, grid))
+        explanations.append(by_picture[0] if len(by_picture) == 1 else _refined(by_picture, grid))
     return explanations
 
 
@@ -92,10 +93,11 @@ def explain_attention(
     request: AttentionRequest,
     target: str | None,
 ) -> Explanation:
-    """The explanation for an attention request, from attention weights or from attention × gradient.
+    """The explanation for an attention request.
 
-    `queries` and `keys` are the grids (rows, columns) of the tokens that attend and that are attended to. Raises
-    BadParameter for a head or a query that does not exist.
+    `weights` are attention weights or, for the method `gradient`, attention × gradient. `queries` and `keys` are the
+    grids (rows, columns) of the query tokens and the key tokens. Raises BadParameter for a head or a query that does
+    not exist.
     """
     name, note = _ATTENTION[request.layer, request.method]
     return Explanation(
@@ -111,7 +113,7 @@ def explain_attention(
 
 
 def with_branch_values(explanation: Explanation, values: BranchValues) -> Explanation:
-    """The explanation with each branch's Shapley value, and the scores that they divide."""
+    """The explanation with each branch's Shapley value, the score, and the baseline's score."""
     shares = {
         branch: replace(share, shapley_value=values.by_branch[branch]) for branch, share in explanation.shares.items()
     }
@@ -119,10 +121,10 @@ def with_branch_values(explanation: Explanation, values: BranchValues) -> Explan
 
 
 def _refined(explanations: Sequence[Explanation], grid: tuple[int, int]) -> Explanation:
-    """The explanations of a picture and of its moved views as one, on a finer grid."""
+    """Combine the explanations of a picture and of its moved views into one on a finer grid."""
     first = explanations[0]
     heatmap = combine_views([explanation.heatmap for explanation in explanations], grid)
-    if first.units != "logit":  # what does not add up keeps its values, not its sum
+    if first.units != "logit":  # only logits add up: other maps keep the size of their values, not their sum
         heatmap = heatmap * np.float32(heatmap.size / first.heatmap.size)
     return replace(first, heatmap=heatmap, detail="fine", notes=(*first.notes, FINE_NOTE))
 
@@ -135,7 +137,7 @@ def _explanation(
     if view != "fusion":
         maps = {view: picture.maps[view]}
         heatmap = attribution.heatmaps[view]
-    elif len(maps) == 1:  # of one branch, the fusion is the branch itself
+    elif len(maps) == 1:  # with a single branch, the fusion view is that branch
         (heatmap,) = attribution.heatmaps.values()
     else:
         rule = merge_rule_of(request.method, request.merge)

@@ -1,4 +1,4 @@
-"""Loading a bundle to answer with."""
+"""Loads a bundle into a predictor."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from app.predicting.predictor import Predictor
 
 @dataclass(frozen=True)
 class PredictorOptions:
-    """Which bundle is loaded and how it runs.
+    """Options for loading one bundle.
 
-    `pinned_sha256` refuses any other bundle. `threads` are the cores for the model, and `cache` the folder for compiled
-    graphs, if any. `limits` hold for uploads, and `preview_side_px` is the longest side of their previews.
+    `pinned_sha256` is the digest that the manifest must have, if any. `threads` is the number of cores for the model.
+    `cache` is a folder for compiled graphs, if any. `limits` apply to uploads. `preview_side_px` is the longest side of
+    the previews that overlays are drawn on.
     """
 
     bundle: Path
@@ -33,7 +34,7 @@ class PredictorOptions:
         return read_bundle(self.bundle, self.pinned_sha256)
 
     def make_predictor(self, bundle: Bundle) -> Predictor:
-        """The predictor of a verified bundle. Raises BundleError and EngineError."""
+        """Load an engine for a verified bundle. Raises BundleError and EngineError."""
         engine = load_engine(bundle, self.engine, self.threads, self.cache)
         return Predictor(bundle.without_weights(), engine, self.limits, self.preview_side_px)
 

@@ -1,4 +1,4 @@
-"""Explanations drawn over the picture that they explain, in its own frame."""
+"""Draws explanations over the preview of the picture that they explain."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from app.predicting.prediction import Prediction
 
 
 def draw_over(prediction: Prediction, explanation: Explanation, style: Style) -> Drawing:
-    """The explanation over the picture."""
-    picture, seen = _picture(prediction)
+    """The explanation drawn over the picture."""
+    picture, seen = _preview(prediction)
     return draw(picture, explanation.heatmap, seen, style)
 
 
 def draw_panels(prediction: Prediction, explanations: Sequence[Explanation], style: Style) -> Drawing:
-    """Explanations side by side, each titled with its view. Maps in logits are drawn on one scale, the largest."""
-    picture, seen = _picture(prediction)
+    """Explanations side by side, each titled with its view. Maps in logits share the scale of the largest one."""
+    picture, seen = _preview(prediction)
     largest = max(
         (legend_of(explanation.heatmap, style) for explanation in explanations), key=lambda legend: legend.high
     )
@@ -34,8 +34,8 @@ def draw_panels(prediction: Prediction, explanations: Sequence[Explanation], sty
     return Drawing(side_by_side(panels), largest)
 
 
-def _picture(prediction: Prediction) -> tuple[Image.Image, Rectangle]:
-    """The preview, and where in it the model looked."""
+def _preview(prediction: Prediction) -> tuple[Image.Image, Rectangle]:
+    """The preview, and the region of it that the model saw."""
     upload = prediction.upload
     picture = Image.open(io.BytesIO(upload.preview_jpeg), formats=["JPEG"])
     return picture, upload.frame.scaled(picture.width / upload.width_px, picture.height / upload.height_px)

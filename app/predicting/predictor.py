@@ -1,4 +1,4 @@
-"""Picture to prediction to explanation, for one loaded bundle. Synchronous, and safe in several threads."""
+"""From picture to prediction to explanation, with one loaded bundle. Synchronous and thread-safe."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from app.predicting.target import HeadScore, target_weights
 
 
 class Predictor:
-    """Answers and explains with one bundle on one engine. `offer` is what its model can be asked."""
+    """Predicts and explains with one bundle on one engine. `capabilities` says which requests its model can answer."""
 
     def __init__(self, bundle: Bundle, engine: Engine, limits: Limits, preview_side_px: int) -> None:
         self.bundle, self.engine = bundle, engine
@@ -62,7 +62,7 @@ class Predictor:
 
     @property
     def engine_version(self) -> str:
-        """Name and version of what runs the model."""
+        """Name and version of the engine."""
         return f"{self.engine.name} {self.engine.version}"
 
     def open(self, data: bytes) -> Upload:
@@ -70,20 +70,20 @@ class Predictor:
         return open_upload(data, self._input_size, self._limits, self._preview_side_px)
 
     def predict(self, upload: Upload, with_gradient: bool = False) -> tuple[Prediction, dict[str, float]]:
-        """The prediction for a picture, and the times of trunk and head in ms.
+        """The prediction for a picture, and the durations of trunk and head in ms.
 
-        With `with_gradient`, the same pass of the head also gives the gradient that explains the answer.
+        If `with_gradient` is set, the same pass of the head also computes the gradient that explains the answer.
         """
         return self.predict_batch([upload], with_gradient)[0]
 
     def predict_batch(
         self, uploads: Sequence[Upload], with_gradient: bool = False
     ) -> list[tuple[Prediction, dict[str, float]]]:
-        """`predict` for several pictures in one pass; the times are those of the pass."""
+        """`predict` for several pictures in one pass of the model. The durations are those of the whole pass."""
         began = time.perf_counter()
         maps = self.engine.encode(np.stack([upload.image for upload in uploads]))
         encoded = time.perf_counter()
-        # Rounded before the head, so that the answer and its later explanations rest on the same numbers.
+        # Rounded before the head, so that the answer and later explanations are computed from the same numbers.
         rounded = maps.map(to_float16)
         gradients: list[FeatureMaps[np.ndarray] | None] = [None] * len(uploads)
         if with_gradient:
@@ -100,7 +100,10 @@ class Predictor:
     def _answer_with_gradients(
         self, maps: FeatureMaps[Float32[np.ndarray, "b c h w"]]
     ) -> tuple[Float32[np.ndarray, "b k"], list[FeatureMaps[np.ndarray] | None]]:
-        """Logits, and each answer's gradient; None where two classes are so close that rounding may have chosen."""
+        """The logits, and for each picture the gradient of its answer's score.
+
+        The gradient is None if the best two classes are so close that float32 rounding could have swapped them.
+        """
         head = self.engine.answer(maps, self._bias)
         ranked = np.sort(head.logits + self._bias, axis=1)
         is_clear = ranked[:, -1] - ranked[:, -2] > 1e-4 * np.abs(ranked).max(axis=1)
@@ -108,21 +111,24 @@ class Predictor:
         return head.logits, [gradient if clear else None for gradient, clear in gradients]
 
     def answer(self, prediction: Prediction) -> Answer:
-        """Calibrated probabilities, and the label by the bundle's decision rule."""
+        """The calibrated probabilities, and the label by the bundle's decision rule."""
         return answer_of(self.bundle.manifest, prediction.logits)
 
     def accept(self, request: ExplanationRequest) -> AcceptedRequest:
-        """Check a request before anything is computed. Raises BadParameter, and NotOffered for what the model lacks."""
+        """Check a request before anything is computed.
+
+        Raises BadParameter, and NotOffered if the model lacks what the request needs.
+        """
         request.check(self.capabilities)
         return AcceptedRequest(request)
 
     def explain(
         self, prediction: Prediction, accepted: AcceptedRequest, moved: Sequence[Prediction] | None = None
     ) -> list[Explanation]:
-        """The answer to any request: one explanation, or one for each view of a `HeatmapRequest`.
+        """Answer a request with one explanation, or with one for each view of a `HeatmapRequest`.
 
-        For fine detail, `moved` are the predictions of `moved_uploads`; they are made here if they are not given.
-        Raises BadParameter for an attention head that does not exist, and ModelGone.
+        For fine detail, `moved` are the predictions of `moved_uploads`; they are computed here if they are None. Raises
+        BadParameter for an attention head that does not exist, and ModelGone if another bundle made the prediction.
         """
         match accepted.request:
             case HeatmapRequest() as request:
@@ -133,16 +139,16 @@ class Predictor:
                 return [self._tokens(prediction, request)]
 
     def explain_one(self, prediction: Prediction, request: ExplanationRequest) -> Explanation:
-        """Check a request and answer it: its last explanation. Raises what `accept` and `explain` raise."""
+        """Check a request and return its last explanation. Raises what `accept` and `explain` raise."""
         return self.explain(prediction, self.accept(request))[-1]
 
     def moved_uploads(self, prediction: Prediction) -> list[Upload]:
-        """The picture, moved by less than a cell in several ways. Fine detail takes one more pass for each."""
+        """The views of the picture for fine detail, each moved by less than a cell; each takes another pass."""
         upload, grid = prediction.upload, finest_grid(prediction.maps.values())
         return [replace(upload, image=image) for image in moved_views(upload.image, grid)]
 
     def attribution_input(self, prediction: Prediction, target: str | None, against: str | None) -> AttributionInput:
-        """The input of the methods of `app.explain`: the picture's maps and the score to explain. Raises ModelGone."""
+        """The input of the methods in `app.explain`: the picture's maps and the score to explain. Raises ModelGone."""
         weights = target_weights(self.capabilities.classes, target, against)
         endpoints = Endpoints(float(self._baseline_logits @ weights), float(prediction.logits @ weights))
         of_answer = against is None and target == self.answer(prediction).label
@@ -151,9 +157,10 @@ class Predictor:
         return AttributionInput(self._maps(prediction), self.bundle.baseline, score, endpoints, gradient)
 
     def warm_up(self) -> None:
-        """Make one prediction and its overlay, so that the first caller does not wait for lazy set-up."""
+        """Make one prediction and its overlay, so that the first request does not wait for lazy initialisation."""
         grey = np.full((*self._input_size, 3), 128, np.uint8)
-        prediction, _ = self.predict(self.open(encode_png(grey)))  # runs the classifier; the next line, the explainer
+        # The prediction runs the classifier graph, the explanation the explainer graph.
+        prediction, _ = self.predict(self.open(encode_png(grey)))
         explanation = self.explain_one(prediction, HeatmapRequest())
         encode_png(draw_over(prediction, explanation, Style()).picture)
 
@@ -177,8 +184,8 @@ class Predictor:
         maps = self._maps(prediction)
         swin_grid = finest_grid([maps["swin"]])
         if request.layer == "swin":
-            nothing = np.zeros_like(maps["swin"])  # the attention does not depend on the gradient
-            weights = self.engine.tokens(prediction.upload.image, nothing).attention
+            no_gradient = np.zeros_like(maps["swin"])  # the attention does not depend on the gradient
+            weights = self.engine.tokens(prediction.upload.image, no_gradient).attention
             return explain_attention(weights, swin_grid, swin_grid, request, None)
         target = None if request.class_agnostic else self._target(prediction, request.target, request.against)
         weighting = target_weights(self.capabilities.classes, target, request.against)
@@ -193,7 +200,9 @@ class Predictor:
         target = self._target(prediction, request.target, request.against)
         gradient = self.attribution_input(prediction, target, request.against).gradient()["swin"]
         saliency = self.engine.tokens(prediction.upload.image, gradient).saliency
-        note = "The size of gradient × token: how much a token matters, not whether it speaks for the class or against."
+        note = (
+            "The size of gradient × token: how much a token matters, not whether it speaks for the class or against it."
+        )
         return Explanation(
             heatmap=saliency[request.token_stage or self.capabilities.token_stages[-1]],
             method="token_saliency",
@@ -205,21 +214,19 @@ class Predictor:
         )
 
     def _target(self, prediction: Prediction, target: str | None, against: str | None) -> str:
-        """The class to explain: the answer's label where none is named. Raises BadParameter."""
+        """The class to explain: `target`, or the answer's label if it is None. Raises BadParameter."""
         if target is None:
             target = self.answer(prediction).label
-            self.capabilities.check_classes(
-                target, against
-            )  # the label, which the request did not name, may be `against`
+            self.capabilities.check_classes(target, against)  # the label may be the class in `against`
         return target
 
     def _maps(self, prediction: Prediction) -> Maps:
-        """The prediction's maps in float32. Raises ModelGone."""
+        """The prediction's feature maps in float32. Raises ModelGone."""
         if prediction.bundle_sha256 != self.bundle.sha256:
             raise ModelGone("The model that made this prediction is no longer loaded: send the picture again.")
         return prediction.maps.map(to_float32)
 
     @cached_property
     def _baseline_logits(self) -> Float32[np.ndarray, " k"]:
-        """The logits of the training data's mean maps."""
+        """The logits of the baseline, the training data's mean maps."""
         return np.asarray(self.engine.classify(batched([self.bundle.baseline]))[0])

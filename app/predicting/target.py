@@ -1,4 +1,4 @@
-"""The score that is explained: a weighting of the logits, and the head with it."""
+"""The score that is explained: a weighted sum of the logits."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from app.models.feature_maps import FeatureMaps
 
 
 def target_weights(classes: Sequence[str], target: str | None, against: str | None) -> Float32[np.ndarray, " classes"]:
-    """The score as a weighting of the logits: 1 for the target, -1 for the class that it is contrasted with.
-
-    Without a target it is 0 for all classes.
-    """
+    """The weights of the logits in the score: 1 for `target`, -1 for `against`, and 0 for all other classes."""
     return np.array([float(name == target) - float(name == against) for name in classes], dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class HeadScore:
-    """A weighting of the logits on an engine's head: see `app.explain.attribution.Score`."""
+    """The weighted sum of an engine's logits. Implements `app.explain.attribution.Score`."""
 
     engine: Engine
     weights: Float[np.ndarray, " classes"]

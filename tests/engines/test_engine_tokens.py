@@ -64,9 +64,9 @@ def test_a_model_without_swin_says_that_it_has_no_tokens(kind: EngineKind, case_
     predictor = Predictor(case.bundle, case.engine(kind), Limits(), preview_side_px=64)
     assert predictor.engine.token_stages == ()
     prediction, _ = predictor.predict(predictor.open(encode_png(case.images[0])))
-    with pytest.raises(NotOffered, match="does not show the Swin's tokens"):
+    with pytest.raises(NotOffered, match="cannot explain the Swin's tokens"):
         predictor.explain_one(prediction, TokenRequest())
-    with pytest.raises(NotOffered, match="does not show the Swin's tokens"):
+    with pytest.raises(NotOffered, match="cannot explain the Swin's tokens"):
         predictor.explain_one(prediction, AttentionRequest(layer="swin"))
 
 
@@ -108,7 +108,7 @@ def test_a_tokens_graph_that_cannot_be_read_is_refused(
 def test_a_tokens_graph_of_another_model_is_refused(tiny_bundle: Path) -> None:
     bundle = read_bundle(tiny_bundle)
     manifest = bundle.manifest.model_copy(update={"token_stages": (32, 16, 8)})
-    with pytest.raises(BundleError, match="gives no tokens_32"):
+    with pytest.raises(BundleError, match="has no output tokens_32"):
         graph_to_compile(replace(bundle, manifest=manifest), "tokens")
 
 
