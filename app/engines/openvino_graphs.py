@@ -1,4 +1,4 @@
-"""A bundle's graph files as graphs to compile: read, checked against the manifest, and changed for their use."""
+"""Reads a bundle's graph files, checks them against the manifest, and derives the graphs to compile."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from app.bundles.manifest import Manifest
 from app.bundles.reader import Bundle
 from app.errors import BundleError
 
-# One for the process. OpenVINO's CPU plugin sets up a stack for signals when a core first needs it, and frees it with
-# the core; of several cores that go in another order, a freed stack stays in use, and the next signal is a crash.
+# One ov.Core for the whole process. OpenVINO's CPU plugin installs an alternative signal stack with a Core and frees it
+# with that Core. If several Cores are destroyed in another order than they were created, a freed stack stays in use,
+# and the next signal crashes the process.
 CORE = ov.Core()
 _FILES = {
     "trunk": ("trunk.xml", "trunk.bin"),
@@ -26,9 +27,9 @@ _FILES = {
 
 
 def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
-    """A bundle's graph `trunk`, `tokens`, `explainer` or `classifier`: the last two are made of the head.
+    """A bundle's graph `trunk`, `tokens`, `explainer` or `classifier`. The last two are derived from the head.
 
-    Raises BundleError if it is not the manifest's.
+    Raises BundleError if the graph does not match the manifest.
     """
     structure, weights = _FILES[name]
     try:
@@ -36,23 +37,23 @@ def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
     except (RuntimeError, OSError, EOFError, zlib.error) as error:
         raise BundleError(structure, f"is not a graph that OpenVINO {ov.get_version()} reads: {error}") from error
     inputs, outputs = _ports(bundle.manifest, name)
-    shapes_of_inputs = {port.any_name: port.partial_shape for port in graph.inputs}
-    if shapes_of_inputs != {port: ov.PartialShape(shape) for port, shape in inputs.items()}:
-        described = {port: str(shape) for port, shape in shapes_of_inputs.items()}
+    input_shapes = {port.any_name: port.partial_shape for port in graph.inputs}
+    if input_shapes != {port: ov.PartialShape(shape) for port, shape in inputs.items()}:
+        described = {port: str(shape) for port, shape in input_shapes.items()}
         raise BundleError(structure, f"takes {described}, but the manifest needs {inputs}: compile it again")
     if missing := sorted(outputs - {port.any_name for port in graph.outputs}):
-        raise BundleError(structure, f"gives no {', '.join(missing)}: compile it again")
-    return {"explainer": with_argmax_target, "classifier": logits_only}.get(name, lambda same: same)(graph)
+        raise BundleError(structure, f"has no output {', '.join(missing)}: compile it again")
+    return {"explainer": with_argmax_target, "classifier": logits_only}.get(name, lambda graph: graph)(graph)
 
 
 def read_graph(structure: bytes, weights: bytes) -> ov.Model:
-    """The graph in two files, in float32. The first may be packed by gzip.
+    """The float32 graph of two files: its `structure` as XML, which may be gzipped, and its `weights`.
 
-    Raises RuntimeError as OpenVINO does, and OSError, EOFError or zlib.error where it cannot be unpacked.
+    Raises RuntimeError as OpenVINO does, and OSError, EOFError or zlib.error if the structure cannot be unpacked.
     """
     plain = gzip.decompress(structure) if structure.startswith(b"\x1f\x8b") else structure
     graph = CORE.read_model(plain, weights)
-    # Compiling would keep weights that are stored in fp16 as they are, for products that are a tenth slower.
+    # The compiler would keep fp16 weights as they are, which makes the matrix products a tenth slower.
     for convert in graph.get_ops():
         if convert.get_type_name() == "Convert" and convert.input_value(0).get_node().get_type_name() == "Constant":
             constant = ops.constant(convert.input_value(0).get_node().data.astype(np.float32))
@@ -62,7 +63,11 @@ def read_graph(structure: bytes, weights: bytes) -> ov.Model:
 
 
 def with_argmax_target(head: ov.Model) -> ov.Model:
-    """The head, changed to add to `target`, where `choose` is 1, the class whose logit plus `bias` is the highest."""
+    """Extend the head so that it can choose its own target: the class with the highest `logits + bias`.
+
+    Adds the inputs `bias` `[K]` and `choose` `[1]`. If `choose` is 1, the one-hot vector of that class is added to
+    `target`; if it is 0, `target` is used as it is. Changes and returns `head`.
+    """
     target = head.input("target").get_node()
     users = target.output(0).get_target_inputs()
     classes = target.output(0).partial_shape[1].get_length()
@@ -82,13 +87,13 @@ def with_argmax_target(head: ov.Model) -> ov.Model:
 
 
 def logits_only(head: ov.Model) -> ov.Model:
-    """The head cut off behind its logits: what nobody asked for need not be computed."""
+    """The head cut off after its logits, so that attention and gradients are not computed."""
     maps = [parameter for parameter in head.get_parameters() if "target" not in parameter.output(0).get_names()]
     return ov.Model([head.output("logits")], maps)
 
 
 def _ports(manifest: Manifest, name: str) -> tuple[dict[str, list[int]], set[str]]:
-    """The inputs that a graph must have, with their shapes, and the outputs."""
+    """The inputs that a graph must have, with their shapes, and the outputs that it must have."""
     image = [1, manifest.input.height_px, manifest.input.width_px, 3]
     shapes = manifest.map_shapes
     if name == "trunk":

@@ -154,7 +154,7 @@ def test_graphs_that_are_not_the_bundles_are_refused_by_the_files_name(
 
 def test_the_trunk_of_a_model_with_other_branches_is_refused(bundle: Bundle, case_of: Callable[[str], Case]) -> None:
     graphs = dict(bundle.graphs) | part(case_of("cnn").compiled.graphs, "trunk")
-    with pytest.raises(BundleError, match=r"^trunk\.xml: gives no swin"):
+    with pytest.raises(BundleError, match=r"^trunk\.xml: has no output swin"):
         load_engine(replace(bundle, graphs=graphs), "openvino")
 
 
