@@ -1,4 +1,4 @@
-"""Ablation-CAM (Desai & Ramaswamy 2020) through the head alone, by groups of channels."""
+"""Ablation-CAM (Desai & Ramaswamy 2020) through the head alone, with channels ablated in groups."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ GROUPS = 16
 
 
 def ablationcam(picture: AttributionInput, groups: int = GROUPS) -> Attribution:
-    """Each channel weighted by the loss of score when it is ablated, then summed, without the ReLU.
+    """Weight each channel by the loss of score when it is ablated, then sum the channels, without the paper's ReLU.
 
-    An ablated channel is replaced by its baseline (its mean map); the paper uses zeros, which no picture has. Channels
-    are ablated in `groups` of similar first-order effect, branch by branch, and all groups go through the head as one
-    batch. A channel's loss is its own first-order effect plus an equal part of the rest of its group's loss. With as
-    many groups as channels this is the paper's method. The paper's division by the score is left out: it only scales
-    the map, and it inverts the map where the score is negative.
+    An ablated channel is replaced by its baseline, its mean map; the paper uses zeros, which no picture has. Channels
+    are ablated in groups of similar first-order effect, `groups` for each branch, and all groups go through the head as
+    one batch. The loss of a channel is its own first-order effect plus an equal part of what its group loses beyond the
+    sum of these effects. With as many groups as channels, this is the paper's method. The paper's division by the score
+    is left out: it only scales the map, and inverts it where the score is negative. The values have no unit.
     """
     gradient = picture.gradient()
     first_order = {

@@ -1,7 +1,8 @@
-"""The input of the explanation methods and their result.
+"""The input and the result of the explanation methods.
 
-A method gets a picture's feature maps, the baseline (the training data's mean maps), and the score as a function of the
-maps: one logit, or one logit minus another. The head is passed as an object, so that all methods stay pure numpy.
+A method takes a picture's feature maps, the baseline (the training data's mean maps), and the score as a function of
+the maps. The score is one logit, or one logit minus another. The head is passed as an object that computes it, so that
+all methods are pure numpy.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ Batch = Mapping[Branch, Float32[np.ndarray, "b c h w"]]
 
 @runtime_checkable
 class Score(Protocol):
-    """The score of one target on batches of maps, from logits before temperature scaling."""
+    """Computes the score of one target for batches of maps, from logits before temperature scaling."""
 
     def values(self, maps: Batch) -> Float32[np.ndarray, " b"]:
-        """The score of each item."""
+        """The score of each item of the batch."""
         ...
 
     def gradients(self, maps: Batch) -> tuple[Float32[np.ndarray, " b"], Batch]:
-        """The score of each item, and its derivative with respect to the item's maps."""
+        """The score of each item, and the derivative of the score with respect to the maps of that item."""
         ...
 
 
@@ -42,10 +43,10 @@ class Endpoints(NamedTuple):
 
 @dataclass(frozen=True)
 class AttributionInput:
-    """One picture to explain.
+    """One picture to explain: its feature maps, the baseline, and the score.
 
     `baseline` holds the training data's mean maps, which stand for absent evidence. `precomputed_endpoints` and
-    `precomputed_gradient` are earlier results of `endpoints()` and `gradient()`; each saves a pass of the head.
+    `precomputed_gradient` are earlier results of `endpoints()` and `gradient()`. Each saves a pass of the head.
     """
 
     maps: Maps
@@ -55,13 +56,13 @@ class AttributionInput:
     precomputed_gradient: Maps | None = None
 
     def endpoints(self) -> Endpoints:
-        """The scores of the baseline and of the picture."""
+        """The scores of the baseline and of the picture, in logits."""
         if self.precomputed_endpoints is not None:
             return self.precomputed_endpoints
         return Endpoints(*self.score.values(batched([self.baseline, self.maps])).tolist())
 
     def gradient(self) -> Maps:
-        """The score's derivative with respect to the picture's maps."""
+        """The derivative of the score with respect to the picture's maps."""
         if self.precomputed_gradient is not None:
             return self.precomputed_gradient
         _, gradients = self.score.gradients(batched([self.maps]))
@@ -80,18 +81,21 @@ class Completeness:
 
     @property
     def relative_error(self) -> float:
-        """|error| / |difference|; a smaller difference counts as 0.1 logit, which needs no better precision."""
+        """|error| / |difference|, where a difference below 0.1 logit counts as 0.1."""
         return abs(self.error) / max(abs(self.difference), 0.1)
 
     @property
     def is_small(self) -> bool:
-        """Whether the relative error is below a thousandth."""
+        """Whether the relative error is below 0.001."""
         return self.relative_error < 1e-3
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """One heatmap for each branch, on the branch's own grid."""
+    """One heatmap for each branch, on the grid of that branch's map.
+
+    `completeness` is None for methods whose values need not add up to the score.
+    """
 
     heatmaps: FeatureMaps[Heatmap]
     completeness: Completeness | None = None

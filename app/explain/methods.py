@@ -1,4 +1,4 @@
-"""The methods by name: what each computes, in which unit, and how the heatmaps of several branches are merged."""
+"""The explanation methods by name, with their units, and how the heatmaps of several branches are merged."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from app.explain.merge import MERGE_RULES, Heatmap, MergeRule, merge_normalised,
 from app.models.feature_maps import FeatureMaps
 
 CamFormula = Callable[[Float[np.ndarray, "c h w"], Float[np.ndarray, "c h w"]], Heatmap]
-DEFAULT = "integrated"  # the most faithful of the merged heatmaps in the measurements of docs/measured/heatmaps.md
+DEFAULT = "integrated"  # the most faithful merged heatmap in the measurements of docs/measured/heatmaps.md
 
 
 @dataclass(frozen=True)
 class Method:
-    """How evidence is measured.
+    """An explanation method.
 
-    Values in `logit` of several branches can be added; unitless ones can only be compared, branch by branch scaled. A
-    class-agnostic method takes no target. `non_negative` methods are defined for maps without negative values.
+    Heatmaps of several branches can be added if their unit is the logit; unitless ones must be scaled first, branch by
+    branch. A class-agnostic method takes no target. `non_negative` methods are defined for feature maps without
+    negative values. `note` is a sentence on how to read the heatmaps.
     """
 
     attribute: Callable[[AttributionInput], Attribution]
@@ -48,7 +49,7 @@ def _without_gradient(picture: AttributionInput) -> Attribution:
 
 
 _FOLLOWS_THE_MAP = (
-    "Only gradients that speak for the class count here, so that on maps without negative values the result mostly "
+    "This method counts only gradients that speak for the class. On feature maps without negative values it mostly "
     "shows where the map itself is large, whatever the head makes of it."
 )
 METHODS: dict[str, Method] = {
@@ -75,10 +76,10 @@ METHODS: dict[str, Method] = {
 
 
 def merge_rule_of(method: str, rule: MergeRule | None) -> MergeRule:
-    """The rule that merges the branches' heatmaps of this method: the one given, else its default.
+    """The rule that merges the branches' heatmaps of a method: `rule`, or the method's default if that is None.
 
-    The default is the sum for methods in logits, and the mean for unitless ones. Raises BadParameter for an unknown
-    rule, and for the sum of heatmaps without a unit.
+    The default is the sum for methods in logits and the mean for unitless ones. Raises BadParameter for an unknown
+    rule, and for the sum of unitless heatmaps.
     """
     if rule is None:
         return "sum" if METHODS[method].units == "logit" else "mean"
@@ -93,12 +94,12 @@ def merge_rule_of(method: str, rule: MergeRule | None) -> MergeRule:
 
 
 def merged(attribution: Attribution, rule: MergeRule) -> Heatmap:
-    """The branches' heatmaps as one: in logits for the sum, otherwise unitless."""
+    """Merge the branches' heatmaps. The result is in logits for the rule `sum`, and unitless for all others."""
     return merge_sum(attribution.heatmaps) if rule == "sum" else merge_normalised(attribution.heatmaps, rule)
 
 
 def merge_note(rule: MergeRule) -> str | None:
-    """How a merged heatmap is to be read; None for a sum, which needs no note."""
+    """A sentence on how to read a heatmap that was merged by this rule; None for the sum, which needs none."""
     if rule == "sum":
         return None
     return (
@@ -108,17 +109,17 @@ def merge_note(rule: MergeRule) -> str | None:
 
 
 def warnings_of(method: str, maps: Maps, completeness: Completeness | None) -> tuple[str, ...]:
-    """What is amiss with a heatmap of these feature maps, in sentences."""
+    """Sentences on what is wrong with a heatmap of these feature maps."""
     warnings = []
     negative = [branch for branch, activation in maps.items() if activation.min() < 0]
     if METHODS[method].non_negative and negative:
         warnings.append(
-            f"{method} is defined for feature maps without negative values, and there are some in the map of "
-            f"{' and '.join(negative)}: compare it with another method."
+            f"{method} is defined for feature maps without negative values, but the map of {' and '.join(negative)} "
+            "has some: compare the heatmap with another method."
         )
     if completeness is not None and not completeness.is_small:
         warnings.append(
-            f"The map adds up to {completeness.difference + completeness.error:.4g} logits where the score differs by "
-            f"{completeness.difference:.4g}: its values are approximate."
+            f"The map adds up to {completeness.difference + completeness.error:.4g} logits, but the score differs from "
+            f"the baseline's by {completeness.difference:.4g}: the values of the map are approximate."
         )
     return tuple(warnings)

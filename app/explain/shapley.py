@@ -1,4 +1,4 @@
-"""What each branch is worth: the Shapley value (1953) of a game whose players are the branches."""
+"""Shapley values (Shapley 1953) of the branches: the players of the game are the branches, its value is the score."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.models.feature_maps import Branch, batched
 
 @dataclass(frozen=True)
 class BranchValues:
-    """The score, that of the mean maps, and how their difference divides among the branches. In logits."""
+    """The score, the score of the baseline, and each branch's part of their difference, all in logits."""
 
     score: float
     baseline_score: float
@@ -20,10 +20,11 @@ class BranchValues:
 
 
 def shapley_values(picture: AttributionInput) -> BranchValues:
-    """Each branch's Shapley value, where an absent branch is its mean map; they add up to the score's difference.
+    """The Shapley value of each branch, where the baseline's map stands for an absent branch.
 
-    A branch's value is what it adds to the score, averaged over the orders in which the branches can come. Every set
-    of some branches but not all is one item of one batch through the head: two for two branches.
+    The value of a branch is what it adds to the score, averaged over all orders in which the branches can be added. The
+    values add up to the difference between the picture's score and the baseline's. All coalitions, except the empty and
+    the full one, go through the head as one batch: two items for two branches.
     """
     branches, endpoints = list(picture.maps), picture.endpoints()
     value_of = {frozenset[Branch](): endpoints.baseline, frozenset(branches): endpoints.picture}

@@ -220,4 +220,4 @@ def test_it_is_said_where_a_map_does_not_account_for_the_score() -> None:
     good = Completeness(difference=2.0, error=0.0019)
     assert warnings_of("integrated", tiny().maps, good) == ()
     (sentence,) = warnings_of("integrated", tiny().maps, replace(good, error=-0.5))
-    assert "adds up to 1.5 logits where the score differs by 2" in sentence
+    assert "adds up to 1.5 logits, but the score differs from the baseline's by 2" in sentence
