@@ -1,4 +1,4 @@
-"""The bounded queues in front of the engine: work runs in threads, never on the event loop."""
+"""Bounded work queues. The work runs in threads, not on the event loop."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from app.errors import DeadlineExceeded, Overloaded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_NEWEST_WEIGHT = 0.1  # what the newest pass weighs in the average time of a pass
+_NEWEST_WEIGHT = 0.1  # weight of the newest pass in the moving average of durations
 
 
 @dataclass(frozen=True)
 class TimedResult(Generic[Result]):
-    """An item's result, how long it waited for its turn, and how long the pass took that it was in, in ms."""
+    """The result of an item, the time that it waited, and the duration of the pass that it was in."""
 
     result: Result
     waited_ms: float
@@ -37,11 +37,12 @@ class _Entry(Generic[Item, Result]):
 
 
 class WorkQueue(Generic[Item, Result]):
-    """Passes of work over queued items: at most `max_passes` at once, each in a thread, of up to `max_batch` items.
+    """Runs passes of work over queued items, in the order in which they came.
 
-    First come, first served. Where a pass takes several items, one that could start waits up to `gather_s` for more.
-    An item whose caller has gone, or whose time is over, leaves the queue and costs nothing; what runs is not cut off.
-    A `deadline` is a time of `time.monotonic`, in seconds.
+    A pass is one call of `work`, in a thread, with up to `max_batch` items. At most `max_passes` run at once. At most
+    `queue_limit` items wait. If `max_batch` is above 1, a pass that is not full waits up to `gather_s` for more items.
+    An item is dropped from the queue without cost when its caller is cancelled or its deadline passes; a running pass
+    is not interrupted. Deadlines are times of `time.monotonic`, in seconds.
     """
 
     def __init__(
@@ -57,27 +58,30 @@ class WorkQueue(Generic[Item, Result]):
         self._queue: deque[_Entry[Item, Result]] = deque()
         self._passes: set[asyncio.Task[None]] = set()
         self._threads = anyio.CapacityLimiter(max_passes)
-        self._mean_pass_s = 0.0  # a moving average of what a pass takes
+        self._mean_pass_s = 0.0  # exponential moving average of the duration of a pass
 
     @property
     def waiting(self) -> int:
-        """How many items wait for their turn."""
+        """The number of waiting items."""
         return len(self._queue)
 
     def expected_wait_s(self, ahead: int = 0) -> float:
-        """When an item that came now, after `ahead` others, would get its turn, judged by what passes took."""
+        """The expected wait of an item behind `ahead` others, from the average duration of a pass."""
         before = len(self._passes) + (len(self._queue) + ahead) // self._max_batch
         return max(0, before - self._max_passes + 1) * self._mean_pass_s / self._max_passes
 
     def admit(self, deadline: float, ahead: int = 0) -> None:
-        """Refuse at once an item that would not be done in time, or finds the queue full. Raises Overloaded."""
+        """Raises Overloaded if the queue is full, or if an item behind `ahead` others would miss its deadline."""
         expected_s = self.expected_wait_s(ahead)
         full = len(self._passes) + len(self._queue) + ahead >= self._max_passes + self._queue_limit
         if full or time.monotonic() + expected_s + self._mean_pass_s > deadline:
             raise Overloaded(max(1, math.ceil(expected_s)))
 
     async def run(self, item: Item, deadline: float) -> TimedResult[Result]:
-        """Have an item's turn. Raises DeadlineExceeded if none comes in time, and whatever the work raises."""
+        """Wait for an item's turn and return its result.
+
+        Raises DeadlineExceeded if its pass does not start in time, and whatever the work raises.
+        """
         loop = asyncio.get_running_loop()
         entry: _Entry[Item, Result] = _Entry(item, loop.create_future())
         self._queue.append(entry)
@@ -93,7 +97,9 @@ class WorkQueue(Generic[Item, Result]):
     def _expire(self, entry: _Entry[Item, Result]) -> None:
         if entry in self._queue and not entry.answer.done():
             self._queue.remove(entry)
-            entry.answer.set_exception(DeadlineExceeded("No turn came within the time limit; try again later."))
+            entry.answer.set_exception(
+                DeadlineExceeded("The request waited in the queue until its time limit; try again later.")
+            )
 
     def _start_passes(self) -> None:
         while self._queue and len(self._passes) < self._max_passes:
@@ -103,7 +109,7 @@ class WorkQueue(Generic[Item, Result]):
                 asyncio.get_running_loop().call_later(gathering_s, self._start_passes)
                 return
             batch = [self._queue.popleft() for _ in range(min(self._max_batch, len(self._queue)))]
-            # A task of its own: a thread cannot be stopped, so a caller that leaves must not hand its turn on.
+            # In its own task: a thread cannot be stopped, so its place stays taken even if the caller is cancelled.
             running = asyncio.create_task(self._run_pass(batch))
             self._passes.add(running)
             running.add_done_callback(self._pass_ended)
@@ -118,7 +124,7 @@ class WorkQueue(Generic[Item, Result]):
         call = asyncio.ensure_future(anyio.to_thread.run_sync(self._work, items, limiter=self._threads))
         await asyncio.wait([call])
         ran_s = time.monotonic() - began
-        callers = [entry for entry in batch if not entry.answer.done()]  # the others have gone
+        callers = [entry for entry in batch if not entry.answer.done()]  # without the cancelled ones
         if (error := call.exception()) is not None:
             for entry in callers:
                 entry.answer.set_exception(error)
@@ -126,11 +132,11 @@ class WorkQueue(Generic[Item, Result]):
         self._mean_pass_s = (
             ran_s if self._mean_pass_s == 0 else (1 - _NEWEST_WEIGHT) * self._mean_pass_s + _NEWEST_WEIGHT * ran_s
         )
-        of_item = dict(zip(batch, call.result(), strict=True))
+        results = dict(zip(batch, call.result(), strict=True))
         for entry in callers:
-            entry.answer.set_result(TimedResult(of_item[entry], (began - entry.enqueued_s) * 1e3, ran_s * 1e3))
+            entry.answer.set_result(TimedResult(results[entry], (began - entry.enqueued_s) * 1e3, ran_s * 1e3))
 
 
 def run_calls(items: Sequence[Callable[[], Result]]) -> list[Result]:
-    """The work of a lane whose items are calls."""
+    """The work of a queue whose items are function calls."""
     return [call() for call in items]

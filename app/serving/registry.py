@@ -1,4 +1,4 @@
-"""The models that are loaded: the one that answers, and for a while those that it replaced."""
+"""The registry of loaded models: the current one and, for a while, those that it replaced."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ logger = logging.getLogger("fusionlens.models")
 
 @dataclass(frozen=True)
 class RegistryOptions:
-    """How bundles are loaded and served, and how long replaced ones stay.
+    """Options for loading and serving bundles, and for retiring replaced ones.
 
-    At most `previous_bundles` replaced ones stay loaded, each for `retire_after_s`: by then the predictions that they
-    made have expired.
+    At most `previous_bundles` replaced bundles stay loaded, each for `retire_after_s`. After that time, the predictions
+    that they made have expired.
     """
 
     predictor: PredictorOptions
@@ -37,7 +37,7 @@ class RegistryOptions:
 class ModelRegistry:
     """The current service and its predecessors, which share one store.
 
-    Who holds a service finishes on it, whatever is loaded meanwhile.
+    A request keeps the service that it started with, even if another bundle is loaded meanwhile.
     """
 
     def __init__(self, options: RegistryOptions, store: PredictionStore, metrics: Metrics, trace: Trace) -> None:
@@ -47,20 +47,20 @@ class ModelRegistry:
 
     @property
     def services(self) -> tuple[Service, ...]:
-        """All that have a model in memory, the current one first; none before `load`."""
+        """All services with a loaded model, the current one first. Empty before `load`."""
         return tuple(self._services)
 
     @property
     def current(self) -> Service:
-        """What answers new requests, after `load`."""
+        """The service that answers new requests. Available after `load`."""
         return self._services[0]
 
     def load(self) -> None:
-        """Load what the settings name, verified and warm. Raises BundleError and EngineError."""
+        """Load, verify and warm up the bundle. Raises BundleError and EngineError."""
         self._make_current(self._make_service(self._read()))
 
     async def probe_store(self) -> bool:
-        """Whether the store was ever reached; it is tried if not."""
+        """Whether the store has been reached at least once. Tries to reach it if not, and logs a failure."""
         try:
             await self.store.check()
         except StoreUnavailable as error:
@@ -69,22 +69,23 @@ class ModelRegistry:
         return True
 
     def service_of(self, bundle_sha256: str) -> Service:
-        """The service whose model made a prediction. Raises ModelGone."""
+        """The service with the model of this bundle, which made a prediction. Raises ModelGone."""
         for service in self._services:
             if service.predictor.bundle.sha256 == bundle_sha256:
                 return service
         raise ModelGone("The model that made this prediction is no longer loaded: send the picture again.")
 
     async def forget(self, prediction_id: str, owner: str) -> None:
-        """Forget a prediction and all answers about it. Raises what `PredictionStore.forget` raises."""
+        """Delete a prediction and all cached answers about it. Raises what `PredictionStore.forget` raises."""
         await self.store.forget(prediction_id, owner)
         for service in self._services:
             service.explanation_cache.forget(prediction_id)
 
     async def reload(self) -> bool:
-        """Load the bundle's folder beside what is served, then swap. False if it holds what is served already.
+        """Load the bundle from its folder beside the current one, then replace that one.
 
-        Raises ReloadRefused, and then nothing has changed.
+        Returns False if the folder still holds the current bundle. Raises ReloadRefused if the new bundle cannot be
+        used; the current one stays in service then.
         """
         async with self._loading:
             try:
@@ -98,7 +99,7 @@ class ModelRegistry:
                 raise ReloadRefused(f"{error}. The model that was loaded before is still served.") from error
             replaced = self.current
             self._make_current(service)
-            # By then the predictions that it made have expired. The loop must not keep it alive until then.
+            # Its predictions expire within this time. A weak reference, so that the event loop does not keep it alive.
             asyncio.get_running_loop().call_later(self._options.retire_after_s, self._retire, weakref.ref(replaced))
             self._metrics.reloads.labels("loaded").inc()
             logger.info("The bundle %s is served now", bundle.sha256)

@@ -1,4 +1,4 @@
-"""The use cases of the service, asynchronous and without HTTP: a predictor, its queues and the store."""
+"""The service without HTTP, asynchronous: a predictor with its work queues, the store and the explanation cache."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ Predictions = list[tuple[Prediction, dict[str, float]]]
 class ServiceOptions:
     """How much work may wait, for how long, and how much of it runs at once.
 
-    `deadline_s` is the longest time to an answer, `queue_limit` how many requests may wait in each queue, `gather_s`
-    how long a picture waits for others to form a batch on a GPU. `decoders` are the threads that decode and draw.
+    `deadline_s` is the time limit for an answer. `queue_limit` is the number of requests that may wait in each queue.
+    `gather_s` is how long a picture waits for others to form a batch on a GPU. `decoders` is the number of threads that
+    decode pictures, and of those that compute and draw explanations.
     """
 
     deadline_s: float
@@ -42,7 +43,7 @@ class ServiceOptions:
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """A new prediction, what it says, and where its time went, in ms."""
+    """A new prediction, its answer, and the durations of the stages."""
 
     prediction: Prediction
     answer: Answer
@@ -51,10 +52,11 @@ class PredictionResult:
 
 
 class Service:
-    """One loaded bundle, ready to answer.
+    """Predicts and explains with one loaded bundle.
 
-    Pictures are decoded beside the model. Explanations of stored predictions have a queue of their own, since a few
-    milliseconds of work need not wait behind a backbone's pass, and those that go through the Swin again have another.
+    There is one work queue for decoding, one for predictions, and two for explanations. Explanations take a few
+    milliseconds and need not wait for a pass of the backbones. Those that need another pass of the Swin have a queue of
+    their own.
     """
 
     def __init__(
@@ -79,24 +81,24 @@ class Service:
 
     @property
     def waiting(self) -> dict[str, int]:
-        """How many items wait for their turn, by queue."""
+        """The number of waiting items in each queue, by the name of the queue."""
         queues: dict[str, WorkQueue[Any, Any]] = {"decode": self._decode_queue, "predict": self._prediction_queue}
         return {name: queue.waiting for name, queue in (queues | self._explanation_queues).items()}
 
     def deadline(self) -> float:
-        """The time by which a request that comes now must be answered, on the clock of `time.monotonic`."""
+        """The deadline of a request that arrives now, as a time of `time.monotonic`."""
         return time.monotonic() + self._deadline_s
 
     def admit(self, deadline: float) -> None:
-        """Refuse a prediction at once if a queue is full or the deadline would pass. Raises Overloaded."""
+        """Raises Overloaded if a queue for predictions is full, or if a prediction would miss its deadline."""
         self._decode_queue.admit(deadline)
         self._prediction_queue.admit(deadline, ahead=self._decoding_count)
 
     async def predict(self, data: bytes, deadline: float, with_gradient: bool = False) -> PredictionResult:
-        """Decode and classify an upload. Nothing is kept.
+        """Decode and classify an upload. Nothing is stored.
 
-        With `with_gradient`, the same pass of the head also gives the gradient that explains the answer. Raises
-        Overloaded, before anything is decoded, and DeadlineExceeded.
+        If `with_gradient` is set, the same pass of the head also computes the gradient that explains the answer. Raises
+        Overloaded before anything is decoded, DeadlineExceeded, and what `app.pictures.decode.decode` raises.
         """
         self.admit(deadline)
         self._decoding_count += 1
@@ -138,7 +140,7 @@ class Service:
         return result
 
     async def _predict_moved(self, prediction: Prediction, deadline: float) -> list[Prediction]:
-        """The predictions of the picture's moved views, for fine detail. Raises Overloaded and DeadlineExceeded."""
+        """Predict the moved views of a picture, for fine detail. Raises Overloaded and DeadlineExceeded."""
         self._prediction_queue.admit(deadline, ahead=len(MOVES) - 2 + self._decoding_count)
         uploads = self.predictor.moved_uploads(prediction)
         ran = await asyncio.gather(*(self._prediction_queue.run((upload, True), deadline) for upload in uploads))
@@ -153,12 +155,12 @@ class Service:
 
 
 def _predict(predictor: Predictor, metrics: Metrics, items: Sequence[tuple[Upload, bool]]) -> Predictions:
-    """The work of the queue for predictions: one pass for all items."""
+    """The work of the queue for predictions: one pass of the model for all items."""
     predictions = predictor.predict_batch(
         [upload for upload, _ in items], any(with_gradient for _, with_gradient in items)
     )
     metrics.batch.observe(len(items))
-    for stage, spent_ms in predictions[0][1].items():  # the times of the pass, which each of its pictures is told
+    for stage, spent_ms in predictions[0][1].items():  # every picture of a pass has the durations of the whole pass
         metrics.stage_s.labels(stage).observe(spent_ms / 1e3)
     return predictions
 
@@ -171,7 +173,7 @@ def _explain(
     moved: Sequence[Prediction] | None,
     encode: Callable[[Sequence[Explanation]], T],
 ) -> T:
-    """The work of the queues for explanations."""
+    """The work of the queues for explanations: explain, then encode."""
     with metrics.stage("explain"):
         explanations = predictor.explain(prediction, accepted, moved)
     with metrics.stage("encode"):

@@ -1,8 +1,8 @@
-"""Predictions in Redis, so that any replica explains what another predicted.
+"""A store in Redis, which several replicas share: any of them can explain what another one predicted.
 
-An entry is a frame around one safetensors blob: four bytes that name the format, and an HMAC-SHA256 over format, id and
-blob. Nothing of an entry is parsed before its HMAC was checked, so whoever can write to Redis cannot make the service
-decode what it did not write, nor read one prediction as another.
+An entry has a header of four bytes that name the format, an HMAC-SHA256 over format, id and payload, and the payload, a
+safetensors blob. No payload is parsed before its HMAC has been verified. So an attacker who can write to Redis cannot
+make the service decode foreign data, or pass one prediction off as another.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger("fusionlens.store")
 
 
 class RedisStore:
-    """A `PredictionStore` in Redis. Redis itself drops what has expired."""
+    """A `PredictionStore` in Redis, which drops expired entries itself."""
 
     def __init__(
         self, shared: SharedRedis, secret: bytes, ttl_s: float, max_entry_bytes: int, metrics: Metrics
@@ -46,7 +46,7 @@ class RedisStore:
         entry = sign(self._secret, receipt.prediction_id, to_bytes(prediction, owner))
         if len(entry) > self._max_entry_bytes:
             self._metrics.store_writes.labels("too_large").inc()
-            raise EntryTooLarge(f"it takes {len(entry):,} bytes, more than the {self._max_entry_bytes:,} that are kept")
+            raise EntryTooLarge(f"it takes {len(entry):,} bytes, more than the limit of {self._max_entry_bytes:,}")
         key, ttl_ms = _PREFIX + receipt.prediction_id, max(1, round(self._ttl_s * 1e3))
         try:
             await self._shared.execute(lambda: self._redis.set(key, entry, px=ttl_ms))
@@ -57,10 +57,10 @@ class RedisStore:
         return receipt
 
     async def get(self, prediction_id: str, owner: str) -> Prediction:
-        """See `PredictionStore.get`. An entry that this service did not write is StoreUnavailable."""
+        """See `PredictionStore.get`. Raises StoreUnavailable for an entry that this service did not write."""
         outcome = "failed"
         try:
-            # No more than an entry may have: whoever can write to Redis cannot fill this process's memory.
+            # Limited, so that an attacker who can write to Redis cannot fill the memory of this process.
             key, max_bytes = _PREFIX + prediction_id, self._max_entry_bytes
             entry = await self._shared.execute(lambda: self._redis.getrange(key, 0, max_bytes))
             if not entry:
@@ -90,7 +90,7 @@ class RedisStore:
             await self._shared.execute(self._redis.ping)
 
     async def usage(self) -> Usage | None:
-        """See `PredictionStore.usage`: of the whole database, which all replicas share."""
+        """See `PredictionStore.usage`: that of the whole database, which all replicas share."""
         try:
             entries = await self._shared.execute(self._redis.dbsize)
             memory = await self._shared.execute(lambda: self._redis.info("memory"))
@@ -104,16 +104,16 @@ class RedisStore:
 
 
 def sign(secret: bytes, prediction_id: str, payload: bytes) -> bytes:
-    """An entry: format, HMAC, payload."""
+    """Build an entry from a payload: format, HMAC, payload."""
     return FORMAT + _mac(secret, FORMAT, prediction_id, payload) + payload
 
 
 def verify(secret: bytes, prediction_id: str, entry: bytes) -> tuple[bytes, bytes]:
-    """The format and the payload of an entry. Raises StoreUnavailable if it is not as this service wrote it."""
+    """Verify the HMAC of an entry and return its format and payload. Raises StoreUnavailable if it does not match."""
     stored_format, mac, payload = entry[:_MAC_START], entry[_MAC_START:_MAC_END], entry[_MAC_END:]
     if not hmac.compare_digest(mac, _mac(secret, stored_format, prediction_id, payload)):
-        logger.error("An entry in Redis was not written by this service, or with another redis_secret; it is not read.")
-        raise StoreUnavailable("What is stored under this id cannot be trusted. Send the picture to /predict again.")
+        logger.error("An entry in Redis was written by something else, or with another redis_secret; it is not read.")
+        raise StoreUnavailable("The entry stored under this id cannot be trusted. Send the picture to /predict again.")
     return stored_format, payload
 
 
@@ -125,7 +125,7 @@ def _mac(secret: bytes, stored_format: bytes, prediction_id: str, payload: bytes
 
 
 def to_bytes(prediction: Prediction, owner: str) -> bytes:
-    """A prediction and whose it is, as one safetensors blob."""
+    """Serialise a prediction and its owner as a safetensors blob."""
     upload = prediction.upload
     record = {
         "owner": owner,
@@ -145,7 +145,7 @@ def to_bytes(prediction: Prediction, owner: str) -> bytes:
 
 
 def from_bytes(payload: bytes) -> tuple[Prediction, str]:
-    """What `to_bytes` was given."""
+    """The prediction and the owner that were given to `to_bytes`."""
     arrays = safetensors.numpy.load(payload)
     record = json.loads(arrays["record"].tobytes())
     upload = Upload(
