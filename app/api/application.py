@@ -1,4 +1,4 @@
-"""The application: its routes, over models that are loaded before anything is served."""
+"""Creates the application: its routes, its middleware, and a lifespan that loads the bundle."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.traces import make_tracing
 
 DESCRIPTION = """\
-An image classifier that shows its work. Post a picture to `/predict`, then ask `/gradcam` what speaks for a class and
-`/attention` where one branch looks in the other. Errors are `application/problem+json` and say what to do.
+An image classifier that explains its answers. Post a picture to `/predict`. Then `/explain` shows what speaks for a
+class, and `/attention` where the tokens of the Swin look. Errors are `application/problem+json` and say what to do.
 """
 REQUEST_HEADERS = ["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID"]
 RESPONSE_HEADERS = ["ETag", "FusionLens-Explanation", "Retry-After", "X-Request-ID"]
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application. Its lifespan loads the models, if `app.state.models` has not loaded them before.
+    """Create the application. Its lifespan loads the bundle, unless `app.state.models` has loaded it before.
 
-    The lifespan raises BundleError or EngineError before a request is accepted. Raises KeysError where keys
-    are missing or cannot be used, and EngineError where a package is missing that a setting needs.
+    Raises KeysError if keys are missing or cannot be used, and EngineError if a package for a setting is missing. The
+    lifespan raises BundleError and EngineError before a request is accepted.
     """
     settings.check_exposure()
     metrics, tracing, lifecycle = Metrics(), make_tracing(settings.otlp_endpoint), Lifecycle(settings.drain_s)
@@ -73,13 +73,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings, app.state.models, app.state.lifecycle = settings, models, lifecycle
     app.state.authenticator = Authenticator(settings.keys, limiter)
     app.state.upload_memory = UploadMemory(settings.uploads_max_bytes)
-    # It would log every malformed form; the sender is told, and nobody else needs to know.
+    # python_multipart would log every malformed form, but the error answer already tells the sender.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     problems.install_handlers(app)
     routers = [predictions.router, explanations.router, model.router, health.router, operation.admin_router]
     for router in routers + [operation.metrics_router] * settings.metrics:
         app.include_router(router)
-    # Not mounted at "/": a mount there would answer 404 where a route has another method, which is a 405.
+    # Not mounted at "/": a mount there would answer 404 instead of 405 for a wrong method on another route.
     app.mount("/web", pages.PageFiles(directory=WEB), name="web")
     app.add_api_route("/", pages.page, include_in_schema=False)
     if settings.docs:
@@ -98,7 +98,7 @@ def _store_and_limiter(settings: Settings, metrics: Metrics) -> tuple[Prediction
         from app.serving.stores.redis import RedisStore
         from app.serving.stores.redis_client import SharedRedis, connect
     except ModuleNotFoundError as error:
-        raise EngineError("redis_url needs a package: pip install 'fusionlens[redis]'.") from error
+        raise EngineError("redis_url needs the package redis: pip install 'fusionlens[redis]'.") from error
     shared = SharedRedis(connect(settings.redis_url.get_secret_value(), settings.redis_timeout_s), metrics)
     secret = settings.redis_secret.get_secret_value().encode()
     store = RedisStore(shared, secret, settings.store_ttl_s, settings.store_max_entry_bytes, metrics)
@@ -106,7 +106,7 @@ def _store_and_limiter(settings: Settings, metrics: Metrics) -> tuple[Prediction
 
 
 def _add_middleware(app: FastAPI, metrics: Metrics) -> None:
-    """The last one added is the outermost: what the authenticator refuses is counted too, and CORS holds for it."""
+    """Add the middleware. The last one added is the outermost, so refused requests are counted and get CORS headers."""
     app.add_middleware(AdmissionMiddleware, models=app.state.models)
     app.add_middleware(AccessMiddleware, authenticator=app.state.authenticator)
     if origins := app.state.settings.cors_origins:

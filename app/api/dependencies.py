@@ -1,4 +1,4 @@
-"""What routes are given. All of it is async: FastAPI would run plain functions in threads, for nothing."""
+"""The dependencies of routes. They are async, because FastAPI would run plain functions in threads."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ T = TypeVar("T")
 
 
 async def get_registry(request: Request) -> ModelRegistry:
-    """The models that are loaded."""
+    """The registry of loaded models."""
     models: ModelRegistry = request.app.state.models
     return models
 
 
 async def get_service(models: Annotated[ModelRegistry, Depends(get_registry)]) -> Service:
-    """The service that answers now; a request stays with it to its end."""
+    """The current service. A request keeps it, even if another bundle is loaded meanwhile."""
     return models.current
 
 
 async def get_settings(request: Request) -> Settings:
-    """The settings that the application was made with."""
+    """The settings of the application."""
     settings: Settings = request.app.state.settings
     return settings
 
 
 async def get_owner(request: Request) -> str:
-    """The name of the key that the request came with; empty without keys."""
+    """The name of the request's API key; empty if the service has no keys."""
     owner: str = request.state.owner
     return owner
 
@@ -43,29 +43,29 @@ async def get_owner(request: Request) -> str:
 async def uploaded_picture(
     request: Request, settings: Annotated[Settings, Depends(get_settings)]
 ) -> AsyncIterator[bytes]:
-    """The picture in the request's body. Raises what `read_picture` raises."""
+    """The bytes of the picture in the request's body. Raises what `read_picture` raises."""
     memory: UploadMemory = request.app.state.upload_memory
     with memory.reservation() as reserve:
         yield await read_picture(request, settings.max_upload_bytes, reserve, settings.deadline_s)
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled as soon as the client has gone. The body must have been read.
+    """The result of `work`, which is cancelled when the client disconnects. The body must have been read before.
 
     Raises ClientDisconnect, and what the work raises.
     """
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    working, disconnected = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(request))
     try:
-        await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([working, disconnected], return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientDisconnect
         return await working
     finally:
-        for task in (working, gone):
+        for task in (working, disconnected):
             task.cancel()
 
 
-async def _gone(request: Request) -> None:
+async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

@@ -1,4 +1,4 @@
-"""Explanations as the bodies that the service answers with: an overlay, JSON, or the raw array."""
+"""Encodes explanations as responses: an overlay, JSON, or the raw array."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from app.predicting.overlays import draw_over, draw_panels
 from app.predicting.prediction import Prediction
 from app.predicting.predictor import Predictor
 
-# What the header says of an explanation: what it is of, and what made it.
+# The fields of the answer that the header FusionLens-Explanation has too.
 _HEADER_FIELDS = {
     *("method", "branch", "fuse", "target", "against", "detail", "units"),
     *("no_positive_evidence", "notes", "provenance"),
@@ -29,7 +29,7 @@ _HEADER_FIELDS = {
 def encode(
     predictor: Predictor, prediction: Prediction, query: ExplanationQuery, explanations: Sequence[Explanation]
 ) -> Response:
-    """The response to a query. Several explanations, which only a PNG shows, stand side by side."""
+    """The response to a query. Several explanations are drawn side by side, which only PNG can show."""
     style, explanation = query.style(), explanations[-1]
     answer = _answer(predictor, explanation, style)
     if len(explanations) > 1:

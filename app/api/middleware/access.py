@@ -1,4 +1,4 @@
-"""Who may ask: looked at when a request's headers are there, before a byte of its body is read."""
+"""Authentication and limits of API keys, checked before the body of a request is read."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ REQUIRED_RIGHT: dict[str, Right] = {"/metrics": "metrics", "/admin/reload": "adm
 
 
 class Authenticator:
-    """Knows the keys, if there are any, and lets requests in. Keys are read again with `read_keys`."""
+    """Identifies the API key of a request, if the service has keys. `limiter` enforces their limits."""
 
     def __init__(self, file: Path | None, limiter: Limiter) -> None:
         self._file, self.limiter = file, limiter
         self._keys = None if file is None else Keys.read(file)
 
     def read_keys(self) -> None:
-        """Take up what the file of keys says now. Raises KeysError, and then the keys stay as they are."""
+        """Read the key file again. Raises KeysError if it cannot be used; the previous keys stay valid then."""
         if self._file is not None:
             self._keys = Keys.read(self._file)
 
     def identify(self, path: str, presented: bytes | None) -> tuple[str, Key] | None:
-        """Whose request this is: None where no key is needed. Raises Unauthorized and Forbidden."""
+        """The name and entry of the presented key, or None if no key is needed. Raises Unauthorized and Forbidden."""
         if path in PUBLIC_PATHS or path.startswith("/web/"):
             return None
         right = REQUIRED_RIGHT.get(path, "predict")
         if self._keys is None:
             if right == "admin":
-                raise Forbidden("This service has no keys, so nobody has this right: send its process SIGHUP instead.")
+                raise Forbidden(
+                    "This service has no keys, so nobody has this right: send SIGHUP to its process instead."
+                )
             return None
         if presented is None:
             raise Unauthorized("This needs a key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
@@ -44,12 +46,12 @@ class Authenticator:
             raise Unauthorized("This key is not known here: it is wrong, or it was withdrawn.")
         name, key = owner
         if right not in key.rights:
-            raise Forbidden(f"The key {name!r} has no right to this: it would take {right!r}.")
+            raise Forbidden(f"The key {name!r} has no right to this: the route requires the right {right!r}.")
         return name, key
 
 
 class AccessMiddleware:
-    """ASGI middleware: refuses what the authenticator does not let in, and tells the rest whose request it is."""
+    """ASGI middleware: refuses requests without a valid key, and stores the name of the key as `owner`."""
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
         self._app, self._authenticator = app, authenticator
@@ -67,9 +69,9 @@ class AccessMiddleware:
             scope["state"]["owner"] = owner[0]
             async with self._authenticator.limiter.slot(*owner):
                 await self._app(scope, receive, send)
-        except FusionLensError as error:  # from here alone: the application answers its own
+        except FusionLensError as error:  # raised in this middleware: the application answers its own errors itself
             response = problems.response_to(Request(scope), error)
-            response.headers["Connection"] = "close"  # what is left of the body is never read
+            response.headers["Connection"] = "close"  # the rest of the body is not read
             if isinstance(error, Unauthorized):
                 response.headers["WWW-Authenticate"] = 'Bearer realm="fusionlens"'
             await response(scope, receive, send)

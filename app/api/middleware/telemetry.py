@@ -1,4 +1,4 @@
-"""What is known of every request: an id, a line in the log, its place in the metrics."""
+"""Telemetry of requests: each gets an id, one line in the log, and is counted in the metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = structlog.stdlib.get_logger("fusionlens.requests")
 
 
 class TelemetryMiddleware:
-    """ASGI middleware around all others."""
+    """The outermost ASGI middleware."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, lifecycle: Lifecycle) -> None:
         self._app, self._metrics, self._lifecycle = app, metrics, lifecycle
@@ -30,7 +30,8 @@ class TelemetryMiddleware:
             return
         state = scope.setdefault("state", {})
         state["request_id"], state["owner"], state["problem"], state["route"] = _request_id(scope), "", None, None
-        began, status = time.perf_counter(), 500  # what the application fails on is answered further out
+        # If the application raises, ServerErrorMiddleware outside this one answers 500.
+        began, status = time.perf_counter(), 500
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -69,7 +70,7 @@ class TelemetryMiddleware:
 
 
 def _request_id(scope: Scope) -> str:
-    """What the client calls its request, if that is short and plain; else a new name."""
+    """The client's id of the request, if it is short and has only plain characters; else a new random id."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return str(value.decode("ascii"))
@@ -77,6 +78,6 @@ def _request_id(scope: Scope) -> str:
 
 
 def _route_template(scope: Scope) -> str:
-    """The route, never the path: what clients make up must not become series."""
+    """The template of the route. Paths would let clients create any number of time series."""
     path = getattr(scope.get("route"), "path", None) or scope["state"]["route"]
     return str(path) if path else "none"

@@ -1,4 +1,4 @@
-"""Explanations: Grad-CAM, attention and the Swin's tokens, of a stored prediction or of a picture sent along."""
+"""Routes for explanations of a stored prediction (GET) or of an uploaded picture (POST)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ router = APIRouter(tags=["explanations"])
 _BINARY, _TEXT = {"schema": {"type": "string", "format": "binary"}}, {"type": "string"}
 CONTENT: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The explanation. The header `FusionLens-Explanation` says in JSON what it is and what made it.",
+        "description": "The explanation. The header `FusionLens-Explanation` describes it in JSON.",
         "content": {
             "image/png": _BINARY,
             "application/json": {"schema": {"$ref": "#/components/schemas/ExplanationAnswer"}},
@@ -47,14 +47,14 @@ CONTENT: dict[int | str, dict[str, Any]] = {
                 "description": "method, branch, target, units, provenance and more; JSON",
                 "schema": _TEXT,
             },
-            "ETag": {"description": "of a stored prediction's explanation; never sent by POST", "schema": _TEXT},
+            "ETag": {"description": "only for stored predictions; POST sends none", "schema": _TEXT},
         },
         "model": ExplanationAnswer,
     },
 }
 PARAMETER_ERRORS = (errors.BadParameter, errors.NotOffered, errors.Overloaded, errors.DeadlineExceeded)
 STORED_ERRORS = (errors.UnknownPrediction, errors.ModelGone, errors.StoreUnavailable, *PARAMETER_ERRORS)
-# A graph may be read when it is first needed.
+# A graph that is compiled on first use may turn out to be unusable then.
 GRAPH_ERRORS = (errors.BundleError, errors.EngineError)
 
 
@@ -67,9 +67,10 @@ GRAPH_ERRORS = (errors.BundleError, errors.EngineError)
 async def stored_explanation(
     models: RegistryDep, owner: OwnerDep, query: Annotated[StoredExplainQuery, Query()], request: Request
 ) -> Response:
-    """What speaks for a class in a picture that was predicted before: no second pass through the backbones.
+    """Explain a stored prediction: what speaks for a class in the picture.
 
-    The method is the most faithful one as measured, unless another is named. Fine detail takes eight more passes.
+    The default method is the most faithful one in the project's measurements. No second pass through the backbones is
+    needed, except for fine detail, which takes eight more passes.
     """
     return await _explain_stored(models, owner, query, request)
 
@@ -83,7 +84,7 @@ async def stored_explanation(
 async def stored_gradcam(
     models: RegistryDep, owner: OwnerDep, query: Annotated[StoredGradcamQuery, Query()], request: Request
 ) -> Response:
-    """The same as `/explain`, with Grad-CAM as the method unless another is named."""
+    """Explain a stored prediction, like `/explain`, but with Grad-CAM as the default method."""
     return await _explain_stored(models, owner, query, request)
 
 
@@ -96,7 +97,7 @@ async def stored_gradcam(
 async def stored_attention(
     models: RegistryDep, owner: OwnerDep, query: Annotated[StoredAttentionQuery, Query()], request: Request
 ) -> Response:
-    """Where the Swin's tokens look, in a picture that was predicted before."""
+    """Show where the Swin's tokens look, for a stored prediction."""
     return await _explain_stored(models, owner, query, request)
 
 
@@ -109,7 +110,7 @@ async def stored_attention(
 async def stored_tokens(
     models: RegistryDep, owner: OwnerDep, query: Annotated[StoredTokensQuery, Query()], request: Request
 ) -> Response:
-    """How much the Swin's tokens matter at one of its stages, in a picture that was predicted before."""
+    """Show how much the Swin's tokens at one stage matter for a class, for a stored prediction."""
     return await _explain_stored(models, owner, query, request)
 
 
@@ -123,9 +124,9 @@ async def stored_tokens(
 async def explanation(
     service: ServiceDep, query: Annotated[ExplainQuery, Query()], picture: UploadedPicture, request: Request
 ) -> Response:
-    """What speaks for a class in the picture sent along. Nothing is kept.
+    """Explain the uploaded picture: what speaks for a class in it. Nothing is stored.
 
-    The method is the most faithful one as measured, unless another is named.
+    The default method is the most faithful one in the project's measurements.
     """
     return await _explain_upload(service, query, picture, request)
 
@@ -140,7 +141,7 @@ async def explanation(
 async def gradcam(
     service: ServiceDep, query: Annotated[GradcamQuery, Query()], picture: UploadedPicture, request: Request
 ) -> Response:
-    """The same as `/explain`, with Grad-CAM as the method unless another is named. Nothing is kept."""
+    """Explain the uploaded picture, like `/explain`, but with Grad-CAM as the default method. Nothing is stored."""
     return await _explain_upload(service, query, picture, request)
 
 
@@ -154,7 +155,7 @@ async def gradcam(
 async def attention(
     service: ServiceDep, query: Annotated[AttentionQuery, Query()], picture: UploadedPicture, request: Request
 ) -> Response:
-    """Where the Swin's tokens look, in the picture sent along. Nothing is kept."""
+    """Show where the Swin's tokens look in the uploaded picture. Nothing is stored."""
     return await _explain_upload(service, query, picture, request)
 
 
@@ -168,7 +169,7 @@ async def attention(
 async def tokens(
     service: ServiceDep, query: Annotated[TokensQuery, Query()], picture: UploadedPicture, request: Request
 ) -> Response:
-    """How much the Swin's tokens matter at one of its stages, in the picture sent along. Nothing is kept."""
+    """Show how much the Swin's tokens at one stage matter for a class. Nothing is stored."""
     return await _explain_upload(service, query, picture, request)
 
 
@@ -183,7 +184,7 @@ async def _explain_stored(models: ModelRegistry, owner: str, query: StoredQuery,
     if cached is not None:
         body, headers = cached
         return Response(body, headers=headers)
-    query.style()  # a mistake is said before anything is computed
+    query.style()  # raises BadParameter before anything is computed
     accepted = service.predictor.accept(query.request())
     explained = _explain(service, prediction, accepted, query, service.deadline())
     response = await cancel_on_disconnect(request, explained)
@@ -194,7 +195,7 @@ async def _explain_stored(models: ModelRegistry, owner: str, query: StoredQuery,
 
 
 async def _explain_upload(service: Service, query: ExplanationQuery, picture: bytes, request: Request) -> Response:
-    query.style()  # a mistake is said before anything is computed
+    query.style()  # raises BadParameter before anything is computed
     accepted, deadline = service.predictor.accept(query.request()), service.deadline()
 
     async def predict_and_explain() -> Response:
@@ -212,6 +213,6 @@ async def _explain(
 
 
 def _etag(query: StoredQuery, bundle_sha256: str) -> str:
-    """A stored prediction never changes, so the question names the bytes of the answer."""
-    question = f"{query.model_dump_json()} {bundle_sha256} {__version__}"
-    return f'"{hashlib.sha256(question.encode()).hexdigest()[:32]}"'
+    """The ETag of an explanation. A stored prediction never changes, so query and versions identify the answer."""
+    identity = f"{query.model_dump_json()} {bundle_sha256} {__version__}"
+    return f'"{hashlib.sha256(identity.encode()).hexdigest()[:32]}"'

@@ -1,4 +1,4 @@
-"""The model: what it is, what it can be asked, and its limits."""
+"""The route for the card of the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ router = APIRouter(tags=["model"])
 
 @router.get("/model", summary="The model's card")
 async def model(service: ServiceDep, settings: SettingsDep) -> ModelCard:
-    """The public part of the model's manifest: classes, figures, terms, and what may be asked."""
+    """The public part of the manifest (classes, metrics, terms of use), the allowed parameters, and the limits."""
     predictor = service.predictor
     public = predictor.bundle.manifest.model_dump(
         mode="json",

@@ -1,4 +1,4 @@
-"""For who runs the service: its metrics, and a new bundle without a restart."""
+"""Routes for operators: metrics, and reloading without a restart."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ metrics_router, admin_router = APIRouter(tags=["operation"]), APIRouter(tags=["o
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(models: RegistryDep, request: Request) -> Response:
-    """What Prometheus scrapes. Where keys are set, it takes one with the right `metrics`."""
+    """Metrics for Prometheus. If the service has keys, this requires one with the right `metrics`."""
     metrics_now = models.current.metrics
     waiting = [service.waiting for service in models.services]
     for queue in waiting[0]:
-        metrics_now.queue_length.labels(queue).set(sum(of_service[queue] for of_service in waiting))
+        metrics_now.queue_length.labels(queue).set(sum(by_queue[queue] for by_queue in waiting))
     if (usage := await models.store.usage()) is not None:
         metrics_now.store_entries.set(usage.entries)
         metrics_now.store_bytes.set(usage.used_bytes)
@@ -43,19 +43,19 @@ async def metrics(models: RegistryDep, request: Request) -> Response:
     return Response(generate_latest(metrics_now.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@admin_router.post("/reload", summary="Load the bundle anew", responses=error_responses(errors.ReloadRefused))
+@admin_router.post("/reload", summary="Reload keys and bundle", responses=error_responses(errors.ReloadRefused))
 async def reload(models: RegistryDep, request: Request) -> Reloaded:
-    """Read the file of keys and the bundle's folder again. It takes a key with the right `admin`.
+    """Read the key file and the bundle again. This requires a key with the right `admin`.
 
-    A new bundle is verified and warmed up beside the old one, which answers until then; requests under way finish on
-    it, and predictions that it made are explained by it until they expire.
+    A new bundle is verified and warmed up while the old one still answers. Running requests finish with the old bundle,
+    which also explains its own predictions until they expire.
     """
     changed = await reload_all(request.app.state.authenticator, models)
     return Reloaded(changed=changed, model=model_version(models.current.predictor))
 
 
 async def reload_all(authenticator: Authenticator, models: ModelRegistry) -> bool:
-    """What a reload does: keys, then the bundle. Returns whether another bundle is served. Raises ReloadRefused."""
+    """Reload the keys, then the bundle. Returns whether another bundle is served now. Raises ReloadRefused."""
     try:
         authenticator.read_keys()
     except errors.KeysError as error:
@@ -64,7 +64,7 @@ async def reload_all(authenticator: Authenticator, models: ModelRegistry) -> boo
 
 
 async def reload_logged(authenticator: Authenticator, models: ModelRegistry) -> None:
-    """A reload that nobody waits for: what is wrong goes to the log."""
+    """Reload without a caller, as on SIGHUP: an error is logged."""
     try:
         await reload_all(authenticator, models)
     except errors.ReloadRefused as error:
