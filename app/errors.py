@@ -67,7 +67,10 @@ class ModelGone(FusionLensError):
 
 
 class Overloaded(FusionLensError):
-    """The queue is full, or the answer would miss the deadline. `retry_after_s` is the expected wait for a place."""
+    """The queue is full, or the answer would miss the deadline."""
+
+    retry_after_s: int
+    """expected wait for a place in the queue"""
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(f"The service is busy; try again in {retry_after_s} s.")
@@ -91,7 +94,10 @@ class Forbidden(FusionLensError):
 
 
 class TooManyRequests(FusionLensError):
-    """The API key has reached one of its limits. `retry_after_s` is the wait until its next request is allowed."""
+    """The API key has reached one of its limits."""
+
+    retry_after_s: int
+    """wait until the next request of this key is allowed"""
 
     def __init__(self, reason: str, retry_after_s: int) -> None:
         super().__init__(f"{reason}; try again in {retry_after_s} s.")

@@ -92,7 +92,8 @@ class Settings(BaseSettings):
     )
     preview_side_px: int = Field(PREVIEW_SIDE_PX, ge=32, description="longest side of the stored preview, in px")
     redis_url: SecretStr | None = Field(
-        None, description="Redis that shares predictions and limits between replicas: redis://, rediss:// or unix://"
+        None,
+        description="Redis that replicas share for predictions and limits: redis://, rediss:// or unix://; default: none",
     )
     redis_secret: SecretStr | None = Field(
         None,

@@ -73,7 +73,7 @@ def install_handlers(app: FastAPI) -> None:
 def error_responses(*classes: type[errors.FusionLensError]) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI `responses` of a route that raises these errors, with the name and the meaning of each."""
     meanings: dict[int, list[str]] = {}
-    for error_class in classes:
+    for error_class in dict.fromkeys(classes):
         status, name = _status_and_name(error_class)
         meanings.setdefault(status, []).append(f"`{name}`: {inspect.getdoc(error_class)}")
     responses: dict[int | str, dict[str, Any]] = {

@@ -171,12 +171,12 @@ def test_branches_are_compared_in_one_picture(client: httpx.Client, prediction_i
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ({"compare": "cnn,cnn"}, "once each"),
+        ({"compare": "cnn,cnn"}, "each once"),
         ({"compare": "cnn,vit"}, "name branches"),
         ({"compare": ""}, "name branches"),
         ({"compare": "cnn,swin", "format": "json"}, "leave out format and branch"),
         ({"compare": "cnn,swin", "branch": "cnn"}, "leave out format and branch"),
-        ({"compare": "cnn,swin", "fuse": "mean"}, "compare with fusion too"),
+        ({"compare": "cnn,swin", "fuse": "mean"}, "add fusion to compare"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(

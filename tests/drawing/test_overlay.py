@@ -74,7 +74,7 @@ def test_below_the_threshold_the_picture_is_bare_and_above_it_as_without() -> No
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.0])
 def test_a_threshold_outside_the_scale_is_refused(threshold: float) -> None:
-    with pytest.raises(BadParameter, match="choose from 0 to less than 1"):
+    with pytest.raises(BadParameter, match="choose a fraction from 0 to less than 1"):
         Style(threshold=threshold)
 
 

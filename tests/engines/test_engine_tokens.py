@@ -121,5 +121,5 @@ def test_a_stage_that_there_is_not_is_named_with_those_that_there_are(case_of: C
     default, last = (predictor.explain_one(prediction, TokenRequest(stage)) for stage in (None, 4))
     np.testing.assert_array_equal(default.heatmap, last.heatmap)
     assert predictor.explain_one(prediction, TokenRequest(16)).heatmap.shape == (16, 16)
-    with pytest.raises(BadParameter, match="given raw"):
+    with pytest.raises(BadParameter, match="method raw alone"):
         predictor.explain_one(prediction, AttentionRequest(layer="swin", method="gradient"))

@@ -88,7 +88,9 @@ def foreign(root: Path) -> None:
     (root / "train" / "benign" / "03.png").write_text("<html>")
 
 
-@pytest.mark.parametrize(("spoil", "reason"), [(damaged, "damaged or cut off"), (foreign, "not a picture in a format")])
+@pytest.mark.parametrize(
+    ("spoil", "reason"), [(damaged, "damaged or cut off"), (foreign, "not a picture in a supported format")]
+)
 def test_a_file_that_serving_would_refuse_is_found(clean: Path, spoil: Callable[[Path], None], reason: str) -> None:
     spoil(clean)
     finding = only(clean)
