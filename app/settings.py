@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     preview_side_px: int = Field(PREVIEW_SIDE_PX, ge=32, description="longest side of the stored preview, in px")
     redis_url: SecretStr | None = Field(
         None,
-        description="Redis that replicas share for predictions and limits: redis://, rediss:// or unix://; default: none",
+        description="Redis that replicas share, as redis://, rediss:// or unix://; default: none",
     )
     redis_secret: SecretStr | None = Field(
         None,
