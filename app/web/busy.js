@@ -1,30 +1,30 @@
-// What the user has asked for and does not see yet.
+// Tracks the work that the user has started and that is not drawn yet.
 //
-// An element is busy, as screen readers know it, from what the user does until all of it is drawn or has failed. It says
-// so in the same task as what it tells of: nobody can take what is still on its way for what was asked.
+// An element has aria-busy from the user's action until all of its results are drawn or have failed. The attribute is
+// set in the same task as the action, so that no reader takes an outdated result for the new one.
 
 export class Busy {
   #element;
-  #unfinished = new Map(); // what has begun → the entry that it is about, or null
+  #unfinished = new Map(); // piece of work → the entry that it belongs to, or null
 
-  /** Speaks for an element of the page. */
+  /** Sets aria-busy on an element of the page. */
   constructor(element) {
     this.#element = element;
   }
 
-  /** Something has begun that is about an entry, or with null about none. */
+  /** A piece of work has begun. It belongs to an entry, or to none if that is null. */
   begin(what, entry) {
     this.#unfinished.set(what, entry);
     this.#element.setAttribute("aria-busy", "true");
   }
 
-  /** It is drawn, or has failed. */
+  /** A piece of work is drawn, or has failed. */
   end(what) {
     this.#unfinished.delete(what);
     if (this.#unfinished.size === 0) this.#element.removeAttribute("aria-busy");
   }
 
-  /** Be busy until `work` is over, well or not. What it gives, or throws. */
+  /** Be busy until the promise `work` settles. Returns its value, or throws its error. */
   async until(work, entry = null) {
     this.begin(work, entry);
     try {
@@ -34,7 +34,7 @@ export class Busy {
     }
   }
 
-  /** Wait no more for what has begun about an entry. */
+  /** Stop waiting for all work that belongs to an entry. */
   dismiss(entry) {
     for (const [what, about] of this.#unfinished) if (entry !== null && about === entry) this.end(what);
   }

@@ -1,4 +1,4 @@
-// The picture and what is drawn over it: one map, the branches side by side, or what a token looks at.
+// The picture with its explanation: one heatmap, the branches side by side, or the attention of a token.
 
 import { COLORMAPS } from "./colormaps.js";
 import * as controls from "./controls.js";
@@ -11,9 +11,9 @@ import { branchName, captionOf, lookOf, provenanceOf, sentencesOf, short } from 
 
 const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
 const POINT = "Point at a cell, or move with the arrow keys, to see where its token looks.";
-const LATE_MS = 300; // from when on it is said that something takes long
-const MOST_CELLS = 200; // of a table that anyone would read
-const [QUESTION, FRAME] = ["question", "frame"]; // what can be begun once at a time
+const LATE_MS = 300; // time after which the page announces that it is explaining
+const MOST_CELLS = 200; // largest map that is also shown as a table
+const [QUESTION, FRAME] = ["question", "frame"]; // pieces of work of which only one can be pending
 
 export class Viewer {
   #busy;
@@ -23,13 +23,13 @@ export class Viewer {
   #panels = new Map(); // branch → Pane
   #cells = new TokenCells(this.#main.seen, (cell) => this.#choose(cell));
   #cell = null;
-  #shown = null; // {view, …} as it was last answered
+  #shown = null; // {view, …} of the last answer
   #turn = 0;
   #frame = 0;
   #late = 0;
   #zoom = 0;
 
-  /** `busy` hears of all that is to be drawn yet. */
+  /** `busy` tracks the work that is not drawn yet. */
   constructor(busy) {
     this.#busy = busy;
     element("reveal").addEventListener("input", () => this.#reveal());
@@ -47,7 +47,7 @@ export class Viewer {
     this.#zoomTo(0);
   }
 
-  /** What is asked now, as the service would draw it: for its overlay, and for commands. */
+  /** The current question, in the form that lets the service draw the same overlay. */
   question() {
     const view = controls.view();
     if (view === "tokens") return { ...controls.looking(), query: this.#cell, head: controls.head() };
@@ -55,7 +55,7 @@ export class Viewer {
     return { ...controls.evidence(null), compare: controls.compared().join(",") };
   }
 
-  /** Show an entry's picture as it is now, with null none. What was drawn for another one is gone. */
+  /** Show the picture of an entry, or none if it is null. The drawing of another entry is removed. */
   show(entry) {
     if (entry !== this.#entry) this.#forget();
     this.#entry = entry;
@@ -93,7 +93,7 @@ export class Viewer {
     return [this.#main, ...this.#panels.values()];
   }
 
-  /** Ask what the controls ask, once `ready` has come, and draw it. Throws Problem. */
+  /** After `ready` resolves, request what the controls ask for and draw it. Throws Problem. */
   async ask(ready = null) {
     const turn = ++this.#turn;
     this.#busy.begin(QUESTION, this.#entry);
@@ -101,13 +101,13 @@ export class Viewer {
     this.#late = setTimeout(() => say("explaining", "Explaining…"), LATE_MS);
     try {
       await ready;
-      if (turn !== this.#turn) return; // something newer was asked
+      if (turn !== this.#turn) return; // a newer question supersedes this one
       this.#main.look(this.#entry.answer.picture, controls.previewSide());
       const answered = await this.#answered(this.#entry, controls.view());
       if (turn !== this.#turn) return;
       this.#shown = answered;
       this.#describe();
-      this.#draw(); // in the same task: words and colours are never of two answers
+      this.#draw(); // in the same task, so that words and colours always belong to one answer
     } catch (error) {
       if (turn === this.#turn) throw error;
     } finally {
@@ -129,7 +129,7 @@ export class Viewer {
     return { view, answers: new Map(branches.map((branch, index) => [branch, answers[index]])) };
   }
 
-  /** Draw anew with the controls' style, at the next frame. */
+  /** Redraw with the style of the controls at the next frame. */
   paint() {
     if (this.#shown === null) return;
     this.#busy.begin(FRAME, this.#entry);
@@ -163,7 +163,7 @@ export class Viewer {
     this.#busy.end(FRAME);
   }
 
-  /** Words, and what lies over the picture. */
+  /** Update the texts, the cells and the panels. */
   #describe() {
     const { view, answer, answers, whole } = this.#shown;
     this.#arrange(view);
@@ -236,7 +236,7 @@ export class Viewer {
   }
 }
 
-/** The colour bar; `high` null where each map has a scale of its own. */
+/** Draw the colour bar. `high` is null if each map has its own scale. */
 function drawBar({ colormap }, high, units) {
   const canvas = element("bar-colours");
   const context = canvas.getContext("2d");
@@ -251,7 +251,7 @@ function drawBar({ colormap }, high, units) {
   say("bar-unit", units);
 }
 
-/** The map as a table, for those who would rather read it. */
+/** Show the map as a table, for readers who cannot see the colours. */
 function showValues(answer) {
   const { values, shape: [rows, columns] } = answer?.heatmap ?? { values: [], shape: [0, 0] };
   element("values").hidden = !rows || rows * columns > MOST_CELLS;
