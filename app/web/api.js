@@ -2,7 +2,7 @@
 
 const KEY = "fusionlens.key";
 const MOST_WAIT_S = 5; // that is waited for by itself, when the service is busy and says for how long
-const MOST_WAITED_S = 25; // in all, for one request
+const MOST_WAITED_S = 60; // in all, for one request
 
 /** What the service, or the way to it, answered instead of what was asked for. */
 export class Problem extends Error {

@@ -15,8 +15,8 @@ from app.explain.overlay import COLORMAPS
 from app.settings import Settings
 from tests.api.asking import png_bytes
 from tests.serving import serving
-from tests.web.conftest import DEADLINE_S, EXAMPLES
-from tests.web.visit import Visit, assert_looks_like
+from tests.web.conftest import EXAMPLES
+from tests.web.visit import PATIENCE_S, Visit, assert_looks_like
 
 RAGGED = EXAMPLES / "ragged.webp"
 
@@ -242,7 +242,7 @@ def test_a_model_of_one_branch_offers_no_more_than_it_has(
     from tests.bundles import write_tiny_bundle  # behind the import hook
 
     bundle = write_tiny_bundle(tmp_path / "cnn", fusion="cnn")
-    with serving(Settings(bundle=bundle, deadline_s=DEADLINE_S)) as service:
+    with serving(Settings(bundle=bundle, deadline_s=PATIENCE_S)) as service:
         visit = visit_of(service)
         visit.choose(RAGGED)
         visit.wait()
