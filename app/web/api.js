@@ -2,7 +2,7 @@
 
 const KEY = "fusionlens.key";
 const MOST_WAIT_S = 5; // longest Retry-After of a busy service that is waited for automatically
-const MOST_WAITED_S = 25; // longest total wait of one request
+const MOST_WAITED_S = 60; // longest total wait of one request
 
 /** An error answer of the service, or a failure to reach it. The message is a sentence for the user. */
 export class Problem extends Error {

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Download, Locator, Page, Playwright, Request, Route, expect
 
-PATIENCE_S = 60  # until something that does not come is a failure; how busy the machine is must not matter
+# The longest wait for anything in the page, and the services' deadline: only a failure takes so long, on any machine.
+PATIENCE_S = 300
 WATCH = Path(__file__).with_name("watch.js")
 # What the browser itself writes about an answer that is an error, which the page tells in words.
 _REFUSED = re.compile(r"Failed to load resource: the server responded with a status of 4\d\d")
@@ -84,8 +85,8 @@ class Held:
 class Visit:
     """One tab with the page.
 
-    What the page shows is read while its view is not busy: from the user's action on it is, until what was asked is
-    there and drawn. `watch.js` sees to it that this is true.
+    What the page shows is read while its view is not busy. The view is busy from the user's action until what was asked
+    is there and drawn; `watch.js` sees to it that this is true.
     """
 
     def __init__(self, page: Page, address: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.support.programs import tool
-from tests.support.visit import Visit
+from tests.support.visit import PATIENCE_S, Visit
 from tests.web.conftest import EXAMPLES
 
 NAME = 'it\'s a, "drawn"; one.webp'
@@ -78,7 +78,7 @@ def test_copied_commands_give_the_same_overlay(
     if language == "curl":
         tool("curl")
     without_proxy = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    ran = subprocess.run(run, cwd=tmp_path, env=without_proxy, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(run, cwd=tmp_path, env=without_proxy, capture_output=True, text=True, timeout=PATIENCE_S)
     assert ran.returncode == 0, ran.stderr
     with Image.open(tmp_path / "overlay.png") as overlay:
         got = np.asarray(overlay.convert("RGB"))

@@ -15,8 +15,8 @@ from app.drawing.overlay import COLORMAPS
 from app.settings import Settings
 from tests.support.asking import png_bytes
 from tests.support.serving import serving
-from tests.support.visit import Visit, assert_looks_like
-from tests.web.conftest import DEADLINE_S, EXAMPLES
+from tests.support.visit import PATIENCE_S, Visit, assert_looks_like
+from tests.web.conftest import EXAMPLES
 
 RAGGED = EXAMPLES / "ragged.webp"
 
@@ -242,7 +242,7 @@ def test_a_model_of_one_branch_offers_no_more_than_it_has(
     from tests.support.bundles import write_tiny_bundle  # behind the import hook
 
     bundle = write_tiny_bundle(tmp_path / "cnn", fusion="cnn")
-    with serving(Settings(bundle=bundle, deadline_s=DEADLINE_S)) as service:
+    with serving(Settings(bundle=bundle, deadline_s=PATIENCE_S)) as service:
         visit = visit_of(service)
         visit.choose(RAGGED)
         visit.wait()

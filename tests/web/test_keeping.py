@@ -13,8 +13,8 @@ from playwright.sync_api import BrowserContext, expect
 from app.settings import Settings
 from tests.support.redis_server import redis_server
 from tests.support.serving import serving
-from tests.support.visit import Visit
-from tests.web.conftest import DEADLINE_S, EXAMPLES, ROOT
+from tests.support.visit import PATIENCE_S, Visit
+from tests.web.conftest import EXAMPLES, ROOT
 
 DRAWN, RAGGED = EXAMPLES / "drawn.webp", EXAMPLES / "ragged.webp"
 Visiting = Callable[[httpx.Client], Visit]
@@ -116,7 +116,7 @@ def test_what_is_not_stored_is_explained_all_the_same(
 ) -> None:
     """With a limit so low that Redis is given nothing."""
     with redis_server(tmp_path_factory.mktemp("redis")) as redis:
-        patient = {"deadline_s": DEADLINE_S, "redis_timeout_s": DEADLINE_S}
+        patient = {"deadline_s": PATIENCE_S, "redis_timeout_s": PATIENCE_S}
         asked: dict[str, Any] = {"store_max_entry_bytes": 1000, **patient, **redis.settings}
         settings = Settings(bundle=ROOT / "weights" / "demo", **asked)
         with serving(settings) as service:

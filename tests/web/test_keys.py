@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, expect
 from app.server.provision import add_key
 from app.settings import Settings
 from tests.support.serving import serving
-from tests.support.visit import Visit, assert_looks_like
-from tests.web.conftest import DEADLINE_S, EXAMPLES, ROOT
+from tests.support.visit import PATIENCE_S, Visit, assert_looks_like
+from tests.web.conftest import EXAMPLES, ROOT
 
 Visiting = Callable[[httpx.Client], Visit]
 
@@ -31,8 +31,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
 def keyed(browser: Browser, keys: tuple[Path, dict[str, str]]) -> Iterator[tuple[httpx.Client, str]]:
     """A client of a service that wants a key, and a key."""
     file, key = keys[0], keys[1]["clinic"]
-    with serving(Settings(bundle=ROOT / "weights" / "demo", keys=file, deadline_s=DEADLINE_S)) as client:
+    with serving(Settings(bundle=ROOT / "weights" / "demo", keys=file, deadline_s=PATIENCE_S)) as client:
         client.headers["X-API-Key"] = key
+        client.timeout = PATIENCE_S
         yield client, key
 
 

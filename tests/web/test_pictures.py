@@ -20,8 +20,8 @@ from reliability.swaps import Versions
 from tests.support.asking import scene
 from tests.support.pictures import encoded, exif
 from tests.support.serving import serving
-from tests.support.visit import Visit
-from tests.web.conftest import DEADLINE_S, EXAMPLES, ROOT
+from tests.support.visit import PATIENCE_S, Visit
+from tests.web.conftest import EXAMPLES, ROOT
 
 DRAWN = EXAMPLES / "drawn.webp"
 _FILES = """([content, name]) => {
@@ -226,7 +226,7 @@ def test_of_many_classes_the_first_ten_are_shown(
     from tests.support.bundles import write_tiny_bundle  # behind the import hook
 
     bundle = write_tiny_bundle(tmp_path_factory.mktemp("many"), classes=12)
-    with serving(Settings(bundle=bundle, deadline_s=DEADLINE_S)) as service:
+    with serving(Settings(bundle=bundle, deadline_s=PATIENCE_S)) as service:
         visit = visit_of(service)
         expect(visit.page.locator("#model-name")).to_have_text("tiny 1: 12 classes")
         visit.choose(DRAWN)
@@ -244,7 +244,7 @@ def test_a_new_model_is_told_of_while_the_page_is_open(
     """The page has a key, so that another one may have the bundle loaded anew."""
     versions, keys = Versions(ROOT / "weights" / "demo", tmp_path), tmp_path / "keys.toml"
     key, admin = add_key(keys, "page", ["predict"]), add_key(keys, "admin", ["admin"])
-    with serving(Settings(bundle=versions.link, keys=keys, deadline_s=DEADLINE_S)) as service:
+    with serving(Settings(bundle=versions.link, keys=keys, deadline_s=PATIENCE_S)) as service:
         visit = visit_of(service)
         visit.enter(key)
         visit.choose(DRAWN)
@@ -252,7 +252,7 @@ def test_a_new_model_is_told_of_while_the_page_is_open(
         assert visit.text("#model-name").startswith("skin-demo swap-1")
         visit.select("colormap", "cividis")
         versions.turn_to(1)
-        reloaded = service.post("/admin/reload", headers={"X-API-Key": admin})
+        reloaded = service.post("/admin/reload", headers={"X-API-Key": admin}, timeout=PATIENCE_S)
         assert reloaded.json()["changed"], reloaded.text
         visit.choose(EXAMPLES / "ragged.webp")
         visit.wait()
