@@ -35,16 +35,20 @@ CASES: Mapping[EngineKind, tuple[str, ...]] = {
     "torch": (*FUSIONS, "cross_attention-seed-1", "demo"),
     "openvino": (*FUSIONS, "demo"),
 }
+LINEAR = "linear-"  # a branch behind this: its head is one mean and one linear layer
 
 
 @dataclass(frozen=True)
 class Case:
-    """A bundle, and the module with the same (fp16-rounded) weights, which no engine has touched."""
+    """A bundle, and the module with the same (fp16-rounded) weights, which no engine has touched.
 
+    What is written for the case lies beside `folder`.
+    """
+
+    name: str
     model: CNNViTFusion
     bundle: Bundle
     folder: Path
-    name: str | None = None  # one of `CASES`, whose graphs are built once
     _engines: dict[EngineKind, Engine] = field(default_factory=dict)
 
     @property
@@ -59,8 +63,6 @@ class Case:
     @cached_property
     def graphs(self) -> Graphs:
         """The model's graphs in float32."""
-        if self.name is None:
-            return trace(self.model)
         folder = self.folder.with_name(f"{self.folder.name}-graphs")
         build_once(f"{__name__}:write_case_graphs", folder, self.name, self.bundle.sha256)
         parts = ((folder / f"{part}.xml") for part in Graphs._fields)
@@ -88,16 +90,23 @@ class Case:
 
 
 def make_case(name: str, folder: Path) -> Case:
-    """The case called `name`, one of `CASES`. Unless it is the demo, its bundle is written to `folder`."""
+    """The case called `name`: one of `CASES`, or a branch behind `LINEAR`. Its bundle, but the demo, is in `folder`."""
     bundle = read_bundle(DEMO_BUNDLE if name == "demo" else build_once(f"{__name__}:write_case_bundle", folder, name))
-    return Case(load_model(bundle), bundle, folder, name)
+    return Case(name, load_model(bundle), bundle, folder)
 
 
 def write_case_bundle(folder: Path, name: str) -> None:
     """The bundle of the case called `name`, a tiny model of five classes."""
     seed = int(name.rpartition("-seed-")[2]) if "-seed-" in name else 0
-    fusion = next(fusion for fusion in FUSIONS if name.startswith(fusion))
-    write_case(tiny_model(fusion, classes=5, seed=seed), folder, describe(fusion, classes=5))
+    fusion = next(fusion for fusion in FUSIONS if name.removeprefix(LINEAR).startswith(fusion))
+    model = tiny_model(fusion, classes=5, seed=seed)
+    if name.startswith(LINEAR):
+        down = model.head.get_submodule(f"branches.{fusion}.mlp.down")
+        assert isinstance(down, nn.Linear)
+        nn.init.zeros_(down.weight)
+        nn.init.zeros_(down.bias)
+    model.half().float()  # as a bundle stores it
+    write_bundle(model, folder, describe(fusion, classes=5), tiny_reference(model), {})
 
 
 def write_case_graphs(folder: Path, name: str, sha256: str) -> None:
@@ -108,13 +117,6 @@ def write_case_graphs(folder: Path, name: str, sha256: str) -> None:
         for part, graph in trace(case.model)._asdict().items():
             if graph is not None:
                 ov.save_model(graph, folder / f"{part}.xml", compress_to_fp16=False)
-
-
-def write_case(model: CNNViTFusion, folder: Path, description: Description) -> Case:
-    """A model as a case; its weights are rounded as a bundle stores them."""
-    model.half().float()
-    write_bundle(model, folder, description, tiny_reference(model), {})
-    return Case(model, read_bundle(folder), folder)
 
 
 @dataclass(frozen=True)
