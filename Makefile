@@ -4,13 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 SKIN ?= ../shared/data/skin
 
-.PHONY: serve test test-slow test-ray test-base image-test torture sbom audit lint docs bench quantus openapi demo clean
+# Without compiled bytecode every process that the tests start would compile torch and all else for itself.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: serve test test-unit test-slow test-ray test-base image-test torture sbom audit lint docs bench quantus openapi demo clean
 
 serve: $(VENV)/serve.done
 	$(BIN)/fusionlens serve
 
+# As many tests at once as there are cores, if memory allows.
 test: $(VENV)/dev.done
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
+
+# While developing: what starts no service, trains nothing and opens no browser.
+test-unit: $(VENV)/dev.done
+	$(BIN)/python -m pytest -n auto -m "unit and not slow"
 
 # What takes minutes: many interruptions of a run, and the notebook from top to bottom.
 test-slow: $(VENV)/dev.done
@@ -112,4 +120,4 @@ $(VENV)/dev.done: EXTRA := [dev]
 $(VENV)/bench.done: EXTRA := [bench]
 
 clean:
-	rm -rf $(VENV) .venv-base .venv-quantus .venv-ray .venv-sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache build dist site
+	rm -rf $(VENV) .venv-base .venv-quantus .venv-ray .venv-sbom .mypy_cache .ruff_cache .pytest_cache .test_artifacts .hypothesis .cache build dist site

@@ -21,6 +21,7 @@ from app.files import DEMO_BUNDLE
 from reliability import faults, fleet, overload, results, soak, swaps, uploads
 from reliability.replicas import ROOT, Replica, running
 from reliability.results import Row
+from tests.support.artifacts import build_once
 from tests.support.deploy import loopback
 from tests.support.deploy.tools import APART
 
@@ -63,12 +64,10 @@ class Given:
     """What every part is given: bundles, a picture, folders of its own, and how long it may take."""
 
     def __init__(self, folder: Path, quick: bool, soak_minutes: float) -> None:
-        from tests.support.bundles import tiny_graphs, write_tiny_bundle  # torch, which takes its time
-
         self._folder, self.quick = folder, quick
         self.soak_minutes = 0.3 if quick else soak_minutes
         self.demo = DEMO_BUNDLE
-        self.tiny = write_tiny_bundle(folder / "tiny", graphs=tiny_graphs())
+        self.tiny = build_once("tests.support.bundles:write_compiled_bundle", folder / "tiny")
         self.picture = folder / "picture.jpg"
         with Image.open(ROOT / "app" / "web" / "examples" / "drawn.webp") as drawn:
             drawn.convert("RGB").save(self.picture, quality=90)

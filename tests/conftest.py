@@ -13,6 +13,8 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+from tests.support.artifacts import build_once
+
 # Models this small gain nothing from threads, which on a busy machine mostly wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 install_import_hook(["app", "training"], "beartype.beartype")
@@ -20,9 +22,36 @@ settings.register_profile("unhurried", deadline=None)  # how fast the machine is
 settings.load_profile("unhurried")
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
     from tests.support.engine_cases import Case
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means. One worker would only cost its start, so then all runs in this process."""
+    from tests.support.workers import worker_processes  # behind the hook
+
+    count = worker_processes()
+    return count if count > 1 else 0
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Tests go to the worker processes group by group."""
+    from tests.support.workers import ByGroup  # behind the hook
+
+    return ByGroup(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test with its kind: unit, integration or browser."""
+    from tests.support.workers import kind_of  # behind the hook
+
+    for item in items:
+        item.add_marker(kind_of(item.path.relative_to(ROOT / "tests")))
 
 
 @pytest.fixture(autouse=True)
@@ -49,14 +78,12 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     It has graphs, so that it is served as a bundle usually is.
     """
-    from tests.support.bundles import tiny_graphs, write_tiny_bundle  # behind the hook, and no torch for tests without
-
-    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny", graphs=tiny_graphs())
+    return build_once("tests.support.bundles:write_compiled_bundle", tmp_path_factory.mktemp("bundles") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def case_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
     """`case_of(name)`: one of `CASES`, made once."""
-    from tests.support.engine_cases import make_case  # as above
+    from tests.support.engine_cases import make_case  # behind the hook, and no torch for tests without
 
     return cache(lambda name: make_case(name, tmp_path_factory.mktemp("cases") / name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import shlex
@@ -22,6 +21,8 @@ from app.__main__ import main
 from app.bundles.reader import read_bundle
 from app.files import DEMO_BUNDLE
 from tests.support.served_process import ROOT, SERVE, environment, serving
+from tests.support.waiting import PATIENCE_S, wait_until
+from tests.support.wire import accepts
 
 WEIGHTS = "model.safetensors"
 
@@ -161,25 +162,25 @@ def test_a_bundle_that_must_not_be_served_ends_the_service_before_its_port_is_op
     flipped: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     refused = {
-        f"fusionlens: {WEIGHTS}: its sha256 is ": ({"FUSIONLENS_BUNDLE": str(flipped)}, _free_port()),
-        f"fusionlens: manifest.json: its sha256 is {read_bundle(tiny_bundle).sha256}, but {'0' * 64} is pinned": (
-            {"FUSIONLENS_BUNDLE": str(tiny_bundle), "FUSIONLENS_BUNDLE_SHA256": "0" * 64},
-            _free_port(),
-        ),
+        f"fusionlens: {WEIGHTS}: its sha256 is ": {"FUSIONLENS_BUNDLE": str(flipped)},
+        f"fusionlens: manifest.json: its sha256 is {read_bundle(tiny_bundle).sha256}, but {'0' * 64} is pinned": {
+            "FUSIONLENS_BUNDLE": str(tiny_bundle),
+            "FUSIONLENS_BUNDLE_SHA256": "0" * 64,
+        },
     }
-    for sentence, (settings, port) in refused.items():
-        process = subprocess.Popen(
-            [*SERVE, "--port", str(port)],
-            cwd=tmp_path,
-            env=environment(ROOT, **settings),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        while process.poll() is None:
-            assert not _accepts(port)
-            time.sleep(0.002)
-        out, err = process.communicate()
+    for sentence, settings in refused.items():
+        # Somebody has the port, so that a service that opened it would say that it cannot.
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            command = [*SERVE, "--port", str(taken.getsockname()[1])]
+            process = subprocess.Popen(
+                command,
+                cwd=tmp_path,
+                env=environment(ROOT, **settings),
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            out, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 1
         assert err.startswith(sentence) and len(err.splitlines()) == 1
         assert out == ""
@@ -205,7 +206,7 @@ def test_a_request_under_way_is_answered_before_the_service_ends(tiny_bundle: Pa
     Image.effect_noise((90, 60), 80).convert("RGB").save(buffer, "PNG")
     picture = buffer.getvalue()
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(picture)}\r\n\r\n"
-    settings = {"FUSIONLENS_DEADLINE_S": "5"}
+    settings = {"FUSIONLENS_DEADLINE_S": "8"}
     with serving(tmp_path, environment(ROOT, **settings), "--bundle", str(tiny_bundle)) as served:
         with (
             socket.create_connection(("127.0.0.1", served.port)) as finished,
@@ -215,24 +216,12 @@ def test_a_request_under_way_is_answered_before_the_service_ends(tiny_bundle: Pa
                 connection.sendall(head.encode() + picture[:100])
             assert httpx.get(f"{served.address}/health/ready").status_code == 200
             served.process.send_signal(signal.SIGINT)
-            while _accepts(served.port):
-                time.sleep(0.02)
+            wait_until(lambda: not accepts(served.port))
             time.sleep(0.5)  # long enough to be cut off, were it not waited for
             finished.sendall(picture[100:])
             assert finished.recv(100).startswith(b"HTTP/1.1 200 OK\r\n")
-            served.process.wait(timeout=30)
+            served.process.wait(timeout=PATIENCE_S)
         assert served.process.returncode == 0
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def _accepts(port: int) -> bool:
-    with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=5):
-        return True
-    return False
 
 
 def test_a_misspelt_setting_is_refused_with_the_nearest_one(

@@ -20,9 +20,10 @@ from app.api.application import create_app
 from app.settings import Settings
 from tests.support.asking import PNG, assert_problem, noise_bytes, png_bytes, predict
 from tests.support.serving import serving, serving_app
-from tests.support.wire import answer, answers, connected, drip, half_closed, is_closed, is_problem, wait_until
+from tests.support.waiting import PATIENCE_S, wait_until
+from tests.support.wire import answer, answers, connected, drip, half_closed, is_closed, is_problem
 
-HEADER_S, DEADLINE_S = 0.5, 1.0
+HEADER_S, DEADLINE_S, UPLOAD_S = 0.5, 1.0, 5.0
 UPLOADS_MAX_BYTES = 1_000_000
 MOST_HEADERS_BYTES = 64 * 1024
 PICTURE = png_bytes()
@@ -34,10 +35,8 @@ WHOLE = POST + b"Content-Length: %d\r\n\r\n" % len(PICTURE) + PICTURE
 
 @pytest.fixture(scope="module")
 def hurried_app(tiny_bundle: Path) -> FastAPI:
-    """An application that waits for nobody, with little memory for uploads."""
-    return create_app(
-        Settings(bundle=tiny_bundle, header_s=HEADER_S, deadline_s=DEADLINE_S, uploads_max_bytes=UPLOADS_MAX_BYTES)
-    )
+    """An application that waits for nobody."""
+    return create_app(Settings(bundle=tiny_bundle, header_s=HEADER_S, deadline_s=DEADLINE_S))
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +46,25 @@ def hurried(hurried_app: FastAPI) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def frugal_app(tiny_bundle: Path) -> FastAPI:
+    """An application with little memory for uploads, which may take long enough to be looked at meanwhile."""
+    return create_app(Settings(bundle=tiny_bundle, deadline_s=UPLOAD_S, uploads_max_bytes=UPLOADS_MAX_BYTES))
+
+
+@pytest.fixture(scope="module")
+def frugal(frugal_app: FastAPI) -> Iterator[httpx.Client]:
+    """Its client."""
+    with serving_app(frugal_app) as client:
+        yield client
+
+
 @pytest.mark.parametrize("start", [b"GET /", HEALTH, HEALTH + b"X-Slow: "])
 def test_headers_that_drip_in_are_ended_however_lively_they_look(hurried: httpx.Client, start: bytes) -> None:
+    began_s = time.monotonic()
     with connected(hurried, start) as connection:
-        piece = b"X-A: b\r\n" if start.endswith(b"\n") else b"a"
-        assert HEADER_S - 0.1 < drip(connection, piece, 0.05) < HEADER_S + 1
+        drip(connection, b"X-A: b\r\n" if start.endswith(b"\n") else b"a", 0.05)
+        assert time.monotonic() - began_s > 0.9 * HEADER_S
         status, headers, _ = answer(connection)
         assert (status, headers["connection"]) == (408, "close")
         assert is_closed(connection)
@@ -59,23 +72,23 @@ def test_headers_that_drip_in_are_ended_however_lively_they_look(hurried: httpx.
 
 def test_a_connection_that_says_nothing_is_closed(hurried: httpx.Client) -> None:
     with connected(hurried) as connection:
-        began = time.monotonic()
         assert is_closed(connection)
-        assert time.monotonic() - began < HEADER_S + 1
 
 
 def test_a_second_request_gets_no_more_time_than_the_first(hurried: httpx.Client) -> None:
     with connected(hurried, HEALTH + b"\r\n") as connection:
         assert answer(connection)[0] == 200
         connection.sendall(b"GET /heal")
-        assert drip(connection, b"t", 0.05) < HEADER_S + 1
+        drip(connection, b"t", 0.05)
         assert answer(connection)[0] == 408
         assert is_closed(connection)
 
 
 def test_a_body_that_drips_in_is_ended_at_the_deadline(hurried: httpx.Client) -> None:
+    began_s = time.monotonic()
     with connected(hurried, POST, b"Content-Length: 100000\r\n\r\n", PICTURE[:100]) as connection:
-        assert DEADLINE_S - 0.1 < drip(connection, b"\0", 0.05) < DEADLINE_S + 1
+        drip(connection, b"\0", 0.05)
+        assert time.monotonic() - began_s > 0.9 * DEADLINE_S
         found = answer(connection)
         assert is_problem(found, 408, "upload-too-slow")
         assert found[1]["connection"] == "close"
@@ -102,10 +115,8 @@ def test_honest_clients_are_answered_beside_a_thousand_idle_connections(client: 
             for connection in idle[::3]:
                 connection.shutdown(socket.SHUT_WR)
             address = str(client.base_url)
-            with httpx.Client(base_url=address, timeout=5, trust_env=False) as honest:
-                began = time.monotonic()
+            with httpx.Client(base_url=address, timeout=PATIENCE_S, trust_env=False) as honest:
                 assert all(predict(honest, PICTURE)["label"] for _ in range(10))
-                assert time.monotonic() - began < 5
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
     assert predict(client, PICTURE)["label"]
@@ -123,9 +134,7 @@ def test_a_client_that_closes_its_half_is_taken_for_gone_and_leaves_nothing_behi
 
 def test_a_body_whose_sender_closes_its_half_early_ends_the_connection(hurried: httpx.Client) -> None:
     with connected(hurried, POST + b"Content-Length: 5000\r\n\r\n" + PICTURE[:100]) as connection:
-        began = time.monotonic()
         assert is_closed(half_closed(connection))
-        assert time.monotonic() - began < DEADLINE_S + 1
 
 
 @pytest.mark.parametrize("shape", ["one long header", "many headers", "a long path"])
@@ -237,25 +246,25 @@ ENDS: dict[str, Callable[[socket.socket], Any]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_uploads_share_a_budget_and_give_it_back(hurried: httpx.Client, hurried_app: FastAPI, end: str) -> None:
+def test_uploads_share_a_budget_and_give_it_back(frugal: httpx.Client, frugal_app: FastAPI, end: str) -> None:
     assert UPLOADS_MAX_BYTES - 700_000 < len(BIG) < UPLOADS_MAX_BYTES
-    with holding(hurried, hurried_app, 700_000) as connection:
-        refused = hurried.post("/predict", content=BIG, headers=PNG)
+    with holding(frugal, frugal_app, 700_000) as connection:
+        refused = frugal.post("/predict", content=BIG, headers=PNG)
         assert_problem(refused, 429, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
-        assert predict(hurried, PICTURE)["label"]
+        assert predict(frugal, PICTURE)["label"]
         ENDS[end](connection)
-        wait_until(lambda: hurried_app.state.upload_memory.used_bytes == 0)
-    assert predict(hurried, BIG)["label"]
+        wait_until(lambda: frugal_app.state.upload_memory.used_bytes == 0)
+    assert predict(frugal, BIG)["label"]
 
 
-def test_refused_uploads_give_back_what_they_took(hurried: httpx.Client, hurried_app: FastAPI) -> None:
+def test_refused_uploads_give_back_what_they_took(frugal: httpx.Client, frugal_app: FastAPI) -> None:
     too_much = b"\x89PNG" + bytes(2 * UPLOADS_MAX_BYTES)
     for _ in range(5):
-        assert_problem(hurried.post("/predict", content=too_much, headers=PNG), 429, "overloaded")
-        assert hurried.post("/predict", content=b"no picture", headers=PNG).status_code == 415
-    wait_until(lambda: hurried_app.state.upload_memory.used_bytes == 0)
-    assert predict(hurried, BIG)["label"]
+        assert_problem(frugal.post("/predict", content=too_much, headers=PNG), 429, "overloaded")
+        assert frugal.post("/predict", content=b"no picture", headers=PNG).status_code == 415
+    wait_until(lambda: frugal_app.state.upload_memory.used_bytes == 0)
+    assert predict(frugal, BIG)["label"]
 
 
 def test_an_endless_body_is_refused_by_the_limit_of_one_body(tiny_bundle: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,10 +11,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.api.application import create_app
 from app.serving.explanation_cache import ExplanationCache
 from app.settings import Settings
 from tests.support.asking import assert_problem, png_bytes, predict
-from tests.support.serving import serving
+from tests.support.serving import serving, serving_app
 
 
 @pytest.mark.parametrize("route", ["gradcam", "attention"])
@@ -90,10 +90,13 @@ def test_a_forgotten_prediction_is_gone_also_for_who_knows_its_etag(client: http
 
 
 def test_an_expired_prediction_is_gone(tiny_bundle: Path) -> None:
-    with serving(Settings(bundle=tiny_bundle, store_ttl_s=1.5)) as client:
+    app, now_s = create_app(Settings(bundle=tiny_bundle, store_ttl_s=1.5)), [0.0]
+    app.state.models.store._clock = lambda: now_s[0]
+    with serving_app(app) as client:
         answer = predict(client, png_bytes())
+        now_s[0] = 1.4
         assert client.get(answer["links"]["gradcam"]).status_code == 200
-        time.sleep(1.5)
+        now_s[0] = 1.5
         detail = assert_problem(client.get(answer["links"]["gradcam"]), 404, "unknown-prediction")
         assert "/predict" in detail
         assert_problem(client.delete(f"/predictions/{answer['prediction_id']}"), 404, "unknown-prediction")

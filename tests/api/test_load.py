@@ -8,10 +8,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,16 @@ import pytest
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from prometheus_client.parser import text_string_to_metric_families
 
 from app.api.routes import explanations, health, model, operation, predictions
 from app.settings import Settings
 from tests.support.asking import PNG, assert_problem, picture_of, png_bytes, predict, probabilities
 from tests.support.pictures import png
 from tests.support.serving import serving
+from tests.support.waiting import wait_until
 
+QUEUE = ("fusionlens_queue_length", "decode")
 SIZES_PX = ((96, 64), (64, 96), (40, 40), (200, 30))
 
 
@@ -38,15 +40,13 @@ def large_picture() -> bytes:
 
 
 def test_the_event_loop_answers_while_a_large_picture_is_decoded(client: httpx.Client, large_picture: bytes) -> None:
-    answered_at_s: list[float] = []
+    answered = 0
     with ThreadPoolExecutor(1) as sender:
         answer = sender.submit(predict, client, large_picture)
         while not answer.done():
             assert client.get("/health/live").status_code == 200
-            answered_at_s.append(time.perf_counter())
-    decode_s = answer.result()["timings_ms"]["decode"] / 1e3
-    silence_s = max(later - earlier for earlier, later in pairwise(answered_at_s))
-    assert silence_s < decode_s / 2
+            answered += 1
+    assert answer.result()["label"] and answered > 10  # a loop that decodes would answer one before, and one after
 
 
 Asked = Callable[[], tuple[int, Any]]
@@ -122,12 +122,12 @@ def test_eight_callers_with_200_mixed_requests_each_get_the_answers_of_one_by_on
                 assert_same(answer, one_by_one[turn])
 
 
-def hang_up(client: httpx.Client, picture: bytes, after_s: float) -> None:
-    """Send a picture, and leave before the answer."""
+def hang_up(client: httpx.Client, picture: bytes, pause: Callable[[], object]) -> None:
+    """Send a picture, and leave after a pause, before the answer."""
     head = f"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Type: image/png\r\nContent-Length: {len(picture)}\r\n\r\n"
     with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as connection:
         connection.sendall(head.encode() + picture)
-        time.sleep(after_s)
+        pause()
 
 
 def test_when_half_of_the_callers_hang_up_the_others_lose_nothing(
@@ -139,7 +139,7 @@ def test_when_half_of_the_callers_hang_up_the_others_lose_nothing(
     def call(n: int) -> dict[str, float] | None:
         if n % 2 == 0:
             return probabilities(predict(client, pictures[n % 4]))
-        hang_up(client, pictures[n % 4], after_s=n % 7 / 200)
+        hang_up(client, pictures[n % 4], partial(time.sleep, n % 7 / 200))
         return None
 
     with ThreadPoolExecutor(16) as callers:
@@ -151,14 +151,21 @@ def test_when_half_of_the_callers_hang_up_the_others_lose_nothing(
 
 
 def test_the_pictures_of_callers_who_hung_up_are_not_decoded(tiny_bundle: Path, large_picture: bytes) -> None:
+    def waiting() -> float:
+        families = text_string_to_metric_families(client.get("/metrics").text)
+        samples = [sample for family in families for sample in family.samples]
+        return next(one.value for one in samples if (one.name, *one.labels.values()) == QUEUE)
+
+    all_wait = threading.Event()
     with serving(Settings(bundle=tiny_bundle, decoders=1)) as client, ThreadPoolExecutor(9) as callers:
-        decode_ms = predict(client, large_picture)["timings_ms"]["decode"]
         first = callers.submit(predict, client, large_picture)
-        time.sleep(decode_ms / 4e3)
-        list(callers.map(lambda _: hang_up(client, large_picture, decode_ms / 4e3), range(8)))
+        leaving = [callers.submit(hang_up, client, large_picture, all_wait.wait) for _ in range(8)]
+        wait_until(lambda: waiting() >= 7)  # the first of all is being decoded, whichever that is
+        all_wait.set()
+        wait(leaving)
         stayed = predict(client, png_bytes())
-        assert first.result()["label"]
-    assert 0 < stayed["timings_ms"]["queue"] < 3 * decode_ms  # eight more pictures would have been decoded
+        decode_ms = first.result()["timings_ms"]["decode"]
+    assert 0 < stayed["timings_ms"]["queue"] < 4 * decode_ms  # eight more pictures would have been decoded
 
 
 def all_at_once(client: httpx.Client, picture: bytes, callers: int) -> list[httpx.Response]:
@@ -184,22 +191,31 @@ def test_a_full_queue_is_429_with_the_time_to_come_back(tiny_bundle: Path, large
         assert predict(client, png_bytes())["label"]
 
 
-def test_a_wait_that_comes_to_the_deadline_is_504(tiny_bundle: Path, large_picture: bytes) -> None:
-    with serving(Settings(bundle=tiny_bundle, decoders=1, deadline_s=0.05)) as client:
-        responses = all_at_once(client, large_picture, callers=4)
+@pytest.fixture(scope="module")
+def decode_s(client: httpx.Client, large_picture: bytes) -> float:
+    """What the large picture takes to decode, more or less."""
+    seconds: float = predict(client, large_picture)["timings_ms"]["decode"] / 1e3
+    return seconds
+
+
+def test_a_wait_that_comes_to_the_deadline_is_504(tiny_bundle: Path, large_picture: bytes, decode_s: float) -> None:
+    with serving(Settings(bundle=tiny_bundle, decoders=1, deadline_s=decode_s / 2)) as client:
+        responses = all_at_once(client, large_picture, callers=6)
         late = [response for response in responses if response.status_code == 504]
-        assert late and {response.status_code for response in responses} <= {200, 429, 504}
+        # 408: on a busy machine a sender may be too slow for it, too.
+        assert late and {response.status_code for response in responses} <= {200, 408, 429, 504}
         assert "within the time limit" in assert_problem(late[0], 504, "deadline-exceeded")
 
 
-def test_who_cannot_be_answered_in_time_is_told_so_at_once(tiny_bundle: Path, large_picture: bytes) -> None:
-    with serving(Settings(bundle=tiny_bundle, decoders=1)) as client:
-        decode_s = predict(client, large_picture)["timings_ms"]["decode"] / 1e3
-    with serving(Settings(bundle=tiny_bundle, decoders=1, deadline_s=1.5 * decode_s)) as client:
+def test_who_cannot_be_answered_in_time_is_told_so_at_once(
+    tiny_bundle: Path, large_picture: bytes, decode_s: float
+) -> None:
+    with serving(Settings(bundle=tiny_bundle, decoders=1, deadline_s=2 * decode_s)) as client:
         predict(client, large_picture)  # now it is known what one takes
-        responses = all_at_once(client, large_picture, callers=4)
+        responses = all_at_once(client, large_picture, callers=12)
         refused = [response for response in responses if response.status_code == 429]
-        assert refused and all(response.elapsed.total_seconds() < decode_s / 2 for response in refused)
+        answered = [response for response in responses if response.status_code == 200]
+        assert max(one.elapsed for one in refused) < min(one.elapsed for one in answered)
         assert all(int(response.headers["retry-after"]) >= 1 for response in refused)
 
 

@@ -19,6 +19,7 @@ from app.settings import Settings
 from tests.support import served_process as process
 from tests.support.asking import PNG, png_bytes, predict
 from tests.support.serving import serving
+from tests.support.waiting import PATIENCE_S
 
 
 def test_a_well_formed_request_id_is_kept_and_any_other_is_replaced(client: httpx.Client) -> None:
@@ -45,7 +46,7 @@ def test_every_request_is_one_line_of_json_without_its_content(tiny_bundle: Path
             client.get("/secret-path")
         httpx.get(f"{served.address}/model", trust_env=False)
         served.process.send_signal(signal.SIGTERM)
-        output, errors = served.process.communicate(timeout=30)
+        output, errors = served.process.communicate(timeout=PATIENCE_S)
     assert errors == ""
     lines = [json.loads(line) for line in output.splitlines()]
     told = [(line["method"], line["route"], line["status"], line["problem"], line["key"]) for line in lines]

@@ -22,6 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 from tests.api.conftest import MAX_UPLOAD_BYTES
 from tests.support.asking import PNG, noise_bytes, png_bytes, predict, scene
 from tests.support.pictures import encoded, exif
+from tests.support.waiting import PATIENCE_S
 
 HUGE_BYTES = 50_000_000
 KINDS = {
@@ -36,7 +37,7 @@ MARK = b"a mark that is in the upload only"
 @contextmanager
 def sending(client: httpx.Client, *headers: str) -> Iterator[socket.socket]:
     """A connection on which a POST /predict with these headers has been begun."""
-    with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=20) as connection:
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=PATIENCE_S) as connection:
         lines = ["POST /predict HTTP/1.1", "Host: test", *headers, "", ""]
         connection.sendall("\r\n".join(lines).encode())
         yield connection

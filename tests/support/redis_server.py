@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.programs import tool
+from tests.support.waiting import wait_until
 
 PASSWORD = "of-the-test"
 SECRET = "a secret of the tests, of 32 characters or more"
@@ -34,10 +34,7 @@ class RedisServer:
         self._process = subprocess.Popen(
             [self._program, *options, "--requirepass", PASSWORD], stdout=subprocess.DEVNULL
         )
-        until = time.monotonic() + 10
-        while not self._answers():
-            assert time.monotonic() < until, "redis-server did not start"
-            time.sleep(0.02)
+        wait_until(self._answers)
 
     def stop(self) -> None:
         if self._process is not None:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.waiting import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 SERVE = (sys.executable, "-m", "app", "serve")
 
@@ -30,9 +32,9 @@ class Served:
         return int(self.address.rpartition(":")[2])
 
     def stop(self, number: signal.Signals) -> tuple[int, str]:
-        """Send the signal. Returns the exit status and standard error. Raises TimeoutExpired after 30 s."""
+        """Send the signal. Returns the exit status and standard error. Raises TimeoutExpired if it does not end."""
         self.process.send_signal(number)
-        error_output = self.process.communicate(timeout=30)[1]
+        error_output = self.process.communicate(timeout=PATIENCE_S)[1]
         return self.process.returncode, error_output
 
 

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from app.api.application import create_app
 from app.server.process import configure
 from app.settings import Settings
+from tests.support.waiting import PATIENCE_S
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def serving_app(app: FastAPI) -> Iterator[httpx.Client]:
                     raise RuntimeError("the service did not start; the log says why")
                 time.sleep(0.005)
             host, port = listener.getsockname()
-            with httpx.Client(base_url=f"http://{host}:{port}", timeout=30, trust_env=False) as client:
+            with httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE_S, trust_env=False) as client:
                 yield client
         finally:
             server.should_exit = True

@@ -6,11 +6,13 @@ import json
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from email.parser import Parser
 
 import httpx
+
+from tests.support.waiting import PATIENCE_S
 
 Answered = tuple[int, dict[str, str], bytes]
 
@@ -18,7 +20,7 @@ Answered = tuple[int, dict[str, str], bytes]
 @contextmanager
 def connected(client: httpx.Client, *pieces: bytes) -> Iterator[socket.socket]:
     """A connection over which these bytes were sent."""
-    with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=10) as connection:
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=PATIENCE_S) as connection:
         for piece in pieces:
             connection.sendall(piece)
         yield connection
@@ -42,7 +44,7 @@ def answer(connection: socket.socket) -> Answered:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the other side has closed, or closes within seconds, without another byte."""
+    """Whether the other side has closed, or closes, without another byte. Raises TimeoutError if it does neither."""
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:
@@ -55,26 +57,25 @@ def is_problem(found: Answered, status: int, name: str) -> bool:
     return (found[0], problem["status"], problem["type"]) == (status, status, f"urn:fusionlens:problem:{name}")
 
 
-def drip(connection: socket.socket, piece: bytes, pause_s: float) -> float:
-    """Send one piece again and again, until there is an answer. Returns after how many seconds; raises TimeoutError."""
-    began = time.monotonic()
+def drip(connection: socket.socket, piece: bytes, pause_s: float) -> None:
+    """Send one piece again and again, until there is an answer. Raises TimeoutError if there is none."""
+    until_s = time.monotonic() + PATIENCE_S
     while not select.select([connection], [], [], pause_s)[0]:
         connection.sendall(piece)
-        if time.monotonic() - began > 10:
+        if time.monotonic() > until_s:
             raise TimeoutError("it goes on for ever")
-    return time.monotonic() - began
+
+
+def accepts(port: int) -> bool:
+    """Whether something listens there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def half_closed(connection: socket.socket) -> socket.socket:
     """The connection, after this side has said that nothing more will come."""
     connection.shutdown(socket.SHUT_WR)
     return connection
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Raises TimeoutError after five seconds."""
-    until = time.monotonic() + 5
-    while not true():
-        if time.monotonic() > until:
-            raise TimeoutError("it has not come true")
-        time.sleep(0.005)

@@ -27,7 +27,7 @@ def run(*command: str | Path, **environment: str) -> str:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=120,
+        timeout=300,
     )
     assert ran.returncode == 0, ran.stdout
     return ran.stdout

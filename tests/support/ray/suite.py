@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 from tests.api.conftest import MAX_UPLOAD_BYTES
-from tests.support.bundles import tiny_graphs, write_tiny_bundle
+from tests.support.artifacts import build_once
 from tests.support.ray.cluster import ADDRESS, ray_serving
 from tests.support.redis_server import redis_server
 
 
 def main(folder: Path) -> int:
-    bundle = write_tiny_bundle(folder / "bundle", graphs=tiny_graphs())
+    bundle = build_once("tests.support.bundles:write_compiled_bundle", folder / "bundle")
     with redis_server(folder) as redis:
         settings = {
             "bundle": str(bundle),

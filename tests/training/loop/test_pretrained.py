@@ -200,4 +200,4 @@ def test_a_download_that_fails_says_soon_what_to_fetch_and_where_to_name_it(
     begun_s = time.monotonic()
     with pytest.raises(WeightsError, match=rf"huggingface\.co/timm/{cnn}.*start\.cnn\.weights: PATH"):
         started(recipe)
-    assert time.monotonic() - begun_s < 10  # the hub's client alone would try for 45 s
+    assert time.monotonic() - begun_s < 30  # the hub's client alone would try for 45 s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from training.loop.loss import Loss
 from training.loop.optim import build_optimizer, group_of, set_rates, warmup_cosine
 from training.loop.plan import activation_bytes
 from training.loop.processes import Processes
-from training.loop.stages import apply_stage, cnn_blocks, trainable_names
+from training.loop.stages import BatchNorm, apply_stage, cnn_blocks, trainable_names
 from training.loop.update import BatchPart, Updater
 from training.recipe.config import PROGRESSIVE, LastUnits, ModelConfig, Recipe, RecipeError, Stage
 
@@ -64,10 +64,24 @@ def test_the_parameters_that_train_in_each_stage_are_the_golden_ones(cnn: str) -
     lines = []
     for name, stage in units.items():
         names = trainable_names(model, stage)
-        rest = sorted(names - {f"cnn.{name}" for name, _ in model.cnn.named_parameters()}) if model.cnn else []
-        assert len(rest) == sum(1 for name, _ in model.named_parameters() if not name.startswith("cnn."))
-        lines += [f"[{name}]", *(name for name, _ in model.named_parameters() if name in names and name[:3] == "cnn")]
+        assert names <= {name for name, _ in model.named_parameters()}
+        lines += [f"[{name}]", *whole_modules(model, names)]
     assert lines == (GOLDEN / f"stages-{cnn}.txt").read_text().splitlines()
+
+
+def whole_modules(model: nn.Module, names: set[str], prefix: str = "") -> Iterator[str]:
+    """The largest modules, in their order, whose parameters are all among `names`: together these are all of them.
+
+    So what trains is told without the names that timm gives to a block's parameters.
+    """
+    for name, module in model.named_children():
+        inside = {f"{prefix}{name}.{parameter}" for parameter, _ in module.named_parameters()}
+        if inside and inside <= names:
+            yield f"{prefix}{name}"
+        elif inside & names:
+            yield from whole_modules(module, names, f"{prefix}{name}.")
+    own = [f"{prefix}{name}" for name, _ in model.named_parameters(recurse=False)]
+    yield from (name for name in own if name in names)
 
 
 def _stages(cnn: str) -> LastUnits:
@@ -108,13 +122,15 @@ def test_what_rests_stays_bit_equal_and_what_trains_moves() -> None:
 @pytest.mark.parametrize("batch_norm", ["frozen", "sync"])
 def test_batch_norms_learn_statistics_only_where_their_block_trains_and_the_recipe_says_so(batch_norm: str) -> None:
     updater = updater_of(recipe_of(batch_norm=batch_norm))
-    apply_stage(updater.model, Stage(name="main", epochs=1, cnn=LastUnits(last=2)), batch_norm)
+    stage = Stage(name="main", epochs=1, cnn=LastUnits(last=2))
+    apply_stage(updater.model, stage, batch_norm)
     before = values(updater.model)
     updater.gradients([noise(0)], LABELS, 0, 0)
     moved = {name for name in differing(before, values(updater.model)) if "running_mean" in name}
-    expected = [name for name in before if "running_mean" in name and re.match(r"cnn\.(blocks\.[34]|bn2)", name)]
-    assert moved == (set(expected) if batch_norm == "sync" else set())
-    assert expected
+    means, training = {name for name in before if "running_mean" in name}, trainable_names(updater.model, stage)
+    expected = {name for name in means if name.replace("running_mean", "weight") in training}
+    assert moved == (expected if batch_norm == "sync" else set())
+    assert expected and expected < means
 
 
 def test_a_frozen_branch_leaves_nothing_behind_for_a_backward_pass() -> None:
@@ -142,9 +158,28 @@ def test_every_parameter_of_the_default_model_is_in_its_golden_group() -> None:
         group = group_with[id(parameter)]
         assert (group["rate"], group["weight_decay"] > 0) == group_of(name, parameter)
         line = f"{group['rate']} {group['lr']:g} decay {group['weight_decay']:g}"
-        assert table.setdefault(re.sub(r"\d+", "*", name), line) == line or "attn" in name
-    lines = [f"{name}: {line}" for name, line in table.items()]
+        assert table.setdefault(kind_of_parameter(model, name), line) == line, name
+    lines = [f"{kind}: {line}" for kind, line in table.items()]
     assert lines == (GOLDEN / "groups.txt").read_text().splitlines()
+
+
+LAYERS: dict[str, tuple[type[nn.Module], ...]] = {
+    "convolution": (nn.Conv2d,),
+    "linear": (nn.Linear,),
+    "norm": (BatchNorm, nn.LayerNorm),
+}
+
+
+def kind_of_parameter(model: nn.Module, name: str) -> str:
+    """A head's parameter by its name, which is ours; a backbone's by the layer that it is of.
+
+    What belongs to no layer, but to a module of timm's itself, is a table of positions.
+    """
+    if name.startswith("head."):
+        return name
+    owner, _, role = name.rpartition(".")
+    layers = [layer for layer, types in LAYERS.items() if isinstance(model.get_submodule(owner), types)]
+    return " ".join([name.partition(".")[0], *([*layers, role] if layers else ["table of positions"])])
 
 
 def test_the_rates_follow_the_golden_curve_and_keep_their_ratios() -> None:
@@ -171,8 +206,9 @@ def test_adams_state_survives_the_change_of_stage() -> None:
     updater.gradients([noise(0)], LABELS, 0, 0)
     updater.apply()
     state = updater.adam.state
-    names = ("head.classifier.weight", "cnn.bn2.weight", "cnn.conv_stem.weight")
-    trained_all_along, joined, frozen = (updater.model.get_parameter(name) for name in names)
+    assert updater.model.cnn is not None
+    trained_all_along = updater.model.get_parameter("head.classifier.weight")
+    frozen, *_, joined = updater.model.cnn.parameters()
     assert float(state[trained_all_along]["step"]) == 4
     assert float(state[joined]["step"]) == 1
     assert frozen not in state
