@@ -234,10 +234,10 @@ def compared(ours: tuple[float, ...], theirs: tuple[float, ...], groups: int = 3
     [
         ((4, 4.2), (0.5, 0.6), "better", "cross_attention is better than concat: AUROC +"),
         ((0.5, 0.6), (4, 4.2), "worse", "cross_attention is worse than concat: AUROC -"),
-        ((2, 2.1), (2.1, 2), "no difference shown", "since the interval contains 0"),
-        ((1, 1), (1, 1), "no difference shown", "since the interval contains 0: AUROC +0.000"),
-        ((4, 1.9), (0, 2), "no difference shown", "since the seeds disagree"),
-        ((0, 2), (4, 1.9), "no difference shown", "since the seeds disagree"),
+        ((2, 2.1), (2.1, 2), "no difference shown", "because the interval contains 0"),
+        ((1, 1), (1, 1), "no difference shown", "because the interval contains 0: AUROC +0.000"),
+        ((4, 1.9), (0, 2), "no difference shown", "because the seeds disagree"),
+        ((0, 2), (4, 1.9), "no difference shown", "because the seeds disagree"),
     ],
 )
 def test_a_verdict_claims_what_pictures_and_seeds_both_show(
