@@ -18,6 +18,8 @@ from app.explain.methods import DEFAULT, METHODS
 from app.predicting.explanation import Explanation
 from app.predicting.request import AttentionRequest, Detail, ExplanationRequest, HeatmapRequest, TokenRequest, View
 
+# Bounds of numbers, far beyond what any model or drawing has.
+MAX_SIZE_PX, MAX_INDEX = 100_000, 1_000_000
 Format = Literal["png", "json", "npy"]
 PREDICTION_ID = Field(
     description="`prediction_id` from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"]
@@ -63,7 +65,10 @@ class ExplanationQuery(BaseModel, ABC):
         100.0, ge=0, le=100, description="percentile of the positive evidence at the high end of the colour map"
     )
     size: int | None = Field(
-        None, ge=SMALLEST_PX, description="longest side of the overlay, in px; smaller pictures are not enlarged"
+        None,
+        ge=SMALLEST_PX,
+        le=MAX_SIZE_PX,
+        description="longest side of the overlay, in px; smaller pictures are not enlarged",
     )
     contour: float | None = Field(
         None,
@@ -168,11 +173,12 @@ class AttentionQuery(ExplanationQuery):
     query: int | None = Field(
         None,
         ge=0,
+        le=MAX_INDEX,
         description="index of one query token of the Swin, row by row; by default the mean over all",
         examples=[24],
     )
     head: int | None = Field(
-        None, ge=0, description="index of one attention head; by default the mean over all", examples=[0]
+        None, ge=0, le=MAX_INDEX, description="index of one attention head; by default the mean over all", examples=[0]
     )
     whole: bool = Field(
         False,
@@ -197,7 +203,10 @@ class TokensQuery(ExplanationQuery):
     """Parameters of `/tokens`."""
 
     token_stage: int | None = Field(
-        None, description="height of the stage's grid, one of `token_stages` at GET /model; by default the last stage"
+        None,
+        ge=1,
+        le=MAX_INDEX,
+        description="height of the stage's grid, one of `token_stages` at GET /model; by default the last stage",
     )
 
     def request(self) -> TokenRequest:

@@ -1,7 +1,8 @@
-"""Rejects PNG and TIFF files with absurd chunk or entry counts before Pillow parses them.
+"""Rejects JPEG, PNG and TIFF files with absurd scan, segment, chunk or entry counts before Pillow parses them.
 
 Pillow reads every part of such a file, which can take minutes for a small upload. The counts are read from the
-structure of the file alone. Sources: PNG specification (third edition), section 5; TIFF 6.0, section 2.
+structure of the file alone. Sources: ITU-T T.81, annex B; PNG specification (third edition), section 5; TIFF 6.0,
+section 2.
 """
 
 from __future__ import annotations
@@ -13,23 +14,54 @@ from app.errors import PictureTooLarge
 MAX_ENTRIES = 5_000  # in one TIFF or EXIF directory: cameras and editors write fewer than a hundred
 MAX_STRIPS = 20_000  # in a TIFF: more than the largest allowed picture has rows
 MAX_CHUNKS = 20_000  # in a PNG: a file of 20 MB with chunks of the usual size has 2,500
+MAX_SCANS = 32  # in a JPEG: encoders write at most about a dozen, and each scan is a pass over the whole picture
+MAX_SEGMENTS = 2_000  # in a JPEG: of profiles, which are split into segments, a few hundred
+MAX_EXIF_SEGMENTS = 16  # in a JPEG: cameras write one; Pillow joins them in quadratic time
 MAX_TEXT_CHUNKS = 32  # compressed text chunks in a PNG, each of up to a megabyte
 _TEXT_CHUNKS = {b"zTXt", b"iTXt"}
 _OFFSET_TAGS = {273, 324}  # TIFF tags that hold the offsets of strips and of tiles
 _MAX_DIRECTORIES = 100_000
+_START_OF_SCAN, _END_OF_IMAGE, _APP1 = 0xDA, 0xD9, 0xE1  # JPEG markers
+_WITHOUT_LENGTH = {0x00, 0x01, 0xD8, *range(0xD0, 0xD8)}
 BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}  # byte order by the first bytes of a TIFF file or an EXIF block
 
 
 def check_container(data: bytes, format_name: str) -> None:
-    """Raises PictureTooLarge for a PNG or TIFF file with more parts than any ordinary program writes.
+    """Raises PictureTooLarge for a JPEG, PNG or TIFF file with more parts than any ordinary program writes.
 
     Other formats pass: `format_name` is one of `app.pictures.decode.SIGNATURES`.
     """
-    exceeds_limits = {"PNG": _png_exceeds_limits, "TIFF": tiff_exceeds_limits}.get(format_name)
+    checks = {"JPEG": _jpeg_exceeds_limits, "PNG": _png_exceeds_limits, "TIFF": tiff_exceeds_limits}
+    exceeds_limits = checks.get(format_name)
     if exceeds_limits is not None and exceeds_limits(data):
         raise PictureTooLarge(
-            f"The {format_name} file has too many chunks or entries: save the picture again without metadata."
+            f"The {format_name} file has too many scans, segments, chunks or entries: save the picture again without "
+            "metadata, a JPEG as baseline."
         )
+
+
+def _jpeg_exceeds_limits(data: bytes) -> bool:
+    scans = segments = exif_segments = 0
+    position = data.find(b"\xff", 2)
+    while 0 <= position < len(data) - 3:
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte before the marker
+            position += 1
+            continue
+        if marker == _END_OF_IMAGE:  # what follows is not part of the picture
+            return False
+        if marker in _WITHOUT_LENGTH:  # a stuffed byte of the entropy-coded data, or a marker on its own
+            position = data.find(b"\xff", position + 2)
+            continue
+        segments += 1
+        scans += marker == _START_OF_SCAN
+        exif_segments += marker == _APP1 and data[position + 4 : position + 8] == b"Exif"
+        if scans > MAX_SCANS or segments > MAX_SEGMENTS or exif_segments > MAX_EXIF_SEGMENTS:
+            return True
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        # A segment is followed by a marker, a scan's header by entropy-coded data up to the next one.
+        position = data.find(b"\xff", position + 2 + length)
+    return False
 
 
 def _png_exceeds_limits(data: bytes) -> bool:

@@ -30,6 +30,8 @@ _PILLOW_MAX_PIXELS = 178_956_970
 # picture must exceed the result by this factor, so that the resize hides the coarse averaging. The values were measured
 # in tests/pictures/test_reduced_decoding.py.
 INPUT_REDUCING_GAP, PREVIEW_REDUCING_GAP = 3.0, 1.5
+_TILE_SIDES = (322, 323)  # TIFF tags: width and height of a tile
+_LARGEST_SPARE_TILE_PX = 1024 * 1024  # a tile of so many pixels may be larger than its picture
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
 
@@ -112,6 +114,7 @@ def decode(data: bytes, limits: Limits, sizes: TargetSizes | None = None) -> Pic
         image = _opened(data, format_name)
         if image.width * image.height > limits.max_pixels or max(image.size) > limits.max_side_px:
             raise PictureTooLarge(f"The picture is {image.width} × {image.height} px. {_too_large(limits)}")
+        _check_tiles(image, limits)
         if getattr(image, "is_animated", False):
             notes.append("The file holds several frames; only the first was used.")
             image.seek(0)
@@ -168,6 +171,16 @@ def _reduce(image: Image.Image, sizes: TargetSizes | None) -> tuple[int, Sides]:
     if factor == 1 or image.draft(None, (width // factor, height // factor)) is None:
         return 1, (0.0, 0.0, 0.0, 0.0)
     return factor, (0.0, 0.0, image.width - width / factor, image.height - height / factor)
+
+
+def _check_tiles(image: Image.Image, limits: Limits) -> None:
+    """Raises PictureTooLarge for a TIFF whose tiles are larger than a picture may be: each is decoded whole."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = (tags.get(tag, 0) for tag in _TILE_SIDES)
+    if isinstance(width, int) and isinstance(height, int):
+        area = max(image.width * image.height, _LARGEST_SPARE_TILE_PX)
+        if width * height > min(limits.max_pixels, 4 * area):
+            raise PictureTooLarge(f"The picture's tiles are {width} × {height} px. {_too_large(limits)}")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -12,7 +12,7 @@ from app.pictures.container_limits import BYTE_ORDERS, tiff_exceeds_limits
 # The exceptions of Pillow's loaders on damaged files. AssertionError is one of them, for a missing palette.
 DECODE_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, LookupError, TypeError),
-    *(AssertionError, AttributeError),
+    *(AssertionError, AttributeError, ArithmeticError, MemoryError),
 )
 Sides = tuple[float, float, float, float]  # a value for each side: left, top, right, bottom
 _ORIENTATION = 0x0112
@@ -30,7 +30,10 @@ _TURNS = {
 
 def read_orientation(image: Image.Image) -> int | None:
     """The EXIF orientation, from 1 to 8. It is 1 without EXIF data, and None if the data is damaged or too large."""
-    block = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    block = image.info.get("exif", b"")
+    if not isinstance(block, bytes):  # a text chunk of a PNG may have this name
+        return None
+    block = block.removeprefix(b"Exif\0\0")
     if tiff_exceeds_limits(block):
         return None
     try:

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import median_low
 from typing import Generic, TypeVar
 
 import anyio
@@ -17,7 +18,7 @@ from app.errors import DeadlineExceeded, Overloaded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_NEWEST_WEIGHT = 0.1  # weight of the newest pass in the moving average of durations
+_RECENT_PASSES = 7  # the expected duration of a pass is the median of so many, which a few slow ones do not move
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class WorkQueue(Generic[Item, Result]):
     `queue_limit` items wait. If `max_batch` is above 1, a pass that is not full waits up to `gather_s` for more items.
     An item is dropped from the queue without cost when its caller is cancelled or its deadline passes; a running pass
     is not interrupted. Deadlines are times of `time.monotonic`, in seconds.
+
+    Items that would miss their deadline are refused, judged by the duration of recent passes. An idle queue refuses
+    nobody, so that the passes of its next items correct an estimate that slow ones have raised.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class WorkQueue(Generic[Item, Result]):
         self._queue: deque[_Entry[Item, Result]] = deque()
         self._passes: set[asyncio.Task[None]] = set()
         self._threads = anyio.CapacityLimiter(max_passes)
-        self._mean_pass_s = 0.0  # exponential moving average of the duration of a pass
+        self._recent_s: deque[float] = deque(maxlen=_RECENT_PASSES)  # durations of the newest passes
 
     @property
     def waiting(self) -> int:
@@ -66,16 +70,22 @@ class WorkQueue(Generic[Item, Result]):
         return len(self._queue)
 
     def expected_wait_s(self, ahead: int = 0) -> float:
-        """The expected wait of an item behind `ahead` others, from the average duration of a pass."""
+        """The expected wait of an item behind `ahead` others, from the usual duration of a pass."""
         before = len(self._passes) + (len(self._queue) + ahead) // self._max_batch
-        return max(0, before - self._max_passes + 1) * self._mean_pass_s / self._max_passes
+        return max(0, before - self._max_passes + 1) * self._usual_pass_s() / self._max_passes
 
     def admit(self, deadline: float, ahead: int = 0) -> None:
         """Raises Overloaded if the queue is full, or if an item behind `ahead` others would miss its deadline."""
+        before = len(self._passes) + len(self._queue) + ahead
         expected_s = self.expected_wait_s(ahead)
-        full = len(self._passes) + len(self._queue) + ahead >= self._max_passes + self._queue_limit
-        if full or time.monotonic() + expected_s + self._mean_pass_s > deadline:
+        full = before >= self._max_passes + self._queue_limit
+        late = time.monotonic() + expected_s + self._usual_pass_s() > deadline
+        if full or (late and before):
             raise Overloaded(max(1, math.ceil(expected_s)))
+
+    def _usual_pass_s(self) -> float:
+        """The median duration of the recent passes; 0 before the first one."""
+        return median_low(self._recent_s) if self._recent_s else 0.0
 
     async def run(self, item: Item, deadline: float) -> TimedResult[Result]:
         """Wait for an item's turn and return its result.
@@ -129,9 +139,7 @@ class WorkQueue(Generic[Item, Result]):
             for entry in callers:
                 entry.answer.set_exception(error)
             return
-        self._mean_pass_s = (
-            ran_s if self._mean_pass_s == 0 else (1 - _NEWEST_WEIGHT) * self._mean_pass_s + _NEWEST_WEIGHT * ran_s
-        )
+        self._recent_s.append(ran_s)
         results = dict(zip(batch, call.result(), strict=True))
         for entry in callers:
             entry.answer.set_result(TimedResult(results[entry], (began - entry.enqueued_s) * 1e3, ran_s * 1e3))

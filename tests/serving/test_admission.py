@@ -75,7 +75,7 @@ def test_what_cannot_be_done_in_time_is_refused() -> None:
         lane.admit(time.monotonic() + 0.01)  # nothing is known yet
         usual_s = (await call(lane, time.sleep, 0.4)).ran_ms / 1e3
         lane.admit(time.monotonic() + usual_s + 5)
-        assert refused(lane, within_s=usual_s - 0.05) == 1  # idle, but the work itself takes longer
+        lane.admit(time.monotonic())  # an idle queue refuses nobody
         running = call(lane, gate.work)
         await so(lambda: gate.inside == 1)
         lane.admit(time.monotonic() + 2 * usual_s + 5)
@@ -124,5 +124,34 @@ def test_the_estimate_follows_what_passes_take() -> None:
         for pause_s in (0.5, *[0.001] * 30):
             await lane.run(partial(time.sleep, pause_s), in_time())
         assert 0.001 < lane.expected_wait_s(ahead=1) < 0.25
+
+    tried(test)
+
+
+def test_one_slow_pass_does_not_move_the_estimate() -> None:
+    async def test() -> None:
+        lane = Calls(run_calls, 1, queue_limit=50)
+        for pause_s in (0.001, 0.001, 0.001, 0.5):
+            await lane.run(partial(time.sleep, pause_s), in_time())
+        assert lane.expected_wait_s(ahead=1) < 0.25
+
+    tried(test)
+
+
+def test_after_any_number_of_slow_passes_a_queue_recovers_by_itself() -> None:
+    async def test() -> None:
+        lane, gate = Calls(run_calls, 1, queue_limit=50), Gate()
+        for _ in range(12):
+            await lane.run(partial(time.sleep, 0.3), in_time())
+        within_s = 0.2
+        for _ in range(4):  # each comes to an idle queue, which admits it, and corrects the estimate
+            await so(lambda: lane.expected_wait_s() == 0)
+            lane.admit(time.monotonic() + within_s)
+            await lane.run(partial(time.sleep, 0.001), in_time())
+        running = call(lane, gate.work)
+        await so(lambda: gate.inside == 1)
+        lane.admit(time.monotonic() + within_s)  # as before the slow passes, also where one is under way
+        gate.open()
+        await running
 
     tried(test)
