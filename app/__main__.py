@@ -1,4 +1,4 @@
-"""Command line: python -m app serve | predict PICTURE… | check BUNDLE | health | new-key NAME | setup FOLDER."""
+"""The command `fusionlens`, also `python -m app`: serve | predict | check | health | new-key | setup."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import sys
 from app.server import probe
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, or 1 with a sentence on standard error."""
-    chosen = sys.argv[1:] if arguments is None else arguments
-    if chosen[:1] == ["health"]:  # containers run it every few seconds, so it loads nothing that it does not need
-        return probe.main(chosen[1:])
+def main(arguments: list[str] | None = None, program: str = "fusionlens") -> int:
+    """Run one command and return its exit status: 0, or 1 after a sentence on standard error.
+
+    `program` is the name of the command that usage messages show.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["health"]:  # containers run this every few seconds, so it imports only the standard library
+        return probe.main(words[1:], program)
     from app.cli import main as run
 
-    return run(chosen)
+    return run(words, program)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(program="python -m app"))

@@ -1,12 +1,14 @@
-"""The commands of python -m app: serve | predict PICTURE… | check BUNDLE | new-key NAME | setup FOLDER."""
+"""The commands of `fusionlens`: serve | predict PICTURE… | check BUNDLE | health | new-key NAME | setup FOLDER."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -16,23 +18,42 @@ from app.drawing.overlay import Style
 from app.drawing.png import encode_png
 from app.errors import FusionLensError
 from app.explain.attention import Layer
-from app.explain.merge import FUSES
+from app.explain.merge import MERGE_RULES
 from app.explain.methods import DEFAULT, METHODS
 from app.files import EXAMPLE
-from app.predicting.explanation import Detail, Explanation, Question, View
+from app.options import predictor_options
+from app.predicting.explanation import Explanation
 from app.predicting.overlays import draw_over
 from app.predicting.prediction import Prediction
+from app.predicting.request import (
+    AttentionRequest,
+    Detail,
+    ExplanationRequest,
+    HeatmapRequest,
+    TokenRequest,
+    View,
+)
 from app.server import probe
-from app.serving.service import load_predictor
 from app.settings import Settings
 
+# For each option that shapes an overlay, the options that ask for such an overlay.
+_OVERLAYS_OF_OPTION = {
+    **dict.fromkeys(("branch", "method", "fuse", "detail"), ("explain", "gradcam")),
+    **dict.fromkeys(("target", "against"), ("explain", "gradcam", "tokens")),
+    "layer": ("attention",),
+    "token_stage": ("tokens",),
+}
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, or 1 with a sentence on standard error."""
-    args = _parser().parse_args(arguments)
-    chosen = {name: value for name in ("bundle", "host", "port") if (value := getattr(args, name, None)) is not None}
+
+def main(arguments: list[str] | None = None, program: str = "fusionlens") -> int:
+    """Run one command and return its exit status: 0, or 1 after a sentence on standard error.
+
+    `program` is the name of the command that usage messages show.
+    """
+    args = _parser(program).parse_args(arguments)
+    overrides = {name: value for name in ("bundle", "host", "port") if (value := getattr(args, name, None)) is not None}
     try:
-        settings = Settings(**chosen)
+        settings = Settings(**overrides)
     except ValidationError as error:
         for fault in error.errors():
             name = ".".join(map(str, fault["loc"]))
@@ -48,37 +69,61 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m app", description="An image classifier that shows its work.")
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description="An image classifier that explains its answers.")
     parser.add_argument("--version", action="version", version=f"fusionlens {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serve = _command(commands, "serve", _serve, "serve a bundle over HTTP", "python -m app serve --port 8080")
+    serve = _command(commands, "serve", _serve, "serve a bundle over HTTP", "fusionlens serve --port 8080")
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
     serve.add_argument("--port", type=int, help="port to listen on (default 8000)")
 
     predict = _command(
-        commands, "predict", _predict, "classify pictures", "python -m app predict a.jpg --gradcam overlay.png"
+        commands, "predict", _predict, "classify pictures", "fusionlens predict a.jpg --explain overlay.png"
     )
     predict.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
-    predict.add_argument("--gradcam", type=Path, metavar="OUT.png", help="write the one picture with Grad-CAM here")
-    predict.add_argument("--attention", type=Path, metavar="OUT.png", help="write it with where the Swin tokens look")
-    predict.add_argument("--tokens", type=Path, metavar="OUT.png", help="write it with how much the Swin tokens matter")
-    predict.add_argument("--layer", choices=get_args(Layer), help="the attention's (default: cross)")
-    predict.add_argument("--token-stage", type=int, help="height of the tokens' grid (default: the last stage's)")
-    overlay = predict.add_argument_group("what --gradcam shows; --tokens knows --target and --against too")
-    overlay.add_argument("--branch", choices=get_args(View), help="both branches together, or one (default: fusion)")
-    overlay.add_argument("--method", choices=METHODS, help=f"how evidence is measured (default: {DEFAULT})")
-    overlay.add_argument("--target", help="the class that it explains (default: the one answered)")
-    overlay.add_argument("--against", help="a class to contrast the target with: why this rather than that")
-    overlay.add_argument("--fuse", choices=FUSES, help="how the branches become one map (default: the method's)")
-    overlay.add_argument("--detail", choices=get_args(Detail), help="fine takes nine passes for a finer map")
-    predict.add_argument("--json", action="store_true", help="one JSON object a line")
+    out: dict[str, Any] = {"type": Path, "metavar": "OUT.png"}
+    predict.add_argument(
+        "--explain", **out, help=f"write the picture with its heatmap by the default method, {DEFAULT}"
+    )
+    predict.add_argument("--gradcam", **out, help="write the picture with its heatmap by Grad-CAM")
+    predict.add_argument("--attention", **out, help="write the picture with the attention of the Swin's tokens")
+    predict.add_argument("--tokens", **out, help="write the picture with the saliency of the Swin's tokens")
+    predict.add_argument(
+        "--layer",
+        choices=get_args(Layer),
+        help="layer of --attention: cross-attention or the Swin's last (default: cross)",
+    )
+    predict.add_argument(
+        "--token-stage", type=int, help="stage of --tokens, by the height of its grid (default: the last stage)"
+    )
+    overlay = predict.add_argument_group(
+        "what --explain and --gradcam show; --target and --against apply to --tokens too"
+    )
+    overlay.add_argument(
+        "--branch", choices=get_args(View), help="both branches together, or one of them (default: fusion)"
+    )
+    overlay.add_argument(
+        "--method",
+        choices=METHODS,
+        help=f"explanation method (default: {DEFAULT} for --explain, gradcam for --gradcam)",
+    )
+    overlay.add_argument("--target", help="class to explain (default: the predicted class)")
+    overlay.add_argument("--against", help="class to contrast the target with: explain the difference of their logits")
+    overlay.add_argument(
+        "--fuse", choices=MERGE_RULES, help="rule that merges the branches' maps (default: depends on the method)"
+    )
+    overlay.add_argument(
+        "--detail",
+        choices=get_args(Detail),
+        help="grid of the map; fine takes nine passes of the model (default: grid)",
+    )
+    predict.add_argument("--json", action="store_true", help="print one JSON object per picture")
 
     check = commands.add_parser(
         "check",
         help="verify a bundle: checksums, weights, one prediction",
-        epilog="example: python -m app check weights/demo",
+        epilog="example: fusionlens check weights/demo",
     )
     check.add_argument("bundle", type=Path, metavar="BUNDLE")
     check.set_defaults(run=_check)
@@ -87,23 +132,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_operation(commands: Any) -> None:
-    probe.add_options(commands.add_parser("health", help=probe.MEANING))  # run without this module: see __main__
+    # Only for the usage: __main__ runs this command without importing this module.
+    probe.add_options(commands.add_parser("health", help=probe.DESCRIPTION))
 
     new_key = commands.add_parser(
         "new-key",
-        help="make an API key and add its digest to the file of keys",
-        epilog="example: python -m app new-key hospital --file keys.toml --requests-per-minute 600",
+        help="create an API key and add its digest to the key file",
+        epilog="example: fusionlens new-key hospital --file keys.toml --requests-per-minute 600",
     )
     new_key.add_argument("name", metavar="NAME")
-    new_key.add_argument("--file", type=Path, metavar="KEYS.toml", help="file of keys (default: the setting keys)")
-    new_key.add_argument("--right", action="append", choices=get_args(Right), help="default: predict")
-    new_key.add_argument("--requests-per-minute", type=float, metavar="N", help="default: as many as come")
-    new_key.add_argument("--concurrent", type=int, metavar="N", help="requests at once (default: as many as come)")
+    new_key.add_argument("--file", type=Path, metavar="KEYS.toml", help="key file (default: the setting keys)")
+    new_key.add_argument(
+        "--right", action="append", choices=get_args(Right), help="right of the key; repeatable (default: predict)"
+    )
+    new_key.add_argument("--requests-per-minute", type=float, metavar="N", help="rate limit (default: none)")
+    new_key.add_argument("--concurrent", type=int, metavar="N", help="limit of concurrent requests (default: none)")
     new_key.set_defaults(run=_new_key)
 
-    setup = commands.add_parser(
-        "setup", help="write keys and secrets for a deployment into a folder, where they are not there yet"
-    )
+    setup = commands.add_parser("setup", help="write the missing keys and secrets of a deployment into a folder")
     setup.add_argument("folder", type=Path, metavar="FOLDER")
     setup.set_defaults(run=_setup)
 
@@ -116,7 +162,8 @@ def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -
 
 
 def _serve(args: argparse.Namespace, settings: Settings) -> int:
-    from app.server.process import serve  # here, since no other command needs a server, which takes its time to load
+    # Imported here because no other command needs a server, which is slow to import.
+    from app.server.process import serve
 
     return serve(settings)
 
@@ -125,10 +172,10 @@ def _new_key(args: argparse.Namespace, settings: Settings) -> int:
     from app.server.provision import add_key
 
     if (file := args.file or settings.keys) is None:
-        raise FusionLensError("Where do the keys live? Give --file KEYS.toml, or the setting keys.")
+        raise FusionLensError("No key file: give --file KEYS.toml, or set keys.")
     rights = args.right or ["predict"]
     print(add_key(file, args.name, rights, args.requests_per_minute, args.concurrent))
-    print(f"It is shown this once; its digest is in {file}, for the setting keys.", file=sys.stderr)
+    print(f"The key is shown only once. Its digest is in {file}, the file for the setting keys.", file=sys.stderr)
     return 0
 
 
@@ -141,16 +188,14 @@ def _setup(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _predict(args: argparse.Namespace, settings: Settings) -> int:
-    question = _question(args)
-    predictor, failed = load_predictor(settings), 0
-    predictor.check_gradcam(question)
-    if args.attention:
-        predictor.check_attention(layer=args.layer or "cross")
-    if args.tokens:
-        predictor.check_tokens(args.token_stage, args.target, args.against)
+    requests = _requests(args)
+    predictor, failed = predictor_options(settings).load_predictor(), 0
+    accepted = {out: predictor.accept(request) for out, request in requests.items()}
     for path in args.pictures:
         try:
-            prediction, _ = predictor.predict(predictor.open(path.read_bytes()), explained=args.gradcam is not None)
+            prediction, _ = predictor.predict(
+                predictor.open(path.read_bytes()), any(request.needs_answer_gradient for request in requests.values())
+            )
         except (FusionLensError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             print(f"{path}: {reason}", file=sys.stderr)
@@ -163,33 +208,40 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
         else:
             ranked = ", ".join(f"{name} {probability:.3f}" for name, probability in answer.probabilities.items())
             print(f"{path}: {answer.label} ({ranked})")
-        if args.gradcam:
-            _write_overlay(args.gradcam, prediction, predictor.gradcam(prediction, question))
-        if args.attention:
-            looked = predictor.attention(prediction, None, None, layer=args.layer or "cross")
-            _write_overlay(args.attention, prediction, looked)
-        if args.tokens:
-            _write_overlay(
-                args.tokens, prediction, predictor.tokens(prediction, args.token_stage, args.target, args.against)
-            )
+        for out, request in accepted.items():
+            _write_overlay(out, prediction, predictor.explain(prediction, request)[-1])
     return failed
 
 
-def _question(args: argparse.Namespace) -> Question:
-    """What is asked of Grad-CAM. Raises FusionLensError for options that belong to a picture that is not asked for."""
-    for out in ("gradcam", "attention", "tokens"):
-        if getattr(args, out) and len(args.pictures) > 1:
-            raise FusionLensError(f"--{out} writes one overlay: give one picture.")
-    belongs_to = dict.fromkeys(("branch", "method", "target", "against", "fuse", "detail"), "gradcam")
-    belongs_to |= {"layer": "attention", "token_stage": "tokens"}
-    if args.tokens:
-        del belongs_to["target"], belongs_to["against"]
-    for option, out in belongs_to.items():
-        if getattr(args, option) is not None and not getattr(args, out):
+def _requests(args: argparse.Namespace) -> dict[Path, ExplanationRequest]:
+    """The overlay files to write, each with the request that it shows.
+
+    Raises FusionLensError for two overlays in one file, for several pictures, and for options without their overlay.
+    """
+    heatmap = partial(_heatmap_request, args)
+    make: dict[str, Callable[[], ExplanationRequest]] = {
+        "explain": partial(heatmap, DEFAULT),
+        "gradcam": partial(heatmap, "gradcam"),
+        "attention": lambda: AttentionRequest(layer=args.layer or "cross"),
+        "tokens": lambda: TokenRequest(args.token_stage, args.target, args.against),
+    }
+    outs: dict[str, Path] = {name: out for name in make if (out := getattr(args, name)) is not None}
+    for name in outs:
+        if len(args.pictures) > 1:
+            raise FusionLensError(f"--{name} writes one overlay: give one picture.")
+    if len({*outs.values()}) < len(outs):
+        raise FusionLensError("Two overlays have the same output file: give each its own.")
+    for option, names in _OVERLAYS_OF_OPTION.items():
+        if getattr(args, option) is not None and not outs.keys() & names:
             flag = option.replace("_", "-")
-            raise FusionLensError(f"--{flag} says what the overlay shows: give --{out} OUT.png too.")
-    method, detail = args.method or DEFAULT, cast(Detail, args.detail or "grid")
-    return Question(args.branch or "fusion", method, args.target, args.against, args.fuse, detail)
+            raise FusionLensError(f"--{flag} says what the overlay shows: give --{names[0]} OUT.png too.")
+    return {out: make[name]() for name, out in outs.items()}
+
+
+def _heatmap_request(args: argparse.Namespace, default_method: str) -> HeatmapRequest:
+    view: View = args.branch or "fusion"
+    detail: Detail = args.detail or "grid"
+    return HeatmapRequest((view,), args.method or default_method, args.target, args.against, args.fuse, detail)
 
 
 def _write_overlay(file: Path, prediction: Prediction, explanation: Explanation) -> None:
@@ -199,11 +251,11 @@ def _write_overlay(file: Path, prediction: Prediction, explanation: Explanation)
 
 
 def _check(args: argparse.Namespace, settings: Settings) -> int:
-    predictor = load_predictor(settings)
+    predictor = predictor_options(settings).load_predictor()
     predictor.warm_up()
-    if predictor.engine.token_stages:  # what the service compiles only when it is asked for
-        grey, _ = predictor.predict(predictor.open(EXAMPLE.read_bytes()))
-        predictor.tokens(grey)
+    if predictor.capabilities.token_stages:  # the service compiles this graph on first use; the check must do it now
+        prediction, _ = predictor.predict(predictor.open(EXAMPLE.read_bytes()))
+        predictor.explain_one(prediction, TokenRequest())
     manifest = predictor.bundle.manifest
     print(
         f"{args.bundle}: good\n"

@@ -1,14 +1,17 @@
-"""What can go wrong, in the words of the domain. Nothing here knows HTTP: `app.api.problems` has the one table."""
+"""The errors of the domain. They know nothing of HTTP: `app.api.problems` maps each of them to a status.
+
+The docstrings appear in the OpenAPI document, as the meaning of each problem.
+"""
 
 from __future__ import annotations
 
 
 class FusionLensError(Exception):
-    """Base of every error that a caller can act on; its text is a sentence for that caller."""
+    """Base class of every error that a caller can act on. Its text is a sentence for that caller."""
 
 
 class BundleError(FusionLensError):
-    """A bundle that must not be served: which of its files, and why."""
+    """The bundle must not be served. The message names the file and the reason."""
 
     def __init__(self, file: str, reason: str) -> None:
         super().__init__(f"{file}: {reason}")
@@ -16,55 +19,58 @@ class BundleError(FusionLensError):
 
 
 class EngineError(FusionLensError):
-    """The engine asked for cannot run here."""
+    """The chosen engine cannot run on this machine."""
 
 
 class EmptyUpload(FusionLensError):
-    """A request that carries no picture."""
+    """The request carries no picture."""
 
 
 class MalformedUpload(FusionLensError):
-    """A body that is not what its content type says."""
+    """The body does not match its content type."""
 
 
 class MissingField(FusionLensError):
-    """A form without the field that holds the picture."""
+    """The form has no field with a picture."""
 
 
 class UploadTooLarge(FusionLensError):
-    """More bytes than the service takes."""
+    """The body is larger than the service accepts."""
 
 
 class UnsupportedMediaType(FusionLensError):
-    """A content type, or a file, that is not a picture in a format we read."""
+    """The content type or the file is not a picture in a supported format."""
 
 
 class PictureTooLarge(FusionLensError):
-    """A picture whose header declares more pixels than the service decodes."""
+    """The picture declares more pixels, or its file more parts, than the service decodes."""
 
 
 class UnreadablePicture(FusionLensError):
-    """A picture in a format we read, but truncated, damaged, or of a pixel type without an agreed range."""
+    """The picture is in a supported format, but it is truncated, damaged, or of an unsupported pixel type."""
 
 
 class BadParameter(FusionLensError):
-    """A parameter with a value that is not allowed."""
+    """A parameter has a value that is not allowed."""
 
 
 class NotOffered(FusionLensError):
-    """Something this model does not have, such as a branch or an attention."""
+    """The model lacks what the request needs, such as a branch or a cross-attention."""
 
 
 class UnknownPrediction(FusionLensError):
-    """A prediction id that was never given, has expired, or was forgotten."""
+    """No stored prediction has this id: the id is wrong, or the prediction has expired or was deleted."""
 
 
 class ModelGone(FusionLensError):
-    """A stored prediction made by a model that is no longer loaded."""
+    """The model that made the stored prediction is no longer loaded."""
 
 
 class Overloaded(FusionLensError):
-    """The queue is full. `retry_after_s` is when a place is expected to be free."""
+    """The queue is full, or the answer would miss the deadline."""
+
+    retry_after_s: int
+    """expected wait for a place in the queue"""
 
     def __init__(self, retry_after_s: int) -> None:
         super().__init__(f"The service is busy; try again in {retry_after_s} s.")
@@ -72,23 +78,26 @@ class Overloaded(FusionLensError):
 
 
 class DeadlineExceeded(FusionLensError):
-    """The answer would come later than the service's time limit."""
+    """The answer was not ready within the service's time limit."""
 
 
 class UploadTooSlow(FusionLensError):
-    """A body that did not arrive in time."""
+    """The body did not arrive within the time limit."""
 
 
 class Unauthorized(FusionLensError):
-    """A request without a key that the service knows."""
+    """The request has no API key, or one that the service does not know."""
 
 
 class Forbidden(FusionLensError):
-    """A key without the right to what was asked."""
+    """The API key does not have the right that the route requires."""
 
 
 class TooManyRequests(FusionLensError):
-    """A key beyond its own limits. `retry_after_s` is when its next request is allowed."""
+    """The API key has reached one of its limits."""
+
+    retry_after_s: int
+    """wait until the next request of this key is allowed"""
 
     def __init__(self, reason: str, retry_after_s: int) -> None:
         super().__init__(f"{reason}; try again in {retry_after_s} s.")
@@ -96,20 +105,20 @@ class TooManyRequests(FusionLensError):
 
 
 class NotReady(FusionLensError):
-    """The service is about to stop, or lacks what it needs to start."""
+    """The service is shutting down, or something that it needs to start is missing."""
 
 
 class StoreUnavailable(FusionLensError):
-    """The store cannot be reached, or holds what this service did not write."""
+    """The store cannot be reached, or it holds an entry that this service did not write."""
 
 
 class EntryTooLarge(FusionLensError):
-    """A prediction of more bytes than the store takes."""
+    """The prediction is larger than the store accepts."""
 
 
 class ReloadRefused(FusionLensError):
-    """A bundle that was not loaded; the one before is still served."""
+    """The new bundle or the new keys cannot be used. The service keeps the previous ones."""
 
 
 class KeysError(FusionLensError):
-    """A file of keys that cannot be used: why."""
+    """The API keys are missing or cannot be used. The message gives the reason."""

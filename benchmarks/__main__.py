@@ -1,6 +1,6 @@
 """FusionLens against others, in one run.
 
-python -m benchmarks [--quick] writes docs/benchmarks.md, docs/benchmarks.json and the plots in docs/benchmarks/.
+python -m benchmarks [--quick] writes benchmarks.md, benchmarks.json and the plots in benchmarks/ to docs/measured/.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.servers import own_server, running
 from benchmarks.startup import busy_share, installed_mb, start_times
 from benchmarks.turns import Group, Raced, take_turns
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "measured"
 WHOLE = Effort(rounds=2, load_s=6, sweep_s=3, steady_s=60, watched_s=15)
 MOST_BUSY = 0.1
 QUICK = Effort(rounds=2, load_s=2, sweep_s=1, steady_s=5, watched_s=4)
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("--quick", action="store_true", help="few rounds, the demo bundle alone: does it run at all?")
     parser.add_argument("--without-install", action="store_true", help="do not measure the size of an installation")
-    parser.add_argument("--out", type=Path, help="folder for the report (default docs/; with --quick, a new folder)")
+    parser.add_argument("--out", type=Path, help="folder for the report (default docs/measured; --quick: a new one)")
     args = parser.parse_args()
     effort, rounds, starts = (QUICK, 2, 2) if args.quick else (WHOLE, 9, 3)
     out = args.out or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if args.quick else DOCS)
@@ -51,7 +51,7 @@ def main() -> None:
             case = make(Path(folder))
             say(case.name)
             measured[case.name] = _measured(case, effort, rounds, starts, say)
-    print(page.write(measured, installed, busy, out))
+    print(page.write(page.Report(page.about(), busy, installed, measured), out))
     plots.draw(measured, out / "benchmarks")
     say(f"written to {out}")
 

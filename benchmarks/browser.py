@@ -1,6 +1,6 @@
 """How fast the page is in Chromium, beside the service's own times in the same rounds.
 
-python -m benchmarks.browser writes docs/benchmarks-page.md. Needs Chromium (apt install chromium).
+python -m benchmarks.browser writes docs/measured/benchmarks-page.md. Needs Chromium (apt install chromium).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from benchmarks.servers import own_server, running
 from benchmarks.startup import busy_share
 from benchmarks.timing import percentile, ratio_of_rounds
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "measured"
 EXAMPLES = Path(__file__).parents[1] / "app" / "web" / "examples"
 WARMUPS, PAUSE_MS = 2, 150
 FIRST_PAINT_MS, ANSWER_RATIO, CHANGE_MS, FPS = 300, 1.2, 60, 50
@@ -178,7 +178,7 @@ def _round(page: Page, address: str, client: Client, picture: bytes, found: Foun
         page.wait_for_selector("#view:not([aria-busy])")
         page.wait_for_timeout(PAUSE_MS)
         changed = page.evaluate(_TIMED % {"event": _CHANGE % (control, value), "done": _QUIET})
-        own = sum(spent for name, spent in changed["requests"] if "gradcam" in name)
+        own = sum(spent for name, spent in changed["requests"] if "explain" in name)
         found.changed_over[control].append(changed["total"] - own)
     for move, (view, mover) in _MOVES.items():
         page.locator(f"#views label:has([value={view}])").click()
@@ -190,9 +190,10 @@ def _round(page: Page, address: str, client: Client, picture: bytes, found: Foun
 def _page(found: dict[str, Found], chrome: str, busy: float, rounds: int) -> str:
     lines = [
         "# Benchmarks of the page\n",
-        f"Written by `python -m benchmarks.browser`: one run of {rounds} rounds, medians, each round in a browser that",
-        f"was never there before. Chromium {chrome} without a GPU, service and browser on the same {os.cpu_count()}",
-        f"cores of {platform.machine()}, {busy:.0%} busy before; demo bundle, openvino {version('openvino')}.\n",
+        f"`make bench` writes this page. All figures are of one run of {rounds} rounds, and each round uses a new",
+        f"browser profile. Times are medians. Chromium {chrome} ran without a GPU. The browser and the service, with",
+        f"the demo bundle and openvino {version('openvino')}, shared {os.cpu_count()} cores of {platform.machine()},",
+        f"of which {busy:.0%} were in use before the run.\n",
         "| what | goal | " + " | ".join(found) + " |",
         "| --- | --- |" + " --- |" * len(found),
     ]
@@ -204,28 +205,28 @@ def _page(found: dict[str, Found], chrome: str, busy: float, rounds: int) -> str
     every = found.values()
     paints = [median(one.first_paint) for one in every]
     row("first contentful paint", f"≤ {FIRST_PAINT_MS} ms", [(f"{ms:.0f} ms", ms <= FIRST_PAINT_MS) for ms in paints])
-    dropped = "picture dropped → answer painted"
+    dropped = "from dropping a picture to the painted answer"
     row(
-        f"{dropped}, ÷ `POST /predict` by an HTTP client",
+        f"{dropped} ÷ `POST /predict` by an HTTP client",
         f"≤ {ANSWER_RATIO}",
         [_ratio(one.answered, one.client) for one in every],
     )
     row(
-        f"{dropped}, ÷ the least that a page does: send, write the label, wait for the frame",
+        f"{dropped} ÷ the least that any page must do: send, write the label, wait for the next frame",
         "",
         [(_ratio(one.answered, one.least)[0], True) for one in every],
     )
     for control, what in (("branch", "another branch"), ("target", "another class")):
         over = [median(one.changed_over[control]) for one in every]
         values = [(f"{ms:.0f} ms", ms <= CHANGE_MS) for ms in over]
-        row(f"{what} chosen → painted, over the request's own time", f"≤ {CHANGE_MS} ms", values)
+        row(f"from choosing {what} to its painted map, less the request's own time", f"≤ {CHANGE_MS} ms", values)
     for move in _MOVES:
         rates = [(one.fps(move), percentile(one.frames[move], 95)) for one in every]
         shown = [(f"{rate:.0f} (95 % of frames within {slow:.0f} ms)", rate >= FPS) for rate, slow in rates]
-        row(f"frames a second while it moves: {move}", f"≥ {FPS}", shown)
+        row(f"frames a second while moving {move}", f"≥ {FPS}", shown)
     lines.append(
-        "\nShowing the picture and laying out the page take their time from the same cores while the service works, and"
-        "\nthe answer waits for the next frame: for a small picture, that is a large part of the time."
+        "\nWhile the service works, the browser shows the picture and lays out the page on the same cores. The answer"
+        "\nthen waits for the next frame. For a small picture this is a large part of the time."
     )
     return "\n".join(lines) + "\n"
 

@@ -16,9 +16,9 @@ from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
 from app.explain.methods import METHODS
 from app.pictures.decode import Limits
-from app.predicting.explanation import Question
 from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
+from app.predicting.request import HeatmapRequest
 from benchmarks.client import Client
 from benchmarks.models import CLASS, Case, last_cnn_layer, prepared_picture, torch_model
 from benchmarks.turns import Runs
@@ -43,23 +43,27 @@ def fusionlens(case: Case) -> Runs:
     data = case.picture.read_bytes()
     upload = predictor.open(data)
 
-    def predicted(picture: Upload, explained: bool = False) -> Prediction:
-        prediction, _ = predictor.predict(picture, explained)
+    def predicted(picture: Upload, with_gradient: bool = False) -> Prediction:
+        prediction, _ = predictor.predict(picture, with_gradient)
         return prediction
 
     kept = predicted(upload)
 
     def explained() -> object:
-        prediction = predicted(upload, explained=True)
-        return prediction.logits, predictor.gradcam(prediction, Question(method=METHOD)).heatmap
+        prediction = predicted(upload, with_gradient=True)
+        return prediction.logits, predictor.explain_one(prediction, HeatmapRequest(method=METHOD)).heatmap
 
     def cnn_branch() -> object:
-        return predictor.gradcam(predicted(upload), Question("cnn", METHOD, bundle.manifest.classes[CLASS])).heatmap
+        return predictor.explain_one(
+            predicted(upload), HeatmapRequest(("cnn",), METHOD, bundle.manifest.classes[CLASS])
+        ).heatmap
 
     def further(method: str) -> Callable[[], object]:
         targets = [None] if METHODS[method].class_agnostic else bundle.manifest.classes
-        questions = cycle([Question(view, method, name) for view in predictor.views for name in targets])
-        return lambda: predictor.gradcam(kept, next(questions)).heatmap
+        questions = cycle(
+            [HeatmapRequest((view,), method, name) for view in predictor.capabilities.views for name in targets]
+        )
+        return lambda: predictor.explain_one(kept, next(questions)).heatmap
 
     return {
         EXPLAINED: explained,

@@ -1,6 +1,7 @@
 """`fit` against a plain timm and torch loop, in one run.
 
-python -m benchmarks.fit_speed [--rounds N] [--pictures N] writes docs/benchmarks-training.md and .json.
+python -m benchmarks.fit_speed [--rounds N] [--pictures N] writes docs/measured/benchmarks-training.md and .json.
+`python -m scripts.measured_pages` writes the page again from the JSON, without measuring.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from app.models.cnnswin import CNNViTFusion
-from app.pictures.decode import Limits, Needs, decode
+from app.pictures.decode import Limits, TargetSizes, decode
 from app.pictures.prepare import prepare
 from benchmarks.timing import Times, interleaved, median_ratio
 from training.data.draw import draw_dataset
@@ -34,14 +35,14 @@ from training.data.samples import Sample, read_samples
 from training.loading.augment import TwoViews
 from training.loop.fit import fit
 from training.loop.loss import Loss
-from training.loop.optim import optimizer
+from training.loop.optim import build_optimizer
 from training.loop.processes import Processes
-from training.loop.stages import enter
+from training.loop.stages import apply_stage
 from training.loop.update import Updater
 from training.recipe.config import PROGRESSIVE, Recipe, Stage
 from training.runs.run import build_model
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "measured"
 PACKAGES = ("fusionlens", "torch", "timm", "numpy", "opencv-python-headless")
 GOAL = 0.95
 CUDA = "cuda"
@@ -62,7 +63,9 @@ class PlainPictures(Dataset[tuple[Tensor, Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
         sample = self.samples[index]
-        image = torch.from_numpy(prepare(decode(sample.path.read_bytes(), Limits(), Needs(self.size)), self.size).image)
+        image = torch.from_numpy(
+            prepare(decode(sample.path.read_bytes(), Limits(), TargetSizes(self.size)), self.size).image
+        )
         return *self.views(image.permute(2, 0, 1), np.random.default_rng()), int(sample.label == "malignant")
 
 
@@ -126,9 +129,9 @@ def epochs(rounds: int, pictures: int, device: str) -> list[dict[str, float]]:
 def step_of(stage: Stage, device: str) -> Callable[[], object]:
     """An update of the default model in one stage, on a batch that is there already."""
     model = build_model(STEPS, 2).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    enter(model, stage, STEPS.batch_norm)
-    loss = Loss.of([0, 1], 2, STEPS.imbalance, STEPS.label_smoothing)
-    updater = Updater(model, optimizer(model, STEPS), loss, STEPS, Processes(0, 1, torch.device(device)))
+    apply_stage(model, stage, STEPS.batch_norm)
+    loss = Loss.from_labels([0, 1], 2, STEPS.imbalance, STEPS.label_smoothing)
+    updater = Updater(model, build_optimizer(model, STEPS), loss, STEPS, Processes(0, 1, torch.device(device)))
     view = torch.randint(0, 256, (STEPS.batch_size, 3, *STEPS.model.image_size), dtype=torch.uint8)
     labels = torch.arange(STEPS.batch_size) % 2
 
@@ -148,12 +151,13 @@ def page(measured: list[dict[str, float]], steps: dict[str, Times], pictures: in
     warmup, main = steps["warm-up step"], steps["main step"]
     return f"""# Benchmarks of training
 
-`make bench` wrote this page and `benchmarks-training.json`, which holds every round.
+`make bench` writes this page and [benchmarks-training.json](benchmarks-training.json), which holds every round.
 
-EfficientNet-B0 with Swin-Tiny, 224 × 224 px, batches of {WHOLE.batch_size}, {WHOLE.workers} loading process, drawn
-pictures. `fit` and a plain timm and torch loop train the same model with the same augmentations, MixUp, AdamW, clipping
-and average, all weights trainable; an epoch of about {pictures} pictures each in turn, {len(measured)} rounds after one
-that does not count. Ratios are medians of the ratios round by round.
+`fit` is compared with a plain loop of timm and torch. Both train EfficientNet-B0 with Swin-Tiny at 224 × 224 px in
+batches of {WHOLE.batch_size}, with {WHOLE.workers} loading process, on drawn pictures. All weights are trainable.
+Both use the same augmentations, MixUp, AdamW, gradient clipping and averaged weights. They take turns, an epoch of
+about {pictures} pictures each, for {len(measured)} rounds after one round of warm-up. A ratio is the median of the
+ratios of the single rounds.
 
 | | pictures/s |
 | --- | ---: |
@@ -161,9 +165,10 @@ that does not count. Ratios are medians of the ratios round by round.
 | plain loop | {plain_s:.2f} |
 | `fit` ÷ plain loop (goal ≥ {GOAL}: {"reached" if ratio >= GOAL else "missed"}) | {ratio:.3f} |
 
-`fit` waited for data {waiting:.1%} of the time.
+`fit` spent {waiting:.1%} of its time waiting for data.
 
-The recipe's two stages, one update of {STEPS.batch_size} pictures in each, in turn:
+The second table compares one update of {STEPS.batch_size} pictures in each of the two stages of the recipe
+`progressive`:
 
 | | median, ms |
 | --- | ---: |
@@ -171,7 +176,7 @@ The recipe's two stages, one update of {STEPS.batch_size} pictures in each, in t
 | main (the CNN's last 5 blocks train) | {main.median_ms:.0f} |
 | warm-up ÷ main | {median_ratio(warmup, main):.3f} |
 
-{", ".join(f"{name} {value}" for name, value in about.items())}.
+Measured on {about["date"]}: {", ".join(f"{name} {value}" for name, value in about.items() if name != "date")}.
 """
 
 
@@ -179,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fit_speed")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--pictures", type=int, default=64, help="in an epoch (default 64)")
-    parser.add_argument("--out", type=Path, default=DOCS, help="folder for the report (default docs/)")
+    parser.add_argument("--out", type=Path, default=DOCS, help="folder for the report (default docs/measured/)")
     args = parser.parse_args()
     device = CUDA if torch.cuda.is_available() else "cpu"
     measured = epochs(args.rounds, args.pictures, device)
@@ -190,11 +195,19 @@ def main() -> None:
     )
     about: dict[str, object] = {"date": date.today().isoformat(), "machine": machine}
     about |= {"Python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
-    text = page(measured, steps, args.pictures, about)
+    raw: dict[str, Any] = {"about": about, "pictures": args.pictures, "epochs": measured}
+    raw["steps_ms"] = {name: taken.rounds_ms for name, taken in steps.items()}
+    args.out.joinpath("benchmarks-training.json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    text = read_page(args.out)
+    (args.out / "benchmarks-training.md").write_text(text, encoding="utf-8")
     print(text)
-    args.out.joinpath("benchmarks-training.md").write_text(text)
-    raw = {"about": about, "epochs": measured, "steps_ms": {name: taken.rounds_ms for name, taken in steps.items()}}
-    args.out.joinpath("benchmarks-training.json").write_text(json.dumps(raw, indent=1) + "\n")
+
+
+def read_page(folder: Path) -> str:
+    """The page that `benchmarks-training.json` in `folder` gives."""
+    raw = json.loads(folder.joinpath("benchmarks-training.json").read_text(encoding="utf-8"))
+    steps = {name: Times(tuple(rounds_ms)) for name, rounds_ms in raw["steps_ms"].items()}
+    return page(raw["epochs"], steps, raw["pictures"], raw["about"])
 
 
 if __name__ == "__main__":

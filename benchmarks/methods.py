@@ -1,6 +1,7 @@
 """Every method's heatmap of a stored prediction over HTTP, against the same method of pytorch-grad-cam over HTTP.
 
-python -m benchmarks.methods writes docs/benchmarks-methods.md and docs/benchmarks-methods.json.
+python -m benchmarks.methods writes docs/measured/benchmarks-methods.md and docs/measured/benchmarks-methods.json.
+`python -m scripts.measured_pages` writes the page again from the JSON, without measuring.
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
-from app.explain.integrated import integrated
-from app.explain.merge import fuse
+from app.explain.integrated import integrated_gradients
+from app.explain.merge import merge_sum
 from app.pictures.decode import Limits
-from app.predicting.explanation import Question
 from app.predicting.predictor import Predictor
+from app.predicting.request import HeatmapRequest, TokenRequest
 from benchmarks.cases import demo_case, random_case
 from benchmarks.client import Client
 from benchmarks.goals import ratio
@@ -33,11 +35,25 @@ from benchmarks.startup import busy_share
 from benchmarks.timing import Times
 from benchmarks.turns import Group, Raced, Runs, take_turns
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "measured"
 GRADIENT_METHODS = ("gradcam", "gradcam++", "hirescam", "layercam", "xgradcam")
 HTTP_GOAL, INTEGRATED_GOAL = 1 / 20, 1.2
 TRUNK, FINE, TOKENS = "trunk", "integrated, fine detail", "token saliency"
 INTEGRATED, AS_SERVED = "integrated, 16 nodes", "integrated, as many nodes as it takes"
+HEAD = """# Benchmarks of the methods
+
+`make bench` writes this page and [benchmarks-methods.json](benchmarks-methods.json), which holds every single time. All
+contestants took turns in one run. Times are medians of {rounds} rounds on {machine}, of which {busy:.0%} were in use
+before the run, with {packages}.
+
+The first table of each model compares `GET /gradcam` with FastAPI and pytorch-grad-cam over HTTP, by the same method at
+the same layer of the CNN. FusionLens explains a stored prediction and answers with an overlay as PNG. The other server
+receives the picture again and answers with a 7 × 7 map. The brackets hold the quartiles of the ratio.
+
+The second table compares what costs more than one pass of the head with one pass of the trunk. The service starts
+`integrated` with 16 nodes. It takes 32 or 64 where the map of fewer nodes does not add up to the score's difference
+within a thousandth.
+"""
 
 
 def ours(address: str, picture: Path) -> Runs:
@@ -70,13 +86,13 @@ def in_process(case: Case) -> Runs:
     predictor = Predictor(bundle, load_engine(bundle, "openvino", cache=case.cache), Limits(), preview_side_px=1024)
     kept, _ = predictor.predict(predictor.open(case.picture.read_bytes()))
     stages = predictor.engine.token_stages
-    subject = predictor.subject(kept, predictor.answer(kept).label, None)
+    picture = predictor.attribution_input(kept, predictor.answer(kept).label, None)
     return {
         TRUNK: lambda: predictor.engine.encode(kept.upload.image[None]),
-        INTEGRATED: lambda: fuse(integrated(subject, (16,)).heatmaps),
-        AS_SERVED: lambda: predictor.gradcam(kept, Question(method="integrated")).heatmap,
-        FINE: lambda: predictor.gradcam(kept, Question(method="integrated", detail="fine")).heatmap,
-        TOKENS: lambda: predictor.tokens(kept, stages[0]).heatmap,
+        INTEGRATED: lambda: merge_sum(integrated_gradients(picture, (16,)).heatmaps),
+        AS_SERVED: lambda: predictor.explain_one(kept, HeatmapRequest(method="integrated")).heatmap,
+        FINE: lambda: predictor.explain_one(kept, HeatmapRequest(method="integrated", detail="fine")).heatmap,
+        TOKENS: lambda: predictor.explain_one(kept, TokenRequest(stages[0])).heatmap,
     }
 
 
@@ -91,20 +107,25 @@ def raced(case: Case, rounds: int) -> Raced:
         return take_turns(groups, rounds)
 
 
-def page(found: dict[str, dict[str, Times]], busy: float, rounds: int) -> str:
-    """The report, in Markdown."""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("openvino", "torch", "grad-cam", "fastapi"))
-    lines = [
-        "# Benchmarks of the methods\n",
-        f"Written by `python -m benchmarks.methods`: one run, all in turn, medians of {rounds} rounds,",
-        f"{os.cpu_count()} cores of {platform.machine()}, {busy:.0%} of them busy before. {packages}.\n",
-        "A stored prediction's overlay by `GET /gradcam` (CNN branch, PNG), against FastAPI with pytorch-grad-cam and",
-        "the same method and layer, which answers with a 7 × 7 map. In brackets the quartiles of the ratio.\n",
-    ]
+def about(busy: float, rounds: int) -> dict[str, object]:
+    """Where, how often and with what the figures were taken."""
+    packages = {name: version(name) for name in ("openvino", "torch", "grad-cam", "fastapi")}
+    return {
+        "machine": f"{os.cpu_count()} cores of {platform.machine()}",
+        "busy_before": round(busy, 2),
+        "rounds": rounds,
+        "versions": packages,
+    }
+
+
+def page(found: dict[str, dict[str, Times]], about: Mapping[str, Any]) -> str:
+    """The report, in Markdown. `about` is what the function of this name gives."""
+    packages = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    lines = [HEAD.format(busy=about["busy_before"], packages=packages, **about)]
     for model, times in found.items():
         lines += [
             f"## {model}\n",
-            "| method | ours, ms | pytorch-grad-cam, ms | ours ÷ theirs | goal |",
+            "| method | FusionLens, ms | pytorch-grad-cam, ms | FusionLens ÷ pytorch-grad-cam | goal |",
             "| --- | --: | --: | --- | --- |",
         ]
         for method in METHODS:
@@ -123,10 +144,6 @@ def page(found: dict[str, dict[str, Times]], busy: float, rounds: int) -> str:
                 f"| {name} | {times[name].median_ms:.1f} | {share.median_ms:.2f} ({low:.2f} to {high:.2f}) | {goal} |"
             )
         lines.append("")
-    lines.append(
-        "As served, `integrated` takes 16 nodes, and 32 or 64 where the map of fewer does not add up to the score's "
-        "difference within a thousandth."
-    )
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -141,16 +158,28 @@ def _reached(reached: bool, bound: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.methods")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--out", type=Path, default=DOCS, help="folder for the report (default docs/)")
+    parser.add_argument("--out", type=Path, default=DOCS, help="folder for the report (default docs/measured/)")
     args = parser.parse_args()
-    busy = busy_share()
+    facts = about(busy_share(), args.rounds)
     with tempfile.TemporaryDirectory() as folder:
         cases = [make(Path(folder)) for make in (random_case, demo_case)]
         found = {case.name: raced(case, args.rounds).times for case in cases}
-    (args.out / "benchmarks-methods.md").write_text(page(found, busy, args.rounds), encoding="utf-8")
-    document = {model: {name: one.rounds_ms for name, one in times.items()} for model, times in found.items()}
-    (args.out / "benchmarks-methods.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    print((args.out / "benchmarks-methods.md").read_text(encoding="utf-8"))
+    models = {model: {name: one.rounds_ms for name, one in times.items()} for model, times in found.items()}
+    raw = json.dumps({"about": facts, "models": models}, indent=1)
+    (args.out / "benchmarks-methods.json").write_text(raw + "\n", encoding="utf-8")
+    text = read_page(args.out)
+    (args.out / "benchmarks-methods.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def read_page(folder: Path) -> str:
+    """The page that `benchmarks-methods.json` in `folder` gives."""
+    raw = json.loads((folder / "benchmarks-methods.json").read_text(encoding="utf-8"))
+    found = {
+        model: {name: Times(tuple(rounds_ms)) for name, rounds_ms in times.items()}
+        for model, times in raw["models"].items()
+    }
+    return page(found, raw["about"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The report: docs/benchmarks.md, and docs/benchmarks.json with every single time."""
+"""The report: docs/measured/benchmarks.md, and docs/measured/benchmarks.json with every single time.
+
+`python -m scripts.measured_pages` writes the page again from the JSON, without measuring.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,16 @@ import os
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from benchmarks.contestants import COMPILED, EXPLAINED, OWN_CNN_MAP, THEIRS
+from pydantic import TypeAdapter
+
+from benchmarks.contestants import BARE_OPENVINO, COMPILED, EXPLAINED, OTHER_CAMS, OWN_CNN_MAP, THEIRS
 from benchmarks.goals import GOALS, MOST_INSTALLED_MB, Measured
 from benchmarks.load import Load
 from benchmarks.served import CLIENTS, Served
@@ -23,6 +29,19 @@ PACKAGES = (
     *("fusionlens", "openvino", "torch", "onnxruntime", "grad-cam", "captum", "torchcam", "litserve"),
     *("fastapi", "uvicorn", "numpy", "opencv-python-headless", "pillow"),
 )
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run: where it was measured, with which versions, and what was found of each model.
+
+    `busy_before` is the share of the cores in use before the run, `installed_mb` the size of a base installation.
+    """
+
+    about: Mapping[str, Any]
+    busy_before: float
+    installed_mb: float | None
+    models: Mapping[str, Measured]
 
 
 def about() -> dict[str, object]:
@@ -43,65 +62,113 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def write(measured: Mapping[str, Measured], installed_mb: float | None, busy: float, folder: Path) -> str:
-    """Write both files to `folder` and return the Markdown. `busy` is the part of the cores in use before the run."""
-    text = page(measured, installed_mb, busy)
-    folder.joinpath("benchmarks.md").write_text(text)
+def write(report: Report, folder: Path) -> str:
+    """Write both files to `folder` and return the Markdown."""
     raw = {
-        "about": about() | {"busy_before": busy},
-        "installed_mb": installed_mb,
-        "models": {name: asdict(of_model) for name, of_model in measured.items()},
+        "about": {**report.about, "busy_before": report.busy_before},
+        "installed_mb": report.installed_mb,
+        "models": {name: asdict(of_model) for name, of_model in report.models.items()},
     }
     lines = json.dumps(_rounded(raw), indent=1)
     # One list of numbers a line: there are thousands.
     lines = re.sub(r"\[\s+(-?[\d.][^\[\]{}\"]*?)\s+\]", lambda found: "".join(found[0].split()), lines)
-    folder.joinpath("benchmarks.json").write_text(lines + "\n")
+    folder.joinpath("benchmarks.json").write_text(lines + "\n", encoding="utf-8")
+    text = page(read(folder))  # of the rounded figures, so that the page can be written again from the JSON alone
+    folder.joinpath("benchmarks.md").write_text(text, encoding="utf-8")
     return text
 
 
-def page(measured: Mapping[str, Measured], installed_mb: float | None, busy: float) -> str:
+def read(folder: Path) -> Report:
+    """The run that `benchmarks.json` in `folder` holds."""
+    raw = json.loads(folder.joinpath("benchmarks.json").read_text(encoding="utf-8"))
+    facts = dict(raw["about"])
+    busy = facts.pop("busy_before")
+    return Report(facts, busy, raw["installed_mb"], TypeAdapter(dict[str, Measured]).validate_python(raw["models"]))
+
+
+def page(report: Report) -> str:
     """The whole report as Markdown."""
-    facts = about()
-    versions = ", ".join(f"{name} {number}" for name, number in facts.pop("versions").items())  # type: ignore[attr-defined]
+    facts, measured = dict(report.about), report.models
+    versions = ", ".join(f"{name} {number}" for name, number in facts.pop("versions").items())
     first = next(iter(measured.values()))
     rounds = len(first.times[EXPLAINED].rounds_ms)
     return "\n".join(
         [
-            HEAD.format(rounds=rounds, load_rounds=len(first.served.predicts), **_client(measured)),
-            f"{', '.join(str(fact) for fact in facts.values())}; {versions}.",
-            f"Before the run {busy:.0%} of the cores' time was in use.",
+            HEAD,
+            *_summary(measured),
             "",
             "## Goals",
             "",
-            *_goals(measured, installed_mb),
+            GOALS_HEAD,
+            *_goals(measured, report.installed_mb),
+            "",
+            METHOD.format(rounds=rounds, load_rounds=len(first.served.predicts), **_client(measured)),
+            f"Measured on {', '.join(str(fact) for fact in facts.values())}, with {versions}. "
+            f"Before the run, {report.busy_before:.1%} of the cores' time was in use.",
             "",
             *(line for name, of_model in measured.items() for line in _model(name, of_model)),
+            "## Plots",
             *(f"\n![{name}](benchmarks/{name}.png)" for name in ("latency", "throughput", "memory")),
             "",
         ]
     )
 
 
-HEAD = f"""# Benchmarks
+HEAD = """# Benchmarks
 
-`make bench` wrote this page, its plots and `benchmarks.json`, which holds every single time.
+`make bench` writes this page, its plots and [benchmarks.json](benchmarks.json), which holds every single time. All
+figures are of one run on one machine.
 
-One picture (drawn, 600 × 600 px JPEG), one run. **In process**, every contestant has a process of its own and they take
-turns, {{rounds}} rounds after 2 that do not count; at its turn each runs twice and the second time counts, the caches
-being warm. Ratios are medians of the ratios round by round, with quartiles. All compute in float32 with the same
-weights; before anything is timed, the forwards' logits and the CNN branch's map are compared. {THEIRS}, captum and
-torch-cam are asked for one map of one layer, the CNN's last, which is the least work; FusionLens gives the logits, both
-branches' maps and their sum. `torch.compile` has its default options. Each `GET /gradcam` asks for another opacity:
-the service would give what it gave before without computing it.
+## Summary
 
-**Over HTTP**, all servers stand side by side, each stopped (SIGSTOP) while another is loaded, since idle
-LitServe workers poll; they are loaded in turn, {{load_rounds}} rounds, never two at once, each
-after a warm-up. Each of {CLIENTS} clients sends its next request when it has its answer; the rate is all answers over
-the time to the last. The client is Python's `http.client` on kept-alive connections, in a process of its own; it took
-{{client_ms:.1f}} ms of a core a request, from the same cores. All are sent the same form with the same file. FusionLens
-answers `POST /gradcam?format=json`, a prediction with its fused heatmap; LitServe and FastAPI with {THEIRS} answer
-probabilities and a 7 × 7 map, LitServe bare probabilities alone. "2 × 1" is two workers of one thread.
+An *explained prediction* is one picture's class probabilities together with the Grad-CAM heatmap of the fused model.
+The rows below it say how many times as long the other libraries take on the same model and picture. They compute less:
+one map of one layer, the CNN's last; captum gives no probabilities with it. All of them receive the picture decoded. A
+ratio is the median of the ratios of the single rounds.
 """
+
+GOALS_HEAD = """\
+Every goal is a ratio with a bound. Small ratios are written as fractions, and the brackets hold the quartiles over the
+rounds. Goals that were not reached are marked.
+"""
+
+METHOD = f"""## How it was measured
+
+**In process.** The picture is drawn, a JPEG of 600 × 600 px. Every contestant runs in a process of its own. The
+contestants take turns for {{rounds}} rounds, after 2 rounds of warm-up. In its turn a contestant runs twice, and the
+second time counts, because by then the caches are warm. All compute in float32 with the same weights. Before anything
+is timed, the logits and the CNN branch's maps of all contestants are compared. FusionLens gives the logits, both
+branches' maps and their sum. `torch.compile` has its default options. Each `GET /gradcam` asks for another opacity,
+because the service returns a repeated answer without computing it again.
+
+**Over HTTP.** All servers run side by side. While one server is loaded, the others are stopped with SIGSTOP, because
+idle LitServe workers poll. The servers are loaded in turn, {{load_rounds}} rounds each, after a warm-up. Each of
+{CLIENTS} clients sends its next request when it has its answer. The rate is the number of answers divided by the time
+to the last answer. The client is Python's `http.client` on kept-alive connections, in a process of its own; it took
+{{client_ms:.1f}} ms of processor time a request, from the same cores. All servers receive the same form with the same
+file. FusionLens answers `POST /gradcam?format=json&method=gradcam`, a prediction with its fused heatmap. LitServe and
+FastAPI with {THEIRS} answer probabilities and a 7 × 7 map. Bare LitServe answers probabilities alone. "2 × 1" means two
+workers with one thread each.
+"""
+
+
+def _summary(measured: Mapping[str, Measured]) -> list[str]:
+    """What an explained prediction takes, and how many times as long the others take."""
+    lines = [f"| | {' | '.join(measured)} |", f"| --- |{' ---: |' * len(measured)}"]
+    own = [f"{m.times[EXPLAINED].median_ms:.0f} ms" for m in measured.values()]
+    lines.append(f"| FusionLens, explained prediction | {' | '.join(own)} |")
+    for name in (*OTHER_CAMS, BARE_OPENVINO):
+        if all(name in m.times for m in measured.values()):
+            medians = [m.times[name].median_ms for m in measured.values()]
+            ratios = [_times_as_long(m, name) for m in measured.values()]
+            cells = [f"{ratio:.2f}\u00a0× ({ms:.0f}\u00a0ms)" for ratio, ms in zip(ratios, medians, strict=True)]
+            what = "bare OpenVINO forward pass, no explanation" if name == BARE_OPENVINO else f"{name}, one map"
+            lines.append(f"| {what} | {' | '.join(cells)} |")
+    return lines
+
+
+def _times_as_long(measured: Measured, contestant: str) -> float:
+    return median_ratio(measured.times[contestant], measured.times[EXPLAINED])
 
 
 def _goals(measured: Mapping[str, Measured], installed_mb: float | None) -> list[str]:
@@ -120,13 +187,14 @@ def _verdict(reached: bool) -> str:
 
 
 def _model(name: str, measured: Measured) -> list[str]:
-    lines = [f"## {name}", "", f"| one picture | median, ms | quartiles, ms | ÷ {THEIRS} |"]
-    lines.append("| --- | ---: | ---: | ---: |")
+    lines = [f"## {name}", "", f"| one picture | median, ms | quartiles, ms | ÷ {THEIRS} | ÷ {EXPLAINED} |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
     for contestant, times in measured.times.items():
         if contestant != OWN_CNN_MAP:
-            lines.append(f"| {contestant} | {_spread(times)} | {median_ratio(times, measured.times[THEIRS]):.3f} |")
+            ratios = f"{median_ratio(times, measured.times[THEIRS]):.3f} | {_times_as_long(measured, contestant):.2f}"
+            lines.append(f"| {contestant} | {_spread(times)} | {ratios} |")
     if COMPILED not in measured.times:
-        lines.append(f"| **{COMPILED} could not be timed: this machine has no C++ compiler (g++)** | | | |")
+        lines.append(f"| **{COMPILED} could not be timed: this machine has no C++ compiler (g++)** | | | | |")
     return [*lines, "", *_under_load(measured.served), "", *_sentences(measured), ""]
 
 
@@ -145,11 +213,14 @@ def _sentences(measured: Measured) -> list[str]:
     starts = " and ".join(f"{times.median_ms / 1e3:.2f} s with {engine}" for engine, times in measured.starts.items())
     off = ", ".join(f"{name} {share:.0e}" for name, share in measured.off.items())
     return [
-        f"While {CLIENTS} clients posted to `/predict` (p50 {watched.at(50):.0f} ms), `GET /gradcam` of a stored "
-        f"prediction took {seen.median_ms:.0f} ms (median of {len(seen.rounds_ms)}). `python -m app predict PICTURE "
-        f"--gradcam OUT` took {starts}, from process start to its end (medians of {_count(measured)}).",
+        f"While {CLIENTS} clients posted to `/predict` with a median latency of {watched.at(50):.0f} ms, "
+        f"`GET /gradcam` of a stored prediction took {seen.median_ms:.0f} ms (median of {len(seen.rounds_ms)}).",
         "",
-        f"Differences as a share of the largest value: {off} (captum's map from FusionLens's, logits from torch's).",
+        f"`fusionlens predict PICTURE --gradcam OUT` took {starts}, from the start of the process to its end (medians "
+        f"of {_count(measured)}).",
+        "",
+        f"Largest differences between contestants, as a share of the largest value: {off}. captum's is between its map "
+        "and that of FusionLens, the others are between their logits and those of torch.",
     ]
 
 
@@ -175,7 +246,7 @@ def _client(measured: Mapping[str, Measured]) -> dict[str, float]:
 
 def _rounded(value: object) -> object:
     if isinstance(value, float):
-        return round(value, 3)
+        return round(value, 3) if abs(value) >= 1 else float(f"{value:.3g}")
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

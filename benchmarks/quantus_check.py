@@ -27,15 +27,15 @@ from app.engines.load import load_engine
 from app.errors import FusionLensError
 from app.explain.fine import shifted
 from app.pictures.decode import Limits
-from app.predicting.explanation import Question
 from app.predicting.predictor import Predictor
+from app.predicting.request import HeatmapRequest
 from benchmarks import quantus_figures as theirs
 from training.data.samples import DataError, Sample
-from training.evaluation.evaluate import chosen_samples
+from training.evaluation.evaluate import samples_of_split
 from training.heatmaps import faithfulness as ours
-from training.heatmaps.explain_pictures import BLUR, open_picture, probability_of
 from training.heatmaps.faithfulness import Heatmap, Image
 from training.heatmaps.imputation import NOISE, impute
+from training.heatmaps.measure import BLUR_SIGMA_SHARE, open_picture, probability_of
 
 METHODS = ("gradcam", "hirescam", "integrated")
 SEED, SHIFT_PX = 0, 8
@@ -82,8 +82,8 @@ def compared(predictor: Predictor, probability: theirs.Probability, sample: Samp
     target = predictor.answer(predictions[0]).label
     label, score = predictor.bundle.manifest.classes.index(target), probability_of(predictor, upload, target)
     for method in METHODS:
-        question = Question(method=method, target=target)
-        grids = (predictor.gradcam(prediction, question).heatmap for prediction in predictions)
+        question = HeatmapRequest(method=method, target=target)
+        grids = (predictor.explain_one(prediction, question).heatmap for prediction in predictions)
         heatmap, of_moved = (ours.enlarge(grid, image.shape[:2]) for grid in grids)
         asked = score, probability, label, image, heatmap
         yield (
@@ -94,7 +94,7 @@ def compared(predictor: Predictor, probability: theirs.Probability, sample: Samp
 def _exchanges(
     score: ours.Score, probability: theirs.Probability, label: int, image: Image, heatmap: Heatmap
 ) -> Figures:
-    grey, blur = ours.mean_colour(image), ours.blurred(image, BLUR * min(image.shape[:2]))
+    grey, blur = ours.mean_colour(image), ours.blurred(image, BLUR_SIGMA_SHARE * min(image.shape[:2]))
     ranks, steps = theirs.without_ties(heatmap), theirs.dividing_steps(heatmap.size)
     curve = partial(theirs.exchange_curve, probability, label, steps=steps)
     deleted, inserted, tied = curve(image, grey, ranks), curve(blur, image, ranks), curve(image, grey, heatmap)
@@ -182,7 +182,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore", module="quantus")  # of settings that are meant here
     try:
-        bundle, samples = read_bundle(args.bundle), chosen_samples(args.data, None)
+        bundle, samples = read_bundle(args.bundle), samples_of_split(args.data, None)
         predictor = Predictor(bundle, load_engine(bundle, "torch"), Limits(), 160)
         drawn = np.random.default_rng(SEED).permutation(len(samples))[: max(args.pictures, 0)]
         probability = theirs.Probability(bundle).eval()

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from app.bundles.reader import Bundle
 from app.engines.torch import load_model
-from app.models.feature_maps import FeatureMaps
 from training.heatmaps.faithfulness import ROAD_FRACTIONS, STEPS, Heatmap, Image
 from training.heatmaps.imputation import impute
 
@@ -35,7 +34,7 @@ class Probability(nn.Module):
     def forward(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n k"]:
         levels = (pictures * 255).round().clamp(0, 255).contiguous(memory_format=torch.channels_last)
         # The predictor rounds maps to fp16 before the head.
-        maps = FeatureMaps(**{branch: m.half().float() for branch, m in self.model.encode(levels / 255).items()})
+        maps = self.model.encode(levels / 255).map(lambda feature_map: feature_map.half().float())
         answer = torch.softmax(self.model.classify(maps)[0].double() / self.temperature, dim=1)
         self.answers.append(answer.numpy())
         return answer

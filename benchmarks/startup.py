@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def start_times(case: Case, rounds: int) -> dict[str, Times]:
-    """`python -m app predict PICTURE --gradcam OUT` with each engine in turn, from process start to its end.
+    """`fusionlens predict PICTURE --gradcam OUT` with each engine in turn, from process start to its end.
 
     The rounds that do not count leave the compiled graphs in the cache and the modules compiled.
     """

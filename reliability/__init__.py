@@ -1,1 +1,1 @@
-"""What the service withstands, measured: python -m reliability writes docs/reliability.md."""
+"""What the service withstands, measured: python -m reliability writes docs/measured/reliability.md."""

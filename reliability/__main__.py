@@ -1,4 +1,4 @@
-"""Everything under fire: python -m reliability [PART…], in a network of its own; writes docs/reliability.md.
+"""Everything under fire: python -m reliability [PART…], in a network of its own; writes docs/measured/reliability.md.
 
 Needs root (for the network), redis-server and faketime; nothing leaves this machine. --quick runs each part for
 seconds, to see that it works, and writes nothing.
@@ -97,7 +97,9 @@ def _restarts(given: Given) -> Iterable[Row]:
     rolled = fleet.rolling_restart(given.tiny, given.picture, given.folder(), count)
     yield results.of_fleet(rolled, f"{count} requests, replicas restarted in turn by SIGTERM", 0)
     killed = fleet.killed(given.tiny, given.picture, given.folder(), count)
-    yield results.of_fleet(killed, f"{count} requests, one of three replicas killed by SIGKILL, new after 5 s", 2)
+    yield results.of_fleet(
+        killed, f"{count} requests, one of three replicas killed by SIGKILL and started again after 5 s", 2
+    )
 
 
 def _swaps(given: Given) -> Iterable[Row]:
@@ -121,10 +123,10 @@ def _soak(given: Given) -> Iterable[Row]:
 PARTS: dict[str, tuple[str, Callable[[Given], Iterable[Row]]]] = {
     "uploads": ("Hostile uploads", _uploads),
     "overload": ("Overload", _overload),
-    "restarts": ("Restarts and losses behind the proxy", _restarts),
-    "swaps": ("New bundles while serving", _swaps),
-    "faults": ("What breaks beside the service", _faults),
-    "soak": ("A long time", _soak),
+    "restarts": ("Restarted and killed replicas", _restarts),
+    "swaps": ("Replacing the bundle under load", _swaps),
+    "faults": ("Failures outside the service", _faults),
+    "soak": ("Soak test", _soak),
 }
 
 if __name__ == "__main__":

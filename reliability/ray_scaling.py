@@ -60,7 +60,7 @@ class Scaling:
     """Phases that take turns, of which those count, for each contestant, in which others wanted least of the machine.
 
     `ray_one` and `ray_two` are replicas with a core each, and all else on both cores; `ray_one_core` is one replica
-    with proxy, clients and all on one core; `plain_one` is python -m app serve on one core, `plain_two` on both.
+    with proxy, clients and all on one core; `plain_one` is fusionlens serve on one core, `plain_two` on both.
     """
 
     phases: dict[str, list[Phase]]

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from app.api.problems import MEDIA_TYPE, TABLE
+from app.api.problems import MEDIA_TYPE, PROBLEMS
 from app.pictures.decode import Limits
 from benchmarks.timing import percentile
 from reliability.hostile import Hostile, hostile_uploads, saved, scene
@@ -36,7 +36,7 @@ from reliability.hostile import Hostile, hostile_uploads, saved, scene
 ROUND, ALONE, TIMEOUT_S = 100, 25, 30.0
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"BM")
-STATUS_OF = {name: status for status, name in TABLE.values()}
+STATUS_OF = {name: status for status, name in PROBLEMS.values()}
 INNER = re.compile(r"Traceback|File \"|\.py\b|site-packages|PIL\.|0x[0-9a-f]{6}|object at|Error\b")
 # All that Pillow raises on a file that it cannot decode.
 UNREADABLE = (

@@ -1,4 +1,4 @@
-"""Pictures of the page for the documentation: `python -m scripts.screenshots` writes docs/page/."""
+"""Pictures of the page for the documentation: `python -m scripts.screenshots` writes docs/images/page/."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.support.served_process import ROOT, environment, serving
 from tests.support.visit import Visit, launch
 
-OUT = ROOT / "docs" / "page"
+OUT = ROOT / "docs" / "images" / "page"
 RAGGED = ROOT / "app" / "web" / "examples" / "ragged.webp"
 SIZE = {"width": 1240, "height": 860}
 
@@ -41,8 +41,7 @@ def take(browser: Browser, address: str) -> None:
     write(visit, "branches")
     visit.page.emulate_media(color_scheme="dark")
     visit.view("tokens")
-    visit.page.locator("[data-cell='16']").hover()
-    visit.settle()
+    visit.point(16)
     write(visit, "tokens")
     visit.page.emulate_media(color_scheme="light")
     visit.view("evidence")

@@ -1,4 +1,4 @@
-"""Write the table of settings into docs/deployment.md: python -m scripts.settings_table."""
+"""Write the table of settings into docs/reference/settings.md: python -m scripts.settings_table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from app.settings import Settings
 
-PAGE = Path(__file__).parents[1] / "docs" / "deployment.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "reference" / "settings.md"
 BEGIN, END = "<!-- settings: `make openapi` writes this table -->\n", "<!-- end of settings -->"
 
 
@@ -31,6 +32,8 @@ def settings_table() -> str:
 def _shown(default: Any) -> str:
     if default == ():
         return "`[]`"
+    if isinstance(default, Path):  # one that comes with the project, wherever that lies
+        return f"`{default.relative_to(ROOT)}`"
     return f"`{str(default).lower() if isinstance(default, bool) else re.sub(r'000000$', '_000_000', str(default))}`"
 
 

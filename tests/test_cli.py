@@ -102,7 +102,7 @@ def test_a_picture_that_cannot_be_read_does_not_keep_the_others_from_their_answe
     ("options", "sentence"),
     [
         (["--gradcam", "overlay.png", "--target", "cat"], "Unknown class 'cat': choose one of"),
-        (["--target", "cat"], "give --gradcam OUT.png too"),
+        (["--target", "cat"], "give --explain OUT.png too"),
         (["other.jpg", "--gradcam", "overlay.png"], "give one picture"),
         (["--gradcam", "absent/overlay.png"], "absent/overlay.png"),
     ],

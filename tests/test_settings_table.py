@@ -1,4 +1,4 @@
-"""The table of settings in docs/deployment.md is the code's."""
+"""The table of settings in docs/reference/settings.md is the code's."""
 
 from __future__ import annotations
 

@@ -56,6 +56,7 @@ def test_the_wheel_holds_the_packages_the_page_the_recipes_and_nothing_else(
     metadata = {name for name in names if ".dist-info/" in name}
     assert set(names) - metadata == {name for name in project_files if name.startswith(PACKED)}
     assert {"app/__main__.py", "app/web/index.html", "training/recipe/demo.yaml"} <= set(names)
+    assert {"app/py.typed", "training/py.typed"} <= set(names)
     assert any(name.endswith("/licenses/LICENSE") for name in metadata)
 
 
@@ -84,7 +85,7 @@ def test_the_installed_wheel_brings_the_demo_bundle(installed: Path, tmp_path: P
     assert (bundle / "manifest.json").is_file(), "the wheel holds no weights/demo"
     picture = tmp_path / "picture.png"
     Image.effect_noise((90, 60), 80).convert("RGB").save(picture)
-    answer = run([sys.executable, "-m", "app", "predict", picture.name], tmp_path, environment(installed))
+    answer = run([str(installed / "bin" / "fusionlens"), "predict", picture.name], tmp_path, environment(installed))
     assert answer.split()[:2] in (["picture.png:", "benign"], ["picture.png:", "malignant"])
 
 

@@ -52,7 +52,7 @@ def started_with(code: str, folder: Path, **settings: str) -> dict[str, str]:
 
 
 def app(env: dict[str, str], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`python -m app` with these arguments."""
+    """The command fusionlens with these arguments."""
     return subprocess.run(
         [sys.executable, "-m", "app", *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=120
     )
@@ -96,7 +96,7 @@ def test_where_torch_is_not_installed_a_bundle_without_graphs_is_refused_with_th
     )
     assert (checked.returncode, checked.stdout) == (1, "")
     assert checked.stderr == (
-        f"fusionlens: The bundle {without_graphs} has no compiled graphs: make them with python -m training compile "
+        f"fusionlens: The bundle {without_graphs} has no compiled graphs: make them with fusionlens-train compile "
         "BUNDLE OUT (pip install 'fusionlens[train]'), or serve it with torch (pip install 'fusionlens[torch]', "
         "FUSIONLENS_ENGINE=torch).\n"
     )
@@ -106,6 +106,15 @@ def test_where_torch_is_not_installed_the_torch_engine_says_what_to_install(tiny
     checked = app(started_with(NO_TORCH, tmp_path, FUSIONLENS_ENGINE="torch"), tmp_path, "check", str(tiny_bundle))
     sentence = "fusionlens: The torch engine needs torch and timm: pip install 'fusionlens[torch]'.\n"
     assert (checked.returncode, checked.stdout, checked.stderr) == (1, "", sentence)
+
+
+def test_where_torch_is_not_installed_the_training_command_says_what_to_install(tmp_path: Path) -> None:
+    command, env = [sys.executable, "-m", "training", "plan", "smoke"], started_with(NO_TORCH, tmp_path)
+    planned = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert (planned.returncode, planned.stdout) == (1, "")
+    (sentence,) = planned.stderr.splitlines()
+    assert sentence.startswith("fusionlens-train: No module named ")
+    assert sentence.endswith("Training needs pip install 'fusionlens[train]'.")
 
 
 def test_where_torch_is_installed_a_bundle_without_graphs_is_served_with_it(

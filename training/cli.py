@@ -1,6 +1,6 @@
-"""Command line: python -m training COMMAND.
+"""The command line of `fusionlens-train`.
 
-Commands are plan, fit, evaluate, explain-eval, localisation, shuffled-labels, export, compile, ablate, doctor and
+Its commands are plan, fit, evaluate, explain-eval, localisation, shuffled-labels, export, compile, ablate, doctor and
 draw-data.
 """
 
@@ -20,12 +20,14 @@ from training.data.draw import draw_dataset
 from training.data.samples import SPLITS, DataError, read_samples
 from training.evaluation.ablate import ablate
 from training.evaluation.evaluate import evaluate
-from training.export.export import CHECKED, ExportError, compile_bundle, export, load_card
+from training.export.export import CHECKED_PICTURES, ExportError, compile_bundle, export, load_card
 from training.export.graphs import GraphError
-from training.heatmaps.explain_eval import PICTURES, explain_eval
-from training.heatmaps.localisation import localisation
-from training.heatmaps.shuffled_labels import EPOCHS, shuffled_labels
-from training.heatmaps.shuffled_labels import PICTURES as EXPLAINED
+from training.heatmaps.evaluate import DEFAULT_PICTURES as HEATMAP_PICTURES
+from training.heatmaps.evaluate import evaluate_heatmaps
+from training.heatmaps.localisation import measure_localisation
+from training.heatmaps.shuffled_labels import DEFAULT_EPOCHS as SHUFFLED_EPOCHS
+from training.heatmaps.shuffled_labels import DEFAULT_PICTURES as SHUFFLED_PICTURES
+from training.heatmaps.shuffled_labels import compare_shuffled_labels
 from training.loop.fit import TrainingError, fit
 from training.loop.plan import plan
 from training.loop.pretrained import WeightsError
@@ -33,126 +35,164 @@ from training.recipe.config import RecipeError, load_recipe, shipped_recipes
 from training.runs.run import RunError
 from training.runs.tracking import TRACKERS, TrackingError
 
-MISTAKES = (
+EXPECTED_ERRORS = (
     *(FusionLensError, RecipeError, DataError, ExportError, GraphError, WeightsError, RunError),
     *(TrainingError, TrackingError, OSError),
 )
-DATA_HELP = "a CSV (path,label[,group,split,mask]), a folder with labels.csv, or a folder of classes"
+DATA_HELP = "CSV file (path,label[,group,split,mask]), folder with labels.csv, or folder of classes"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return the exit status: 0, or 1 with a sentence on standard error."""
-    args = _parser().parse_args(arguments)
+def main(arguments: list[str] | None = None, program: str = "fusionlens-train") -> int:
+    """Run one command, and return its exit status: 0, or 1 with a sentence on standard error.
+
+    `program` is the name of the command in its usage.
+    """
+    args = _parser(program).parse_args(arguments)
     try:
         return int(args.run(args))
-    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except MISTAKES as error:
-        print(f"training: {error}", file=sys.stderr)
+    except EXPECTED_ERRORS as error:
+        print(f"fusionlens-train: {error}", file=sys.stderr)
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training", description="Train and export fusion classifiers.")
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description="Train, evaluate and export fusion classifiers.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = _command(commands, "plan", _plan, "show what a recipe does, without data", "plan progressive")
+    command = _command(commands, "plan", _plan, "describe the run of a recipe, without data", "plan progressive")
     _add_recipe(command)
     command.add_argument("--classes", type=int, default=2, help="number of classes (default 2)")
-    command.add_argument("--pictures", type=int, help="number of training pictures, to count updates")
+    command.add_argument("--pictures", type=int, help="number of training pictures, to count the updates")
 
-    command = _command(commands, "fit", _fit, "train a recipe", "fit progressive --data data/skin --out runs/mine")
+    command = _command(
+        commands, "fit", _fit, "train a model by a recipe", "fit progressive --data data/skin --out runs/mine"
+    )
     _add_recipe(command)
     command.add_argument("--data", type=Path, required=True, help=DATA_HELP)
-    command.add_argument("--out", type=Path, required=True, help="the run's folder; new, or with --resume an old one")
-    command.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
-    command.add_argument("--track", action="append", default=[], choices=TRACKERS, help="also log there; repeatable")
+    command.add_argument(
+        "--out", type=Path, required=True, help="folder of the run: a new one, or with --resume an existing one"
+    )
+    command.add_argument("--resume", action="store_true", help="continue the run from its newest checkpoint")
+    command.add_argument(
+        "--track", action="append", default=[], choices=TRACKERS, help="also log to this tracker; repeatable"
+    )
 
-    command = _command(commands, "evaluate", _evaluate, "figures of a bundle", "evaluate bundles/mine data/skin")
+    command = _command(
+        commands, "evaluate", _evaluate, "evaluate a bundle on labelled pictures", "evaluate bundles/mine data/skin"
+    )
     _add_evaluated(command, "evaluation.json and report.html")
 
     _add_explanations(commands)
 
     example = "export runs/mine bundles/mine --card card.yaml"
-    command = _command(commands, "export", _export, "write a finished run as a bundle", example)
-    command.add_argument("train_run", type=Path, metavar="RUN", help="folder that fit wrote")
+    command = _command(commands, "export", _export, "export a finished run as a bundle", example)
+    command.add_argument("train_run", type=Path, metavar="RUN", help="folder of a run, written by fit")
     command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write; must be new or empty")
-    card_help = "YAML with name, version, licence, data, notes, and of two classes the positive one"
+    card_help = "YAML file with name, version, licence, data, notes and, for two classes, the positive class"
     command.add_argument("--card", type=Path, help=card_help)
 
     example = "compile weights/demo bundles/demo --data data/skin"
-    command = _command(commands, "compile", _compile, "make a bundle's graphs anew", example)
+    command = _command(commands, "compile", _compile, "copy a bundle with new graphs", example)
     command.add_argument("source", type=Path, metavar="BUNDLE", help="folder of a bundle")
     command.add_argument("bundle", type=Path, metavar="OUT", help="folder to write; must be new or empty")
-    command.add_argument("--data", type=Path, help=f"also check on {CHECKED} of these pictures: {DATA_HELP}")
+    command.add_argument(
+        "--data", type=Path, help=f"check the graphs on {CHECKED_PICTURES} of these pictures too: {DATA_HELP}"
+    )
 
     example = "ablate smoke --data data/drawn --out runs/ablation --seeds 3 --variants concat,cross_attention"
-    command = _command(commands, "ablate", _ablate, "compare fusions, trained alike with several seeds", example)
+    command = _command(commands, "ablate", _ablate, "train and compare fusions with several seeds", example)
     _add_recipe(command)
     command.add_argument("--data", type=Path, required=True, help=DATA_HELP)
-    command.add_argument("--out", type=Path, required=True, help="folder for the runs and the result; goes on if begun")
-    command.add_argument("--seeds", type=int, default=3, help="runs of each variant (default 3)")
+    command.add_argument(
+        "--out", type=Path, required=True, help="folder for runs and results; an existing one is continued"
+    )
+    command.add_argument("--seeds", type=int, default=3, help="number of runs of each variant (default 3)")
     variants = ",".join(FUSIONS)
-    command.add_argument("--variants", default=variants, help=f"cross_attention and others (default {variants})")
+    command.add_argument(
+        "--variants", default=variants, help=f"cross_attention and at least one other variant (default {variants})"
+    )
 
-    command = _command(commands, "doctor", _doctor, "examine data; exit 1 with findings", "doctor data/skin")
+    command = _command(
+        commands, "doctor", _doctor, "check a data set; exit with 1 if there are findings", "doctor data/skin"
+    )
     command.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
 
-    command = _command(commands, "draw-data", _draw, "draw a small labelled set", "draw-data data/drawn --count 64")
+    command = _command(
+        commands, "draw-data", _draw, "draw a small synthetic data set", "draw-data data/drawn --count 64"
+    )
     command.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    command.add_argument("--count", type=int, default=64, help="pictures in all (default 64)")
-    command.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures (default 0)")
+    command.add_argument("--count", type=int, default=64, help="number of pictures (default 64)")
+    command.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the random numbers; the same seed draws the same pictures (default 0)",
+    )
     return parser
 
 
 def _add_explanations(commands: Any) -> None:
-    """What is measured of heatmaps."""
+    """Add the commands that evaluate heatmaps."""
     example = "explain-eval bundles/mine data/skin --pictures 50"
-    command = _command(commands, "explain-eval", _explain_eval, "how far each heatmap can be believed", example)
+    command = _command(
+        commands,
+        "explain-eval",
+        _explain_eval,
+        "measure the faithfulness, localisation and stability of heatmaps",
+        example,
+    )
     _add_evaluated(command, "explanations.json and explanations.html")
-    pictures_help = f"so many, drawn by chance; each takes about half a minute on two cores (default {PICTURES})"
-    command.add_argument("--pictures", type=int, default=PICTURES, help=pictures_help)
+    pictures_help = f"size of the random sample, at half a minute per picture on two cores (default {HEATMAP_PICTURES})"
+    command.add_argument("--pictures", type=int, default=HEATMAP_PICTURES, help=pictures_help)
 
     example = "localisation bundles/mine data/skin"
-    help_text = "how much of each heatmap lies in the masks, on the model's grid and in fine detail"
+    help_text = "measure how much of each heatmap lies in the masks, on the model's grid and in fine detail"
     command = _command(commands, "localisation", _localisation, help_text, example)
     _add_evaluated(command, "localisation.json")
 
     example = "shuffled-labels bundles/mine data/skin --out shuffled.json"
-    help_text = "whether heatmaps notice that a head was trained on shuffled labels"
+    help_text = "test whether heatmaps change if the head is trained on shuffled labels"
     command = _command(commands, "shuffled-labels", _shuffled_labels, help_text, example)
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that export wrote")
-    command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, with train and val, or a run")
-    command.add_argument("--epochs", type=int, default=EPOCHS, help=f"of training each head (default {EPOCHS})")
-    pictures_help = f"so many of val are explained, drawn by chance (default {EXPLAINED})"
-    command.add_argument("--pictures", type=int, default=EXPLAINED, help=pictures_help)
-    seed_help = "of draws, shuffling and first weights: the figures of one seed are of three heads alone (default 0)"
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of a bundle")
+    command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, with train and val; or a run's folder")
+    command.add_argument(
+        "--epochs",
+        type=int,
+        default=SHUFFLED_EPOCHS,
+        help=f"epochs of training for each head (default {SHUFFLED_EPOCHS})",
+    )
+    pictures_help = f"size of the random sample of val that is explained (default {SHUFFLED_PICTURES})"
+    command.add_argument("--pictures", type=int, default=SHUFFLED_PICTURES, help=pictures_help)
+    seed_help = "seed of sample, shuffling and initial weights; results of one seed are of three heads only (default 0)"
     command.add_argument("--seed", type=int, default=0, help=seed_help)
-    command.add_argument("--out", type=Path, help="JSON file for all figures, which is replaced")
+    command.add_argument("--out", type=Path, help="JSON file for the results, which is replaced")
 
 
 def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(
-        name, help=help_text, description=help_text, epilog=f"example: python -m training {example}"
+        name, help=help_text, description=help_text, epilog=f"example: fusionlens-train {example}"
     )
     command.set_defaults(run=run)
     return command
 
 
 def _add_recipe(command: argparse.ArgumentParser) -> None:
-    recipe_help = f"a YAML file, or a shipped recipe: {', '.join(shipped_recipes())}"
+    recipe_help = f"YAML file, or a shipped recipe: {', '.join(shipped_recipes())}"
     command.add_argument("recipe", metavar="RECIPE", help=recipe_help)
     command.add_argument(
         *("--set", "-s"), dest="changes", metavar="KEY=VALUE", action="append", default=[],
-        help="change one key, such as stages.1.epochs=20; repeatable",
+        help="set one key of the recipe, such as stages.1.epochs=20; repeatable",
     )  # fmt: skip
 
 
 def _add_evaluated(command: argparse.ArgumentParser, files: str) -> None:
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder that export wrote")
-    command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, or a run, for the split made for it")
-    command.add_argument("--split", choices=SPLITS, help="default: val if the data is split, else everything")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of a bundle")
+    data_help = f"{DATA_HELP}; or a run's folder, for the split of that run"
+    command.add_argument("data", type=Path, metavar="DATA", help=data_help)
+    command.add_argument("--split", choices=SPLITS, help="default: val if the data has splits, else all pictures")
     out_help = f"folder for {files}, which are replaced (default: evaluation)"
     command.add_argument("--out", type=Path, default=Path("evaluation"), help=out_help)
 
@@ -164,7 +204,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _fit(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.changes)
-    fit(recipe, args.data, args.out, _say, resume=args.resume, track=args.track)
+    fit(recipe, args.data, args.out, _report, resume=args.resume, track=args.track)
     return 0
 
 
@@ -174,13 +214,13 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _explain_eval(args: argparse.Namespace) -> int:
-    print(explain_eval(args.bundle, args.data, args.split, args.pictures, args.out).text())
+    print(evaluate_heatmaps(args.bundle, args.data, args.split, args.pictures, args.out).text())
     return 0
 
 
 def _localisation(args: argparse.Namespace) -> int:
-    args.out.mkdir(parents=True, exist_ok=True)  # a place that cannot be made shows before the long part
-    result = localisation(args.bundle, args.data, args.split)
+    args.out.mkdir(parents=True, exist_ok=True)  # now, so that a folder that cannot be made fails before the long part
+    result = measure_localisation(args.bundle, args.data, args.split)
     print(result.text())
     document = json.dumps(result.document(), indent=1, allow_nan=False)
     (args.out / "localisation.json").write_text(document + "\n", encoding="utf-8")
@@ -188,9 +228,9 @@ def _localisation(args: argparse.Namespace) -> int:
 
 
 def _shuffled_labels(args: argparse.Namespace) -> int:
-    if args.out is not None:  # before the long part, so that a place that cannot be made shows now
+    if args.out is not None:  # now, so that a folder that cannot be made fails before the long part
         args.out.parent.mkdir(parents=True, exist_ok=True)
-    result = shuffled_labels(args.bundle, args.data, args.epochs, args.pictures, args.seed)
+    result = compare_shuffled_labels(args.bundle, args.data, args.epochs, args.pictures, args.seed)
     print(result.text())
     if args.out is not None:
         document = json.dumps(result.document(), indent=1, ensure_ascii=False, allow_nan=False)
@@ -201,21 +241,23 @@ def _shuffled_labels(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     bundle = export(args.train_run, args.bundle, load_card(args.card) if args.card else None)
     metrics = bundle.manifest.metrics
-    figures = ", ".join(f"{name} {value:.3f}" for name, value in metrics.values.items())
-    print(f"{args.bundle}: {bundle.sha256}\n{metrics.split}, {metrics.pictures} pictures: {figures}")
+    values = ", ".join(f"{name} {value:.3f}" for name, value in metrics.values.items())
+    print(f"{args.bundle}: {bundle.sha256}\n{metrics.split}, {metrics.pictures} pictures: {values}")
     return 0
 
 
 def _compile(args: argparse.Namespace) -> int:
     samples = read_samples(args.data) if args.data else []
-    bundle = compile_bundle(args.source, args.bundle, samples[:: max(1, len(samples) // CHECKED)][:CHECKED])
+    bundle = compile_bundle(
+        args.source, args.bundle, samples[:: max(1, len(samples) // CHECKED_PICTURES)][:CHECKED_PICTURES]
+    )
     print(f"{args.bundle}: {bundle.sha256}")
     return 0
 
 
 def _ablate(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.changes)
-    ablation = ablate(recipe, args.data, args.out, args.seeds, args.variants.split(","), _say)
+    ablation = ablate(recipe, args.data, args.out, args.seeds, args.variants.split(","), _report)
     if ablation is not None:
         print(ablation.text())
     return 0
@@ -232,5 +274,5 @@ def _draw(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say(message: str) -> None:
+def _report(message: str) -> None:
     print(message, flush=True)

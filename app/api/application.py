@@ -1,4 +1,4 @@
-"""The application: its routes, over models that are loaded before anything is served."""
+"""Creates the application: its routes, its middleware, and a lifespan that loads the bundle."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from starlette.middleware.cors import CORSMiddleware
 from app import __version__
 from app.api import problems
 from app.api.keys.limits import Limiter
-from app.api.middleware.access import Access, Doorkeeper
-from app.api.middleware.admission import Admission
-from app.api.middleware.telemetry import Observed
+from app.api.middleware.access import AccessMiddleware, Authenticator
+from app.api.middleware.admission import AdmissionMiddleware
+from app.api.middleware.telemetry import TelemetryMiddleware
 from app.api.openapi import DocumentedAPI
 from app.api.routes import explanations, health, model, operation, pages, predictions
 from app.api.uploads import UploadMemory
 from app.errors import EngineError
 from app.files import WEB
+from app.options import registry_options
 from app.serving.lifecycle import Lifecycle
-from app.serving.registry import LoadedModels
+from app.serving.registry import ModelRegistry
 from app.serving.stores.memory import MemoryStore
 from app.serving.stores.protocol import PredictionStore
 from app.settings import Settings
@@ -30,30 +31,30 @@ from app.telemetry.metrics import Metrics
 from app.telemetry.traces import make_tracing
 
 DESCRIPTION = """\
-An image classifier that shows its work. Post a picture to `/predict`, then ask `/gradcam` what speaks for a class and
-`/attention` where one branch looks in the other. Errors are `application/problem+json` and say what to do.
+An image classifier that explains its answers. Post a picture to `/predict`. Then `/explain` shows what speaks for a
+class, and `/attention` where the tokens of the Swin look. Errors are `application/problem+json` and say what to do.
 """
-ASKED_HEADERS = ["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID"]
-ANSWERED_HEADERS = ["ETag", "FusionLens-Explanation", "Retry-After", "X-Request-ID"]
+REQUEST_HEADERS = ["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID"]
+RESPONSE_HEADERS = ["ETag", "FusionLens-Explanation", "Retry-After", "X-Request-ID"]
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application. Its lifespan loads the models, if `app.state.models` has not loaded them before.
+    """Create the application. Its lifespan loads the bundle, unless `app.state.models` has loaded it before.
 
-    The lifespan raises BundleError or EngineError before a request is accepted. Raises KeysError where keys
-    are missing or cannot be used, and EngineError where a package is missing that a setting needs.
+    Raises KeysError if keys are missing or cannot be used, and EngineError if a package for a setting is missing. The
+    lifespan raises BundleError and EngineError before a request is accepted.
     """
     settings.check_exposure()
     metrics, tracing, lifecycle = Metrics(), make_tracing(settings.otlp_endpoint), Lifecycle(settings.drain_s)
     store, limiter = _store_and_limiter(settings, metrics)
-    models = LoadedModels(settings, store, metrics, tracing.record)
+    models = ModelRegistry(registry_options(settings), store, metrics, tracing.record)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if not models.loaded:
+        if not models.services:
             models.load()
-        await models.check()
-        with lifecycle.taking_signals(partial(operation.reload_logged, app.state.doorkeeper, models)):
+        await models.probe_store()
+        with lifecycle.handle_signals(partial(operation.reload_logged, app.state.authenticator, models)):
             yield
         await store.close()
         tracing.shutdown()
@@ -63,22 +64,22 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        responses=problems.ANY_OTHER,
+        responses=problems.DEFAULT_RESPONSE,
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json" if settings.docs else None,
     )
     app.state.settings, app.state.models, app.state.lifecycle = settings, models, lifecycle
-    app.state.doorkeeper = Doorkeeper(settings.keys, limiter)
+    app.state.authenticator = Authenticator(settings.keys, limiter)
     app.state.upload_memory = UploadMemory(settings.uploads_max_bytes)
-    # It would log every malformed form; the sender is told, and nobody else needs to know.
+    # python_multipart would log every malformed form, but the error answer already tells the sender.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    problems.install(app)
+    problems.install_handlers(app)
     routers = [predictions.router, explanations.router, model.router, health.router, operation.admin_router]
     for router in routers + [operation.metrics_router] * settings.metrics:
         app.include_router(router)
-    # Not mounted at "/": a mount there would answer 404 where a route has another method, which is a 405.
+    # Not mounted at "/": a mount there would answer 404 instead of 405 for a wrong method on another route.
     app.mount("/web", pages.PageFiles(directory=WEB), name="web")
     app.add_api_route("/", pages.page, include_in_schema=False)
     if settings.docs:
@@ -97,7 +98,7 @@ def _store_and_limiter(settings: Settings, metrics: Metrics) -> tuple[Prediction
         from app.serving.stores.redis import RedisStore
         from app.serving.stores.redis_client import SharedRedis, connect
     except ModuleNotFoundError as error:
-        raise EngineError("redis_url needs a package: pip install 'fusionlens[redis]'.") from error
+        raise EngineError("redis_url needs the package redis: pip install 'fusionlens[redis]'.") from error
     shared = SharedRedis(connect(settings.redis_url.get_secret_value(), settings.redis_timeout_s), metrics)
     secret = settings.redis_secret.get_secret_value().encode()
     store = RedisStore(shared, secret, settings.store_ttl_s, settings.store_max_entry_bytes, metrics)
@@ -105,15 +106,15 @@ def _store_and_limiter(settings: Settings, metrics: Metrics) -> tuple[Prediction
 
 
 def _add_middleware(app: FastAPI, metrics: Metrics) -> None:
-    """The last one added is the outermost: what the doorkeeper refuses is counted too, and CORS holds for it."""
-    app.add_middleware(Admission, models=app.state.models)
-    app.add_middleware(Access, doorkeeper=app.state.doorkeeper)
+    """Add the middleware. The last one added is the outermost, so refused requests are counted and get CORS headers."""
+    app.add_middleware(AdmissionMiddleware, models=app.state.models)
+    app.add_middleware(AccessMiddleware, authenticator=app.state.authenticator)
     if origins := app.state.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=ASKED_HEADERS,
-            expose_headers=ANSWERED_HEADERS,
+            allow_headers=REQUEST_HEADERS,
+            expose_headers=RESPONSE_HEADERS,
         )
-    app.add_middleware(Observed, metrics=metrics, lifecycle=app.state.lifecycle)
+    app.add_middleware(TelemetryMiddleware, metrics=metrics, lifecycle=app.state.lifecycle)

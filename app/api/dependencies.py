@@ -1,4 +1,4 @@
-"""What routes are given. All of it is async: FastAPI would run plain functions in threads, for nothing."""
+"""The dependencies of routes. They are async, because FastAPI would run plain functions in threads."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
 from app.api.uploads import UploadMemory, read_picture
-from app.serving.registry import LoadedModels
+from app.serving.registry import ModelRegistry
 from app.serving.service import Service
 from app.settings import Settings
 
 T = TypeVar("T")
 
 
-async def get_models(request: Request) -> LoadedModels:
-    """The models that are loaded."""
-    models: LoadedModels = request.app.state.models
+async def get_registry(request: Request) -> ModelRegistry:
+    """The registry of loaded models."""
+    models: ModelRegistry = request.app.state.models
     return models
 
 
-async def get_service(models: Annotated[LoadedModels, Depends(get_models)]) -> Service:
-    """The service that answers now; a request stays with it to its end."""
+async def get_service(models: Annotated[ModelRegistry, Depends(get_registry)]) -> Service:
+    """The current service. A request keeps it, even if another bundle is loaded meanwhile."""
     return models.current
 
 
 async def get_settings(request: Request) -> Settings:
-    """The settings that the application was made with."""
+    """The settings of the application."""
     settings: Settings = request.app.state.settings
     return settings
 
 
 async def get_owner(request: Request) -> str:
-    """The name of the key that the request came with; empty without keys."""
+    """The name of the request's API key; empty if the service has no keys."""
     owner: str = request.state.owner
     return owner
 
@@ -43,35 +43,35 @@ async def get_owner(request: Request) -> str:
 async def uploaded_picture(
     request: Request, settings: Annotated[Settings, Depends(get_settings)]
 ) -> AsyncIterator[bytes]:
-    """The picture in the request's body. Raises what `read_picture` raises."""
+    """The bytes of the picture in the request's body. Raises what `read_picture` raises."""
     memory: UploadMemory = request.app.state.upload_memory
-    with memory.body() as take:
-        yield await read_picture(request, settings.max_upload_bytes, take, settings.deadline_s)
+    with memory.reservation() as reserve:
+        yield await read_picture(request, settings.max_upload_bytes, reserve, settings.deadline_s)
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled as soon as the client has gone. The body must have been read.
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client disconnects. The body must have been read before.
 
     Raises ClientDisconnect, and what the work raises.
     """
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    working, disconnected = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(request))
     try:
-        await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([working, disconnected], return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientDisconnect
         return await working
     finally:
-        for task in (working, gone):
+        for task in (working, disconnected):
             task.cancel()
 
 
-async def _gone(request: Request) -> None:
+async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-TheModels = Annotated[LoadedModels, Depends(get_models)]
-TheService = Annotated[Service, Depends(get_service)]
-TheSettings = Annotated[Settings, Depends(get_settings)]
-TheOwner = Annotated[str, Depends(get_owner)]
+RegistryDep = Annotated[ModelRegistry, Depends(get_registry)]
+ServiceDep = Annotated[Service, Depends(get_service)]
+SettingsDep = Annotated[Settings, Depends(get_settings)]
+OwnerDep = Annotated[str, Depends(get_owner)]
 UploadedPicture = Annotated[bytes, Depends(uploaded_picture)]

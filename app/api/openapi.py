@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's own, with every error as the `application/problem+json` that it is."""
+"""The OpenAPI document: that of FastAPI, with `application/problem+json` as the media type of errors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from app.api.problems import MEDIA_TYPE
 
 
 class DocumentedAPI(FastAPI):
-    """An application whose document gives errors their own media type, which FastAPI has no word for."""
+    """An application whose OpenAPI document gives errors their media type, which FastAPI cannot express."""
 
     def openapi(self) -> dict[str, Any]:
-        """The document, made at the first call."""
+        """The document. It is built at the first call."""
         document = super().openapi()
         for path in document["paths"].values():
             for operation in path.values():

@@ -1,6 +1,6 @@
-"""The one table from what went wrong to an HTTP status, and its `application/problem+json` (RFC 9457).
+"""The one table from errors to HTTP statuses, and their answers as `application/problem+json` (RFC 9457).
 
-Handlers are async: Starlette would run plain functions in threads, for nothing.
+The handlers are async, because Starlette would run plain functions in threads.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from starlette.requests import ClientDisconnect
 from app import errors
 
 MEDIA_TYPE = "application/problem+json"
-CLIENT_GONE = 499  # nobody receives it: it tells these requests apart in the log and the metrics
-TABLE: dict[type[errors.FusionLensError], tuple[int, str]] = {
+CLIENT_GONE = 499  # nobody receives this status; it marks such requests in the log and the metrics
+PROBLEMS: dict[type[errors.FusionLensError], tuple[int, str]] = {
     errors.EmptyUpload: (400, "empty-upload"),
     errors.MalformedUpload: (400, "malformed-upload"),
     errors.Unauthorized: (401, "unauthorized"),
@@ -44,35 +44,37 @@ TABLE: dict[type[errors.FusionLensError], tuple[int, str]] = {
     errors.EngineError: (503, "engine-unusable"),
     errors.DeadlineExceeded: (504, "deadline-exceeded"),
 }
-RETRY_AFTER = {"Retry-After": {"description": "seconds until a place should be free", "schema": {"type": "integer"}}}
+RETRY_AFTER = {"Retry-After": {"description": "seconds after which to try again", "schema": {"type": "integer"}}}
 
 
 class Problem(BaseModel):
-    """What went wrong, as RFC 9457 has it."""
+    """An error, as defined by RFC 9457."""
 
-    type: str = Field(description="stable name of the problem", examples=["urn:fusionlens:problem:unknown-prediction"])
-    title: str = Field(description="the status in words", examples=["Not Found"])
+    type: str = Field(
+        description="stable name of the kind of problem", examples=["urn:fusionlens:problem:unknown-prediction"]
+    )
+    title: str = Field(description="the status as a phrase", examples=["Not Found"])
     status: int = Field(description="the HTTP status", examples=[404])
     detail: str = Field(description="what happened and what to do, in a sentence")
 
 
-ANY_OTHER: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "description": "Any other error."}}
+DEFAULT_RESPONSE: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "description": "Any other error."}}
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of the application, its validation and its routing with a problem."""
-    app.add_exception_handler(errors.FusionLensError, _known)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _routing)
-    app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Exception, _unexpected)
+def install_handlers(app: FastAPI) -> None:
+    """Answer every error of the application, of validation and of routing with a problem."""
+    app.add_exception_handler(errors.FusionLensError, _domain_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(ClientDisconnect, _client_disconnected)
+    app.add_exception_handler(Exception, _unexpected_error)
 
 
-def documented(*classes: type[errors.FusionLensError]) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that raises these errors, each by its name and what it stands for."""
+def error_responses(*classes: type[errors.FusionLensError]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI `responses` of a route that raises these errors, with the name and the meaning of each."""
     meanings: dict[int, list[str]] = {}
-    for error_class in classes:
-        status, name = TABLE[error_class]
+    for error_class in dict.fromkeys(classes):
+        status, name = _status_and_name(error_class)
         meanings.setdefault(status, []).append(f"`{name}`: {inspect.getdoc(error_class)}")
     responses: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem, "description": "\n\n".join(of_status)}
@@ -84,14 +86,25 @@ def documented(*classes: type[errors.FusionLensError]) -> dict[int | str, dict[s
 
 
 def response_to(request: Request, error: Exception) -> Response:
-    """The problem that stands for one of our errors."""
+    """The response for a `FusionLensError`."""
     assert isinstance(error, errors.FusionLensError)
-    status, name = TABLE[type(error)]
+    status, name = _status_and_name(type(error))
     retry_after_s = getattr(error, "retry_after_s", None)
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
     if isinstance(error, errors.UploadTooSlow):
         headers["Connection"] = "close"
     return _problem(request, status, name, str(error), headers)
+
+
+def _status_and_name(error_class: type[errors.FusionLensError]) -> tuple[int, str]:
+    """The status and name of an error class, or of its nearest ancestor in the table.
+
+    Raises LookupError if there is none.
+    """
+    for ancestor in error_class.__mro__:
+        if (entry := PROBLEMS.get(ancestor)) is not None:
+            return entry
+    raise LookupError(f"{error_class.__name__} has no HTTP status: add it, or an ancestor of it, to the table")
 
 
 def _problem(request: Request, status: int, name: str, detail: str, headers: dict[str, str] | None = None) -> Response:
@@ -107,45 +120,46 @@ def _problem(request: Request, status: int, name: str, detail: str, headers: dic
     )
 
 
-async def _known(request: Request, error: Exception) -> Response:
+async def _domain_error(request: Request, error: Exception) -> Response:
     return response_to(request, error)
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     return _problem(request, 422, "bad-parameter", " ".join(_sentence(fault) for fault in error.errors()))
 
 
-async def _routing(request: Request, error: Exception) -> Response:
+async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     name, headers = phrase.lower().replace(" ", "-"), dict(error.headers or {})
-    if "Allow" in headers:  # Starlette names those of one of the path's routes
-        of_path = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None), {})
-        headers["Allow"] = ", ".join(sorted(method.upper() for method in of_path)) or headers["Allow"]
-    advice = f"Use {headers['Allow']}." if "Allow" in headers else "What there is, is listed at /docs."
+    if "Allow" in headers:  # Starlette lists the methods of only one of the routes with this path
+        methods = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None), {})
+        headers["Allow"] = ", ".join(sorted(method.upper() for method in methods)) or headers["Allow"]
+    advice = f"Use {headers['Allow']}." if "Allow" in headers else "All routes are listed at /docs."
     return _problem(
         request, error.status_code, name, f"{phrase}: {request.method} {request.url.path}. {advice}", headers
     )
 
 
-async def _gone(request: Request, error: Exception) -> Response:
-    # The sender hung up in the middle of the upload: nobody reads this, and nothing is wrong here.
+async def _client_disconnected(request: Request, error: Exception) -> Response:
+    # The client disconnected: nobody reads this response, and the service has no error.
     request.state.problem = "client-gone"
     return Response(status_code=CLIENT_GONE)
 
 
-async def _unexpected(request: Request, error: Exception) -> Response:
-    # Starlette raises the error again after this answer, so that it is logged with its traceback.
+async def _unexpected_error(request: Request, error: Exception) -> Response:
+    # Starlette raises the error again after this response, so that it is logged with its traceback.
     response = _problem(request, 500, "internal", "The service failed on this request; its log says why.")
-    response.headers["X-Request-ID"] = request.state.request_id  # this answer is given outside of what adds it
+    # This response is sent outside TelemetryMiddleware, which adds the header to all others.
+    response.headers["X-Request-ID"] = request.state.request_id
     return response
 
 
 def _sentence(fault: dict[str, Any]) -> str:
     name = ".".join(map(str, fault["loc"][1:]))
     if fault["type"] == "extra_forbidden":
-        return f"There is no parameter {name!r}: /docs lists those that there are."
+        return f"There is no parameter {name!r}: /docs lists all parameters."
     if fault["type"] == "missing":
         return f"The parameter {name!r} is missing."
     return f"{name}: {fault['msg']}."

@@ -1,9 +1,9 @@
-"""What may be asked of an explanation: the parameters of `/gradcam`, `/attention` and `/tokens`."""
+"""The query parameters of the explanation routes, and how they become requests of `app.predicting.request`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from abc import ABC, abstractmethod
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32
@@ -13,52 +13,74 @@ from app.drawing.overlay import COLORMAPS, SMALLEST_PX, Style
 from app.errors import BadParameter
 from app.explain.attention import AttentionMethod, Layer
 from app.explain.fine import MOVES
-from app.explain.merge import Fuse
+from app.explain.merge import MergeRule
 from app.explain.methods import DEFAULT, METHODS
-from app.predicting.explanation import Detail, Explanation, Question, View
-from app.predicting.prediction import Prediction
-from app.predicting.predictor import Predictor
+from app.predicting.explanation import Explanation
+from app.predicting.request import AttentionRequest, Detail, ExplanationRequest, HeatmapRequest, TokenRequest, View
 
 Format = Literal["png", "json", "npy"]
-PREDICTION_ID = Field(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
+PREDICTION_ID = Field(
+    description="`prediction_id` from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"]
+)
 _STYLE = Style()
-_OF_NO_CLASS = [name for name, method in METHODS.items() if method.class_agnostic]
+_CLASS_AGNOSTIC = [name for name, method in METHODS.items() if method.class_agnostic]
 
 
-class DrawingQuery(BaseModel):
-    """How an explanation is wanted, and of which class."""
+def method_field(default: str) -> Any:
+    """The parameter `method` for a route with this default."""
+    return Field(
+        default,
+        description=f"explanation method; {' and '.join(_CLASS_AGNOSTIC)} is class-agnostic, and takes no target",
+        json_schema_extra={"enum": [*METHODS]},
+    )
+
+
+class ExplanationQuery(BaseModel, ABC):
+    """The parameters of all explanation routes: the class to explain, the format, and the drawing."""
 
     model_config = ConfigDict(extra="forbid")
 
-    format: Format = Field("png", description="overlay on the picture, numbers with their legend, or the raw array")
+    format: Format = Field(
+        "png", description="overlay on the picture, JSON with the numbers and their legend, or the raw array"
+    )
     target: str | None = Field(
-        None, description="the class to explain; by default the one that was answered", examples=["malignant"]
+        None, description="class to explain; by default the predicted label", examples=["malignant"]
     )
     against: str | None = Field(
         None,
-        description="another class: what speaks for the target rather than for this one",
+        description="class to contrast the target with: explains the difference of their logits",
         examples=["benign"],
     )
     alpha: float | None = Field(
-        None, ge=0, le=1, description="one opacity everywhere, instead of the two below", examples=[0.5]
+        None, ge=0, le=1, description="uniform opacity, instead of alpha_min and alpha_max", examples=[0.5]
     )
     alpha_min: float = Field(_STYLE.alpha_min, ge=0, le=1, description="opacity at the weakest evidence drawn")
     alpha_max: float = Field(_STYLE.alpha_max, ge=0, le=1, description="opacity at the strongest evidence")
-    clip_low: float = Field(0.0, ge=0, le=100, description="percentile of the positive evidence that is drawn weakest")
-    clip_high: float = Field(100.0, ge=0, le=100, description="percentile of it from which on it is drawn strongest")
+    clip_low: float = Field(
+        0.0, ge=0, le=100, description="percentile of the positive evidence at the low end of the colour map"
+    )
+    clip_high: float = Field(
+        100.0, ge=0, le=100, description="percentile of the positive evidence at the high end of the colour map"
+    )
     size: int | None = Field(
-        None, ge=SMALLEST_PX, description="longest side of the overlay, in px, where the picture has as many"
+        None, ge=SMALLEST_PX, description="longest side of the overlay, in px; smaller pictures are not enlarged"
     )
     contour: float | None = Field(
-        None, gt=0, lt=1, description="draw a line around what reaches this part of the scale", examples=[0.5]
+        None,
+        gt=0,
+        lt=1,
+        description="draw a line around the area that reaches this fraction of the scale",
+        examples=[0.5],
     )
     threshold: float = Field(
-        _STYLE.threshold, ge=0, lt=1, description="leave bare what does not reach this part of the scale"
+        _STYLE.threshold, ge=0, lt=1, description="do not colour what is below this fraction of the scale"
     )
-    colormap: str = Field(_STYLE.colormap, description="name of a colour map", json_schema_extra={"enum": [*COLORMAPS]})
+    colormap: str = Field(
+        _STYLE.colormap, description="name of the colour map", json_schema_extra={"enum": [*COLORMAPS]}
+    )
 
     def style(self) -> Style:
-        """Raises BadParameter."""
+        """The style of the overlay. Raises BadParameter."""
         if self.alpha is not None and self.model_fields_set & {"alpha_min", "alpha_max"}:
             raise BadParameter("Choose either alpha, or alpha_min and alpha_max.")
         low, high = (self.alpha_min, self.alpha_max) if self.alpha is None else (self.alpha, self.alpha)
@@ -67,122 +89,126 @@ class DrawingQuery(BaseModel):
             self.colormap, low, high, None if clip == (0, 100) else clip, self.contour, self.size, self.threshold
         )
 
+    @abstractmethod
+    def request(self) -> ExplanationRequest:
+        """The request to the model. Raises BadParameter for parameters that exclude each other."""
+
     def array(self, explanation: Explanation) -> Float32[np.ndarray, "..."]:
-        """What `format=npy` gives."""
+        """The array for `format=npy`."""
         return explanation.heatmap
 
 
-class GradcamQuery(DrawingQuery):
-    """Parameters of `/gradcam`."""
+class ExplainQuery(ExplanationQuery):
+    """Parameters of `/explain`."""
 
     branch: View = Field("fusion", description="both branches together, or one of them")
-    method: str = Field(
-        DEFAULT,
-        description=f"how evidence is measured; {' and '.join(_OF_NO_CLASS)} is of no class, and takes no target",
-        json_schema_extra={"enum": [*METHODS]},
-    )
-    fuse: Fuse | None = Field(
+    method: str = method_field(DEFAULT)
+    fuse: MergeRule | None = Field(
         None,
-        description="how the branches become one map: their sum in logits, which is the default, or the mean, maximum "
-        "or product of the maps, each scaled to its own maximum; the mean where a method's values have no unit",
+        description="rule that merges the branches' maps: their sum in logits, or the mean, maximum or product of the "
+        "maps after each is scaled to its own maximum; by default the sum, or the mean if the values have no unit",
     )
     detail: Detail = Field(
         "grid",
-        description=f"the model's own grid, or a finer one from {len(MOVES)} views of the picture, each a pass of the "
-        "whole model",
+        description=f"the model's own grid, or a finer one from {len(MOVES)} views of the picture; each view takes a "
+        "pass of the whole model",
     )
     compare: str | None = Field(
         None,
-        description="several branches side by side, instead of `branch`; PNG only",
+        description="several branches side by side, instead of `branch`; only for PNG",
         examples=["cnn,swin,fusion"],
     )
 
     @field_validator("method")
     @classmethod
-    def _with_its_plus_signs(cls, method: str) -> str:
-        return method.replace(" ", "+")  # a URL's "gradcam++" arrives like this, unless its signs were escaped
+    def _restore_plus_signs(cls, method: str) -> str:
+        return method.replace(" ", "+")  # in a query string, an unescaped "+" stands for a space
 
-    def check(self, predictor: Predictor) -> None:
-        """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
-        self.style()
-        for question in self.questions():
-            predictor.check_gradcam(question)
+    def request(self) -> HeatmapRequest:
+        """A request for one heatmap, or for one for each branch to compare. Raises BadParameter."""
+        return HeatmapRequest(
+            self._views(),
+            self.method,
+            self.target,
+            self.against,
+            self.fuse,
+            self.detail,
+            branch_values=self.format == "json",  # only JSON shows the values, which take more passes of the head
+        )
 
-    def questions(self) -> list[Question]:
-        """What is asked: one question, or one for each branch to compare. Raises BadParameter."""
-        views = [self.branch]
-        if self.compare is not None:
-            if self.format != "png" or "branch" in self.model_fields_set:
-                raise BadParameter("compare gives one PNG of several branches: leave out format and branch.")
-            names = self.compare.split(",")
-            views = [view for name in names for view in get_args(View) if view == name]
-            if len(views) != len(names) or len(views) != len({*views}):
-                raise BadParameter(f"Cannot compare {self.compare!r}: name branches, once each: cnn,swin,fusion.")
-            if self.fuse is not None and "fusion" not in views:
-                raise BadParameter("fuse says how the branches are fused: compare with fusion too, or leave it out.")
-        # Asked for one branch with fuse, the question is refused; beside the fusion, a branch is what it is.
-        fuse_of = {view: None if self.compare and view != "fusion" else self.fuse for view in views}
-        asked = (self.method, self.target, self.against)
-        return [Question(view, *asked, fuse_of[view], self.detail) for view in views]
-
-    def explain(self, predictor: Predictor, prediction: Prediction, moved: Sequence[Prediction]) -> list[Explanation]:
-        """What was asked for; `moved` are the predictions of the picture's moved views, where fine detail is wanted."""
-        return predictor.compare(prediction, self.questions(), moved)
+    def _views(self) -> tuple[View, ...]:
+        if self.compare is None:
+            return (self.branch,)
+        if self.format != "png" or "branch" in self.model_fields_set:
+            raise BadParameter("compare gives one PNG of several branches: leave out format and branch.")
+        names = self.compare.split(",")
+        views = tuple(view for name in names for view in get_args(View) if view == name)
+        if len(views) != len(names) or len(views) != len({*views}):
+            raise BadParameter(f"Cannot compare {self.compare!r}: name branches, each once, such as cnn,swin,fusion.")
+        if self.fuse is not None and "fusion" not in views:
+            raise BadParameter("fuse applies to the branch fusion alone: add fusion to compare, or leave out fuse.")
+        return views
 
 
-class AttentionQuery(DrawingQuery):
+class GradcamQuery(ExplainQuery):
+    """Parameters of `/gradcam`: those of `/explain`, but the default method is Grad-CAM."""
+
+    method: str = method_field("gradcam")
+
+
+class AttentionQuery(ExplanationQuery):
     """Parameters of `/attention`."""
 
     method: AttentionMethod = Field(
-        "raw", description="the weights, which are of no class and take no target, or their product with the gradient"
+        "raw", description="the weights, which are class-agnostic and take no target, or attention × gradient"
     )
     layer: Layer = Field(
-        "cross", description="the cross-attention, in the CNN's map, or the Swin's last layer, among its own tokens"
+        "cross", description="the cross-attention to the cells of the CNN's map, or the last layer of the Swin itself"
     )
     query: int | None = Field(
-        None, ge=0, description="one Swin token, counted row by row; by default their mean", examples=[24]
+        None,
+        ge=0,
+        description="index of one query token of the Swin, row by row; by default the mean over all",
+        examples=[24],
     )
-    head: int | None = Field(None, ge=0, description="one attention head; by default their mean", examples=[0])
+    head: int | None = Field(
+        None, ge=0, description="index of one attention head; by default the mean over all", examples=[0]
+    )
     whole: bool = Field(
         False,
-        description="all maps at once, as npy: heads × rows and columns of query tokens × rows and columns of the map",
+        description="every head and query at once, as npy: heads × rows × columns of queries × rows × columns of keys",
     )
 
-    def check(self, predictor: Predictor) -> None:
-        """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
-        self.style()
+    def request(self) -> AttentionRequest:
+        """The request for attention. Raises BadParameter."""
         if self.whole and (self.format != "npy" or self.query is not None or self.head is not None):
             raise BadParameter("whole gives every head and query as npy: add format=npy, and leave out query and head.")
-        predictor.check_attention(self.method, self.target, self.against, self.layer, self.query)
-
-    def explain(self, predictor: Predictor, prediction: Prediction, moved: Sequence[Prediction]) -> list[Explanation]:
-        """What was asked for."""
-        asked = (self.query, self.head, self.method, self.target, self.against, self.layer)
-        return [predictor.attention(prediction, *asked)]
+        return AttentionRequest(self.layer, self.method, self.query, self.head, self.target, self.against)
 
     def array(self, explanation: Explanation) -> Float32[np.ndarray, "..."]:
-        """What `format=npy` gives."""
+        """The array for `format=npy`."""
         if not self.whole:
             return explanation.heatmap
         assert explanation.attention is not None
         return explanation.attention
 
 
-class TokensQuery(DrawingQuery):
+class TokensQuery(ExplanationQuery):
     """Parameters of `/tokens`."""
 
     token_stage: int | None = Field(
-        None, description="height of the stage's grid, one of the model's `token_stages`; by default the last one's"
+        None, description="height of the stage's grid, one of `token_stages` at GET /model; by default the last stage"
     )
 
-    def check(self, predictor: Predictor) -> None:
-        """Raises BadParameter and NotOffered, so that a mistake costs no pass through the model."""
-        self.style()
-        predictor.check_tokens(self.token_stage, self.target, self.against)
+    def request(self) -> TokenRequest:
+        """The request for the saliency of tokens."""
+        return TokenRequest(self.token_stage, self.target, self.against)
 
-    def explain(self, predictor: Predictor, prediction: Prediction, moved: Sequence[Prediction]) -> list[Explanation]:
-        """What was asked for."""
-        return [predictor.tokens(prediction, self.token_stage, self.target, self.against)]
+
+class StoredExplainQuery(ExplainQuery):
+    """Parameters of `GET /explain`."""
+
+    prediction_id: str = PREDICTION_ID
 
 
 class StoredGradcamQuery(GradcamQuery):

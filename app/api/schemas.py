@@ -1,4 +1,4 @@
-"""The bodies that the service answers with."""
+"""The bodies of the JSON responses."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.drawing.overlay import Legend
+from app.explain.merge import Share
 from app.models.feature_maps import Branch
-from app.predicting.explanation import Detail
+from app.pictures.rectangle import Rectangle
+from app.predicting.request import Detail
 
 PREDICTION_EXAMPLE: dict[str, Any] = {
     "prediction_id": "rwMr5mbexnMfdB9dnKSgxw",
@@ -27,6 +30,7 @@ PREDICTION_EXAMPLE: dict[str, Any] = {
     "timings_ms": {"decode": 3.1, "queue": 0.1, "trunk": 44.8, "head": 4.2},
     "links": {
         "picture": "/predictions/rwMr5mbexnMfdB9dnKSgxw/picture",
+        "explain": "/explain?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
         "gradcam": "/gradcam?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
         "attention": "/attention?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
         "tokens": "/tokens?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
@@ -71,140 +75,110 @@ EXPLANATION_EXAMPLE: dict[str, Any] = {
 
 
 class ClassProbability(BaseModel):
-    """One class and how likely the model thinks it is."""
+    """A class with its probability."""
 
     label: str = Field(description="name of the class")
-    probability: float = Field(ge=0, le=1, description="calibrated with the bundle's temperature")
+    probability: float = Field(ge=0, le=1, description="probability, calibrated with the bundle's temperature")
 
 
 class ModelVersion(BaseModel):
-    """Which model answered."""
+    """The model that answered."""
 
     name: str = Field(description="name of the bundle")
     version: str = Field(description="version of the bundle")
     sha256: str = Field(description="digest of the bundle's manifest, which holds the digest of every file")
 
 
-class Seen(BaseModel):
-    """The part of the picture that the model looked at, and that the cells of a map tile."""
-
-    left_px: float = Field(description="its left edge")
-    top_px: float = Field(description="its upper edge")
-    width_px: float = Field(description="its width")
-    height_px: float = Field(description="its height")
-
-
 class PictureInfo(BaseModel):
-    """The picture as it was understood: upright, first frame."""
+    """The decoded picture: its first frame, upright."""
 
     width_px: int = Field(description="width of the upright picture")
     height_px: int = Field(description="height of the upright picture")
-    format: str = Field(description="what the bytes are, whatever the file is named")
-    notes: list[str] = Field(description="what the sender may not expect, such as frames that were not used")
-    seen: Seen = Field(description="what the model saw of it, in its pixels; a pixel's centre is at +0.5")
+    format: str = Field(description="format of the file, by its content")
+    notes: list[str] = Field(
+        description="sentences on what the sender may not expect, such as frames that were not used"
+    )
+    seen: Rectangle = Field(
+        description="region of the picture that the model saw, in pixels; a pixel's centre is at +0.5"
+    )
 
 
 class Links(BaseModel):
-    """Where to go on from here."""
+    """Routes for this prediction. All of them are null if `stored` is false."""
 
-    picture: str | None = Field(description="the preview that overlays are drawn on; null where `stored` is false")
-    gradcam: str | None = Field(description="what speaks for the answer, on the picture; null where `stored` is false")
-    attention: str | None = Field(description="null where the model has no cross-attention, or `stored` is false")
-    tokens: str | None = Field(description="null where the bundle does not show the Swin's tokens, or as above")
+    picture: str | None = Field(description="the preview that overlays are drawn on")
+    explain: str | None = Field(description="what speaks for the answer, drawn over the picture")
+    gradcam: str | None = Field(description="the same by Grad-CAM")
+    attention: str | None = Field(
+        description="where the Swin's tokens look; null also if the model has no cross-attention"
+    )
+    tokens: str | None = Field(
+        description="how much the Swin's tokens matter; null also if the bundle cannot explain them"
+    )
 
 
 class PredictionAnswer(BaseModel):
-    """What `POST /predict` answers."""
+    """The answer of `POST /predict`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [PREDICTION_EXAMPLE]})
 
     prediction_id: str | None = Field(
-        description="asks for explanations of this prediction until it expires; null where `stored` is false"
+        description="id for the explanation routes until it expires; null if `stored` is false"
     )
-    expires_at: datetime | None = Field(description="until when the prediction can be explained, UTC; null likewise")
-    stored: bool = Field(description="false where the store could not take it: then explain the picture by POST")
-    label: str = Field(description="the class chosen, by the bundle's decision threshold where it has one")
-    probabilities: list[ClassProbability] = Field(description="every class, the most likely first")
-    model: ModelVersion = Field(description="which model answered")
-    picture: PictureInfo = Field(description="the picture as it was understood")
-    timings_ms: dict[str, float] = Field(description="what decode, queue, trunk and head took, in ms")
-    links: Links = Field(description="where to go on from here")
-
-
-class Share(BaseModel):
-    """What one branch contributes to a map, and what it is worth."""
-
-    share: float | None = Field(
-        ge=0,
-        le=1,
-        description="sum of its map's absolute values over that of both branches; null where they have no common unit",
+    expires_at: datetime | None = Field(description="when the prediction expires, UTC; null if `stored` is false")
+    stored: bool = Field(
+        description="false if the store could not store the prediction: explain the picture by POST then"
     )
-    signed_sum: float = Field(description="sum of its map, in the method's units")
-    shapley_value: float | None = Field(
-        None,
-        description="in logits, what the branch adds to the score, averaged over both orders of adding the branches "
-        "to the training data's mean maps; null where the map is class-agnostic",
-    )
-    integrated_gradients_sum: float | None = Field(
-        None,
-        description="in logits, what the score gains by the branch where both branches' maps grow together from the "
-        "mean maps; null but for the method `integrated`",
-    )
-
-
-class Legend(BaseModel):
-    """How the map's values are drawn in the PNG."""
-
-    colormap: str = Field(description="name of the colour map")
-    low: float = Field(description="the value at the low end of the colour map")
-    high: float = Field(description="the value at the high end of the colour map")
-    minimum: float = Field(description="the map's smallest value")
-    maximum: float = Field(description="the map's largest value")
-    clip: tuple[float, float] | None = Field(description="percentiles of the evidence that the ends stand for, if any")
-    no_positive_evidence: bool = Field(description="nothing in the map speaks for the target: nothing is coloured")
+    label: str = Field(description="the predicted class, by the bundle's decision threshold if it has one")
+    probabilities: list[ClassProbability] = Field(description="all classes, the most probable first")
+    model: ModelVersion = Field(description="the model that answered")
+    picture: PictureInfo = Field(description="the decoded picture")
+    timings_ms: dict[str, float] = Field(description="durations of decode, queue, trunk and head, in ms")
+    links: Links = Field(description="routes for this prediction")
 
 
 class Provenance(BaseModel):
-    """What made an explanation."""
+    """The bundle and the software that made an explanation."""
 
     bundle_sha256: str = Field(description="digest of the bundle's manifest, which holds the digest of every file")
     model: str = Field(description="name and version of the bundle")
-    engine: str = Field(description="name and version of what ran the model")
+    engine: str = Field(description="name and version of the engine that ran the model")
     fusionlens: str = Field(description="version of this service")
 
 
 class ExplanationAnswer(BaseModel):
-    """An explanation as numbers: what `format=json` answers."""
+    """An explanation as numbers: the answer for `format=json`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXPLANATION_EXAMPLE]})
 
-    heatmap: list[list[float]] = Field(description="the raw signed map, row by row, on its own grid")
+    heatmap: list[list[float]] = Field(description="the raw signed map on its own grid, row by row")
     shape: tuple[int, int] = Field(description="rows and columns of the map")
     units: str = Field(description="the unit of the map's values")
-    method: str = Field(description="how the evidence was measured, or the attention or tokens shown")
-    branch: str | None = Field(description="null for the cross-attention, which belongs to both branches")
-    fuse: str | None = Field(description="how the branches' maps became one; null where the map is of one")
+    method: str = Field(description="the explanation method, or the kind of attention or saliency")
+    branch: str | None = Field(description="the branch or fusion that the map shows; null for the cross-attention")
+    fuse: str | None = Field(description="rule that merged the branches' maps; null if the map is of one branch")
     detail: Detail = Field(description="the model's own grid, or a finer one from several views of the picture")
-    target: str | None = Field(description="the class explained; null where the map is class-agnostic")
+    target: str | None = Field(description="the class that is explained; null if the map is class-agnostic")
     against: str | None = Field(description="the class that the target is contrasted with, if any")
-    branches: dict[Branch, Share] = Field(description="what each branch contributes; empty for attention and tokens")
+    branches: dict[Branch, Share] = Field(description="contribution of each branch; empty for attention and tokens")
     score: float | None = Field(
         None,
-        description="the target's logit before temperature, less that of `against`; null for attention and tokens, and "
-        "where the map is class-agnostic",
+        description="the target's logit before temperature, minus that of `against`; null for attention and tokens, "
+        "and if the map is class-agnostic",
     )
     reference_score: float | None = Field(
-        None, description="the score of the training data's mean maps; both branches' Shapley values add up to the rest"
+        None,
+        description="score of the mean maps of the training data; `score` minus this is the sum of the Shapley values",
     )
     completeness_error: float | None = Field(
-        description="in logits, what both branches' maps add up to, less the difference of score and reference_score; "
-        "null but for the method `integrated`"
+        description="sum of both branches' maps minus the difference of `score` and `reference_score`, in logits; null "
+        "for other methods than `integrated`"
     )
-    no_positive_evidence: bool = Field(description="nothing in the map speaks for the target")
+    no_positive_evidence: bool = Field(description="true if nothing in the map speaks for the target")
     legend: Legend = Field(description="how the map's values are drawn in the PNG")
-    notes: list[str] = Field(description="how the map is to be read, in sentences")
-    warnings: list[str] = Field(description="what is amiss with this very map, in sentences")
-    provenance: Provenance = Field(description="what made this explanation")
+    notes: list[str] = Field(description="sentences on how to read the map")
+    warnings: list[str] = Field(description="sentences on what is wrong with this map")
+    provenance: Provenance = Field(description="the bundle and the software that made this explanation")
 
 
 class ModelCard(BaseModel):
@@ -213,22 +187,28 @@ class ModelCard(BaseModel):
     name: str = Field(description="name of the bundle")
     version: str = Field(description="version of the bundle")
     sha256: str = Field(description="digest of the bundle's manifest, which holds the digest of every file")
-    classes: list[str] = Field(description="what the model tells apart")
+    classes: list[str] = Field(description="the classes of the model")
     input: dict[str, Any] = Field(description="how a picture becomes the model's input")
-    architecture: dict[str, Any] = Field(description="both backbones and how they are fused")
-    calibration: dict[str, Any] = Field(description="temperature of the probabilities, and what it was fitted on")
-    decision: dict[str, Any] | None = Field(description="from which probability on the label is `positive`, if any")
-    metrics: dict[str, Any] = Field(description="figures of this model, and the pictures that they were taken on")
-    licence: str = Field(description="terms of the weights")
-    data: str = Field(description="where the training pictures came from, and their terms")
-    notes: list[str] = Field(description="what a user must know, such as what the model is not for")
-    methods: list[str] = Field(description="values of `method` for /gradcam, the default first")
-    class_agnostic_methods: list[str] = Field(description="those of them that are of no class, and take no target")
-    branches: list[str] = Field(description="values of `branch` for /gradcam")
-    token_stages: list[int] = Field(description="values of `token_stage` for /tokens; empty where it is not offered")
+    architecture: dict[str, Any] = Field(description="the backbones and how they are fused")
+    calibration: dict[str, Any] = Field(
+        description="temperature of the probabilities, and the pictures that it was fitted on"
+    )
+    decision: dict[str, Any] | None = Field(
+        description="the decision rule: from which probability on the label is `positive`, if it has one"
+    )
+    metrics: dict[str, Any] = Field(description="metrics of the model, and the pictures that they were measured on")
+    licence: str = Field(description="terms of use of the weights")
+    data: str = Field(description="source of the training pictures, and their terms of use")
+    notes: list[str] = Field(description="what a user must know, such as uses that the model is not made for")
+    methods: list[str] = Field(description="values of `method` for /explain, the default first")
+    class_agnostic_methods: list[str] = Field(description="the methods that are class-agnostic, and take no target")
+    branches: list[str] = Field(description="values of `branch` for /explain")
+    token_stages: list[int] = Field(
+        description="values of `token_stage` for /tokens; empty if the bundle cannot explain tokens"
+    )
     colormaps: list[str] = Field(description="values of `colormap`")
-    limits: dict[str, int | float] = Field(description="what uploads may measure, and how long predictions are kept")
-    engine: str = Field(description="name and version of what runs the model")
+    limits: dict[str, int | float] = Field(description="limits of uploads, and how long predictions are stored")
+    engine: str = Field(description="name and version of the engine that runs the model")
     fusionlens: str = Field(description="version of this service")
 
 
@@ -239,7 +219,7 @@ class Health(BaseModel):
 
 
 class Reloaded(BaseModel):
-    """What a reload came to."""
+    """The result of a reload."""
 
-    changed: bool = Field(description="false where the folder holds the bundle that is served already")
-    model: ModelVersion = Field(description="which model answers from now on")
+    changed: bool = Field(description="false if the folder still holds the bundle that is served")
+    model: ModelVersion = Field(description="the model that answers from now on")

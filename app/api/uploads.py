@@ -1,4 +1,4 @@
-"""One picture out of a request body, counted while it arrives and never written to disk."""
+"""Reads one picture from a request body. The bytes are counted while they arrive, and never written to disk."""
 
 from __future__ import annotations
 
@@ -36,65 +36,68 @@ OPENAPI_BODY: dict[str, Any] = {
 
 
 class _InMemoryParser(MultiPartParser):
-    """Starlette's parser, without its temporary files and with a look at whether the body was complete."""
+    """Starlette's parser, which also records whether the body has a part, and whether it ended properly."""
 
-    begun = complete = False
+    has_part = complete = False
 
     def on_part_begin(self) -> None:
         super().on_part_begin()
-        self.begun = True
+        self.has_part = True
 
     def on_end(self) -> None:
         self.complete = True
 
 
 class UploadMemory:
-    """The memory that all bodies on their way may take together."""
+    """The memory budget for all request bodies that are being received."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self.used_bytes = max_bytes, 0
 
     @contextmanager
-    def body(self) -> Iterator[Callable[[int], None]]:
-        """What to tell the size of each piece of one body to; it raises Overloaded. All is given back at the end."""
-        taken = 0
+    def reservation(self) -> Iterator[Callable[[int], None]]:
+        """A function that reserves memory for the chunks of one body, by their size in bytes.
 
-        def take(nbytes: int) -> None:
-            nonlocal taken
+        The function raises Overloaded if the budget is used up. The memory is released at the end of the context.
+        """
+        reserved = 0
+
+        def reserve(nbytes: int) -> None:
+            nonlocal reserved
             if self.used_bytes + nbytes > self._max_bytes:
                 raise Overloaded(1)
-            taken += nbytes
+            reserved += nbytes
             self.used_bytes += nbytes
 
         try:
-            yield take
+            yield reserve
         finally:
-            self.used_bytes -= taken
+            self.used_bytes -= reserved
 
 
-async def read_picture(request: Request, max_bytes: int, take: Callable[[int], None], within_s: float) -> bytes:
-    """The picture in a multipart field `file` or in a raw `image/*` body; `take` is told the size of each piece.
+async def read_picture(request: Request, max_bytes: int, reserve: Callable[[int], None], timeout_s: float) -> bytes:
+    """The bytes of the picture in the multipart field `file`, or in a raw `image/*` body.
 
-    Raises UploadTooLarge (as soon as the limit is passed), UploadTooSlow, EmptyUpload, MalformedUpload, MissingField,
-    UnsupportedMediaType, and what `take` raises.
+    `reserve` is called with the size of each chunk. Raises UploadTooLarge as soon as the limit is passed, UploadTooSlow
+    after `timeout_s`, EmptyUpload, MalformedUpload, MissingField, UnsupportedMediaType, and what `reserve` raises.
     """
     try:
-        async with asyncio.timeout(within_s):
-            return await _read_picture(request, _counted(request, max_bytes, take), max_bytes)
+        async with asyncio.timeout(timeout_s):
+            return await _read_picture(request, _limited(request, max_bytes, reserve), max_bytes)
     except TimeoutError as error:
-        raise UploadTooSlow(f"The body did not arrive within {within_s:g} s: send it again.") from error
+        raise UploadTooSlow(f"The body did not arrive within {timeout_s:g} s: send it again.") from error
 
 
 async def _read_picture(request: Request, stream: AsyncGenerator[bytes, None], max_bytes: int) -> bytes:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind.startswith("image/"):
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type.startswith("image/"):
         picture = b"".join([chunk async for chunk in stream])
-    elif kind == "multipart/form-data":
+    elif media_type == "multipart/form-data":
         picture = await _from_form(request, stream, max_bytes)
     else:
         raise UnsupportedMediaType(
             f"Send the picture as multipart/form-data in a field named {FIELD!r}, "
-            f"or as the body with an image/* content type; this request has {kind or 'no content type'}."
+            f"or as the body with an image/* content type; this request has {media_type or 'no content type'}."
         )
     if not picture:
         raise EmptyUpload("The upload is empty: send the bytes of a picture.")
@@ -103,12 +106,12 @@ async def _read_picture(request: Request, stream: AsyncGenerator[bytes, None], m
 
 async def _from_form(request: Request, stream: AsyncGenerator[bytes, None], max_bytes: int) -> bytes:
     parser = _InMemoryParser(request.headers, stream, max_files=1, max_fields=20)
-    parser.spool_max_size = max_bytes + 1  # more than can arrive, so nothing is ever spooled to disk
+    parser.spool_max_size = max_bytes + 1  # more than the limit, so nothing is spooled to disk
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        raise MalformedUpload(f"The multipart body cannot be used: {error.message} Send one file.") from error
-    if parser.begun and not parser.complete:
+        raise MalformedUpload(f"The multipart body is invalid: {error.message} Send one file.") from error
+    if parser.has_part and not parser.complete:
         raise MalformedUpload("The multipart body ends before its closing boundary: send it again.")
     if not parser.complete:
         raise EmptyUpload(f"The form is empty: send one picture in a field named {FIELD!r}.")
@@ -117,7 +120,7 @@ async def _from_form(request: Request, stream: AsyncGenerator[bytes, None], max_
     return await part.read()
 
 
-async def _counted(request: Request, max_bytes: int, take: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
+async def _limited(request: Request, max_bytes: int, reserve: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
     too_large = UploadTooLarge(f"The body is larger than {max_bytes:,} bytes: send a smaller picture.")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
@@ -127,5 +130,5 @@ async def _counted(request: Request, max_bytes: int, take: Callable[[int], None]
         received += len(chunk)
         if received > max_bytes:
             raise too_large
-        take(len(chunk))
+        reserve(len(chunk))
         yield chunk

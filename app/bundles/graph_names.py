@@ -1,14 +1,19 @@
-"""The names in a bundle's compiled graphs: of their files and of their outputs.
+"""File names and output names of a bundle's compiled graphs.
 
-The export writes the graphs and an engine reads them, so both take the names from here.
+The export writes the graphs and an engine reads them. Both take the names from here.
 """
 
 from __future__ import annotations
 
 GRAPHS = ("trunk.xml", "trunk.bin", "head.xml", "head.bin")
-TOKENS = "tokens.xml.gz"  # its constants lie in trunk.bin
+TOKENS = "tokens.xml.gz"  # its constants are in trunk.bin
+
+
+def gradient_output(source: str) -> str:
+    """The head's output with the score's gradient with respect to a branch's map, or to the `attention`."""
+    return f"{source}_gradient"
 
 
 def token_output(height: int) -> str:
-    """What a graph calls the saliency of the stage whose grid is so high."""
+    """The token graph's output with the saliency of the stage whose grid has this height."""
     return f"tokens_{height}"

@@ -1,4 +1,4 @@
-"""What `manifest.json` says: every field of a bundle's manifest, typed and checked."""
+"""The manifest of a bundle: every field of `manifest.json`, typed and validated."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ from app.errors import BundleError
 from app.models.feature_maps import BRANCHES, Branch
 
 FORMAT: Final = 1
-MANIFEST, WEIGHTS, REFERENCE = "manifest.json", "model.safetensors", "reference.safetensors"
+# The files of every bundle. The baseline is the training data's mean feature maps.
+MANIFEST, WEIGHTS, BASELINE = "manifest.json", "model.safetensors", "reference.safetensors"
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-Share = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Part(BaseModel):
-    """A frozen part of a manifest: unknown keys, converted types and numbers that are not finite are errors."""
+class Section(BaseModel):
+    """Base class of the manifest's sections: frozen and strict, without unknown keys, infinities or NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class InputRule(Part):
-    """How a picture becomes the model's input; `app.pictures.decode.prepare` does it."""
+class InputRule(Section):
+    """How a picture becomes the model's input: see `app.pictures.prepare.prepare`."""
 
     height_px: PositiveInt
     width_px: PositiveInt
@@ -45,15 +46,15 @@ class InputRule(Part):
     interpolation: Literal["bicubic"]
 
 
-class Normalization(Part):
-    """What a branch subtracts from RGB in [0, 1] and then divides by. It is part of the model's own weights."""
+class Normalization(Section):
+    """A branch's normalisation of RGB in [0, 1]: subtract `mean`, divide by `std`. The model's weights contain it."""
 
     mean: tuple[float, float, float]
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
 
-class Architecture(Part):
-    """The keyword arguments of `CNNViTFusion`, but for the image size, which is the input's."""
+class Architecture(Section):
+    """The keyword arguments of `CNNViTFusion`, without the image size, which `InputRule` has."""
 
     cnn: Text
     swin: Text
@@ -66,43 +67,49 @@ class Architecture(Part):
 
     @property
     def branches(self) -> tuple[Branch, ...]:
-        """The branches that the model has."""
+        """The branches of the model."""
         return (self.fusion,) if self.fusion == "cnn" or self.fusion == "swin" else BRANCHES
 
     @field_validator("cnn_options", "swin_options")
     @classmethod
-    def _weights_come_from_the_bundle_alone(cls, options: dict[str, Any]) -> dict[str, Any]:
+    def _reject_other_weights(cls, options: dict[str, Any]) -> dict[str, Any]:
         for name in options:
             if name.startswith(("pretrained", "checkpoint", "cache_dir")):
                 raise ValueError(f"{name!r} would load weights from elsewhere: remove it")
         return options
 
 
-class Calibration(Part):
-    """Logits are divided by `temperature` before the softmax. `chosen_on` names the pictures that it was fitted on."""
+class Calibration(Section):
+    """Temperature scaling: logits are divided by `temperature` before the softmax.
+
+    `chosen_on` names the pictures that the temperature was fitted on.
+    """
 
     temperature: PositiveFloat
     chosen_on: Text
 
 
-class Decision(Part):
-    """For two classes: the answer is `positive` where its calibrated probability is at least `threshold`."""
+class Decision(Section):
+    """The decision rule for two classes: answer `positive` if its calibrated probability is at least `threshold`."""
 
     positive: Text
-    threshold: Share
+    threshold: Probability
     chosen_on: Text
 
 
-class Metrics(Part):
-    """Figures of this bundle's weights on one split of the data."""
+class Metrics(Section):
+    """Metrics of the bundle's model on one split of the data."""
 
     split: Text
     pictures: PositiveInt
     values: dict[str, float]
 
 
-class Description(Part):
-    """What a manifest says that cannot be read off the model. `data`: where its pictures came from, on what terms."""
+class Description(Section):
+    """The part of a manifest that cannot be derived from the model itself.
+
+    `data` names the source of the training pictures and their terms of use.
+    """
 
     name: Text
     version: Text
@@ -118,20 +125,21 @@ class Description(Part):
     recipe: dict[str, Any]
 
     @model_validator(mode="after")
-    def _classes_and_decision_agree(self) -> Description:
+    def _check_classes_and_decision(self) -> Description:
         if len(set(self.classes)) < len(self.classes):
-            raise ValueError("classes: a name stands there twice")
+            raise ValueError("classes: a name is listed twice")
         if self.decision is not None and len(self.classes) != 2:
-            raise ValueError(f"decision: a threshold needs exactly 2 classes, and there are {len(self.classes)}")
+            raise ValueError(f"decision: a threshold needs exactly 2 classes, but there are {len(self.classes)}")
         if self.decision is not None and self.decision.positive not in self.classes:
             raise ValueError(f"decision: positive is {self.decision.positive!r}, not one of {', '.join(self.classes)}")
         return self
 
 
 class Manifest(Description):
-    """The content of `manifest.json`. `files` maps the name of every other file to its sha256.
+    """The content of `manifest.json`.
 
-    `token_stages` are the heights of the grids of the Swin's stages, of whose tokens there is a graph.
+    `files` maps the name of every other file to its SHA-256. `map_shapes` are (channels, height, width). `token_stages`
+    are the grid heights of the Swin's stages in the token graph; the tuple is empty if the bundle has no such graph.
     """
 
     format: Literal[1]
@@ -143,40 +151,42 @@ class Manifest(Description):
 
     @field_validator("files")
     @classmethod
-    def _known_files_only(cls, files: dict[str, str]) -> dict[str, str]:
-        known = (WEIGHTS, REFERENCE, *GRAPHS, TOKENS)
-        if unknown := [name for name in files if name not in known]:
-            raise ValueError(f"{unknown[0]!r} is not a file of a bundle, which holds only {', '.join(known)}")
-        if missing := [name for name in (WEIGHTS, REFERENCE) if name not in files]:
-            raise ValueError(f"{missing[0]} is not listed, and no bundle is without it")
-        if 0 < len(absent := [name for name in GRAPHS if name not in files]) < len(GRAPHS):
-            raise ValueError(f"{absent[0]} is not listed: a bundle has all of {', '.join(GRAPHS)}, or none")
+    def _only_bundle_files(cls, files: dict[str, str]) -> dict[str, str]:
+        allowed = (WEIGHTS, BASELINE, *GRAPHS, TOKENS)
+        if unknown := [name for name in files if name not in allowed]:
+            raise ValueError(f"{unknown[0]!r} is not a file of a bundle, which holds only {', '.join(allowed)}")
+        if missing := [name for name in (WEIGHTS, BASELINE) if name not in files]:
+            raise ValueError(f"{missing[0]} is not listed, but every bundle has it")
+        if 0 < len(missing_graphs := [name for name in GRAPHS if name not in files]) < len(GRAPHS):
+            raise ValueError(
+                f"{missing_graphs[0]} is not listed: a bundle has all of {', '.join(GRAPHS)}, or none of them"
+            )
         if TOKENS in files and GRAPHS[0] not in files:
-            raise ValueError(f"{TOKENS} is listed, but not the trunk whose numbers it takes")
+            raise ValueError(f"{TOKENS} is listed without {GRAPHS[1]}, which holds its constants")
         return files
 
     @model_validator(mode="after")
-    def _every_branch_described(self) -> Manifest:
+    def _check_branches(self) -> Manifest:
         branches = set(self.architecture.branches)
         for name in ("normalization", "map_shapes"):
             if getattr(self, name).keys() != branches:
                 raise ValueError(f"{name}: fusion {self.architecture.fusion} has the branches {sorted(branches)}")
         if bool(self.token_stages) != (TOKENS in self.files):
-            raise ValueError(f"token_stages: they belong to {TOKENS}, and one of both is not there")
+            raise ValueError(f"token_stages: they belong to {TOKENS}, and one of the two is missing")
         if self.token_stages and self.token_stages[-1:] != self.map_shapes.get("swin", ())[1:2]:
             raise ValueError("token_stages: the last one is not the height of the Swin's map")
         return self
 
 
 def parse_manifest(text: bytes) -> Manifest:
-    """The manifest in a file's bytes. Raises BundleError, which names the field."""
+    """Parse the bytes of `manifest.json`. Raises BundleError, whose message names the faulty field."""
     try:
         content = pydantic_core.from_json(text, allow_inf_nan=False)
     except ValueError as error:
         raise BundleError(MANIFEST, f"is not JSON ({error}): copy the whole bundle") from error
     number = content.get("format") if isinstance(content, dict) else None
     if type(number) is not int or number < FORMAT:
-        raise BundleError(MANIFEST, f"format is {number!r}, which was never a bundle's: this version reads {FORMAT}")
+        raise BundleError(MANIFEST, f"format is {number!r}, which no bundle ever had: this version reads {FORMAT}")
     if number > FORMAT:
         raise BundleError(MANIFEST, f"format {number} is newer than this version reads ({FORMAT}): upgrade fusionlens")
     try:

@@ -1,8 +1,8 @@
-"""Reading a bundle: a folder that holds one trained model and all that is needed to serve it.
+"""Reads and verifies a bundle: a folder with one trained model and all that is needed to serve it.
 
-`manifest.json` describes the model and holds the sha256 of every other file, so that its own digest pins the whole.
-The bytes whose digest was checked are the bytes that are used; a graph that is read again is checked again. Whatever
-does not match is refused, and nothing is ever unpickled.
+`manifest.json` describes the model and holds the SHA-256 of every other file, so its own digest pins the whole bundle.
+The bytes whose digest was checked are the bytes that are used, and a graph that is read again is verified again. A file
+that does not match is refused. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -17,41 +17,43 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from app.bundles.graph_names import GRAPHS, TOKENS
-from app.bundles.manifest import MANIFEST, REFERENCE, WEIGHTS, Manifest, parse_manifest
+from app.bundles.manifest import BASELINE, MANIFEST, WEIGHTS, Manifest, parse_manifest
 from app.errors import BundleError
 from app.models.feature_maps import FeatureMaps
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A verified bundle. `sha256` is the digest of manifest.json, `tensors` the model's state (floats in fp16).
+    """A verified bundle.
 
-    `reference` holds the training data's mean maps, float32 `[C, h, w]`; `graphs` the bytes of the compiled graphs,
-    by file name, empty where the bundle has none.
+    `sha256` is the digest of manifest.json. `tensors` is the state of the model, with floats in fp16. `baseline` holds
+    the training data's mean feature maps, float32 `[C, h, w]`. `graphs` are the bytes of the compiled graphs by file
+    name; it is empty if the bundle has none.
     """
 
     path: Path
     sha256: str
     manifest: Manifest
     tensors: Mapping[str, np.ndarray]
-    reference: FeatureMaps[np.ndarray]
+    baseline: FeatureMaps[np.ndarray]
     graphs: Mapping[str, bytes]
 
     def without_weights(self) -> Bundle:
-        """What is still needed once an engine is loaded: all but the tensors and the graphs."""
+        """A copy without tensors and graphs, which are not needed once an engine is loaded."""
         return replace(self, tensors={}, graphs={})
 
     def graph(self, name: str) -> bytes:
-        """The content of a graph's file: what is at hand, else the file, verified again. Raises BundleError."""
+        """The content of a graph's file, from memory or, verified again, from the folder. Raises BundleError."""
         if name in self.graphs:
             return self.graphs[name]
         return _read_verified(self.path, name, self.manifest.files[name])
 
 
 def read_bundle(path: Path, pinned_sha256: str | None = None) -> Bundle:
-    """Read and verify the bundle in the folder `path`; refuse any but the one whose manifest has the pinned digest.
+    """Read and verify the bundle in the folder `path`.
 
-    Whether the tensors fit the architecture is for the engine to say, which builds it. Raises BundleError.
+    With `pinned_sha256`, the manifest must have this digest. Whether the tensors fit the architecture is checked by the
+    torch engine, which builds the model. Raises BundleError.
     """
     text = _read(path, MANIFEST)
     sha256 = hashlib.sha256(text).hexdigest()
@@ -59,11 +61,12 @@ def read_bundle(path: Path, pinned_sha256: str | None = None) -> Bundle:
         raise BundleError(MANIFEST, f"its sha256 is {sha256}, but {pinned_sha256} is pinned: this is another bundle")
     manifest = parse_manifest(text)
     contents = {name: _read_verified(path, name, digest) for name, digest in manifest.files.items()}
-    tensors, reference = (_tensors(name, contents[name]) for name in (WEIGHTS, REFERENCE))
+    tensors, baseline_tensors = (_tensors(name, contents[name]) for name in (WEIGHTS, BASELINE))
     _check_weights(manifest, tensors)
-    _check_reference(manifest, reference)
+    _check_baseline(manifest, baseline_tensors)
     graphs = {name: contents[name] for name in (*GRAPHS, TOKENS) if name in contents}
-    return Bundle(path, sha256, manifest, tensors, FeatureMaps(**reference), graphs)
+    baseline = FeatureMaps({branch: baseline_tensors[branch] for branch in manifest.architecture.branches})
+    return Bundle(path, sha256, manifest, tensors, baseline, graphs)
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -82,15 +85,15 @@ def _read(folder: Path, name: str) -> bytes:
 
 def _read_verified(folder: Path, name: str, expected: str) -> bytes:
     data = _read(folder, name)
-    if (found := hashlib.sha256(data).hexdigest()) != expected:
-        raise BundleError(name, f"its sha256 is {found}, but the manifest says {expected}: copy or export it again")
+    if (actual := hashlib.sha256(data).hexdigest()) != expected:
+        raise BundleError(name, f"its sha256 is {actual}, but the manifest says {expected}: copy or export it again")
     return data
 
 
 def _tensors(name: str, data: bytes) -> dict[str, np.ndarray]:
     try:
         tensors: dict[str, np.ndarray] = safetensors.numpy.load(data)
-    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a number format that numpy has not
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a number format that numpy lacks
         raise BundleError(name, f"is not a readable safetensors file ({error}): export it again") from error
     if broken := [tensor for tensor, values in tensors.items() if not _is_finite(values)]:
         raise BundleError(name, f"tensor {broken[0]} holds values that are not finite: export other weights")
@@ -100,7 +103,7 @@ def _tensors(name: str, data: bytes) -> dict[str, np.ndarray]:
 def _is_finite(values: np.ndarray) -> bool:
     if values.dtype != np.float16:
         return bool(np.isfinite(values).all())
-    exponents = values.view(np.uint16) & 0x7C00  # all ones for infinities and NaN: numpy itself looks at fp16 slowly
+    exponents = values.view(np.uint16) & 0x7C00  # all ones for infinities and NaN; numpy.isfinite is slow for fp16
     return not bool((exponents == 0x7C00).any())
 
 
@@ -109,17 +112,20 @@ def _check_weights(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> Non
     for name, values in tensors.items():
         if name.startswith("head.") and name.endswith("classifier.weight") and values.shape[:1] != (classes,):
             raise BundleError(WEIGHTS, f"{name} is {list(values.shape)}, but the manifest names {classes} classes")
-    for branch, stated in manifest.normalization.items():
-        for part in ("mean", "std"):
-            stored = tensors.get(f"{branch}_{part}")
-            if stored is not None and not np.array_equal(stored.ravel(), np.array(getattr(stated, part), stored.dtype)):
+    for branch, normalization in manifest.normalization.items():
+        for statistic in ("mean", "std"):
+            stored = tensors.get(f"{branch}_{statistic}")
+            if stored is not None and not np.array_equal(
+                stored.ravel(), np.array(getattr(normalization, statistic), stored.dtype)
+            ):
                 raise BundleError(
-                    WEIGHTS, f"{branch}_{part} is {stored.ravel().tolist()}, not what the manifest's normalization says"
+                    WEIGHTS,
+                    f"{branch}_{statistic} is {stored.ravel().tolist()}, not what the manifest's normalization says",
                 )
 
 
-def _check_reference(manifest: Manifest, reference: Mapping[str, np.ndarray]) -> None:
-    found = {branch: (values.dtype.name, values.shape) for branch, values in reference.items()}
+def _check_baseline(manifest: Manifest, baseline_tensors: Mapping[str, np.ndarray]) -> None:
+    actual = {branch: (values.dtype.name, values.shape) for branch, values in baseline_tensors.items()}
     expected = {branch: ("float32", shape) for branch, shape in manifest.map_shapes.items()}
-    if found != expected:
-        raise BundleError(REFERENCE, f"holds {found}, but the manifest's map_shapes need {expected}: export it again")
+    if actual != expected:
+        raise BundleError(BASELINE, f"holds {actual}, but the manifest's map_shapes need {expected}: export it again")

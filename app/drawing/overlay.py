@@ -1,9 +1,9 @@
-"""A heatmap drawn on the user's own picture, with a legend that says what the colours stand for.
+"""Draws a heatmap over the user's own picture, with a legend of the colours.
 
-Only positive evidence is coloured, on a scale from 0 to its maximum, so that weak differences are not made to look
-strong: where the evidence is zero or negative the picture stays as it is, a map without positive evidence is not
-coloured at all and the drawing says so, and a constant positive map is evenly of the top colour. What the model did
-not see is grey and dark, outside a thin white line.
+Only positive evidence is coloured, on a scale from 0 to its maximum, so that weak differences do not look strong. Where
+the evidence is zero or negative, the picture is unchanged. A map without positive evidence is not coloured at all, and
+the drawing says so. A constant positive map has the top colour everywhere. What the model did not see is grey and dark,
+outside a thin white line.
 """
 
 from __future__ import annotations
@@ -12,39 +12,40 @@ import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8, UInt32
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from app.errors import BadParameter
+from app.pictures.rectangle import Rectangle
 
 COLORMAPS = ("viridis", "inferno", "magma", "plasma", "cividis", "turbo", "jet")
-# Below this part of the map's largest magnitude, a difference may be float32 rounding and counts as none.
+# A difference below this part of the map's largest magnitude may be float32 rounding, and counts as none.
 _ROUNDING = 1e-4
-# Colours fade in over this first part of the scale: a hard edge at 0 would make the weakest evidence catch the eye.
+# Colours fade in over this first part of the scale: a hard edge at 0 would draw attention to the weakest evidence.
 _FADE = 0.05
 _NOT_SEEN_BRIGHTNESS = 0.4
-# Colours are looked up in steps of evidence, so many to each of a colour map's 255: where colours fade in, a step is
-# then less than a level of grey. An odd number, so that both round at the same places.
-_STEPS_OF_LEVEL = 33
+# The colour table has this many entries for each of the 255 levels of a colour map, so that a step is less than one
+# grey level even where colours fade in. The number is odd, so that entries and levels are rounded at the same places.
+_STEPS_PER_LEVEL = 33
 _NO_EVIDENCE_LINES = (("no positive evidence",), ("no positive", "evidence"), ("no", "positive", "evidence"))
-SMALLEST_PX = 32  # of a drawing's longest side
-_LEGIBLE_PX = 8.0  # smallest size of letters
-_LINE_HEIGHT = 1.35  # in sizes of the letters
+SMALLEST_PX = 32  # the smallest longest side of a drawing
+_LEGIBLE_PX = 8.0  # the smallest font size
+_LINE_HEIGHT = 1.35  # in font sizes
 
 
 @dataclass(frozen=True)
 class Style:
     """How a heatmap is drawn.
 
-    Opacity goes from `alpha_min` at the low end of the colour map to `alpha_max` at its high end; if both are the
-    same, it is uniform. Over the first twentieth above zero evidence, colours fade in. `clip` names two percentiles of
-    the map's positive cells for the ends of the colour map to stand for, for contrast; with None they stand for 0 and
-    the maximum. What does not reach the part `threshold` of the colour map's high end is left bare, and `contour`
-    draws a line around what reaches this part of it. `size_px` is the longest side of the drawing, where the picture
-    has that many pixels. Raises BadParameter.
+    Opacity rises from `alpha_min` at the low end of the colour map to `alpha_max` at its high end; equal values make it
+    uniform. In the first twentieth of the scale, colours also fade in. `clip` are two percentiles of the map's positive
+    cells that the ends of the colour map stand for, which increases contrast; with None, the ends stand for 0 and the
+    maximum. Cells below the fraction `threshold` of the high end are not coloured. `contour` draws a line around the
+    area that reaches this fraction of the high end. `size_px` is the longest side of the drawing; smaller pictures are
+    not enlarged. Raises BadParameter for values out of range.
     """
 
     colormap: str = "viridis"
@@ -69,44 +70,43 @@ class Style:
                 "choose both from 0 to 100, the lower one first."
             )
         if self.contour is not None and not 0 < self.contour < 1:
-            raise BadParameter(f"The contour is at {self.contour:g} of the scale: choose a part between 0 and 1.")
+            raise BadParameter(f"The contour is at {self.contour:g} of the scale: choose a fraction between 0 and 1.")
         if not 0 <= self.threshold < 1:
-            raise BadParameter(f"The threshold is {self.threshold:g} of the scale: choose from 0 to less than 1.")
+            raise BadParameter(
+                f"The threshold is {self.threshold:g} of the scale: choose a fraction from 0 to less than 1."
+            )
         if self.size_px is not None and self.size_px < SMALLEST_PX:
             raise BadParameter(f"A drawing of {self.size_px} px shows nothing: choose {SMALLEST_PX} px or more.")
 
 
-class Box(NamedTuple):
-    """A region of a picture. Coordinates are continuous: a pixel's centre is at +0.5."""
-
-    left_px: float
-    top_px: float
-    width_px: float
-    height_px: float
-
-
 @dataclass(frozen=True)
 class Legend:
-    """What an overlay's colours stand for, in the heatmap's unit.
+    """How the map's values are drawn in the PNG."""
 
-    `low` and `high` are what the ends of the colour map stand for (values beyond them have the end's colour);
-    `minimum` and `maximum` are the whole map's. `clip` holds the percentiles that the ends were taken from, if any;
-    where these all but coincide, the low end stays 0. With `no_positive_evidence` nothing is coloured, and both ends
-    are 0.
-    """
+    # Values beyond an end of the colour map have the colour of that end. If the percentiles of `clip` almost coincide,
+    # the low end stays 0. With `no_positive_evidence`, both ends are 0.
+
+    __pydantic_config__: ClassVar[dict[str, bool]] = {"use_attribute_docstrings": True}  # the API answers with it
 
     colormap: str
+    """name of the colour map"""
     low: float
+    """the value at the low end of the colour map"""
     high: float
+    """the value at the high end of the colour map"""
     minimum: float
+    """the map's smallest value"""
     maximum: float
+    """the map's largest value"""
     clip: tuple[float, float] | None
+    """percentiles of the positive evidence that the ends of the colour map stand for, if any"""
     no_positive_evidence: bool
+    """whether nothing in the map speaks for the target, so that nothing is coloured"""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """An overlay in RGB, and how to read it."""
+    """An overlay in RGB with its legend."""
 
     picture: UInt8[np.ndarray, "h w 3"]
     legend: Legend
@@ -115,53 +115,56 @@ class Drawing:
 def draw(
     picture: Image.Image,
     heatmap: Float[np.ndarray, "grid_h grid_w"],
-    seen: Box,
+    seen: Rectangle,
     style: Style,
     legend: Legend | None = None,
 ) -> Drawing:
-    """The heatmap over an RGB picture, whose region `seen` is what the model saw and what the cells tile.
+    """Draw a heatmap over an RGB picture.
 
-    Between the cells' centres the signed map is interpolated bilinearly, and continued evenly to the region's edges.
-    `legend` is a scale to be drawn on, of another map in the same unit; by default it is the map's own. Raises
-    ValueError for a heatmap that is not finite, or a region outside the picture.
+    `seen` is the region of the picture that the model saw; the cells of the heatmap tile it. The signed map is
+    interpolated bilinearly between the centres of the cells, and constant from there to the edges of the region.
+    `legend` is the legend of another map with the same unit, to draw both on one scale; by default the map has its own.
+    Raises ValueError for a heatmap that is not finite, and for a region outside the picture.
     """
-    own = legend_of(heatmap, style)
-    legend = own if legend is None or own.no_positive_evidence else legend
+    own_legend = legend_of(heatmap, style)
+    legend = own_legend if legend is None or own_legend.no_positive_evidence else legend
     if style.size_px is not None and (scale := style.size_px / max(picture.size)) < 1:
         picture = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BOX)
-        seen = Box(*(length * scale for length in seen))
-    rows = _pixels(seen.top_px, seen.height_px, picture.height)
-    columns = _pixels(seen.left_px, seen.width_px, picture.width)
-    canvas = _with_the_rest_dimmed(picture, rows, columns)
+        seen = seen.scaled(scale, scale)
+    rows = _pixel_range(seen.top_px, seen.height_px, picture.height)
+    columns = _pixel_range(seen.left_px, seen.width_px, picture.width)
+    canvas = _dim_outside(picture, rows, columns)
     if legend.no_positive_evidence:
-        _stamp_no_evidence(canvas)
+        _draw_no_evidence_banner(canvas)
     else:
-        down = _interpolation(rows, seen.top_px, seen.height_px, heatmap.shape[0])
-        across = _interpolation(columns, seen.left_px, seen.width_px, heatmap.shape[1])
+        row_weights = _interpolation(rows, seen.top_px, seen.height_px, heatmap.shape[0])
+        column_weights = _interpolation(columns, seen.left_px, seen.width_px, heatmap.shape[1])
         evidence = heatmap / legend.high
-        layer = _layer(down, evidence, across, _palette(legend.low / legend.high, style))
+        layer = _evidence_layer(row_weights, evidence, column_weights, _palette(legend.low / legend.high, style))
         canvas.paste(layer, (columns.start, rows.start), layer)
         if style.contour is not None:
-            _draw_line_around(down @ evidence @ across.T >= style.contour, canvas, (columns.start, rows.start))
+            _draw_contour(
+                row_weights @ evidence @ column_weights.T >= style.contour, canvas, (columns.start, rows.start)
+            )
     return Drawing(np.asarray(canvas), legend)
 
 
 def legend_of(heatmap: Float[np.ndarray, "grid_h grid_w"], style: Style) -> Legend:
-    """The legend that `draw` gives to this heatmap. Raises ValueError for a heatmap that is not finite."""
+    """The legend that `draw` computes for this heatmap. Raises ValueError for a heatmap that is not finite."""
     if not np.isfinite(heatmap).all():
         raise ValueError("the heatmap has values that are not finite")
     minimum, maximum = float(heatmap.min()), float(heatmap.max())
-    evident = maximum > max(0.0, -minimum * _ROUNDING)
-    low, high = 0.0, maximum if evident else 0.0
-    if evident and style.clip is not None:
+    has_evidence = maximum > max(0.0, -minimum * _ROUNDING)
+    low, high = 0.0, maximum if has_evidence else 0.0
+    if has_evidence and style.clip is not None:
         lower, upper = (float(value) for value in np.percentile(heatmap[heatmap > 0], style.clip))
-        # Percentiles that all but coincide would stretch rounding over the whole colour map.
+        # Percentiles that almost coincide would stretch rounding errors over the whole colour map.
         low, high = (lower if upper - lower > upper * _ROUNDING else 0.0), upper
-    return Legend(style.colormap, low, high, minimum, maximum, style.clip, not evident)
+    return Legend(style.colormap, low, high, minimum, maximum, style.clip, not has_evidence)
 
 
-def _pixels(start_px: float, length_px: float, size_px: int) -> slice:
-    """The pixels whose centre lies in an interval, or the nearest one where it is too short to hold any."""
+def _pixel_range(start_px: float, length_px: float, size_px: int) -> slice:
+    """The pixels whose centres lie in an interval, or the nearest pixel if there are none."""
     end_px = start_px + length_px
     if not (length_px > 0 and end_px > 0 and start_px < size_px):
         raise ValueError(f"the region seen, {start_px:g} to {end_px:g} px, is outside the picture's {size_px} px")
@@ -170,33 +173,33 @@ def _pixels(start_px: float, length_px: float, size_px: int) -> slice:
 
 
 def _interpolation(pixels: slice, start_px: float, length_px: float, cells: int) -> Float32[np.ndarray, "pixels cells"]:
-    """Linear interpolation along one axis as a matrix, from values at the cells' centres to those at the pixels'."""
+    """The matrix of linear interpolation along one axis, from the centres of cells to the centres of pixels."""
     centre_px = np.arange(pixels.start, pixels.stop) + 0.5
     cell = np.clip((centre_px - start_px) * cells / length_px - 0.5, 0, cells - 1)
     return np.asarray(np.maximum(1 - np.abs(cell[:, None] - np.arange(cells)), 0), dtype=np.float32)
 
 
-def _layer(
-    down: Float32[np.ndarray, "h grid_h"],
+def _evidence_layer(
+    row_weights: Float32[np.ndarray, "h grid_h"],
     evidence: Float[np.ndarray, "grid_h grid_w"],
-    across: Float32[np.ndarray, "w grid_w"],
+    column_weights: Float32[np.ndarray, "w grid_w"],
     palette: UInt32[np.ndarray, " steps"],
 ) -> Image.Image:
-    """The colours of evidence, which is in units of the scale's high end, to be laid over the picture: RGBA."""
+    """The RGBA layer to paste over the picture. `evidence` is in units of the high end of the scale."""
     last = len(palette) - 1
-    # Scaled in the few cells of the grid, not in the many pixels. The half makes cutting off a fraction round it.
-    step = down @ (evidence * last + 0.5).astype(np.float32) @ across.T
+    # Scaled on the few cells of the grid, not on the many pixels. Adding 0.5 turns truncation into rounding.
+    step = row_weights @ (evidence * last + 0.5).astype(np.float32) @ column_weights.T
     pixels = palette.take(np.clip(step, 0, last, out=step).astype(np.uint16))
     return Image.frombuffer("RGBA", pixels.shape[::-1], pixels, "raw", "RGBA", 0, 1)
 
 
 @functools.lru_cache(maxsize=16)
 def _palette(low: float, style: Style) -> UInt32[np.ndarray, " steps"]:
-    """Colours and opacities, as the four bytes of RGBA, of evidence from 0 to the scale's high end in even steps.
+    """The colour table: packed RGBA for evidence from 0 to the high end of the scale in equal steps.
 
-    `low` is the scale's low end, in units of its high end.
+    `low` is the low end of the scale, in units of its high end.
     """
-    steps = min(math.ceil(255 * _STEPS_OF_LEVEL / (1 - low)), np.iinfo(np.uint16).max)
+    steps = min(math.ceil(255 * _STEPS_PER_LEVEL / (1 - low)), np.iinfo(np.uint16).max)
     evidence = np.arange(steps + 1, dtype=np.float32) / steps
     level = np.rint(255 * np.clip((evidence - low) / (1 - low), 0, 1)).astype(np.intp)
     opacity = np.minimum(evidence / _FADE, 1) * (style.alpha_min + (style.alpha_max - style.alpha_min) * level / 255)
@@ -207,13 +210,13 @@ def _palette(low: float, style: Style) -> UInt32[np.ndarray, " steps"]:
 
 @functools.cache
 def colours(colormap: str) -> UInt8[np.ndarray, "256 3"]:
-    """A colour map's colours, from its low end to its high end."""
-    with np.load(Path(__file__).with_name("colormaps.npz")) as colours:
-        return np.asarray(colours[colormap], dtype=np.uint8)
+    """The 256 colours of a colour map, from its low end to its high end."""
+    with np.load(Path(__file__).with_name("colormaps.npz")) as colormaps:
+        return np.asarray(colormaps[colormap], dtype=np.uint8)
 
 
-def _with_the_rest_dimmed(picture: Image.Image, rows: slice, columns: slice) -> Image.Image:
-    """A copy of the picture that is grey and dark outside a region, and has a white line around it."""
+def _dim_outside(picture: Image.Image, rows: slice, columns: slice) -> Image.Image:
+    """A copy of the picture that is grey and dark outside a region, with a white line around the region."""
     canvas = picture.copy()
     (left, right), (top, bottom) = (columns.start, columns.stop), (rows.start, rows.stop)
     above, below = (0, 0, picture.width, top), (0, bottom, picture.width, picture.height)
@@ -227,8 +230,8 @@ def _with_the_rest_dimmed(picture: Image.Image, rows: slice, columns: slice) -> 
     return canvas
 
 
-def _draw_line_around(inside: Bool[np.ndarray, "h w"], canvas: Image.Image, corner: tuple[int, int]) -> None:
-    """A white line between black ones, to be seen on any colour, along the inner border of a region."""
+def _draw_contour(inside: Bool[np.ndarray, "h w"], canvas: Image.Image, corner: tuple[int, int]) -> None:
+    """Draw a white line with black edges, visible on any colour, along the inner border of a region."""
     inner = np.pad(inside, 1, mode="edge")
     inner = inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
     border = Image.fromarray((inside & ~inner).astype(np.uint8) * 255)
@@ -237,16 +240,17 @@ def _draw_line_around(inside: Bool[np.ndarray, "h w"], canvas: Image.Image, corn
         canvas.paste(colour, corner, border.filter(ImageFilter.MaxFilter(width_px // 2 * 2 + 1)))
 
 
-def _stamp_no_evidence(canvas: Image.Image) -> None:
-    """White on a black band at the bottom, broken into the lines that give the largest letters up to a pleasant size.
+def _draw_no_evidence_banner(canvas: Image.Image) -> None:
+    """Write "no positive evidence" in white on a black band at the bottom of the picture.
 
-    A picture too small for legible letters is left as it is, rather than covered.
+    The text is broken into the lines that allow the largest font, up to a limit. If no legible font fits, the picture
+    is left unchanged.
     """
     width, height = canvas.size
-    hundred_px = ImageFont.load_default(100)
+    font_of_100_px = ImageFont.load_default(100)
 
     def fitting_px(lines: tuple[str, ...]) -> float:
-        widest = max(hundred_px.getlength(line) for line in lines) / 100
+        widest = max(font_of_100_px.getlength(line) for line in lines) / 100
         return min(0.9 * width / widest, 0.5 * height / (_LINE_HEIGHT * len(lines)), 15 + max(height, width) / 50)
 
     lines = max(_NO_EVIDENCE_LINES, key=fitting_px)

@@ -1,4 +1,4 @@
-"""Several drawings of one picture side by side, each with its title, over a colour bar."""
+"""Puts several drawings of one picture side by side, each with a title above and a colour bar below."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.drawing.overlay import Drawing, Legend, colours
 
 
 class Panel(NamedTuple):
-    """One drawing and what it shows."""
+    """One drawing with its title and the unit of its map."""
 
     title: str
     drawing: Drawing
@@ -21,7 +21,7 @@ class Panel(NamedTuple):
 
 
 def side_by_side(panels: Sequence[Panel]) -> UInt8[np.ndarray, "h w 3"]:
-    """The panels from left to right. Panels on one scale share one colour bar; otherwise each has its own."""
+    """The panels from left to right. Panels with the same scale share one colour bar; otherwise each has its own."""
     pictures = [Image.fromarray(panel.drawing.picture) for panel in panels]
     width, height = pictures[0].size
     letters_px = min(24.0, max(10.0, width / 16))

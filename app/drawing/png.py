@@ -1,4 +1,4 @@
-"""Pictures as PNG, quickly: overlays are drawn anew for whoever asks, and compressing takes longest."""
+"""A fast PNG encoder. Compression would otherwise take longer than drawing an overlay."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from isal import isal_zlib
 from jaxtyping import UInt8
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_RGB = (8, 2, 0, 0, 0)  # bits a channel, colour type, compression, filter method, interlace
+_PNG_RGB = (8, 2, 0, 0, 0)  # bits per channel, colour type, compression, filter method, interlace
 _PNG_FILTER_UP = 2
 
 
 def encode_png(picture: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """An RGB picture as PNG, compressed lightly: it is sent once, and time matters more than bytes.
+    """Encode an RGB picture as PNG with light compression: it is sent once, and time matters more than size.
 
-    Every row holds its differences to the row above (PNG specification, third edition, sections 5.3, 9.2 and 11.2).
+    Every row is stored as differences to the row above. Source: PNG specification, third edition, sections 5.3, 9.2,
+    11.2.
     """
     height, width = picture.shape[:2]
     pixels = picture.reshape(height, width * 3)

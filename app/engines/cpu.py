@@ -1,4 +1,4 @@
-"""How many cores this process may use."""
+"""The number of CPU cores that this process may use."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import math
 import os
 from pathlib import Path
 
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container's own group (cgroup v2): quota and period, in µs
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2, inside a container: quota and period in µs
 
 
 def available_cores() -> int:
-    """The cores that the scheduler gives us, or a container's limit where that is lower.
+    """The cores in this process's scheduler affinity, or the CPU limit of its container if that is lower.
 
-    More threads than that stop each other: a quota of 2 cores on a machine of 16 would else be spent by 16 threads.
+    More threads than this slow each other down: 16 threads would use up a quota of 2 cores early in each period, and
+    then stand still.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = _CGROUP_LIMIT.read_text().partition(" ") if _CGROUP_LIMIT.exists() else ("max", "", "")

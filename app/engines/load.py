@@ -1,4 +1,4 @@
-"""The engine for a bundle: which one, by the settings and by what this machine has."""
+"""Chooses and loads the engine for a bundle, by the settings and by what this machine has."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from app.errors import EngineError
 
 
 def load_engine(bundle: Bundle, kind: EngineKind, threads: int | None = None, cache: Path | None = None) -> Engine:
-    """The engine `kind` for a bundle; `auto` is torch where torch finds a CUDA GPU, else OpenVINO if it has graphs.
+    """Load a bundle into the engine `kind`.
 
-    On a CPU it uses up to `threads` cores, by default all that there are for this process. OpenVINO keeps what
-    compiling took in the folder `cache`, if one is given. Raises EngineError if the engine cannot run here, and
-    BundleError if the bundle's weights or graphs are not those of its manifest.
+    `auto` is torch if torch finds a CUDA GPU, or if torch is installed and the bundle has no graphs; else OpenVINO. On
+    a CPU the engine uses up to `threads` cores, by default all that are available to this process. OpenVINO stores
+    compiled graphs in the folder `cache`, if one is given. Raises EngineError if the engine cannot run here, and
+    BundleError if the bundle's weights or graphs do not match its manifest.
     """
     if kind == "torch" or (kind == "auto" and (_torch_has_cuda() or (not bundle.graphs and _has_torch()))):
         if not _has_torch():
             raise EngineError("The torch engine needs torch and timm: pip install 'fusionlens[torch]'.")
-        import torch  # only here: torch is an extra
+        import torch  # imported here because torch is an optional dependency
 
         from app.engines.torch import TorchEngine, load_model
 
@@ -32,11 +33,11 @@ def load_engine(bundle: Bundle, kind: EngineKind, threads: int | None = None, ca
         return TorchEngine(load_model(bundle))
     if not bundle.graphs:
         raise EngineError(
-            f"The bundle {bundle.path} has no compiled graphs: make them with python -m training compile BUNDLE OUT "
+            f"The bundle {bundle.path} has no compiled graphs: make them with fusionlens-train compile BUNDLE OUT "
             "(pip install 'fusionlens[train]'), or serve it with torch (pip install 'fusionlens[torch]', "
             "FUSIONLENS_ENGINE=torch)."
         )
-    from app.engines.openvino import load_openvino_engine  # only here: it takes a while to load
+    from app.engines.openvino import load_openvino_engine  # imported here because OpenVINO is slow to import
 
     return load_openvino_engine(bundle, threads or available_cores(), cache)
 
@@ -46,7 +47,7 @@ def _has_torch() -> bool:
 
 
 def _torch_has_cuda() -> bool:
-    """Whether torch can use a GPU; torch, which takes seconds to import, is asked only where there is a driver."""
+    """Whether torch can use a CUDA GPU. torch, which is slow to import, is imported only if there is a driver."""
     try:
         ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:

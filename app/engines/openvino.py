@@ -1,4 +1,4 @@
-"""The OpenVINO engine: a bundle's graphs on a CPU, gradients included, with no torch in the process."""
+"""The OpenVINO engine: it runs a bundle's graphs, gradients included, on a CPU and without torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import mmap
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,53 +22,55 @@ import openvino as ov
 from jaxtyping import Float, Float32, UInt8
 from threadpoolctl import ThreadpoolController
 
-from app.bundles.graph_names import token_output
+from app.bundles.graph_names import gradient_output, token_output
 from app.bundles.reader import Bundle
-from app.engines.openvino_graphs import CORE, choosing, graph_to_compile, without_gradients
+from app.engines.openvino_graphs import CORE, graph_to_compile, logits_only, with_argmax_target
 from app.engines.protocol import HeadResult, TokenResult
 from app.errors import EngineError, FusionLensError
-from app.models.feature_maps import FeatureMaps
+from app.models.feature_maps import BRANCHES, FeatureMaps
 
 _LOG = logging.getLogger(__name__)
 _GRAPHS = ("trunk", "explainer", "classifier")
-_OPTIONAL = ("attention", "cnn_gradient", "swin_gradient", "attention_gradient")
-# Who met others will, for so long: between two calls a caller is gone for some milliseconds only.
-_AFTERWARDS_S = 0.5
-# A graph's name and its number of streams, calls that run beside each other, to the compiled graph.
-Compile = Callable[[str, int], "Graph"]
+# Stay in shared mode for so long after the last concurrent call, so that a short gap does not switch modes.
+_STAY_SHARED_S = 0.5
+# From the name of a graph and a number of streams, which are concurrent calls, to the compiled graph.
+CompileGraph = Callable[[str, int], "Graph"]
 
 
 class OpenVINOEngine:
-    """Runs a trunk and a head, as `training.export.graphs` makes them, in float32 on `threads` cores.
+    """Runs the graphs that `training.export.graphs` makes, in float32 on `threads` cores.
 
-    A call that comes alone has all cores. Where several come at once, each has its part of them: that takes longer for
-    one, but no core waits for another. Graphs are compiled for that when it happens for the first time.
+    A single call uses all cores. Concurrent calls switch to shared mode, in which each has its part of the cores: a
+    call takes longer, but no core waits for another. The graphs for shared mode are compiled in the background when
+    calls are concurrent for the first time; until then, concurrent calls use the graphs for a single call.
     """
 
     name = "openvino"
     version = ov.get_version().partition("-")[0]
-    batch = 1  # on a CPU a batch is no faster than its pictures one by one
+    batch_size = 1  # on a CPU, a batch is no faster than its pictures one by one
 
-    def __init__(self, compiled: Compile, threads: int, token_stages: tuple[int, ...]) -> None:
-        # numpy's threads spin for a while after each product, on cores that the graphs need: 40 ms more for a trunk.
+    def __init__(self, compile_graph: CompileGraph, threads: int, token_stages: tuple[int, ...]) -> None:
+        # After each product, numpy's BLAS threads spin on cores that the graphs need: 40 ms more for a trunk pass.
         ThreadpoolController().select(internal_api="openblas").limit(limits=1)
-        self.passes = 1 if threads == 1 else max(2, threads // 2)
-        self._alone = {name: compiled(name, 1) for name in _GRAPHS}
+        self.concurrency = 1 if threads == 1 else max(2, threads // 2)
+        self._exclusive = {name: compile_graph(name, 1) for name in _GRAPHS}
         self.token_stages = token_stages
-        self._compiled = compiled
+        self._compile_graph = compile_graph
         self._shared: Future[dict[str, Graph]] | None = None
-        self._calls, self._met, self._lock, self._compiling_tokens = 0, -math.inf, Lock(), Lock()
+        self._running_calls, self._last_concurrent_s, self._lock, self._compiling_tokens = 0, -math.inf, Lock(), Lock()
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         """See `Engine.encode`."""
         with self._graph("trunk") as trunk:
             maps = [trunk.run({"images": image[None]}) for image in images]
-        return FeatureMaps(**{branch: np.concatenate([of_one[branch] for of_one in maps]) for branch in maps[0]})
+        return FeatureMaps(
+            {branch: np.concatenate([of_one[branch] for of_one in maps]) for branch in BRANCHES if branch in maps[0]}
+        )
 
     def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
         """See `Engine.classify`."""
         with self._graph("classifier") as classifier:
-            return classifier.run(dict(maps.items()))["logits"]
+            return classifier.run(maps)["logits"]
 
     def explain(self, maps: FeatureMaps[np.ndarray], target: Float[np.ndarray, "b k"]) -> HeadResult:
         """See `Engine.explain`."""
@@ -76,18 +78,18 @@ class OpenVINOEngine:
 
     def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
         """See `Engine.answer`."""
-        pictures = len(next(iter(dict(maps.items()).values())))
+        pictures = len(next(iter(maps.values())))
         return self._explain(maps, np.zeros((pictures, len(bias))), bias, choose=True)
 
     def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
-        """See `Engine.tokens`. Its graph is compiled when it is first asked for. Raises BundleError and EngineError."""
+        """See `Engine.tokens`. The graph is compiled at the first call. Raises BundleError and EngineError."""
         with self._compiling_tokens:
-            if "tokens" not in self._alone:
-                self._alone["tokens"] = self._compiled("tokens", 1)
+            if "tokens" not in self._exclusive:
+                self._exclusive["tokens"] = self._compile_graph("tokens", 1)
         with self._graph("tokens") as tokens:
-            found = tokens.run({"images": image[None], "swin_gradient": swin_gradient[None].astype(np.float32)})
-        saliency = {height: found[token_output(height)][0] for height in self.token_stages}
-        return TokenResult(saliency, found["swin_attention"][0])
+            results = tokens.run({"images": image[None], "swin_gradient": swin_gradient[None].astype(np.float32)})
+        saliency = {height: results[token_output(height)][0] for height in self.token_stages}
+        return TokenResult(saliency, results["swin_attention"][0])
 
     def _explain(
         self,
@@ -96,97 +98,100 @@ class OpenVINOEngine:
         bias: Float[np.ndarray, " k"],
         choose: bool,
     ) -> HeadResult:
-        asked = {"target": target, "bias": bias, "choose": np.full(1, choose)}
+        inputs = {"target": target, "bias": bias, "choose": np.full(1, choose)}
         with self._graph("explainer") as explainer:
-            results = explainer.run(dict(maps.items()) | {name: a.astype(np.float32) for name, a in asked.items()})
-        return HeadResult(results.pop("logits"), **{name: results.get(name) for name in _OPTIONAL})
+            results = explainer.run(maps | {name: value.astype(np.float32) for name, value in inputs.items()})
+        gradients = FeatureMaps({branch: results[gradient_output(branch)] for branch in maps})
+        return HeadResult(
+            results["logits"], gradients, results.get("attention"), results.get(gradient_output("attention"))
+        )
 
     @contextmanager
     def _graph(self, name: str) -> Iterator[Graph]:
-        """The graph to run: on all cores where nobody else does, and until the others are compiled."""
+        """The graph for a call: the shared one if calls are concurrent and it is compiled, else the exclusive one."""
         with self._lock:
-            self._calls += 1
+            self._running_calls += 1
             now = time.monotonic()
-            if self._calls > 1:
-                self._met = now
-            several = now - self._met < _AFTERWARDS_S
-            if several and self.passes > 1 and self._shared is None:
+            if self._running_calls > 1:
+                self._last_concurrent_s = now
+            is_shared = now - self._last_concurrent_s < _STAY_SHARED_S
+            if is_shared and self.concurrency > 1 and self._shared is None:
                 background = ThreadPoolExecutor(1, "compile")
-                self._shared = background.submit(_compile_shared, self._compiled, self.passes)
+                self._shared = background.submit(_compile_shared, self._compile_graph, self.concurrency)
                 background.shutdown(wait=False)
         try:
-            shared = self._shared.result() if several and self._shared and self._shared.done() else {}
-            yield shared.get(name, self._alone[name])
+            shared = self._shared.result() if is_shared and self._shared and self._shared.done() else {}
+            yield shared.get(name, self._exclusive[name])
         finally:
             with self._lock:
-                self._calls -= 1
+                self._running_calls -= 1
 
 
-def _compile_shared(compiled: Compile, streams: int) -> dict[str, Graph]:
+def _compile_shared(compile_graph: CompileGraph, streams: int) -> dict[str, Graph]:
     try:
-        return {name: compiled(name, streams) for name in _GRAPHS}
+        return {name: compile_graph(name, streams) for name in _GRAPHS}
     except (RuntimeError, OSError, FusionLensError):
-        _LOG.exception("Graphs for calls side by side could not be compiled: such calls will wait for each other.")
+        _LOG.exception("The graphs for concurrent calls could not be compiled: such calls will wait for each other.")
         return {}
 
 
 def openvino_engine(trunk: ov.Model, head: ov.Model, tokens: ov.Model | None, threads: int) -> OpenVINOEngine:
-    """The engine for graphs in memory."""
+    """An engine for graphs in memory. `head` is the exported head, `tokens` the token graph if there is one."""
     graphs = {
         "trunk": trunk,
         "tokens": tokens,
-        "explainer": choosing(head.clone()),
-        "classifier": without_gradients(head),
+        "explainer": with_argmax_target(head.clone()),
+        "classifier": logits_only(head),
     }
 
-    def compiled(name: str, streams: int) -> Graph:
+    def compile_graph(name: str, streams: int) -> Graph:
         return Graph(CORE.compile_model(graphs[name], "CPU", _options(threads, streams)))
 
     stages = tuple(int(port.any_name.rpartition("_")[2]) for port in tokens.outputs[:-1]) if tokens else ()
-    return OpenVINOEngine(compiled, threads, stages)
+    return OpenVINOEngine(compile_graph, threads, stages)
 
 
 def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> OpenVINOEngine:
-    """The engine for a bundle with graphs.
+    """Load the engine for a bundle with graphs.
 
-    What compiling took is kept in the folder `cache` for the next start; whoever can write there can change the model.
-    Raises BundleError if the graphs are not the manifest's, and EngineError if the cache cannot be used.
+    Compiled graphs are stored in the folder `cache` for the next start. Anyone who can write there can change the
+    model. Raises BundleError if the graphs do not match the manifest, and EngineError if the cache cannot be used.
     """
     source = bundle
 
-    def compiled(name: str, streams: int) -> Graph:
+    def compile_graph(name: str, streams: int) -> Graph:
         options = _options(threads, streams)
         if cache is None:
             return Graph(CORE.compile_model(graph_to_compile(source, name), "CPU", options))
-        what = f"{bundle.sha256} {name} {ov.get_version()} {CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
-        file = cache / f"{hashlib.sha256(what.encode()).hexdigest()}.blob"
+        cache_key = f"{bundle.sha256} {name} {ov.get_version()} {CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
+        file = cache / f"{hashlib.sha256(cache_key.encode()).hexdigest()}.blob"
         try:
             cache.mkdir(parents=True, exist_ok=True)
             if not file.exists():
                 graph = CORE.compile_model(graph_to_compile(source, name), "CPU", options)
-                if not _is_written(file, graph.export_model().getvalue()):
+                if not _write_atomically(file, graph.export_model().getvalue()):
                     return Graph(graph)
             return _import(file, options)
         except OSError as error:
             reason = f"The cache folder {cache} cannot be used ({error.strerror}): choose another."
             raise EngineError(reason) from error
 
-    engine = OpenVINOEngine(compiled, threads, bundle.manifest.token_stages)
-    source = bundle.without_weights()  # what is compiled later is read again
+    engine = OpenVINOEngine(compile_graph, threads, bundle.manifest.token_stages)
+    source = bundle.without_weights()  # frees the weights; graphs that are compiled later are read again
     return engine
 
 
 def _options(threads: int, streams: int) -> dict[str, Any]:
     options = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    # Pinned, the threads of every process would take the machine's first cores, and several processes the same ones.
+    # With pinning, the threads of every process would take the first cores of the machine, so processes would collide.
     return options | {"ENABLE_CPU_PINNING": False}
 
 
 def _import(file: Path, options: dict[str, Any]) -> Graph:
-    """The compiled graph in a file, which is mapped, read once, and given back to the system."""
+    """The compiled graph in a file. The file is mapped, read once, and its pages are released again."""
     try:
         with file.open("rb") as opened:
-            mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO takes nothing that is read-only
+            mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO accepts no read-only memory
         compiled = CORE.import_model(ov.Tensor(np.frombuffer(mapping, np.uint8), shared_memory=True), "CPU", options)
     except (RuntimeError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise EngineError(f"The cached graph {file} cannot be used ({error}): delete it.") from error
@@ -195,8 +200,11 @@ def _import(file: Path, options: dict[str, Any]) -> Graph:
     return Graph(compiled, mapping)
 
 
-def _is_written(file: Path, content: bytes) -> bool:
-    """Write a file that others see complete or not at all. False, and a warning, where the disk has no room for it."""
+def _write_atomically(file: Path, content: bytes) -> bool:
+    """Write a file that other processes see complete or not at all.
+
+    Returns False, after a warning in the log, if the disk is full. Raises other OSErrors.
+    """
     temporary = Path(mkstemp(dir=file.parent)[1])
     try:
         temporary.write_bytes(content)
@@ -211,19 +219,19 @@ def _is_written(file: Path, content: bytes) -> bool:
 
 
 class Graph:
-    """A compiled graph for several threads: each takes an idle request, or makes one."""
+    """A compiled graph that several threads can run: each call takes an idle infer request, or creates one."""
 
     def __init__(self, compiled: ov.CompiledModel, memory: mmap.mmap | None = None) -> None:
-        self._compiled, self._memory = compiled, memory  # OpenVINO itself does not keep alive what it was imported from
+        self._compiled, self._memory = compiled, memory  # OpenVINO does not keep the imported memory alive
         self._outputs = [output.any_name for output in compiled.outputs]
         self._idle: deque[ov.InferRequest] = deque()
 
-    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, Float32[np.ndarray, "..."]]:
-        """The outputs by name, in arrays of their own."""
+    def run(self, inputs: Mapping[Any, np.ndarray]) -> dict[str, Float32[np.ndarray, "..."]]:
+        """Run the graph. Returns new arrays by the name of the output."""
         try:
             request = self._idle.pop()
         except IndexError:
             request = self._compiled.create_infer_request()
-        results = request.infer(inputs, share_inputs=True)
+        results = request.infer(dict(inputs), share_inputs=True)
         self._idle.append(request)
         return dict(zip(self._outputs, results.to_tuple(), strict=True))

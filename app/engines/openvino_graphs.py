@@ -1,4 +1,4 @@
-"""A bundle's graph files as graphs to compile: read, checked against the manifest, and changed for their use."""
+"""Reads a bundle's graph files, checks them against the manifest, and derives the graphs to compile."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 import openvino as ov
 import openvino.opset13 as ops
 
-from app.bundles.graph_names import TOKENS, token_output
+from app.bundles.graph_names import TOKENS, gradient_output, token_output
 from app.bundles.manifest import Manifest
 from app.bundles.reader import Bundle
 from app.errors import BundleError
 
-# One for the process. OpenVINO's CPU plugin sets up a stack for signals when a core first needs it, and frees it with
-# the core; of several cores that go in another order, a freed stack stays in use, and the next signal is a crash.
+# One ov.Core for the whole process. OpenVINO's CPU plugin installs an alternative signal stack with a Core and frees it
+# with that Core. If several Cores are destroyed in another order than they were created, a freed stack stays in use,
+# and the next signal crashes the process.
 CORE = ov.Core()
 _FILES = {
     "trunk": ("trunk.xml", "trunk.bin"),
@@ -26,43 +27,47 @@ _FILES = {
 
 
 def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
-    """A bundle's graph `trunk`, `tokens`, `explainer` or `classifier`: the last two are made of the head.
+    """A bundle's graph `trunk`, `tokens`, `explainer` or `classifier`. The last two are derived from the head.
 
-    Raises BundleError if it is not the manifest's.
+    Raises BundleError if the graph does not match the manifest.
     """
-    structure, numbers = _FILES[name]
+    structure, weights = _FILES[name]
     try:
-        graph = read_graph(bundle.graph(structure), bundle.graph(numbers))
+        graph = read_graph(bundle.graph(structure), bundle.graph(weights))
     except (RuntimeError, OSError, EOFError, zlib.error) as error:
         raise BundleError(structure, f"is not a graph that OpenVINO {ov.get_version()} reads: {error}") from error
     inputs, outputs = _ports(bundle.manifest, name)
-    found = {port.any_name: port.partial_shape for port in graph.inputs}
-    if found != {port: ov.PartialShape(shape) for port, shape in inputs.items()}:
-        described = {port: str(shape) for port, shape in found.items()}
+    input_shapes = {port.any_name: port.partial_shape for port in graph.inputs}
+    if input_shapes != {port: ov.PartialShape(shape) for port, shape in inputs.items()}:
+        described = {port: str(shape) for port, shape in input_shapes.items()}
         raise BundleError(structure, f"takes {described}, but the manifest needs {inputs}: compile it again")
     if missing := sorted(outputs - {port.any_name for port in graph.outputs}):
-        raise BundleError(structure, f"gives no {', '.join(missing)}: compile it again")
-    return {"explainer": choosing, "classifier": without_gradients}.get(name, lambda same: same)(graph)
+        raise BundleError(structure, f"has no output {', '.join(missing)}: compile it again")
+    return {"explainer": with_argmax_target, "classifier": logits_only}.get(name, lambda graph: graph)(graph)
 
 
-def read_graph(structure: bytes, numbers: bytes) -> ov.Model:
-    """The graph in two files, in float32. The first may be packed by gzip.
+def read_graph(structure: bytes, weights: bytes) -> ov.Model:
+    """The float32 graph of two files: its `structure` as XML, which may be gzipped, and its `weights`.
 
-    Raises RuntimeError as OpenVINO does, and OSError, EOFError or zlib.error where it cannot be unpacked.
+    Raises RuntimeError as OpenVINO does, and OSError, EOFError or zlib.error if the structure cannot be unpacked.
     """
     plain = gzip.decompress(structure) if structure.startswith(b"\x1f\x8b") else structure
-    graph = CORE.read_model(plain, numbers)
-    # Compiling would keep numbers that are stored in fp16 as they are, for products that are a tenth slower.
-    for widening in graph.get_ops():
-        if widening.get_type_name() == "Convert" and widening.input_value(0).get_node().get_type_name() == "Constant":
-            widened = ops.constant(widening.input_value(0).get_node().data.astype(np.float32))
-            for user in widening.output(0).get_target_inputs():
-                user.replace_source_output(widened.output(0))
+    graph = CORE.read_model(plain, weights)
+    # The compiler would keep fp16 weights as they are, which makes the matrix products a tenth slower.
+    for convert in graph.get_ops():
+        if convert.get_type_name() == "Convert" and convert.input_value(0).get_node().get_type_name() == "Constant":
+            constant = ops.constant(convert.input_value(0).get_node().data.astype(np.float32))
+            for user in convert.output(0).get_target_inputs():
+                user.replace_source_output(constant.output(0))
     return graph
 
 
-def choosing(head: ov.Model) -> ov.Model:
-    """The head, changed to add to `target`, where `choose` is 1, the class whose logit plus `bias` is the highest."""
+def with_argmax_target(head: ov.Model) -> ov.Model:
+    """Extend the head so that it can choose its own target: the class with the highest `logits + bias`.
+
+    Adds the inputs `bias` `[K]` and `choose` `[1]`. If `choose` is 1, the one-hot vector of that class is added to
+    `target`; if it is 0, `target` is used as it is. Changes and returns `head`.
+    """
     target = head.input("target").get_node()
     users = target.output(0).get_target_inputs()
     classes = target.output(0).partial_shape[1].get_length()
@@ -81,14 +86,14 @@ def choosing(head: ov.Model) -> ov.Model:
     return head
 
 
-def without_gradients(head: ov.Model) -> ov.Model:
-    """The head cut off behind its logits: what nobody asked for need not be computed."""
+def logits_only(head: ov.Model) -> ov.Model:
+    """The head cut off after its logits, so that attention and gradients are not computed."""
     maps = [parameter for parameter in head.get_parameters() if "target" not in parameter.output(0).get_names()]
     return ov.Model([head.output("logits")], maps)
 
 
 def _ports(manifest: Manifest, name: str) -> tuple[dict[str, list[int]], set[str]]:
-    """The inputs that a graph must have, with their shapes, and the outputs."""
+    """The inputs that a graph must have, with their shapes, and the outputs that it must have."""
     image = [1, manifest.input.height_px, manifest.input.width_px, 3]
     shapes = manifest.map_shapes
     if name == "trunk":
@@ -97,4 +102,4 @@ def _ports(manifest: Manifest, name: str) -> tuple[dict[str, list[int]], set[str
         outputs = {token_output(height) for height in manifest.token_stages}
         return {"images": image, "swin_gradient": [1, *shapes["swin"]]}, {*outputs, "swin_attention"}
     inputs = {**{str(branch): [-1, *shape] for branch, shape in shapes.items()}, "target": [-1, len(manifest.classes)]}
-    return inputs, {"logits"} | {f"{branch}_gradient" for branch in shapes}
+    return inputs, {"logits"} | {gradient_output(branch) for branch in shapes}

@@ -1,4 +1,7 @@
-"""What runs a bundle: the trunk (both backbones, no gradient) and the head (logits, attention and their gradients)."""
+"""The protocol of an engine, which runs the two parts of a bundle's model.
+
+The trunk is both backbones, without gradients. The head computes logits, attention, and the gradients of a score.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +19,25 @@ EngineKind = Literal["auto", "openvino", "torch"]
 
 @dataclass(frozen=True)
 class HeadResult:
-    """What the head gives for a batch of maps and targets. Gradients are of `sum(logits * target)`, per picture.
+    """The output of the head for a batch of feature maps and targets.
 
-    A gradient is None where the model lacks what it belongs to (a branch, or the attention).
+    The score of a picture is `sum(logits * target)`. `gradients` are its derivatives with respect to each branch's map
+    `[B, C, h, w]`, `attention_gradient` the one with respect to the attention. `attention` and `attention_gradient` are
+    None in a model without cross-attention.
     """
 
     logits: Float32[np.ndarray, "b classes"]
-    attention: Float32[np.ndarray, "b heads swin_cells cnn_cells"] | None
-    cnn_gradient: Float32[np.ndarray, "b cnn_c cnn_h cnn_w"] | None
-    swin_gradient: Float32[np.ndarray, "b swin_c swin_h swin_w"] | None
-    attention_gradient: Float32[np.ndarray, "b heads swin_cells cnn_cells"] | None
+    gradients: FeatureMaps[np.ndarray]
+    attention: Float32[np.ndarray, "b heads swin_cells cnn_cells"] | None = None
+    attention_gradient: Float32[np.ndarray, "b heads swin_cells cnn_cells"] | None = None
 
 
 @dataclass(frozen=True)
 class TokenResult:
-    """What the Swin's tokens say of one picture.
+    """The saliency and the attention of the Swin's tokens for one picture.
 
-    `saliency` holds |gradient × token| of each stage by the height of its grid, `attention` the weights that the cells
-    of the Swin's map give each other in its last block.
+    `saliency` maps the grid height of each stage to |gradient × token| on that grid. `attention` has the weights of the
+    Swin's last block, between the cells of its feature map.
     """
 
     saliency: Mapping[int, Float32[np.ndarray, "_h _w"]]
@@ -42,37 +46,39 @@ class TokenResult:
 
 @runtime_checkable
 class Engine(Protocol):
-    """Runs one bundle, numpy in and out, safe to call from several threads, without state between calls.
+    """Runs one bundle. Inputs and outputs are numpy arrays. Engines are thread-safe and keep no state between calls.
 
-    `passes` is how many calls at once use the machine best, `batch` how many pictures to a call. `token_stages` are the
-    heights of the grids of the Swin's stages, the finest first, or empty where it cannot show its tokens.
+    `concurrency` is the number of simultaneous calls, and `batch_size` the number of pictures in one call, with which
+    the engine uses the machine best. `token_stages` are the grid heights of the Swin's stages, the finest first; the
+    tuple is empty if the engine cannot compute `tokens`.
     """
 
     name: str
     version: str
-    passes: int
-    batch: int
+    concurrency: int
+    batch_size: int
     token_stages: tuple[int, ...]
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
-        """Prepared pictures to feature maps, float32."""
+        """From prepared pictures to feature maps, float32 `[B, C, h, w]`."""
         ...
 
     def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
-        """Feature maps to logits, where nobody asked for a reason."""
+        """From feature maps to logits, without gradients."""
         ...
 
     def explain(self, maps: FeatureMaps[np.ndarray], target: Float[np.ndarray, "b k"]) -> HeadResult:
-        """Feature maps and a weighting of the logits to logits, attention and all gradients."""
+        """From feature maps to logits, attention, and the gradients of the score `sum(logits * target)`."""
         ...
 
     def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
-        """`explain` for the class of each picture whose logit plus `bias` is the highest, in the same pass."""
+        """`explain` in one pass, where the target of each picture is the class with the highest `logits + bias`."""
         ...
 
     def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
-        """A prepared picture and the score's gradient at the Swin's map, to its tokens: a pass to and fro through it.
+        """The saliency and attention of the Swin's tokens, by a forward and a backward pass through the Swin.
 
-        Only where there are `token_stages`.
+        `image` is a prepared picture and `swin_gradient` the score's gradient with respect to the Swin's feature map.
+        Only for engines with `token_stages`.
         """
         ...

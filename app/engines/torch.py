@@ -1,4 +1,4 @@
-"""The torch engine, on a CPU or CUDA: explanations by autograd from fresh leaves at the cut, no hooks, no state."""
+"""The torch engine, on a CPU or a CUDA GPU. Gradients come from autograd, with the feature maps as leaves: no hooks."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.models.swin_tokens import swin_tokens
 
-GPU_BATCH = 16  # pictures that a GPU takes in one pass
+GPU_BATCH = 16  # pictures in one pass on a GPU
 
 
 class TorchEngine:
-    """Runs a `CNNViTFusion` in float32, on CUDA where there is a GPU. The model must be frozen and in eval mode."""
+    """Runs a `CNNViTFusion` in float32, on a CUDA GPU if there is one. The model must be frozen and in eval mode."""
 
     name = "torch"
     version = str(torch.__version__)
-    passes = 1
+    concurrency = 1
 
     def __init__(self, model: CNNViTFusion) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.batch = GPU_BATCH if self._device.type == "cuda" else 1
+        self.batch_size = GPU_BATCH if self._device.type == "cuda" else 1
         self._model = model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._tokens = swin_tokens(model)
         self.token_stages = self._tokens.heights if self._tokens else ()
@@ -38,10 +38,10 @@ class TorchEngine:
     @torch.inference_mode()
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         """See `Engine.encode`."""
-        # A permuted view of NHWC pictures already is channels-last, which convolutions on a CPU prefer.
+        # A permuted view of NHWC pictures is already channels-last, which is faster for convolutions on a CPU.
         pixels = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
-        maps = self._model.encode(pixels.float() / 255)
-        return FeatureMaps(**{branch: _numpy(feature_map) for branch, feature_map in maps.items()})
+        maps: FeatureMaps[Tensor] = self._model.encode(pixels.float() / 255)
+        return maps.map(_numpy)
 
     @torch.inference_mode()
     def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
@@ -73,37 +73,32 @@ class TorchEngine:
             leaves = self._leaves(maps, requires_grad=True)
             logits, attention = self._model.classify(leaves)
             score = (logits * weighting(logits.detach())).sum()
-        sources: dict[str, Tensor] = dict(leaves.items())
-        if attention is not None:
-            sources["attention"] = attention
-        gradients = dict(zip(sources, torch.autograd.grad(score, list(sources.values())), strict=True))
-        return HeadResult(
-            _numpy(logits),
-            None if attention is None else _numpy(attention),
-            *(_numpy(gradients[name]) if name in gradients else None for name in ("cnn", "swin", "attention")),
-        )
+        sources = [*leaves.values()] if attention is None else [*leaves.values(), attention]
+        gradients = [_numpy(gradient) for gradient in torch.autograd.grad(score, sources)]
+        by_branch = FeatureMaps(dict(zip(leaves, gradients, strict=False)))  # the attention's gradient is left over
+        if attention is None:
+            return HeadResult(_numpy(logits), by_branch)
+        return HeadResult(_numpy(logits), by_branch, _numpy(attention), gradients[-1])
 
     def _leaves(self, maps: FeatureMaps[np.ndarray], requires_grad: bool = False) -> FeatureMaps[Tensor]:
-        leaves = {
-            branch: torch.tensor(feature_map, dtype=torch.float32, device=self._device, requires_grad=requires_grad)
-            for branch, feature_map in maps.items()
-        }
-        return FeatureMaps(**leaves)
+        return maps.map(
+            lambda values: torch.tensor(values, dtype=torch.float32, device=self._device, requires_grad=requires_grad)
+        )
 
 
 def load_model(bundle: Bundle) -> CNNViTFusion:
-    """The bundle's model with its weights, in eval mode and frozen.
+    """Build the bundle's model with its weights, in eval mode and frozen.
 
-    Raises BundleError if the weights do not fit the architecture to the last tensor.
+    Raises BundleError if the architecture cannot be built, or if the weights do not match it exactly.
     """
     manifest = bundle.manifest
     size = (manifest.input.height_px, manifest.input.width_px)
     try:
         model = CNNViTFusion(len(manifest.classes), image_size=size, **manifest.architecture.model_dump())
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:  # what timm and torch say of bad options
-        raise BundleError(MANIFEST, f"architecture: no model can be built of it ({error})") from error
-    if dict(model.map_shapes.items()) != manifest.map_shapes:
-        raise BundleError(MANIFEST, f"map_shapes: the architecture has {dict(model.map_shapes.items())}")
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:  # what timm and torch raise for bad options
+        raise BundleError(MANIFEST, f"architecture: no model can be built from it ({error})") from error
+    if model.map_shapes != manifest.map_shapes:
+        raise BundleError(MANIFEST, f"map_shapes: the architecture has {dict(model.map_shapes)}")
     expected = model.state_dict()
     if missing := sorted(expected.keys() - bundle.tensors.keys()):
         raise BundleError(WEIGHTS, f"tensor {missing[0]} is missing ({len(missing)} in all)")

@@ -1,39 +1,43 @@
-"""Ablation-CAM (Desai & Ramaswamy 2020) through the head alone, by groups of channels."""
+"""Ablation-CAM (Desai & Ramaswamy 2020) through the head alone, with channels ablated in groups."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from app.explain.attribution import Attribution, Subject
-from app.explain.cam import weighted
+from app.explain.attribution import Attribution, AttributionInput
+from app.explain.cam import weighted_sum
+from app.models.feature_maps import FeatureMaps
 
 GROUPS = 16
 
 
-def ablationcam(subject: Subject, groups: int = GROUPS) -> Attribution:
-    """Each channel weighted by what the score loses without it, then summed, without the ReLU.
+def ablationcam(picture: AttributionInput, groups: int = GROUPS) -> Attribution:
+    """Weight each channel by the loss of score when it is ablated, then sum the channels, without the paper's ReLU.
 
-    A channel is taken away by putting its mean map in its place, where the paper puts zeros, which no picture has. In
-    each branch channels are taken away in `groups` of those whose loss is alike at first order; a channel's loss is
-    that at first order, and an even part of what its group loses besides. As many groups as channels are the paper's
-    method. The paper divides by the score, which only scales the map, and turns it round where the score is negative:
-    here that is left out. All groups go through the head as one batch.
+    An ablated channel is replaced by its baseline, its mean map; the paper uses zeros, which no picture has. Channels
+    are ablated in groups of similar first-order effect, `groups` for each branch, and all groups go through the head as
+    one batch. The loss of a channel is its own first-order effect plus an equal part of what its group loses beyond the
+    sum of these effects. With as many groups as channels, this is the paper's method. The paper's division by the score
+    is left out: it only scales the map, and inverts it where the score is negative. The values have no unit.
     """
-    gradient = subject.gradient()
+    gradient = picture.gradient()
     first_order = {
-        branch: np.einsum("chw,chw->c", gradient[branch], present - subject.reference[branch], dtype=np.float64)
-        for branch, present in subject.maps.items()
+        branch: np.einsum("chw,chw->c", gradient[branch], activation - picture.baseline[branch], dtype=np.float64)
+        for branch, activation in picture.maps.items()
     }
-    grouped = [
+    channel_groups = [
         (branch, channels)
         for branch, losses in first_order.items()
         for channels in np.array_split(np.argsort(losses, kind="stable"), min(groups, len(losses)))
     ]
-    batch = {branch: np.repeat(present[None], len(grouped), axis=0) for branch, present in subject.maps.items()}
-    for item, (branch, channels) in enumerate(grouped):
-        batch[branch][item, channels] = subject.reference[branch][channels]
-    without, whole = subject.score.values(batch).astype(np.float64), subject.ends().picture
+    batch = {
+        branch: np.repeat(activation[None], len(channel_groups), axis=0) for branch, activation in picture.maps.items()
+    }
+    for item, (branch, channels) in enumerate(channel_groups):
+        batch[branch][item, channels] = picture.baseline[branch][channels]
+    ablated_scores, full_score = picture.score.values(batch).astype(np.float64), picture.endpoints().picture
     weights = {branch: losses.copy() for branch, losses in first_order.items()}
-    for (branch, channels), value in zip(grouped, without, strict=True):
-        weights[branch][channels] += (whole - value - first_order[branch][channels].sum()) / len(channels)
-    return Attribution({branch: weighted(present, weights[branch]) for branch, present in subject.maps.items()})
+    for (branch, channels), value in zip(channel_groups, ablated_scores, strict=True):
+        weights[branch][channels] += (full_score - value - first_order[branch][channels].sum()) / len(channels)
+    heatmaps = {branch: weighted_sum(activation, weights[branch]) for branch, activation in picture.maps.items()}
+    return Attribution(FeatureMaps(heatmaps))

@@ -1,12 +1,13 @@
-"""What is explained, and what a method makes of it.
+"""The input and the result of the explanation methods.
 
-A method may know a picture's feature maps, the training data's mean maps, and the score on any maps: one logit, or
-one logit minus another. The head comes as an object, so that everything here stays numpy.
+A method takes a picture's feature maps, the baseline (the training data's mean maps), and the score as a function of
+the maps. The score is one logit, or one logit minus another. The head is passed as an object that computes it, so that
+all methods are pure numpy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -14,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from app.explain.merge import Heatmap
-from app.models.feature_maps import Branch
+from app.models.feature_maps import Branch, FeatureMaps, batched, unbatched
 
 Maps = Mapping[Branch, Float32[np.ndarray, "c h w"]]
 Batch = Mapping[Branch, Float32[np.ndarray, "b c h w"]]
@@ -22,56 +23,57 @@ Batch = Mapping[Branch, Float32[np.ndarray, "b c h w"]]
 
 @runtime_checkable
 class Score(Protocol):
-    """The head for one target, on batches of maps; from logits before temperature."""
+    """Computes the score of one target for batches of maps, from logits before temperature scaling."""
 
     def values(self, maps: Batch) -> Float32[np.ndarray, " b"]:
-        """The score of each item."""
+        """The score of each item of the batch."""
         ...
 
     def gradients(self, maps: Batch) -> tuple[Float32[np.ndarray, " b"], Batch]:
-        """The score of each item, and its derivative at the item's maps."""
+        """The score of each item, and the derivative of the score with respect to the maps of that item."""
         ...
 
 
-class Ends(NamedTuple):
-    """The score of the mean maps, and that of the picture."""
+class Endpoints(NamedTuple):
+    """The score of the baseline and the score of the picture, in logits."""
 
-    reference: float
+    baseline: float
     picture: float
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One picture to explain. `reference` holds the training data's mean maps, which stand for what is absent.
+class AttributionInput:
+    """One picture to explain: its feature maps, the baseline, and the score.
 
-    `known` and `known_gradient` are what `ends` and `gradient` would compute, from whoever has them.
+    `baseline` holds the training data's mean maps, which stand for absent evidence. `precomputed_endpoints` and
+    `precomputed_gradient` are earlier results of `endpoints()` and `gradient()`. Each saves a pass of the head.
     """
 
     maps: Maps
-    reference: Maps
+    baseline: Maps
     score: Score
-    known: Ends | None = None
-    known_gradient: Maps | None = None
+    precomputed_endpoints: Endpoints | None = None
+    precomputed_gradient: Maps | None = None
 
-    def ends(self) -> Ends:
-        """The score without the picture and with it."""
-        if self.known is not None:
-            return self.known
-        return Ends(*self.score.values(stacked([self.reference, self.maps])).tolist())
+    def endpoints(self) -> Endpoints:
+        """The scores of the baseline and of the picture, in logits."""
+        if self.precomputed_endpoints is not None:
+            return self.precomputed_endpoints
+        return Endpoints(*self.score.values(batched([self.baseline, self.maps])).tolist())
 
     def gradient(self) -> Maps:
-        """The score's derivative at the picture's maps."""
-        if self.known_gradient is not None:
-            return self.known_gradient
-        _, gradients = self.score.gradients(stacked([self.maps]))
-        return {branch: gradient[0] for branch, gradient in gradients.items()}
+        """The derivative of the score with respect to the picture's maps."""
+        if self.precomputed_gradient is not None:
+            return self.precomputed_gradient
+        _, gradients = self.score.gradients(batched([self.maps]))
+        return next(unbatched(gradients))
 
 
 @dataclass(frozen=True)
 class Completeness:
-    """How well a map accounts for the score, in logits.
+    """How well a heatmap accounts for the score, in logits.
 
-    `difference` is the score minus that of the mean maps; `error` is what the map adds up to, minus `difference`.
+    `difference` is the picture's score minus the baseline's; `error` is the heatmap's sum minus `difference`.
     """
 
     difference: float
@@ -79,23 +81,21 @@ class Completeness:
 
     @property
     def relative_error(self) -> float:
-        """|error| over |difference|, which counts as 0.1 logit where it is less: nearly nothing needs no precision."""
+        """|error| / |difference|, where a difference below 0.1 logit counts as 0.1."""
         return abs(self.error) / max(abs(self.difference), 0.1)
 
     @property
     def is_small(self) -> bool:
-        """Whether the error is below a thousandth."""
+        """Whether the relative error is below 0.001."""
         return self.relative_error < 1e-3
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """One heatmap for each branch, on the branch's own grid."""
+    """One heatmap for each branch, on the grid of that branch's map.
 
-    heatmaps: Mapping[Branch, Heatmap]
+    `completeness` is None for methods whose values need not add up to the score.
+    """
+
+    heatmaps: FeatureMaps[Heatmap]
     completeness: Completeness | None = None
-
-
-def stacked(items: Sequence[Maps]) -> Batch:
-    """Maps of single pictures as a batch."""
-    return {branch: np.stack([item[branch] for item in items]) for branch in items[0]}

@@ -1,8 +1,9 @@
-"""Class activation maps: from a feature map and the score's gradient at it to a heatmap.
+"""Class activation maps: from a feature map and the gradient of the score to a heatmap.
 
-A heatmap is signed float32 on the map's own grid: no ReLU, no resize, no normalisation, all of which belong to
-drawing. Each method is one plain function; `app.explain.methods` says what their values mean. Sums are taken in
-double precision, so that what cancels, cancels.
+A heatmap is signed float32 on the grid of the feature map. It has no ReLU, no resize and no normalisation: these belong
+to drawing. In all functions, `activation` is the feature map and `gradient` the derivative of the score with respect to
+it. `app.explain.methods` lists the units of the values. Sums are computed in double precision, so that terms which
+cancel leave no rounding error of float32.
 """
 
 from __future__ import annotations
@@ -11,33 +12,34 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 _CELLS = (-2, -1)
-# A channel whose cells cancel to less than this part of their magnitude has a sum of nothing but rounding.
+# If the cells of a channel cancel to less than this part of their magnitude, their sum is only rounding error.
 _CANCELS = 1e-6
 
 
 def gradcam(
     activation: Float[np.ndarray, "*batch c h w"], gradient: Float[np.ndarray, "*batch c h w"]
 ) -> Float32[np.ndarray, "*batch h w"]:
-    """Grad-CAM (Selvaraju et al. 2017) without its ReLU: each channel weighted by its mean gradient, then summed.
+    """Grad-CAM (Selvaraju et al. 2017) without its ReLU: the sum of channels, each weighted by its mean gradient.
 
-    `gradient` is the derivative of the score at `activation`, here as in all other methods. The values are in the
-    score's unit, logits: for a head of one global mean and a linear layer they add up to the score without its bias.
+    The values are in logits. For a head that is a global mean and a linear layer, they add up to the score without its
+    bias.
     """
-    return weighted(activation, gradient.mean(axis=_CELLS, dtype=np.float64))
+    return weighted_sum(activation, gradient.mean(axis=_CELLS, dtype=np.float64))
 
 
 def gradcam_plus_plus(
     activation: Float[np.ndarray, "*batch c h w"], gradient: Float[np.ndarray, "*batch c h w"]
 ) -> Float32[np.ndarray, "*batch h w"]:
-    """Grad-CAM++ (Chattopadhay et al. 2018, equations 10 and 19) for the score's exponential, without its ReLU.
+    """Grad-CAM++ (Chattopadhay et al. 2018, equations 10 and 19) of the score's exponential, without its ReLU.
 
-    A channel's weight is the sum of alpha × ReLU(gradient), where the paper's alpha, g² / (2 g² + S g³) with S the
-    sum of the channel's cells, is 1 / (2 + S g) wherever g > 0. The paper's maps have no negative values. For those
-    that do, S is taken over the positive cells, or alpha would have a pole.
+    A channel's weight is the sum over its cells of alpha × ReLU(gradient). The paper's alpha is g² / (2 g² + S g³),
+    where S is the sum of the channel's cells; for g > 0 that is 1 / (2 + S g). The paper assumes maps without negative
+    values. For other maps, S is the sum of the positive cells, because alpha could have a pole otherwise. The values
+    have no unit.
     """
     positive = np.maximum(gradient, 0, dtype=np.float64)
     total = np.maximum(activation, 0).sum(axis=_CELLS, dtype=np.float64, keepdims=True)
-    return weighted(activation, (positive / (2 + total * positive)).sum(axis=_CELLS))
+    return weighted_sum(activation, (positive / (2 + total * positive)).sum(axis=_CELLS))
 
 
 def hirescam(
@@ -45,9 +47,9 @@ def hirescam(
 ) -> Float32[np.ndarray, "*batch h w"]:
     """HiResCAM (Draelos & Carin 2020) without its ReLU: gradient × activation, summed over channels.
 
-    Its values, in logits, add up to the first-order term of the score at the map.
+    The values are in logits. They add up to the first-order term of the score at the map.
     """
-    return _summed(gradient, activation)
+    return _product_sum(gradient, activation)
 
 
 def layercam(
@@ -55,37 +57,37 @@ def layercam(
 ) -> Float32[np.ndarray, "*batch h w"]:
     """LayerCAM (Jiang et al. 2021) without its ReLU: ReLU(gradient) × activation, summed over channels.
 
-    Of one layer, without the paper's tanh, which is for joining several.
+    The paper's tanh, which serves to combine several layers, is left out. The values have no unit.
     """
-    return _summed(np.maximum(gradient, 0), activation)
+    return _product_sum(np.maximum(gradient, 0), activation)
 
 
 def xgradcam(
     activation: Float[np.ndarray, "*batch c h w"], gradient: Float[np.ndarray, "*batch c h w"]
 ) -> Float32[np.ndarray, "*batch h w"]:
-    """XGrad-CAM (Fu et al. 2020) without its ReLU: a channel's weight is its gradient's mean, weighted by activation.
+    """XGrad-CAM (Fu et al. 2020) without its ReLU: a channel's weight is the activation-weighted mean of its gradient.
 
-    The values, in logits, add up to what `hirescam`'s do. The weight of a channel whose cells cancel has no bound, so
-    that maps with negative values can give a map of large values that cancel; a channel that cancels to rounding
-    has weight 0.
+    The values are in logits, and have the same sum as those of `hirescam`. If the cells of a channel almost cancel, its
+    weight has no bound; so feature maps with negative values can give large values that cancel. A channel that cancels
+    to rounding error has weight 0.
     """
     total = activation.sum(axis=_CELLS, dtype=np.float64)
     magnitude = np.abs(activation).sum(axis=_CELLS, dtype=np.float64)
     first_order = np.einsum("...hw,...hw->...", activation, gradient, dtype=np.float64)
     cancels = np.abs(total) <= _CANCELS * magnitude
-    return weighted(activation, np.where(cancels, 0, first_order / np.where(cancels, 1, total)))
+    return weighted_sum(activation, np.where(cancels, 0, first_order / np.where(cancels, 1, total)))
 
 
 def eigencam(activation: Float[np.ndarray, "*batch c h w"]) -> Float32[np.ndarray, "*batch h w"]:
-    """Eigen-CAM (Muhammad & Yeasin 2020): the cells projected on the first principal component of their channels.
+    """Eigen-CAM (Muhammad & Yeasin 2020): the projection of the cells on the first principal component of the channels.
 
-    Class-agnostic: it needs no gradient. The channels' means are subtracted first, as pytorch-grad-cam does, since
-    the first component is little but that mean otherwise. A component's sign is free: here cells of large magnitude
-    (Euclidean norm over channels) are on the positive side.
+    It is class-agnostic and needs no gradient; the values have no unit. The means of the channels are subtracted first,
+    as pytorch-grad-cam does, because otherwise the first component is little more than that mean. The sign of a
+    component is arbitrary: it is chosen so that cells of large magnitude (Euclidean norm over channels) are positive.
     """
     cells = activation.astype(np.float64).reshape(*activation.shape[:-2], -1)
     centred = cells - cells.mean(axis=-1, keepdims=True)
-    # The left singular vectors are those of the small matrix of cells by cells.
+    # The singular vectors over cells are the eigenvectors of the small Gram matrix, cells by cells.
     values, vectors = np.linalg.eigh(centred.swapaxes(-1, -2) @ centred)
     projection = vectors[..., -1] * np.sqrt(np.maximum(values[..., -1:], 0))
     norm = np.sqrt((cells**2).sum(axis=-2))
@@ -94,14 +96,14 @@ def eigencam(activation: Float[np.ndarray, "*batch c h w"]) -> Float32[np.ndarra
     return np.asarray(signed.reshape(*activation.shape[:-3], *activation.shape[-2:]), dtype=np.float32)
 
 
-def weighted(
+def weighted_sum(
     activation: Float[np.ndarray, "*batch c h w"], weights: Float[np.ndarray, "*batch c"]
 ) -> Float32[np.ndarray, "*batch h w"]:
-    """The sum of a map's channels, each times its weight."""
+    """The sum of the channels, each times its weight."""
     return np.asarray(np.einsum("...chw,...c->...hw", activation, weights, dtype=np.float64), dtype=np.float32)
 
 
-def _summed(
-    one: Float[np.ndarray, "*batch c h w"], other: Float[np.ndarray, "*batch c h w"]
+def _product_sum(
+    left: Float[np.ndarray, "*batch c h w"], right: Float[np.ndarray, "*batch c h w"]
 ) -> Float32[np.ndarray, "*batch h w"]:
-    return np.asarray(np.einsum("...chw,...chw->...hw", one, other, dtype=np.float64), dtype=np.float32)
+    return np.asarray(np.einsum("...chw,...chw->...hw", left, right, dtype=np.float64), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Integrated gradients (Sundararajan et al. 2017) over both branches' maps jointly, through the head alone."""
+"""Integrated gradients (Sundararajan et al. 2017) over the maps of all branches jointly, through the head alone."""
 
 from __future__ import annotations
 
@@ -7,46 +7,47 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float32
 
-from app.explain.attribution import Attribution, Completeness, Subject
+from app.explain.attribution import Attribution, AttributionInput, Completeness
 from app.explain.cam import hirescam
-from app.explain.merge import signed_sum
+from app.explain.merge import Heatmap, signed_sum
+from app.models.feature_maps import FeatureMaps
 
-# Each a batch of its own. On a trained head, half of all pictures need no more than the first.
+# Numbers of quadrature nodes. With trained heads, the first is enough for half of all pictures.
 NODES = (16, 32, 64)
 
 
-def integrated(subject: Subject, nodes: tuple[int, ...] = NODES) -> Attribution:
-    """How much of the score's difference to the mean maps each cell makes, in logits, on the straight way from them.
+def integrated_gradients(picture: AttributionInput, nodes: tuple[int, ...] = NODES) -> Attribution:
+    """Each cell's part of the difference between the score of the picture and that of the baseline, in logits.
 
-    The integral is taken at Gauss-Legendre nodes, which go through the head as one batch; at more of them, up to the
-    last number in `nodes`, as long as the map does not account for the score. All cells of all branches add up to the
-    difference, but for the error given.
+    The gradient is integrated along the straight path from the baseline to the picture's maps by Gauss-Legendre
+    quadrature, whose nodes go through the head as one batch. `nodes` are the numbers of nodes to try in order, until
+    `completeness.is_small`. The cells of all branches add up to the difference, up to `completeness.error`.
     """
     for count in nodes:
-        attribution = _with_nodes(subject, count)
+        attribution = _with_nodes(picture, count)
         if attribution.completeness is not None and attribution.completeness.is_small:
             break
     return attribution
 
 
-def _with_nodes(subject: Subject, count: int) -> Attribution:
-    along, weights = _gauss_legendre(count)
-    steps = {branch: present - subject.reference[branch] for branch, present in subject.maps.items()}
-    _, gradients = subject.score.gradients(
-        {branch: subject.reference[branch] + along[:, None, None, None] * step for branch, step in steps.items()}
+def _with_nodes(picture: AttributionInput, count: int) -> Attribution:
+    positions, weights = _gauss_legendre(count)
+    steps = {branch: activation - picture.baseline[branch] for branch, activation in picture.maps.items()}
+    _, gradients = picture.score.gradients(
+        {branch: picture.baseline[branch] + positions[:, None, None, None] * step for branch, step in steps.items()}
     )
-    heatmaps = {}
+    heatmaps = FeatureMaps[Heatmap]()
     for branch, step in steps.items():
-        # No BLAS, whose threads would go on spinning beside the engine's for longer than this takes.
+        # einsum, not BLAS: the threads of BLAS would spin beside those of the engine for longer than this takes.
         mean_gradient = np.einsum("n,nchw->chw", weights, gradients[branch])
         heatmaps[branch] = hirescam(step, mean_gradient)
-    ends = subject.ends()
-    difference = ends.picture - ends.reference
+    endpoints = picture.endpoints()
+    difference = endpoints.picture - endpoints.baseline
     return Attribution(heatmaps, Completeness(difference, sum(map(signed_sum, heatmaps.values())) - difference))
 
 
 @cache
 def _gauss_legendre(count: int) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
-    """Nodes and weights from 0 to 1."""
+    """Nodes and weights of Gauss-Legendre quadrature on [0, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return ((nodes + 1) / 2).astype(np.float32), (weights / 2).astype(np.float32)

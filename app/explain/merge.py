@@ -1,66 +1,75 @@
-"""Two branches' heatmaps as one, and how much of an explanation is each branch's.
+"""Merges the heatmaps of several branches into one, and computes each branch's share of an explanation.
 
-Maps in logits are added: a branch that hardly moves the score then hardly shows. Maps without a common unit can only
-be compared after each was scaled to its own maximum, which hides how much its branch matters.
+Heatmaps in logits are added, so that a branch with little effect on the score is hardly visible. Heatmaps without a
+common unit are first scaled to their own maximum, which hides how much each branch matters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 import numpy as np
+from annotated_types import Interval
 from jaxtyping import Float, Float32
 
 from app.models.feature_maps import Branch
 
 Heatmap = Float[np.ndarray, "_ _"]
-Fuse = Literal["sum", "mean", "max", "product"]
-FUSES: tuple[Fuse, ...] = get_args(Fuse)
+MergeRule = Literal["sum", "mean", "max", "product"]
+MERGE_RULES: tuple[MergeRule, ...] = get_args(MergeRule)
 
 
 @dataclass(frozen=True)
-class BranchShare:
-    """How much of an explanation is one branch's: its part of the total magnitude (0 to 1), and its signed sum.
+class Share:
+    """The contribution of one branch to a map and to the score."""
 
-    `share` is None where the branches' maps have no common unit.
-    """
+    __pydantic_config__: ClassVar[dict[str, bool]] = {"use_attribute_docstrings": True}  # the API answers with it
 
-    share: float | None
+    share: Annotated[float | None, Interval(ge=0, le=1)]
+    """sum of the absolute values of its map, divided by that of both branches; null where they lack a common unit"""
     signed_sum: float
+    """sum of its map, in the units of the method"""
+    shapley_value: float | None = None
+    """what the branch adds to the score, in logits: the mean over both orders of replacing the training data's mean
+    maps by the branches' own; null if the map is class-agnostic"""
+    integrated_gradients_sum: float | None = None
+    """sum of the branch's integrated gradients, in logits, along the path from the mean maps to the maps of both
+    branches; null for other methods than `integrated`"""
 
 
 def resize_keeping_sum(
     heatmap: Float[np.ndarray, "*batch h w"], grid: tuple[int, int]
 ) -> Float32[np.ndarray, "*batch new_h new_w"]:
-    """The heatmap on another grid (rows, columns) over the same area, its sum unchanged.
+    """Resample a heatmap to another grid (rows, columns) over the same area, with the same sum.
 
-    Every cell is dealt out to the new cells by the area in which they overlap, so that evidence is neither made nor
-    lost. On its own grid a heatmap stays as it is.
+    The value of a cell is divided among the new cells in proportion to the area of overlap, so that no evidence is
+    added or lost. On its own grid, a heatmap is unchanged.
     """
     rows, columns = (_overlap(old, new) for old, new in zip(heatmap.shape[-2:], grid, strict=True))
     return np.asarray(rows @ heatmap @ columns.T, dtype=np.float32)
 
 
-def fuse(heatmaps: Mapping[Branch, Heatmap]) -> Heatmap:
-    """The branches' heatmaps, which must be in one unit, added on the finer of their grids (axis by axis).
+def merge_sum(heatmaps: Mapping[Branch, Heatmap]) -> Heatmap:
+    """The sum of the branches' heatmaps, on the finer of their grids along each axis.
 
-    A branch that hardly moves the score hardly shows in the sum. Raises ValueError if there is no heatmap.
+    The heatmaps must have a common unit. Raises ValueError if there is no heatmap.
     """
     grid = _finest(heatmaps)
     return np.asarray(sum(resize_keeping_sum(heatmap, grid) for heatmap in heatmaps.values()))
 
 
-def fuse_normalised(heatmaps: Mapping[Branch, Heatmap], how: Fuse) -> Heatmap:
-    """The comparators of fusion papers: each map's positive part over its maximum, then `mean`, `max` or `product`.
+def merge_normalised(heatmaps: Mapping[Branch, Heatmap], rule: MergeRule) -> Heatmap:
+    """The `mean`, `max` or `product` of the branches' heatmaps, each cut off at zero and scaled to its own maximum.
 
-    Cell by cell, on the finer grid, where a cell takes the mean of what it covers. Unitless, from 0 to 1; a map
-    without positive values is 0 everywhere. Raises ValueError for any other `how`, or if there is no heatmap.
+    These are the comparators of fusion papers. The rule is applied cell by cell on the finer grid along each axis; to
+    get there, a heatmap is resampled with its mean kept. The result is unitless, from 0 to 1. A heatmap without
+    positive values counts as 0 everywhere. Raises ValueError for the rule `sum`, or if there is no heatmap.
     """
     grid = _finest(heatmaps)
     scaled = np.stack([_resized_by_mean(_normalised(heatmap), grid) for heatmap in heatmaps.values()])
-    match how:
+    match rule:
         case "mean":
             return np.asarray(scaled.mean(axis=0))
         case "max":
@@ -68,25 +77,25 @@ def fuse_normalised(heatmaps: Mapping[Branch, Heatmap], how: Fuse) -> Heatmap:
         case "product":
             return np.asarray(scaled.prod(axis=0))
         case _:
-            raise ValueError(f"maps scaled to their own maxima are not joined by {how}")
+            raise ValueError(f"maps scaled to their own maxima are not merged by {rule}")
 
 
-def branch_shares(heatmaps: Mapping[Branch, Heatmap]) -> dict[Branch, BranchShare]:
-    """Each branch's share of the total magnitude, sum |its map| / sum over branches, each on its own grid.
+def branch_shares(heatmaps: Mapping[Branch, Heatmap]) -> dict[Branch, Share]:
+    """Each branch's share of the total magnitude: the sum of |its map|, divided by that sum over all branches.
 
-    The maps must be in one unit. Shares add up to 1; if every map is zero there is nothing to share out, and every
-    share is 0.
+    The maps must have a common unit; each is summed on its own grid. The shares add up to 1, or are all 0 if every map
+    is zero.
     """
     magnitudes = {branch: float(np.abs(heatmap).sum(dtype=np.float64)) for branch, heatmap in heatmaps.items()}
     total = sum(magnitudes.values())
     return {
-        branch: BranchShare(magnitudes[branch] / total if total else 0.0, signed_sum(heatmap))
+        branch: Share(magnitudes[branch] / total if total else 0.0, signed_sum(heatmap))
         for branch, heatmap in heatmaps.items()
     }
 
 
 def signed_sum(heatmap: Heatmap) -> float:
-    """What the map's cells add up to."""
+    """The sum of the cells, computed in double precision."""
     return float(heatmap.sum(dtype=np.float64))
 
 
@@ -105,8 +114,8 @@ def _finest(heatmaps: Mapping[Branch, Heatmap]) -> tuple[int, int]:
 
 
 def _overlap(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """For cells of one line cut into `old` and into `new` equal parts: which part of an old cell lies in a new one."""
-    # The line is taken as old * new long, so that all cell edges are whole numbers and a column's sum is exact.
+    """The fraction of each old cell inside each new cell, for a line divided into `old` and into `new` cells."""
+    # The line has the length old * new, so that all cell edges are integers and the sum of a column is exact.
     old_edges, new_edges = np.arange(old + 1) * new, np.arange(new + 1)[:, None] * old
     overlap = np.minimum(old_edges[1:], new_edges[1:]) - np.maximum(old_edges[:-1], new_edges[:-1])
     return np.asarray(np.maximum(overlap, 0) / new)

@@ -1,4 +1,4 @@
-"""The methods by name: what each computes, in what unit, and how its branches can be joined."""
+"""The explanation methods by name, with their units, and how the heatmaps of several branches are merged."""
 
 from __future__ import annotations
 
@@ -12,49 +12,54 @@ from jaxtyping import Float
 
 from app.errors import BadParameter
 from app.explain.ablation import ablationcam
-from app.explain.attribution import Attribution, Completeness, Maps, Subject
+from app.explain.attribution import Attribution, AttributionInput, Completeness, Maps
 from app.explain.cam import eigencam, gradcam, gradcam_plus_plus, hirescam, layercam, xgradcam
-from app.explain.integrated import integrated
-from app.explain.merge import FUSES, Fuse, Heatmap, fuse, fuse_normalised
+from app.explain.integrated import integrated_gradients
+from app.explain.merge import MERGE_RULES, Heatmap, MergeRule, merge_normalised, merge_sum
+from app.models.feature_maps import FeatureMaps
 
-Formula = Callable[[Float[np.ndarray, "c h w"], Float[np.ndarray, "c h w"]], Heatmap]
-DEFAULT = "integrated"  # of the fused maps the most faithful one, as docs/explanations.md measures
+CamFormula = Callable[[Float[np.ndarray, "c h w"], Float[np.ndarray, "c h w"]], Heatmap]
+DEFAULT = "integrated"  # the most faithful merged heatmap in the measurements of docs/measured/heatmaps.md
 
 
 @dataclass(frozen=True)
 class Method:
-    """How evidence is measured.
+    """An explanation method.
 
-    Values in `logit` of several branches can be added; unitless ones can only be compared, branch by branch scaled. A
-    class-agnostic method takes no target. `non_negative` methods are defined for maps without negative values.
+    Heatmaps of several branches can be added if their unit is the logit; unitless ones must be scaled first, branch by
+    branch. A class-agnostic method takes no target. `non_negative` methods are defined for feature maps without
+    negative values. `note` is a sentence on how to read the heatmaps.
     """
 
-    attribute: Callable[[Subject], Attribution]
+    attribute: Callable[[AttributionInput], Attribution]
     units: Literal["logit", "unitless"]
     class_agnostic: bool = False
     non_negative: bool = False
     note: str | None = None
 
 
-def _at_gradient(formula: Formula, subject: Subject) -> Attribution:
-    gradient = subject.gradient()
-    return Attribution({branch: formula(present, gradient[branch]) for branch, present in subject.maps.items()})
+def _from_gradient(formula: CamFormula, picture: AttributionInput) -> Attribution:
+    gradient = picture.gradient()
+    heatmaps = {branch: formula(activation, gradient[branch]) for branch, activation in picture.maps.items()}
+    return Attribution(FeatureMaps(heatmaps))
 
 
-def _without_gradient(subject: Subject) -> Attribution:
-    return Attribution({branch: eigencam(present) for branch, present in subject.maps.items()})
+def _without_gradient(picture: AttributionInput) -> Attribution:
+    return Attribution(FeatureMaps({branch: eigencam(activation) for branch, activation in picture.maps.items()}))
 
 
 _FOLLOWS_THE_MAP = (
-    "Only gradients that speak for the class count here, so that on maps without negative values the result mostly "
+    "This method counts only gradients that speak for the class. On feature maps without negative values it mostly "
     "shows where the map itself is large, whatever the head makes of it."
 )
 METHODS: dict[str, Method] = {
-    "gradcam": Method(partial(_at_gradient, gradcam), "logit"),
-    "gradcam++": Method(partial(_at_gradient, gradcam_plus_plus), "unitless", non_negative=True, note=_FOLLOWS_THE_MAP),
-    "hirescam": Method(partial(_at_gradient, hirescam), "logit"),
-    "layercam": Method(partial(_at_gradient, layercam), "unitless", non_negative=True, note=_FOLLOWS_THE_MAP),
-    "xgradcam": Method(partial(_at_gradient, xgradcam), "logit", non_negative=True),
+    "gradcam": Method(partial(_from_gradient, gradcam), "logit"),
+    "gradcam++": Method(
+        partial(_from_gradient, gradcam_plus_plus), "unitless", non_negative=True, note=_FOLLOWS_THE_MAP
+    ),
+    "hirescam": Method(partial(_from_gradient, hirescam), "logit"),
+    "layercam": Method(partial(_from_gradient, layercam), "unitless", non_negative=True, note=_FOLLOWS_THE_MAP),
+    "xgradcam": Method(partial(_from_gradient, xgradcam), "logit", non_negative=True),
     "eigencam": Method(
         _without_gradient,
         "unitless",
@@ -63,57 +68,58 @@ METHODS: dict[str, Method] = {
     ),
     "ablationcam": Method(ablationcam, "unitless"),
     "integrated": Method(
-        integrated,
+        integrated_gradients,
         "logit",
         note="Evidence is what differs from the training data's mean maps, not from an empty picture.",
     ),
 }
 
 
-def fusion_of(method: str, how: Fuse | None) -> Fuse:
-    """How the branches' maps by this method are joined: as asked, by default the sum, or the mean where unitless.
+def merge_rule_of(method: str, rule: MergeRule | None) -> MergeRule:
+    """The rule that merges the branches' heatmaps of a method: `rule`, or the method's default if that is None.
 
-    Raises BadParameter for a way that there is not, or the sum of maps without a unit.
+    The default is the sum for methods in logits and the mean for unitless ones. Raises BadParameter for an unknown
+    rule, and for the sum of unitless heatmaps.
     """
-    if how is None:
+    if rule is None:
         return "sum" if METHODS[method].units == "logit" else "mean"
-    if how not in FUSES:
-        raise BadParameter(f"Unknown fuse {how!r}: choose one of {', '.join(FUSES)}.")
-    if how == "sum" and METHODS[method].units != "logit":
+    if rule not in MERGE_RULES:
+        raise BadParameter(f"Unknown fuse {rule!r}: choose one of {', '.join(MERGE_RULES)}.")
+    if rule == "sum" and METHODS[method].units != "logit":
         raise BadParameter(
             f"The branches' maps by {method} have no common unit in which to be added: "
-            f"choose fuse {', '.join(FUSES[1:])}, or another method."
+            f"choose fuse {', '.join(MERGE_RULES[1:])}, or another method."
         )
-    return how
+    return rule
 
 
-def fused(attribution: Attribution, how: Fuse) -> Heatmap:
-    """Several branches' maps as one, in logits if added and unitless otherwise."""
-    return fuse(attribution.heatmaps) if how == "sum" else fuse_normalised(attribution.heatmaps, how)
+def merged(attribution: Attribution, rule: MergeRule) -> Heatmap:
+    """Merge the branches' heatmaps. The result is in logits for the rule `sum`, and unitless for all others."""
+    return merge_sum(attribution.heatmaps) if rule == "sum" else merge_normalised(attribution.heatmaps, rule)
 
 
-def fusion_note(how: Fuse) -> str | None:
-    """How a fused map is to be read, where it is not a sum."""
-    if how == "sum":
+def merge_note(rule: MergeRule) -> str | None:
+    """A sentence on how to read a heatmap that was merged by this rule; None for the sum, which needs none."""
+    if rule == "sum":
         return None
     return (
-        f"Each branch's map was cut off at zero and scaled to its own maximum before their {how} was taken: "
+        f"Each branch's map was cut off at zero and scaled to its own maximum before their {rule} was taken: "
         "the colours do not say how much a branch matters."
     )
 
 
 def warnings_of(method: str, maps: Maps, completeness: Completeness | None) -> tuple[str, ...]:
-    """What is amiss with the heatmap of these feature maps, in sentences."""
-    found = []
-    negative = [branch for branch, present in maps.items() if present.min() < 0]
+    """Sentences on what is wrong with a heatmap of these feature maps."""
+    warnings = []
+    negative = [branch for branch, activation in maps.items() if activation.min() < 0]
     if METHODS[method].non_negative and negative:
-        found.append(
-            f"{method} is defined for feature maps without negative values, and there are some in the map of "
-            f"{' and '.join(negative)}: compare it with another method."
+        warnings.append(
+            f"{method} is defined for feature maps without negative values, but the map of {' and '.join(negative)} "
+            "has some: compare the heatmap with another method."
         )
     if completeness is not None and not completeness.is_small:
-        found.append(
-            f"The map adds up to {completeness.difference + completeness.error:.4g} logits where the score differs by "
-            f"{completeness.difference:.4g}: its values are approximate."
+        warnings.append(
+            f"The map adds up to {completeness.difference + completeness.error:.4g} logits, but the score differs from "
+            f"the baseline's by {completeness.difference:.4g}: the values of the map are approximate."
         )
-    return tuple(found)
+    return tuple(warnings)

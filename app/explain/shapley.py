@@ -1,4 +1,4 @@
-"""What each branch is worth: the Shapley value (1953) of a game whose players are the branches."""
+"""Shapley values (Shapley 1953) of the branches: the players of the game are the branches, its value is the score."""
 
 from __future__ import annotations
 
@@ -6,34 +6,44 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
-from app.explain.attribution import Subject, stacked
-from app.models.feature_maps import Branch
+from app.explain.attribution import AttributionInput
+from app.models.feature_maps import Branch, batched
 
 
 @dataclass(frozen=True)
 class BranchValues:
-    """The score, that of the mean maps, and how their difference divides among the branches. In logits."""
+    """The score, the score of the baseline, and each branch's part of their difference, all in logits."""
 
     score: float
-    reference_score: float
-    of_branch: Mapping[Branch, float]
+    baseline_score: float
+    by_branch: Mapping[Branch, float]
 
 
-def shapley_values(subject: Subject) -> BranchValues:
-    """Each branch's Shapley value, where an absent branch is its mean map; they add up to the score's difference.
+def shapley_values(picture: AttributionInput) -> BranchValues:
+    """The Shapley value of each branch, where the baseline's map stands for an absent branch.
 
-    A branch's value is what it adds to the score, averaged over the orders in which the branches can come. Every set
-    of some branches but not all is one item of one batch through the head: two for two branches.
+    The value of a branch is what it adds to the score, averaged over all orders in which the branches can be added. The
+    values add up to the difference between the picture's score and the baseline's. All coalitions, except the empty and
+    the full one, go through the head as one batch: two items for two branches.
     """
-    branches, ends = list(subject.maps), subject.ends()
-    value_of = {frozenset[Branch](): ends.reference, frozenset(branches): ends.picture}
-    some = [frozenset(few) for size in range(1, len(branches)) for few in combinations(branches, size)]
-    if some:
-        items = [{b: subject.maps[b] if b in few else subject.reference[b] for b in branches} for few in some]
-        value_of |= zip(some, subject.score.values(stacked(items)).tolist(), strict=True)
-    added: dict[Branch, list[float]] = {branch: [] for branch in branches}
+    branches, endpoints = list(picture.maps), picture.endpoints()
+    value_of = {frozenset[Branch](): endpoints.baseline, frozenset(branches): endpoints.picture}
+    coalitions = [
+        frozenset(coalition) for size in range(1, len(branches)) for coalition in combinations(branches, size)
+    ]
+    if coalitions:
+        items = [
+            {b: picture.maps[b] if b in coalition else picture.baseline[b] for b in branches}
+            for coalition in coalitions
+        ]
+        value_of |= zip(coalitions, picture.score.values(batched(items)).tolist(), strict=True)
+    contributions: dict[Branch, list[float]] = {branch: [] for branch in branches}
     for order in permutations(branches):
         for position, branch in enumerate(order):
             before = frozenset(order[:position])
-            added[branch].append(value_of[before | {branch}] - value_of[before])
-    return BranchValues(ends.picture, ends.reference, {b: sum(gains) / len(gains) for b, gains in added.items()})
+            contributions[branch].append(value_of[before | {branch}] - value_of[before])
+    return BranchValues(
+        endpoints.picture,
+        endpoints.baseline,
+        {b: sum(of_branch) / len(of_branch) for b, of_branch in contributions.items()},
+    )

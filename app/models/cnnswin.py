@@ -1,12 +1,12 @@
-"""The fusion classifier: a CNN and a Swin transformer look at one picture, Swin tokens query CNN tokens.
+"""The fusion classifier: a CNN and a Swin transformer see one picture, and the Swin's tokens query the CNN's tokens.
 
-The model is cut once, at the two branches' last feature maps:
+The model is cut once, at the last feature maps of its two branches:
 
     image --encode--> FeatureMaps --classify--> logits, attention
 
-Nothing reaches the logits around the maps, and no normalisation stands between a map and the logits on the value
-path (a layer norm there would make the score blind to a cell's scale, and gradient x activation would vanish), so
-that Grad-CAM taken at the cut is exact. Queries and keys are normalised per head, where attention needs it.
+Nothing bypasses the maps on the way to the logits, and the value path has no normalisation. A layer norm there would
+make the score blind to the scale of a cell, and gradient × activation would vanish. So Grad-CAM at the cut is exact.
+Queries and keys are normalised per attention head, where attention needs it.
 
 Sources: EfficientNet (Tan & Le 2019), Swin (Liu et al. 2021), query-key normalisation (Henry et al. 2020).
 """
@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from app.models.feature_maps import FeatureMaps
+from app.models.feature_maps import BRANCHES, FeatureMaps
 
 Fusion = Literal["cross_attention", "concat", "late", "cnn", "swin"]
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
@@ -32,9 +32,9 @@ Shape = tuple[int, int, int]  # channels, height, width
 
 @dataclass(frozen=True)
 class FusionOutput:
-    """What `CNNViTFusion.forward_with_tokens` returns.
+    """The output of `CNNViTFusion.forward_with_tokens`.
 
-    `tokens` `[B, h, w, C]` are the Swin's tokens at the chosen stage, still connected to the logits.
+    `tokens` `[B, h, w, C]` are the Swin's tokens at the chosen stage, in the same autograd graph as the logits.
     """
 
     logits: Tensor
@@ -44,7 +44,7 @@ class FusionOutput:
 
 
 class ResidualMLP(nn.Module):
-    """x + W2 GELU(W1 x), with no normalisation: it stands on the value path."""
+    """x + W2 GELU(W1 x). It has no normalisation, because it is on the value path."""
 
     def __init__(self, dim: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -57,10 +57,10 @@ class ResidualMLP(nn.Module):
 
 
 class CrossModelAttention(nn.Module):
-    """Multi-head attention with a residual: queries are Swin tokens, keys and values are CNN tokens.
+    """Multi-head cross-attention with a residual connection: queries are Swin tokens, keys and values are CNN tokens.
 
-    A learned 2-D position table is added where queries and keys are made, never to the values. Keys are never
-    pooled: over one pooled vector every attention weight is 1.
+    Learned 2-D position embeddings are added for queries and keys, but not for values. Keys are not pooled, because
+    with a single pooled key every attention weight would be 1. Raises ValueError if `heads` does not divide `dim`.
     """
 
     def __init__(self, dim: int, heads: int, query_grid: Grid, key_grid: Grid, dropout: float = 0.0) -> None:
@@ -78,55 +78,54 @@ class CrossModelAttention(nn.Module):
     def forward(
         self, swin_tokens: Float[Tensor, "b q d"], cnn_tokens: Float[Tensor, "b k d"]
     ) -> tuple[Float[Tensor, "b q d"], Float[Tensor, "b heads q k"]]:
-        """The Swin tokens with what they found in the CNN tokens added, and the attention weights (rows sum to 1)."""
+        """The Swin tokens plus the attended CNN tokens, and the attention weights, whose rows sum to 1."""
         query = self.query_norm(self._split(self.query(swin_tokens + self.query_position.flatten(0, 1))))
         key = self.key_norm(self._split(self.key(cnn_tokens + self.key_position.flatten(0, 1))))
         attention = (query @ key.transpose(-2, -1) * self.scale).softmax(dim=-1)
-        found = self.dropout(attention) @ self._split(self.value(cnn_tokens))
-        return swin_tokens + self.output(found.transpose(1, 2).flatten(2)), attention
+        attended = self.dropout(attention) @ self._split(self.value(cnn_tokens))
+        return swin_tokens + self.output(attended.transpose(1, 2).flatten(2)), attention
 
     def _split(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n e"]:
         return tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class CrossAttentionHead(nn.Module):
-    """Maps to logits through `CrossModelAttention`, an MLP on every token, and their mean."""
+    """From maps to logits: `CrossModelAttention`, an MLP on every token, the mean over tokens, a linear classifier."""
 
     def __init__(self, shapes: FeatureMaps[Shape], dim: int, heads: int, classes: int, dropout: float):
         super().__init__()
-        assert shapes.cnn is not None and shapes.swin is not None
-        self.cnn_projection, self.swin_projection = nn.Linear(shapes.cnn[0], dim), nn.Linear(shapes.swin[0], dim)
-        self.attention = CrossModelAttention(dim, heads, shapes.swin[1:], shapes.cnn[1:], dropout)
+        self.cnn_projection, self.swin_projection = (nn.Linear(shapes[branch][0], dim) for branch in BRANCHES)
+        self.attention = CrossModelAttention(dim, heads, shapes["swin"][1:], shapes["cnn"][1:], dropout)
         self.mlp = ResidualMLP(dim, 2 * dim, dropout)
         self.classifier = nn.Linear(dim, classes)
 
     def forward(self, maps: FeatureMaps[Tensor]) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b heads q k"]]:
-        assert maps.cnn is not None and maps.swin is not None
         tokens, attention = self.attention(
-            self.swin_projection(as_tokens(maps.swin)), self.cnn_projection(as_tokens(maps.cnn))
+            self.swin_projection(as_tokens(maps["swin"])), self.cnn_projection(as_tokens(maps["cnn"]))
         )
         return self.classifier(self.mlp(tokens).mean(dim=1)), attention
 
 
 class ConcatHead(nn.Module):
-    """The comparator: each map projected and pooled, both vectors joined. As many weights as cross-attention."""
+    """The comparator without attention: each map is projected and pooled, and the two vectors are concatenated.
+
+    It has about as many weights as `CrossAttentionHead`.
+    """
 
     def __init__(self, shapes: FeatureMaps[Shape], dim: int, classes: int, dropout: float) -> None:
         super().__init__()
-        assert shapes.cnn is not None and shapes.swin is not None
-        self.cnn_projection, self.swin_projection = nn.Linear(shapes.cnn[0], dim), nn.Linear(shapes.swin[0], dim)
+        self.cnn_projection, self.swin_projection = (nn.Linear(shapes[branch][0], dim) for branch in BRANCHES)
         self.mlp = ResidualMLP(2 * dim, 2 * dim, dropout)
         self.classifier = nn.Linear(2 * dim, classes)
 
     def forward(self, maps: FeatureMaps[Tensor]) -> tuple[Float[Tensor, "b classes"], None]:
-        assert maps.cnn is not None and maps.swin is not None
-        cnn = self.cnn_projection(as_tokens(maps.cnn)).mean(dim=1)
-        swin = self.swin_projection(as_tokens(maps.swin)).mean(dim=1)
+        cnn = self.cnn_projection(as_tokens(maps["cnn"])).mean(dim=1)
+        swin = self.swin_projection(as_tokens(maps["swin"])).mean(dim=1)
         return self.classifier(self.mlp(torch.cat([cnn, swin], dim=-1))), None
 
 
 class BranchHead(nn.Module):
-    """One branch alone: its map projected, pooled by a mean, an MLP, a classifier."""
+    """The head of a single branch: a projection, the mean over cells, an MLP, a linear classifier."""
 
     def __init__(self, channels: int, dim: int, classes: int, dropout: float) -> None:
         super().__init__()
@@ -140,7 +139,7 @@ class BranchHead(nn.Module):
 
 
 class BranchesHead(nn.Module):
-    """`late`, `cnn` and `swin`: every branch there is answers on its own, and their logits are averaged."""
+    """The head of the fusions `late`, `cnn` and `swin`: the mean of the logits of a `BranchHead` for each branch."""
 
     def __init__(self, shapes: FeatureMaps[Shape], dim: int, classes: int, dropout: float) -> None:
         super().__init__()
@@ -149,16 +148,16 @@ class BranchesHead(nn.Module):
         )
 
     def forward(self, maps: FeatureMaps[Tensor]) -> tuple[Float[Tensor, "b classes"], None]:
-        logits = [head(getattr(maps, branch)) for branch, head in self.branches.items()]
+        logits = [self.branches[branch](feature_map) for branch, feature_map in maps.items()]
         return torch.stack(logits).mean(dim=0), None
 
 
 class CNNViTFusion(nn.Module):
-    """The classifier. `cnn` and `swin` name timm backbones; nothing is ever downloaded here.
+    """The fusion classifier. `cnn` and `swin` are names of timm backbones; nothing is downloaded.
 
-    `image_size` is (height, width) in px; `cnn_options` and `swin_options` go to `timm.create_model`.
-    Raises ValueError for a fusion that is not in `FUSIONS`, a backbone that timm does not define, or a `dim` that
-    `heads` does not divide.
+    `image_size` is (height, width) in px. `cnn_options` and `swin_options` are passed to `timm.create_model`. Raises
+    ValueError for a fusion that is not in `FUSIONS`, a backbone that timm does not define, or a `dim` that `heads` does
+    not divide.
     """
 
     cnn_mean: Tensor
@@ -190,7 +189,7 @@ class CNNViTFusion(nn.Module):
             if backbone is not None:
                 self.register_buffer(f"{branch}_mean", _per_channel(backbone.pretrained_cfg["mean"]))
                 self.register_buffer(f"{branch}_std", _per_channel(backbone.pretrained_cfg["std"]))
-        shapes = self.map_shapes = self._probe_shapes()
+        self.map_shapes = shapes = self._probe_shapes()
         if fusion == "cross_attention":
             self.head: nn.Module = CrossAttentionHead(shapes, dim, heads, num_classes, dropout)
         elif fusion == "concat":
@@ -201,24 +200,24 @@ class CNNViTFusion(nn.Module):
     def forward(
         self, cnn_image: Float[Tensor, "b 3 h w"], swin_image: Float[Tensor, "b 3 h w"] | None = None
     ) -> Float[Tensor, "b classes"]:
-        """RGB in [0, 1] to logits. One picture serves both branches unless `swin_image` is another view of it."""
+        """From RGB in [0, 1] to logits. Both branches see `cnn_image`, unless `swin_image` is given as another view."""
         return self.classify(self.encode(cnn_image, swin_image))[0]
 
     def encode(
         self, cnn_image: Float[Tensor, "b 3 h w"], swin_image: Float[Tensor, "b 3 h w"] | None = None
     ) -> FeatureMaps[Tensor]:
-        """RGB in [0, 1] to the last feature map of each branch, `[B, C, h, w]`. This is the model's one cut."""
+        """From RGB in [0, 1] to the last feature map of each branch, `[B, C, h, w]`: the cut of the model."""
         return self._encode(cnn_image, swin_image)[0]
 
     def classify(
         self, maps: FeatureMaps[Tensor]
     ) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b heads q k"] | None]:
-        """Feature maps to logits, and the cross-attention where the fusion has one.
+        """From feature maps to logits, and to the attention weights if the fusion is cross-attention.
 
-        Raises ValueError for maps that are not of `map_shapes`: a branch too few or too many, or another size.
+        Raises ValueError if the branches or the shapes of the maps are not those of `map_shapes`.
         """
         if (shapes := _shapes(maps)) != self.map_shapes:
-            raise ValueError(f"this model classifies maps of {self.map_shapes}, not {shapes}")
+            raise ValueError(f"this model classifies maps of {dict(self.map_shapes)}, not {dict(shapes)}")
         logits, attention = self.head(maps)
         return logits, attention
 
@@ -228,25 +227,25 @@ class CNNViTFusion(nn.Module):
         swin_image: Float[Tensor, "b 3 h w"] | None = None,
         token_stage: int = 7,
     ) -> FusionOutput:
-        """`forward`, with all that it passes through.
+        """`forward` with its intermediate results.
 
-        `token_stage` chooses a Swin stage by the height of its grid (7, 14, 28 or 56 at 224 px); the last stage's
-        tokens are the Swin's feature map. Raises ValueError if there is no such stage, or no Swin.
+        `token_stage` chooses a stage of the Swin by the height of its grid: 7, 14, 28 or 56 at 224 px. The tokens of
+        the last stage are the Swin's feature map. Raises ValueError if there is no such stage, or no Swin.
         """
         maps, stages = self._encode(cnn_image, swin_image)
         by_height = {tokens.shape[1]: tokens for tokens in stages}
         if token_stage not in by_height:
-            have = ", ".join(map(str, sorted(by_height))) or "none: this model has no Swin branch"
-            raise ValueError(f"no Swin stage has a grid of height {token_stage}; there are {have}")
+            heights = ", ".join(map(str, sorted(by_height))) or "none: this model has no Swin branch"
+            raise ValueError(f"no Swin stage has a grid of height {token_stage}; there are {heights}")
         logits, attention = self.classify(maps)
         return FusionOutput(logits, maps, attention, by_height[token_stage])
 
     def _encode(
         self, cnn_image: Tensor, swin_image: Tensor | None
     ) -> tuple[FeatureMaps[Tensor], list[Float[Tensor, "b h w c"]]]:
-        cnn_map, swin_map, stages = None, None, []
+        maps, stages = FeatureMaps[Tensor](), []
         if self.cnn is not None:
-            cnn_map = self.cnn.forward_features((cnn_image - self.cnn_mean) / self.cnn_std)
+            maps["cnn"] = self.cnn.forward_features((cnn_image - self.cnn_mean) / self.cnn_std)
         if self.swin is not None:
             image = cnn_image if swin_image is None else swin_image
             tokens = self.swin.patch_embed((image - self.swin_mean) / self.swin_std)
@@ -254,8 +253,8 @@ class CNNViTFusion(nn.Module):
                 tokens = stage(tokens)
                 stages.append(tokens)
             stages[-1] = self.swin.norm(tokens)
-            swin_map = channels_first(stages[-1])
-        return FeatureMaps(cnn_map, swin_map), stages
+            maps["swin"] = channels_first(stages[-1])
+        return maps, stages
 
     @torch.no_grad()
     def _probe_shapes(self) -> FeatureMaps[Shape]:
@@ -266,21 +265,21 @@ class CNNViTFusion(nn.Module):
 
 
 def channels_first(tokens: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
-    """A Swin's NHWC tokens as a feature map. Rows stay rows."""
+    """The Swin's NHWC tokens as an NCHW feature map."""
     return tokens.permute(0, 3, 1, 2)
 
 
 def as_tokens(feature_map: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
-    """A map's cells as tokens, row by row; contiguous, so that a linear layer on them is one matrix product."""
+    """The cells of a map as tokens, row by row. Contiguous, so that a linear layer is a single matrix product."""
     return feature_map.flatten(2).transpose(1, 2).contiguous()
 
 
-def _shapes(maps: FeatureMaps[Tensor]) -> FeatureMaps[Shape]:
-    return FeatureMaps(**{branch: (m.shape[1], m.shape[2], m.shape[3]) for branch, m in maps.items()})
+def _shapes(maps: FeatureMaps[Tensor]) -> FeatureMaps[Any]:  # int, or torch.SymInt while a graph is traced
+    return maps.map(lambda feature_map: (feature_map.shape[1], feature_map.shape[2], feature_map.shape[3]))
 
 
 def _backbone(name: str, **options: Any) -> Any:
-    # timm also takes addresses ("hf-hub:…"), and reads their configuration from the network.
+    # timm also accepts addresses ("hf-hub:…"), whose configuration it would download.
     if not timm.is_model(name):
         raise ValueError(f"timm defines no model {name!r}: choose one of timm.list_models()")
     return timm.create_model(name, pretrained=False, num_classes=0, **options)

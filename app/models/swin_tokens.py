@@ -1,4 +1,4 @@
-"""The Swin's own tokens: how strongly the score depends on them at every stage, and where the last window attends."""
+"""The Swin's own tokens: their saliency at every stage, and the attention of the last block."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from app.models.cnnswin import CNNViTFusion
 
 
 class SwinTokens(nn.Module):
-    """Pictures as the service prepares them, and the score's gradient at the Swin's map, to what the tokens say.
+    """Computes the saliency and the attention of the Swin's tokens. `swin_tokens` creates the module.
 
-    It gives the saliency of each stage in order, |gradient × token| summed over channels `[B, h, w]`, and the attention
-    of the last block `[B, heads, q, k]` between the cells of the Swin's map: each looks within its window only, and the
-    windows are put back in their places. Where the grid is no multiple of the window, what a cell pays to the padding
-    is left out, and its row sums to less than 1. The model is in eval mode; `swin_tokens` makes the module.
+    Inputs are prepared pictures `[B, H, W, 3]` uint8 and the score's gradient with respect to the Swin's feature map
+    `[B, C, h, w]`. Outputs are the saliency of each stage in order, |gradient × token| summed over channels, `[B, h,
+    w]`, then the attention of the last block `[B, heads, q, k]` between the cells of the Swin's map. A cell attends
+    only within its window, so its weights to cells of other windows are 0. If the grid is no multiple of the window,
+    the weights to the padding are left out, and a row sums to less than 1. The model must be in eval mode.
     """
 
-    index: Tensor
-    together: Tensor
+    pair_index: Tensor
+    same_window: Tensor
 
     def __init__(self, model: CNNViTFusion) -> None:
         super().__init__()
-        assert model.map_shapes.swin is not None
         swin: Any = model.swin
         self.model, self.swin = model, swin
         self.last = swin.layers[-1].blocks[-1]
         self.heights = tuple(int(stage.blocks[-1].input_resolution[0]) for stage in swin.layers)
-        index, together = _pairs(self.last, *model.map_shapes.swin[1:])
-        self.register_buffer("index", index.to(model.swin_mean.device), persistent=False)
-        self.register_buffer("together", together.to(model.swin_mean.device), persistent=False)
+        pair_index, same_window = _cell_pairs(self.last, *model.map_shapes["swin"][1:])
+        self.register_buffer("pair_index", pair_index.to(model.swin_mean.device), persistent=False)
+        self.register_buffer("same_window", same_window.to(model.swin_mean.device), persistent=False)
 
     def forward(
         self, images: UInt8[Tensor, "b h w 3"], swin_gradient: Float[Tensor, "b c gh gw"]
@@ -46,17 +46,17 @@ class SwinTokens(nn.Module):
         with torch.enable_grad():
             for stage in self.swin.layers[:-1]:
                 tokens = stage(tokens)
-                # The first stage's tokens are where differentiation begins.
+                # Differentiation starts at the first stage's tokens: they are a leaf.
                 tokens = tokens if stages else tokens.detach().requires_grad_()
                 stages.append(tokens)
             tokens = self.swin.layers[-1].downsample(tokens)
             for block in self.swin.layers[-1].blocks[:-1]:
                 tokens = block(tokens)
-            seen = self._attention(tokens.detach())
+            attention = self._attention(tokens.detach())
             final = self.swin.norm(self.last(tokens))
             gradients = torch.autograd.grad((final * by_token).sum(), stages) if stages else ()
         every = zip([*stages, final], [*gradients, by_token], strict=True)
-        return (*((token.detach() * gradient).abs().sum(dim=-1) for token, gradient in every), seen)
+        return (*((token.detach() * gradient).abs().sum(dim=-1) for token, gradient in every), attention)
 
     def _attention(self, tokens: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads q k"]:
         attention, pictures = self.last.attn, len(tokens)
@@ -68,12 +68,12 @@ class SwinTokens(nn.Module):
         if self.last.attn_mask is not None:
             scores = scores + self.last.attn_mask[:, None]
         by_head = scores.softmax(dim=-1).transpose(1, 2).flatten(2)
-        weights: Tensor = by_head[..., self.index] * self.together
+        weights: Tensor = by_head[..., self.pair_index] * self.same_window
         return weights
 
 
 def swin_tokens(model: CNNViTFusion) -> SwinTokens | None:
-    """The module for a model; None without a Swin, or with another transformer whose blocks attend in another way."""
+    """The module for a model. None if the model has no Swin, or a transformer with another kind of blocks."""
     last: Any = model.swin.layers[-1].blocks[-1] if model.swin is not None else None
     if not isinstance(last, SwinTransformerBlock) or last.dynamic_mask:
         return None
@@ -81,21 +81,21 @@ def swin_tokens(model: CNNViTFusion) -> SwinTokens | None:
 
 
 def _windows(block: SwinTransformerBlock, grid: Shaped[Tensor, "b h w c"]) -> Shaped[Tensor, "windows cells c"]:
-    """A grid cut into the windows of a block, shifted as the block shifts it; what is missing at the end is 0."""
+    """Partition a grid into the windows of a block, after the block's cyclic shift, padded with 0 to whole windows."""
     (down, right), (height, width) = block.shift_size, block.window_size
     shifted = torch.roll(grid, (-down, -right), (1, 2))
     padded = F.pad(shifted, (0, 0, 0, -grid.shape[2] % width, 0, -grid.shape[1] % height))
     return window_partition(padded, block.window_size).flatten(1, 2)
 
 
-def _pairs(block: SwinTransformerBlock, height: int, width: int) -> tuple[Int[Tensor, "q k"], Bool[Tensor, "q k"]]:
-    """For two cells of the grid, where their weight stands among all windows' weights, and whether it does at all."""
-    numbers = torch.arange(1, height * width + 1).reshape(1, height, width, 1)
-    cells = _windows(block, numbers)[..., 0]
+def _cell_pairs(block: SwinTransformerBlock, height: int, width: int) -> tuple[Int[Tensor, "q k"], Bool[Tensor, "q k"]]:
+    """For each pair of cells: the index of its weight among those of all windows, and whether both share a window."""
+    cell_numbers = torch.arange(1, height * width + 1).reshape(1, height, width, 1)  # from 1: padding is 0
+    cells = _windows(block, cell_numbers)[..., 0]
     windows, size = cells.shape
-    place = torch.empty(height * width, dtype=torch.long)
-    there = cells.flatten() > 0
-    place[cells.flatten()[there] - 1] = torch.arange(windows * size)[there]
-    window, slot = place // size, place % size
-    together = window[:, None] == window
-    return (window[:, None] * size + slot[:, None]) * size + slot, together
+    position = torch.empty(height * width, dtype=torch.long)
+    is_cell = cells.flatten() > 0
+    position[cells.flatten()[is_cell] - 1] = torch.arange(windows * size)[is_cell]
+    window, slot = position // size, position % size
+    same_window = window[:, None] == window
+    return (window[:, None] * size + slot[:, None]) * size + slot, same_window

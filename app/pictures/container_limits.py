@@ -1,4 +1,8 @@
-"""Files of very many small parts: counted in their structure, before Pillow would read every one of them."""
+"""Rejects PNG and TIFF files with absurd chunk or entry counts before Pillow parses them.
+
+Pillow reads every part of such a file, which can take minutes for a small upload. The counts are read from the
+structure of the file alone. Sources: PNG specification (third edition), section 5; TIFF 6.0, section 2.
+"""
 
 from __future__ import annotations
 
@@ -6,68 +10,73 @@ import struct
 
 from app.errors import PictureTooLarge
 
-MOST_ENTRIES = 5_000  # of a TIFF or EXIF directory: cameras and editors write fewer than a hundred
-MOST_STRIPS = 20_000  # more than a picture of the largest side has rows
-MOST_CHUNKS = 20_000  # of a PNG: 20 MB in the usual pieces are 2,500
-MOST_TEXTS = 32  # of a PNG, compressed, each up to a megabyte
-_TEXTS = {b"zTXt", b"iTXt"}
-_OFFSETS = {273, 324}  # tags of TIFF: where strips and tiles stand
-_MOST_DIRECTORIES = 100_000
-BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}  # by how a TIFF file or an EXIF block starts
+MAX_ENTRIES = 5_000  # in one TIFF or EXIF directory: cameras and editors write fewer than a hundred
+MAX_STRIPS = 20_000  # in a TIFF: more than the largest allowed picture has rows
+MAX_CHUNKS = 20_000  # in a PNG: a file of 20 MB with chunks of the usual size has 2,500
+MAX_TEXT_CHUNKS = 32  # compressed text chunks in a PNG, each of up to a megabyte
+_TEXT_CHUNKS = {b"zTXt", b"iTXt"}
+_OFFSET_TAGS = {273, 324}  # TIFF tags that hold the offsets of strips and of tiles
+_MAX_DIRECTORIES = 100_000
+BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}  # byte order by the first bytes of a TIFF file or an EXIF block
 
 
-def check_parts(data: bytes, format_name: str) -> None:
-    """Raises PictureTooLarge for a PNG or TIFF of more parts than any program writes."""
-    count = {"PNG": _is_crowded_png, "TIFF": is_crowded_tiff}.get(format_name)
-    if count is not None and count(data):
+def check_container(data: bytes, format_name: str) -> None:
+    """Raises PictureTooLarge for a PNG or TIFF file with more parts than any ordinary program writes.
+
+    Other formats pass: `format_name` is one of `app.pictures.decode.SIGNATURES`.
+    """
+    exceeds_limits = {"PNG": _png_exceeds_limits, "TIFF": tiff_exceeds_limits}.get(format_name)
+    if exceeds_limits is not None and exceeds_limits(data):
         raise PictureTooLarge(
-            f"The {format_name} picture is made of more parts than it needs: save it anew, without metadata."
+            f"The {format_name} file has too many chunks or entries: save the picture again without metadata."
         )
 
 
-def _is_crowded_png(data: bytes) -> bool:
-    place, chunks, texts = 8, 0, 0
-    while place + 8 <= len(data):
-        (length,) = struct.unpack_from(">I", data, place)
-        kind = data[place + 4 : place + 8]
-        if kind == b"IEND":  # what comes behind it is no part of the picture
+def _png_exceeds_limits(data: bytes) -> bool:
+    position, chunks, text_chunks = 8, 0, 0
+    while position + 8 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        kind = data[position + 4 : position + 8]
+        if kind == b"IEND":  # what follows is not part of the picture
             return False
         chunks += 1
-        texts += kind in _TEXTS
-        if chunks > MOST_CHUNKS or texts > MOST_TEXTS:
+        text_chunks += kind in _TEXT_CHUNKS
+        if chunks > MAX_CHUNKS or text_chunks > MAX_TEXT_CHUNKS:
             return True
-        place += 12 + length
+        position += 12 + length
     return False
 
 
-def is_crowded_tiff(block: bytes) -> bool:
-    """Whether a TIFF file or an EXIF block has more entries or strips than are read."""
+def tiff_exceeds_limits(block: bytes) -> bool:
+    """Whether a TIFF file or an EXIF block has more directory entries, strips or directories than the limits allow."""
     order = BYTE_ORDERS.get(block[:4])
     if order is None or len(block) < 8:
         return False
-    offset, number = struct.Struct(f"{order}L"), struct.Struct(f"{order}H")
-    (place,) = offset.unpack_from(block, 4)
-    first, last = place, len(block) - 4
-    for _ in range(_MOST_DIRECTORIES):
-        if not 0 < place <= last:
+    uint32, uint16 = struct.Struct(f"{order}L"), struct.Struct(f"{order}H")
+    (position,) = uint32.unpack_from(block, 4)
+    first, last = position, len(block) - 4
+    for _ in range(_MAX_DIRECTORIES):
+        if not 0 < position <= last:
             return False
-        (entries,) = number.unpack_from(block, place)
-        # Pillow reads every directory, but the strips of the first alone.
-        there = min(entries, (last - place) // 12)  # a damaged directory may say any number
-        if there > MOST_ENTRIES or (place == first and _has_many_strips(block, order, place + 2, entries)):
+        (entries,) = uint16.unpack_from(block, position)
+        # Pillow reads every directory, but only the strips of the first one.
+        readable_entries = min(entries, (last - position) // 12)  # a damaged directory may declare any number
+        if readable_entries > MAX_ENTRIES or (
+            position == first and _has_many_strips(block, order, position + 2, entries)
+        ):
             return True
-        if not entries or (end := place + 2 + 12 * entries) > last:
+        if not entries or (end := position + 2 + 12 * entries) > last:
             return False
-        (following,) = offset.unpack_from(block, end)
-        if following <= place:  # the end, or back: Pillow ends a circle itself
+        (next_position,) = uint32.unpack_from(block, end)
+        if next_position <= position:  # 0 marks the end; Pillow itself stops at a jump backwards
             return False
-        place = following
+        position = next_position
     return True
 
 
-def _has_many_strips(block: bytes, order: str, place: int, entries: int) -> bool:
-    for start in range(place, min(place + 12 * entries, len(block) - 11), 12):
+def _has_many_strips(block: bytes, order: str, position: int, entries: int) -> bool:
+    for start in range(position, min(position + 12 * entries, len(block) - 11), 12):
         tag, _, count = struct.unpack_from(f"{order}HHL", block, start)
-        if tag in _OFFSETS and count > MOST_STRIPS:
+        if tag in _OFFSET_TAGS and count > MAX_STRIPS:
             return True
     return False

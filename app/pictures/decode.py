@@ -1,4 +1,4 @@
-"""Uploaded bytes to an upright 8-bit RGB picture. Serving, training and evaluation decode by this function alone."""
+"""Decodes uploaded bytes to an upright 8-bit RGB picture. Serving, training and evaluation all use this function."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from app.errors import EmptyUpload, PictureTooLarge, UnreadablePicture, UnsupportedMediaType
-from app.pictures.container_limits import check_parts
-from app.pictures.orientation import DAMAGE, Sides, orientation, upright
+from app.pictures.container_limits import check_container
+from app.pictures.orientation import DECODE_ERRORS, Sides, read_orientation, turn_upright
 
-# The formats we decode, by the bytes that a file of each starts with. Pillow's other loaders are never reached.
+# The supported formats and the first bytes of their files. Pillow's other loaders are never called.
 SIGNATURES: dict[str, tuple[bytes, ...]] = {
     "JPEG": (b"\xff\xd8\xff",),
     "PNG": (b"\x89PNG\r\n\x1a\n",),
@@ -26,17 +26,18 @@ SIGNATURES: dict[str, tuple[bytes, ...]] = {
 }
 PREVIEW_SIDE_PX = 1024
 _PILLOW_MAX_PIXELS = 178_956_970
-# A whole factor shrinks a picture to no less than this many times what is made of it: so much, and the smooth resize
-# that follows hides how the pixels were averaged. Measured in tests/pictures/test_reduced_decoding.py.
-SPARE_FOR_INPUT, SPARE_FOR_PREVIEW = 3.0, 1.5
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
+# A picture is first reduced by a whole factor, then resized smoothly. As with Pillow's `reducing_gap`, the reduced
+# picture must exceed the result by this factor, so that the resize hides the coarse averaging. The values were measured
+# in tests/pictures/test_reduced_decoding.py.
+INPUT_REDUCING_GAP, PREVIEW_REDUCING_GAP = 3.0, 1.5
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may declare in its header before any pixel is decoded.
+    """The largest size that a picture may declare in its header; checked before any pixel is decoded.
 
-    Raises ValueError for more pixels than Pillow decodes.
+    Raises ValueError if `max_pixels` is larger than what Pillow decodes.
     """
 
     max_pixels: int = 50_000_000
@@ -48,29 +49,33 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What a picture is decoded for: a model's input (height, width), and a preview of this longest side.
+class TargetSizes:
+    """The sizes that a picture is decoded for: a model's input (height, width), and a preview's longest side.
 
-    Both count, wherever a picture is read: the service and evaluation get the same input from the same file.
+    Evaluation sets both too, although it needs no preview: so it gets the same input from a file as the service.
     """
 
     input_size: tuple[int, int]
     preview_side_px: int = PREVIEW_SIDE_PX
 
     def reduction(self, width_px: int, height_px: int) -> int:
-        """By how much a JPEG of this size, which may lie on its side, may be reduced while decoding: 1, 2, 4 or 8."""
-        for_input = min(width_px, height_px) / max(self.input_size) / SPARE_FOR_INPUT
-        for_preview = max(width_px, height_px) / self.preview_side_px / SPARE_FOR_PREVIEW
+        """The factor, 1, 2, 4 or 8, by which a JPEG of this size may be reduced while it is decoded.
+
+        The picture may be stored on its side, so width and height may be exchanged.
+        """
+        for_input = min(width_px, height_px) / max(self.input_size) / INPUT_REDUCING_GAP
+        for_preview = max(width_px, height_px) / self.preview_side_px / PREVIEW_REDUCING_GAP
         return next((factor for factor in (8, 4, 2) if factor <= min(for_input, for_preview)), 1)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded upload: upright 8-bit RGB, no metadata. `notes` say what the sender may not expect, in sentences.
+    """A decoded upload: upright 8-bit RGB without metadata.
 
-    `image` is smaller than the upload where it was decoded at a reduced scale: each of its pixels stands for
-    `reduced_by` × `reduced_by` of the upload's. A side that this does not divide ends within a pixel: `overhang` is
-    how far the image reaches over the picture at its left, top, right and bottom, in pixels of the image.
+    `notes` are sentences about what the sender may not expect. If the picture was decoded at a reduced scale, each
+    pixel of `image` stands for `reduced_by` × `reduced_by` pixels of the upload. If `reduced_by` does not divide a
+    side, the last pixel of the image reaches beyond the picture: `overhang` is how far it does so at the left, top,
+    right and bottom, in pixels of the image.
     """
 
     image: Image.Image
@@ -81,20 +86,20 @@ class Picture:
 
     @property
     def width_px(self) -> int:
-        """Of the upload, upright."""
+        """Width of the upright upload."""
         return round((self.image.width - self.overhang[0] - self.overhang[2]) * self.reduced_by)
 
     @property
     def height_px(self) -> int:
-        """Of the upload, upright."""
+        """Height of the upright upload."""
         return round((self.image.height - self.overhang[1] - self.overhang[3]) * self.reduced_by)
 
 
-def decode(data: bytes, limits: Limits, needs: Needs | None = None) -> Picture:
-    """Decode an upload: first frame, upright by its EXIF orientation, on white where transparent, 8-bit RGB.
+def decode(data: bytes, limits: Limits, sizes: TargetSizes | None = None) -> Picture:
+    """Decode an upload to 8-bit RGB: the first frame, upright by its EXIF orientation, on white where transparent.
 
-    A large JPEG is decoded at the smallest of libjpeg's scales 1, 1/2, 1/4 and 1/8 that `needs` allows, which saves
-    most of the time; without needs, and in every other format, at full size. Raises EmptyUpload, UnsupportedMediaType,
+    With `sizes`, a large JPEG is decoded at the smallest of libjpeg's scales 1, 1/2, 1/4 and 1/8 that they allow, which
+    saves most of the time. Other formats are decoded at full size. Raises EmptyUpload, UnsupportedMediaType,
     PictureTooLarge (from the header, before any pixel is decoded) and UnreadablePicture.
     """
     if not data:
@@ -103,63 +108,63 @@ def decode(data: bytes, limits: Limits, needs: Needs | None = None) -> Picture:
     _silence_pillow()
     notes = []
     try:
-        check_parts(data, format_name)
+        check_container(data, format_name)
         image = _opened(data, format_name)
         if image.width * image.height > limits.max_pixels or max(image.size) > limits.max_side_px:
             raise PictureTooLarge(f"The picture is {image.width} × {image.height} px. {_too_large(limits)}")
         if getattr(image, "is_animated", False):
             notes.append("The file holds several frames; only the first was used.")
             image.seek(0)
-        reduced_by, overhang = _reduce(image, needs)
+        reduced_by, overhang = _reduce(image, sizes)
         image.load()
         rgb = _to_rgb(image)
     except Image.DecompressionBombError as error:
         raise PictureTooLarge(_too_large(limits)) from error
-    except DAMAGE as error:
+    except DECODE_ERRORS as error:
         raise UnreadablePicture(
             f"The {format_name} picture is damaged or cut off and cannot be decoded: send the whole file."
         ) from error
-    stored = orientation(image)
+    stored = read_orientation(image)
     if stored is None:
         notes.append("The EXIF data is damaged; the picture was taken as upright.")
-    rgb, overhang = upright(rgb, overhang, stored)
+    rgb, overhang = turn_upright(rgb, overhang, stored)
     rgb.info.clear()
     return Picture(rgb, format_name, tuple(notes), reduced_by, overhang)
 
 
 def _format(data: bytes) -> str:
-    for name, starts in SIGNATURES.items():
-        if data.startswith(starts) and (name != "WEBP" or data[8:12] == b"WEBP"):
+    for name, prefixes in SIGNATURES.items():
+        if data.startswith(prefixes) and (name != "WEBP" or data[8:12] == b"WEBP"):
             return name
-    raise UnsupportedMediaType(f"This is not a picture in a format we read: send {', '.join(SIGNATURES)}.")
+    raise UnsupportedMediaType(f"This is not a picture in a supported format: send {', '.join(SIGNATURES)}.")
 
 
 def _opened(data: bytes, format_name: str) -> Image.Image:
-    # Opened by its format, a JPEG of several frames would go to the loader of another one, MPO.
+    # Image.open would give a JPEG with several frames to the loader of another format, MPO.
     if format_name == "JPEG":
         return JpegImageFile(io.BytesIO(data))
     return Image.open(io.BytesIO(data), formats=[format_name])
 
 
 def _silence_pillow() -> None:
-    """Keep Pillow's warnings about a sender's file out of our logs: notes and errors tell the sender.
+    """Keep Pillow's warnings about an uploaded file out of the logs: notes and errors tell the sender.
 
-    A filter that stays, since `warnings.catch_warnings` is not safe in threads; and set only where it is not the
-    first already, since a change of filters makes Python repeat every other warning.
+    The filter stays, because `warnings.catch_warnings` is not thread-safe. It is added only if it is not the first one
+    already, because any change of the filters makes Python repeat all other warnings.
     """
     module = r"PIL\."
     if not warnings.filters or warnings.filters[0][3] != re.compile(module):
         warnings.filterwarnings("ignore", module=module)
 
 
-def _reduce(image: Image.Image, needs: Needs | None) -> tuple[int, Sides]:
-    """Have a JPEG that is not loaded yet decoded at a reduced scale: by which factor, and the overhang.
+def _reduce(image: Image.Image, sizes: TargetSizes | None) -> tuple[int, Sides]:
+    """Let Pillow decode a JPEG at a reduced scale. Returns the factor and the overhang; call it before `image.load`.
 
-    libjpeg averages squares from the upper left corner on and rounds the sides up. It cannot reduce lossless JPEGs,
-    which are those without quantization tables.
+    libjpeg averages squares, starting at the upper left corner, and rounds the sides up. It cannot reduce lossless
+    JPEGs, which have no quantization tables.
     """
     width, height = image.size
-    factor = needs.reduction(width, height) if needs and getattr(image, "quantization", None) else 1
+    factor = sizes.reduction(width, height) if sizes and getattr(image, "quantization", None) else 1
     if factor == 1 or image.draft(None, (width // factor, height // factor)) is None:
         return 1, (0.0, 0.0, 0.0, 0.0)
     return factor, (0.0, 0.0, image.width - width / factor, image.height - height / factor)
@@ -171,7 +176,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             f"Pixels of type {image.mode} are not supported: convert the picture to 8-bit colour or 16-bit greyscale."
         )
     if image.mode in {"P", "PA"} and image.palette is None:
-        raise ValueError("a palette is missing")  # damage: Pillow would make up colours
+        raise ValueError("a palette is missing")  # a damaged file, for which Pillow would invent colours
     if image.mode.startswith("I;16"):
         return _eight_bit(image).convert("RGB")
     if not image.has_transparency_data:
@@ -183,7 +188,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """12- or 16-bit greyscale, scaled. Pillow's own conversion would clip, and forgets where 0 means white."""
+    """Scale 12- or 16-bit greyscale to 8 bits. Pillow's own conversion clips, and ignores that 0 may mean white."""
     tags = getattr(image, "tag_v2", {})
     white = 2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
     grey = (np.asarray(image).astype(np.uint32) * 255 + white // 2) // white

@@ -1,4 +1,4 @@
-"""Which way up a picture is stored, by its EXIF orientation, and how it is turned upright."""
+"""Reads the EXIF orientation of a picture and turns the picture upright."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import zlib
 
 from PIL import Image
 
-from app.pictures.container_limits import BYTE_ORDERS, is_crowded_tiff
+from app.pictures.container_limits import BYTE_ORDERS, tiff_exceeds_limits
 
-# What Pillow's loaders for our formats raise on damaged files, asserts on a missing palette among it.
-DAMAGE = (
+# The exceptions of Pillow's loaders on damaged files. AssertionError is one of them, for a missing palette.
+DECODE_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, LookupError, TypeError),
     *(AssertionError, AttributeError),
 )
-Sides = tuple[float, float, float, float]  # left, top, right, bottom
+Sides = tuple[float, float, float, float]  # a value for each side: left, top, right, bottom
 _ORIENTATION = 0x0112
-# How Pillow turns each orientation upright, and which of the stored sides are left, top, right and bottom then.
+# For each orientation, how Pillow turns it upright, and which stored sides become left, top, right and bottom.
 _TURNS = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT, (2, 1, 0, 3)),
     3: (Image.Transpose.ROTATE_180, (2, 3, 0, 1)),
@@ -28,22 +28,25 @@ _TURNS = {
 }
 
 
-def orientation(image: Image.Image) -> int | None:
-    """The EXIF orientation, 1 where there is none, None where the data is damaged, or too much to be read."""
+def read_orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation, from 1 to 8. It is 1 without EXIF data, and None if the data is damaged or too large."""
     block = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-    if is_crowded_tiff(block):
+    if tiff_exceeds_limits(block):
         return None
     try:
-        found = image.getexif().get(_ORIENTATION)
-    except DAMAGE:
+        value = image.getexif().get(_ORIENTATION)
+    except DECODE_ERRORS:
         return None
-    if found is None and _is_whole(block):
+    if value is None and _is_complete(block):
         return 1
-    return found if found in range(1, 9) else None
+    return value if value in range(1, 9) else None
 
 
-def upright(image: Image.Image, sides: Sides, stored: int | None) -> tuple[Image.Image, Sides]:
-    """A new image: one that was stored with this orientation, and what belongs to its sides, turned upright."""
+def turn_upright(image: Image.Image, sides: Sides, stored: int | None) -> tuple[Image.Image, Sides]:
+    """Turn an image that is stored in the orientation `stored` upright.
+
+    Returns a new image, and the values of its sides in their new order.
+    """
     if stored not in _TURNS:
         return image.copy(), sides
     turn, order = _TURNS[stored]
@@ -51,8 +54,11 @@ def upright(image: Image.Image, sides: Sides, stored: int | None) -> tuple[Image
     return image.transpose(turn), (left, top, right, bottom)
 
 
-def _is_whole(block: bytes) -> bool:
-    """Whether an EXIF block's first directory, the orientation's place, is all there. Pillow skips what is not."""
+def _is_complete(block: bytes) -> bool:
+    """Whether the first directory of an EXIF block, which holds the orientation, is complete.
+
+    Pillow skips missing entries without an error.
+    """
     if not block:
         return True
     try:

@@ -1,69 +1,48 @@
-"""What may be asked of a class activation map, and the explanation that answers."""
+"""The result of an explanation request: a signed map on the model's grid, with the facts needed to read it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
-from app.errors import BadParameter, NotOffered
-from app.explain.attribution import Attribution, Completeness, Subject
-from app.explain.fine import NOTE, finer
-from app.explain.merge import BranchShare, Fuse, branch_shares
-from app.explain.methods import DEFAULT, METHODS, fused, fusion_note, fusion_of, warnings_of
+from app.explain.attention import AttentionMethod, Layer, attention_map, on_grids
+from app.explain.attribution import Attribution, AttributionInput, Completeness
+from app.explain.fine import FINE_NOTE, combine_views
+from app.explain.merge import MergeRule, Share, branch_shares
+from app.explain.methods import METHODS, merge_note, merge_rule_of, merged, warnings_of
+from app.explain.shapley import BranchValues
 from app.models.feature_maps import Branch
-from app.predicting.target import check_classes
+from app.predicting.request import AttentionRequest, Detail, HeatmapRequest, View
 
-View = Literal["fusion", "cnn", "swin"]
-Detail = Literal["grid", "fine"]
-DETAILS: tuple[Detail, ...] = get_args(Detail)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of a class activation map: of which branch, by which method, for which class.
-
-    `target` None is the class that was answered. `against` is a class to contrast it with: what speaks for the target
-    rather than for that class. `fuse` is how several branches become one map; with None it is their sum, or where a
-    method's values have no unit the mean of the maps, each scaled to its maximum. `detail` fine takes several views of
-    the picture for a finer map: see `app.explain.fine`.
-    """
-
-    view: View = "fusion"
-    method: str = DEFAULT
-    target: str | None = None
-    against: str | None = None
-    fuse: Fuse | None = None
-    detail: Detail = "grid"
-
-    def check(self, views: Sequence[View], classes: Sequence[str]) -> None:
-        """Refuse what cannot be asked of a model with these views and classes. Raises BadParameter and NotOffered."""
-        if self.method not in METHODS:
-            raise BadParameter(f"Unknown method {self.method!r}: choose one of {', '.join(METHODS)}.")
-        if self.detail not in DETAILS:
-            raise BadParameter(f"Unknown detail {self.detail!r}: choose one of {', '.join(DETAILS)}.")
-        if self.view not in views:
-            raise NotOffered(f"This model has no {self.view} branch: choose one of {', '.join(views)}.")
-        if METHODS[self.method].class_agnostic and (self.target or self.against):
-            raise BadParameter(f"{self.method} is of no class: leave out target and against, or choose another method.")
-        check_classes(classes, self.target, self.against)
-        if self.fuse is not None and self.view != "fusion":
-            raise BadParameter(f"With {self.view} alone there is nothing to fuse: leave out fuse, or ask for fusion.")
-        if self.fuse is not None and len(views) == 2:
-            raise NotOffered("This model has one branch, and nothing to fuse: leave out fuse.")
-        fusion_of(self.method, self.fuse)
+_ATTENTION: dict[tuple[Layer, AttentionMethod], tuple[str, str]] = {
+    ("cross", "raw"): (
+        "attention",
+        "Attention is class-agnostic: it shows where the model looks, not what speaks for a class.",
+    ),
+    ("cross", "gradient"): (
+        "attention_times_gradient",
+        "Attention × gradient: where a larger weight would speak against the class, the map is 0.",
+    ),
+    ("swin", "raw"): (
+        "swin_attention",
+        "Attention is class-agnostic: it shows what the Swin's last layer looks at, within its windows.",
+    ),
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """A signed map on the model's grid, and what it means.
+    """A signed map on the model's grid, with the facts needed to read it.
 
-    `target` is the class explained and `against` the one that it is contrasted with; both are None where the map is
-    class-agnostic. `fuse` is how several branches became one map. `warnings` say what is amiss with this very map.
-    `attention` is what an attention map was taken from: every head's and every query token's.
+    `units` is the unit of the map's values. `target` is the class that is explained and `against` the class that it is
+    contrasted with; both are None if the map is class-agnostic. `branch` is None for the cross-attention, which belongs
+    to both branches. `merge` is the rule that merged the branches' heatmaps; it is None if there was only one. `score`
+    and `baseline_score` are in logits, and None unless branch values were requested. `notes` are sentences on how to
+    read such a map, `warnings` on what is wrong with this one. `attention` has the weights behind an attention map, for
+    every head, query token and key.
     """
 
     heatmap: Float32[np.ndarray, "h w"]
@@ -71,71 +50,119 @@ class Explanation:
     units: str
     branch: View | None
     target: str | None
-    shares: Mapping[Branch, BranchShare]
-    notes: tuple[str, ...] = ()
     against: str | None = None
-    fuse: Fuse | None = None
-    completeness: Completeness | None = None
-    warnings: tuple[str, ...] = ()
+    merge: MergeRule | None = None
     detail: Detail = "grid"
+    shares: Mapping[Branch, Share] = field(default_factory=dict)
+    score: float | None = None
+    baseline_score: float | None = None
+    completeness: Completeness | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     attention: Float32[np.ndarray, "heads q_h q_w k_h k_w"] | None = None
 
 
 def finest_grid(maps: Iterable[np.ndarray]) -> tuple[int, int]:
-    """Rows and columns of the finest of some feature maps, axis by axis."""
-    rows, columns = (max(side) for side in zip(*(feature_map.shape[1:] for feature_map in maps), strict=True))
+    """The largest number of rows, and of columns, among some feature maps `[..., h, w]`."""
+    rows, columns = (max(side) for side in zip(*(feature_map.shape[-2:] for feature_map in maps), strict=True))
     return rows, columns
 
 
-def explain(subjects: Sequence[Subject], questions: Sequence[Question]) -> list[Explanation]:
-    """The answers to questions that were checked, and that differ in view and fusion alone: of one computation.
+def explain_heatmaps(pictures: Sequence[AttributionInput], request: HeatmapRequest) -> list[Explanation]:
+    """One explanation for each view of the request, from a single attribution of each picture.
 
-    The first subject is the picture. Where there are more, they are its moved views, for fine detail.
+    The request must have been checked, and must name a target unless its method is class-agnostic. The first of
+    `pictures` is the picture itself; for fine detail, its moved views follow.
     """
-    found = [METHODS[questions[0].method].attribute(subject) for subject in subjects]
-    grid = finest_grid(subjects[0].maps.values())
-    return [
-        _joined([_answer(*one, question) for one in zip(subjects, found, strict=True)], grid) for question in questions
-    ]
+    attributions = [METHODS[request.method].attribute(picture) for picture in pictures]
+    grid = finest_grid(pictures[0].maps.values())
+    explanations = []
+    for view in request.views:
+        by_picture = [
+            _explanation(picture, attribution, view, request)
+            for picture, attribution in zip(pictures, attributions, strict=True)
+        ]
+        explanations.append(by_picture[0] if len(by_picture) == 1 else _refined(by_picture, grid))
+    return explanations
 
 
-def _joined(views: Sequence[Explanation], grid: tuple[int, int]) -> Explanation:
-    if len(views) == 1:
-        return views[0]
-    heatmap = finer([view.heatmap for view in views], grid)
-    if views[0].units != "logit":  # what does not add up keeps its values, not its sum
-        heatmap = heatmap * np.float32(heatmap.size / views[0].heatmap.size)
-    return replace(views[0], heatmap=heatmap, detail="fine", notes=(*views[0].notes, NOTE))
+def explain_attention(
+    weights: Float[np.ndarray, "heads q k"],
+    queries: tuple[int, int],
+    keys: tuple[int, int],
+    request: AttentionRequest,
+    target: str | None,
+) -> Explanation:
+    """The explanation for an attention request.
 
-
-def _answer(subject: Subject, found: Attribution, question: Question) -> Explanation:
-    """Of one branch, the fusion is the branch itself."""
-    method = METHODS[question.method]
-    shares = branch_shares(found.heatmaps)
-    if method.units != "logit":
-        shares = {branch: BranchShare(None, share.signed_sum) for branch, share in shares.items()}
-    fuse: Fuse | None = None
-    units, notes, seen = str(method.units), [method.note], dict(subject.maps)
-    if question.view != "fusion":
-        seen = {question.view: subject.maps[question.view]}
-        heatmap = found.heatmaps[question.view]
-    elif len(seen) == 1:
-        (heatmap,) = found.heatmaps.values()
-    else:
-        fuse = fusion_of(question.method, question.fuse)
-        heatmap = fused(found, fuse)
-        units = units if fuse == "sum" else "unitless"
-        notes.append(fusion_note(fuse))
+    `weights` are attention weights or, for the method `gradient`, attention × gradient. `queries` and `keys` are the
+    grids (rows, columns) of the query tokens and the key tokens. Raises BadParameter for a head or a query that does
+    not exist.
+    """
+    name, note = _ATTENTION[request.layer, request.method]
     return Explanation(
-        heatmap,
-        question.method,
-        units,
-        question.view,
-        question.target,
-        shares,
-        tuple(note for note in notes if note),
-        question.against,
-        fuse,
-        found.completeness,
-        warnings_of(question.method, seen, found.completeness),
+        heatmap=attention_map(weights, keys, request.query, request.head),
+        method=name,
+        units="attention weight" if request.class_agnostic else "logit",
+        branch="swin" if request.layer == "swin" else None,
+        target=target,
+        against=request.against,
+        notes=(note,),
+        attention=on_grids(weights, queries, keys),
     )
+
+
+def with_branch_values(explanation: Explanation, values: BranchValues) -> Explanation:
+    """The explanation with each branch's Shapley value, the score, and the baseline's score."""
+    shares = {
+        branch: replace(share, shapley_value=values.by_branch[branch]) for branch, share in explanation.shares.items()
+    }
+    return replace(explanation, shares=shares, score=values.score, baseline_score=values.baseline_score)
+
+
+def _refined(explanations: Sequence[Explanation], grid: tuple[int, int]) -> Explanation:
+    """Combine the explanations of a picture and of its moved views into one on a finer grid."""
+    first = explanations[0]
+    heatmap = combine_views([explanation.heatmap for explanation in explanations], grid)
+    if first.units != "logit":  # only logits add up: other maps keep the size of their values, not their sum
+        heatmap = heatmap * np.float32(heatmap.size / first.heatmap.size)
+    return replace(first, heatmap=heatmap, detail="fine", notes=(*first.notes, FINE_NOTE))
+
+
+def _explanation(
+    picture: AttributionInput, attribution: Attribution, view: View, request: HeatmapRequest
+) -> Explanation:
+    method, rule = METHODS[request.method], None
+    units, notes, maps = str(method.units), [method.note], dict(picture.maps)
+    if view != "fusion":
+        maps = {view: picture.maps[view]}
+        heatmap = attribution.heatmaps[view]
+    elif len(maps) == 1:  # with a single branch, the fusion view is that branch
+        (heatmap,) = attribution.heatmaps.values()
+    else:
+        rule = merge_rule_of(request.method, request.merge)
+        heatmap = merged(attribution, rule)
+        units = units if rule == "sum" else "unitless"
+        notes.append(merge_note(rule))
+    return Explanation(
+        heatmap=heatmap,
+        method=request.method,
+        units=units,
+        branch=view,
+        target=request.target,
+        against=request.against,
+        merge=rule,
+        shares=_shares(attribution, has_units=method.units == "logit"),
+        completeness=attribution.completeness,
+        notes=tuple(note for note in notes if note),
+        warnings=warnings_of(request.method, maps, attribution.completeness),
+    )
+
+
+def _shares(attribution: Attribution, has_units: bool) -> dict[Branch, Share]:
+    shares = branch_shares(attribution.heatmaps)
+    if not has_units:
+        return {branch: replace(share, share=None) for branch, share in shares.items()}
+    if attribution.completeness is None:
+        return shares
+    return {branch: replace(share, integrated_gradients_sum=share.signed_sum) for branch, share in shares.items()}

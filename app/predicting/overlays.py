@@ -1,4 +1,4 @@
-"""Explanations drawn over the picture that they explain, in its own frame."""
+"""Draws explanations over the preview of the picture that they explain."""
 
 from __future__ import annotations
 
@@ -7,30 +7,35 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from app.drawing.overlay import Box, Drawing, Style, draw, legend_of
+from app.drawing.overlay import Drawing, Style, draw, legend_of
 from app.drawing.panels import Panel, side_by_side
+from app.pictures.rectangle import Rectangle
 from app.predicting.explanation import Explanation
 from app.predicting.prediction import Prediction
 
 
 def draw_over(prediction: Prediction, explanation: Explanation, style: Style) -> Drawing:
-    """The explanation over the picture."""
-    picture, seen = _picture(prediction)
+    """The explanation drawn over the picture."""
+    picture, seen = _preview(prediction)
     return draw(picture, explanation.heatmap, seen, style)
 
 
 def draw_panels(prediction: Prediction, explanations: Sequence[Explanation], style: Style) -> Drawing:
-    """Explanations side by side, each titled with its view. Maps in logits are drawn on one scale, the largest."""
-    picture, seen = _picture(prediction)
-    largest = max((legend_of(one.heatmap, style) for one in explanations), key=lambda legend: legend.high)
-    scale = largest if all(one.units == "logit" for one in explanations) else None
-    panels = [Panel(str(one.branch), draw(picture, one.heatmap, seen, style, scale), one.units) for one in explanations]
+    """Explanations side by side, each titled with its view. Maps in logits share the scale of the largest one."""
+    picture, seen = _preview(prediction)
+    largest = max(
+        (legend_of(explanation.heatmap, style) for explanation in explanations), key=lambda legend: legend.high
+    )
+    scale = largest if all(explanation.units == "logit" for explanation in explanations) else None
+    panels = [
+        Panel(str(explanation.branch), draw(picture, explanation.heatmap, seen, style, scale), explanation.units)
+        for explanation in explanations
+    ]
     return Drawing(side_by_side(panels), largest)
 
 
-def _picture(prediction: Prediction) -> tuple[Image.Image, Box]:
-    """The preview, and where in it the model looked."""
+def _preview(prediction: Prediction) -> tuple[Image.Image, Rectangle]:
+    """The preview, and the region of it that the model saw."""
     upload = prediction.upload
     picture = Image.open(io.BytesIO(upload.preview_jpeg), formats=["JPEG"])
-    frame = upload.frame.scaled(picture.width / upload.width_px, picture.height / upload.height_px)
-    return picture, Box(frame.left_px, frame.top_px, frame.width_px, frame.height_px)
+    return picture, upload.frame.scaled(picture.width / upload.width_px, picture.height / upload.height_px)

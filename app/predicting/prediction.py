@@ -1,4 +1,4 @@
-"""A picture on its way through the model, and what is kept of it for explanations."""
+"""A decoded picture, and its prediction with all that later explanations need."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import numpy as np
 from jaxtyping import Float16, Float32, UInt8
 from PIL import Image
 
-from app.explain.attribution import Maps
 from app.models.feature_maps import FeatureMaps
-from app.pictures.decode import Limits, Needs, decode
+from app.pictures.decode import Limits, TargetSizes, decode
 from app.pictures.prepare import Frame, prepare
 from app.pictures.preview import preview
 
 
 @dataclass(frozen=True, eq=False)
 class Upload:
-    """A decoded picture, ready for the model, without the upload's own bytes."""
+    """A decoded picture, ready for the model. The bytes of the upload are not kept."""
 
     width_px: int
     height_px: int
@@ -26,12 +25,15 @@ class Upload:
     notes: tuple[str, ...]
     image: UInt8[np.ndarray, "h w 3"]
     preview_jpeg: bytes
-    frame: Frame  # in the upright picture
+    frame: Frame  # what the model sees, in pixels of the upright picture
 
 
 def open_upload(data: bytes, input_size: tuple[int, int], limits: Limits, preview_side_px: int) -> Upload:
-    """Decode an upload for a model that takes `input_size` (rows, columns). Raises what `preprocess.decode` raises."""
-    picture = decode(data, limits, Needs(input_size, preview_side_px))
+    """Decode an upload for a model whose input has `input_size` (rows, columns).
+
+    Raises what `app.pictures.decode.decode` raises.
+    """
+    picture = decode(data, limits, TargetSizes(input_size, preview_side_px))
     prepared = prepare(picture, input_size)
     return Upload(
         picture.width_px,
@@ -46,27 +48,28 @@ def open_upload(data: bytes, input_size: tuple[int, int], limits: Limits, previe
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """An answer, and all that later explanations of it need. `maps` has no batch axis.
+    """The logits of one picture, with all that later explanations need.
 
-    `gradient` is that of the answer's own class, where it was computed with the answer.
+    `maps` are the feature maps. `gradient` is the derivative of the label's score with respect to them, if it was
+    computed together with the logits.
     """
 
     bundle_sha256: str
     logits: Float32[np.ndarray, " k"]
     maps: FeatureMaps[Float16[np.ndarray, "c h w"]]
     upload: Upload
-    gradient: Maps | None = None
+    gradient: FeatureMaps[Float32[np.ndarray, "c h w"]] | None = None
 
     @property
     def nbytes(self) -> int:
-        """Memory that this takes, near enough for a budget."""
-        arrays: list[np.ndarray] = [self.logits, self.upload.image, *dict(self.maps.items()).values()]
+        """The approximate memory of this prediction, for the budget of a store."""
+        arrays: list[np.ndarray] = [self.logits, self.upload.image, *self.maps.values()]
         arrays += (self.gradient or {}).values()
         return sum(int(array.nbytes) for array in arrays) + len(self.upload.preview_jpeg) + 1000
 
 
 def _to_jpeg(rgb: Image.Image) -> bytes:
     data = io.BytesIO()
-    # 4:4:4 and a high quality: the overlay's colours stand on this picture
+    # 4:4:4 and a high quality, because overlays are drawn on this picture
     rgb.save(data, "JPEG", quality=92, subsampling="4:4:4")
     return data.getvalue()

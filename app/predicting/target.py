@@ -1,4 +1,4 @@
-"""What is explained: a weighting of the logits, and the head with it."""
+"""The score that is explained: a weighted sum of the logits."""
 
 from __future__ import annotations
 
@@ -9,42 +9,28 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from app.engines.protocol import Engine
-from app.errors import BadParameter
 from app.explain.attribution import Batch
-from app.models.feature_maps import BRANCHES, FeatureMaps
-
-
-def check_classes(classes: Sequence[str], target: str | None, against: str | None) -> None:
-    """Refuse classes that there are not, and a contrast of a class with itself. Raises BadParameter."""
-    for name in (target, against):
-        if name is not None and name not in classes:
-            raise BadParameter(f"Unknown class {name!r}: choose one of {', '.join(classes)}.")
-    if against is not None and against == target:
-        raise BadParameter(f"{target} cannot be contrasted with itself: choose another class for target or against.")
+from app.models.feature_maps import FeatureMaps
 
 
 def target_weights(classes: Sequence[str], target: str | None, against: str | None) -> Float32[np.ndarray, " classes"]:
-    """The score as a weighting of the logits: 1 for the target, -1 for the class that it is contrasted with.
-
-    Without a target it is 0 for all classes.
-    """
+    """The weights of the logits in the score: 1 for `target`, -1 for `against`, and 0 for all other classes."""
     return np.array([float(name == target) - float(name == against) for name in classes], dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class HeadScore:
-    """A weighting of the logits on an engine's head: see `app.explain.attribution.Score`."""
+    """The weighted sum of an engine's logits. Implements `app.explain.attribution.Score`."""
 
     engine: Engine
     weights: Float[np.ndarray, " classes"]
 
     def values(self, maps: Batch) -> Float32[np.ndarray, " b"]:
         """See `Score.values`."""
-        return np.asarray(self.engine.classify(FeatureMaps(**dict(maps))) @ self.weights, dtype=np.float32)
+        return np.asarray(self.engine.classify(FeatureMaps(maps)) @ self.weights, dtype=np.float32)
 
     def gradients(self, maps: Batch) -> tuple[Float32[np.ndarray, " b"], Batch]:
         """See `Score.gradients`."""
         size = len(next(iter(maps.values())))
-        head = self.engine.explain(FeatureMaps(**dict(maps)), np.tile(self.weights, (size, 1)))
-        gradients = {branch: getattr(head, f"{branch}_gradient") for branch in BRANCHES if branch in maps}
-        return np.asarray(head.logits @ self.weights, dtype=np.float32), gradients
+        head = self.engine.explain(FeatureMaps(maps), np.tile(self.weights, (size, 1)))
+        return np.asarray(head.logits @ self.weights, dtype=np.float32), head.gradients

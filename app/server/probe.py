@@ -1,4 +1,7 @@
-"""A look at the service's health from beside it: python -m app health. The standard library alone, to be quick."""
+"""The command `fusionlens health`: a readiness probe for containers.
+
+It imports the standard library alone, because containers run it every few seconds.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +15,30 @@ from collections.abc import Sequence
 
 from app.addresses import is_loopback
 
-MEANING = "ask the service on this machine whether it takes new clients"
+DESCRIPTION = "ask the service on this machine whether it accepts new clients"
 TIMEOUT_S = 5.0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print what is so and return the exit status: 0 if the service takes new clients."""
-    parser = argparse.ArgumentParser(prog="python -m app health", description=MEANING)
+def main(arguments: Sequence[str], program: str) -> int:
+    """Print `ready` or the reason why not. Returns the exit status: 0 if the service accepts new clients."""
+    parser = argparse.ArgumentParser(prog=f"{program} health", description=DESCRIPTION)
     add_options(parser)
     args = parser.parse_args(arguments)
-    sentence = is_ready(os.environ.get("FUSIONLENS_HOST", "127.0.0.1"), args.port)
-    print(sentence or "ready", file=sys.stderr if sentence else sys.stdout)
-    return 1 if sentence else 0
+    reason = why_not_ready(os.environ.get("FUSIONLENS_HOST", "127.0.0.1"), args.port)
+    print(reason or "ready", file=sys.stderr if reason else sys.stdout)
+    return 1 if reason else 0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What the command takes."""
+    """Add the arguments of the command to a parser."""
     port = os.environ.get("FUSIONLENS_PORT", "8000")
-    parser.add_argument("--port", type=int, default=port, help="port that it listens on (default: FUSIONLENS_PORT)")
+    parser.add_argument("--port", type=int, default=port, help="port of the service (default: FUSIONLENS_PORT)")
 
 
-def is_ready(host: str, port: int) -> str | None:
-    """None if the service on this machine takes new clients, else why not, in a sentence."""
+def why_not_ready(host: str, port: int) -> str | None:
+    """The reason why the service on this machine accepts no new clients, as a sentence; None if it accepts them."""
     if not is_loopback(host):
-        host = "127.0.0.1"  # it listens on every address, this one too
+        host = "127.0.0.1"  # the service listens on all addresses, this one included
     url = f"http://[{host}]:{port}/health/ready" if ":" in host else f"http://{host}:{port}/health/ready"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S):  # noqa: S310

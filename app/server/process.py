@@ -1,4 +1,4 @@
-"""The server process: it listens, and limits what a connection may cost before there is a request."""
+"""The server process: it listens, and limits the time and size of a request's headers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from app.files import EXAMPLE
 from app.settings import Settings
 from app.telemetry.logs import set_up_logs
 
-KEEP_ALIVE_S = 65  # longer than proxies keep theirs, so that it is they who close
+KEEP_ALIVE_S = 65  # longer than the idle timeout of usual proxies, so that the proxy closes first
 MAX_HEADERS_BYTES = 64 * 1024
 
 
 def serve(settings: Settings) -> int:
-    """Serve until a signal ends it; returns the exit status.
+    """Serve until a signal stops the process. Returns the exit status.
 
-    Raises BundleError, EngineError and KeysError before anything listens, and OSError where nothing can.
+    Raises BundleError, EngineError and KeysError before the port is opened, and OSError if it cannot be opened.
     """
     set_up_logs(settings.log)
     if settings.workers > 1:
@@ -40,17 +40,20 @@ def serve(settings: Settings) -> int:
         Multiprocess(config, sockets=[listener]).run()
         return 0
     app = create_app(settings)
-    app.state.models.load()  # what must not be served is refused before anything listens
+    app.state.models.load()  # so that a bundle that must not be served is refused before the port is opened
     listener, server = _listen(settings), uvicorn.Server(configure(app, settings))
     _announce(settings, listener)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, server.handle_exit)  # uvicorn raises the signal again when it has drained
+        signal.signal(number, server.handle_exit)  # uvicorn raises the signal again after its graceful shutdown
     server.run(sockets=[listener])
     return 0 if server.started else 1
 
 
 def configure(app: FastAPI | Callable[[], FastAPI], settings: Settings, **options: Any) -> uvicorn.Config:
-    """How an application, or with `factory` what makes it, is served; logs are set up elsewhere."""
+    """The configuration of uvicorn for an application or, with the option `factory`, a function that creates one.
+
+    uvicorn logs nothing itself: `TelemetryMiddleware` does.
+    """
     return uvicorn.Config(
         app,
         http=partial(LimitedHttp, header_s=settings.header_s),  # type: ignore[arg-type]
@@ -66,60 +69,61 @@ def configure(app: FastAPI | Callable[[], FastAPI], settings: Settings, **option
 
 
 def create_logging_app(settings: Settings) -> FastAPI:
-    """The application of a process that has set up nothing yet."""
+    """Set up the logs, then create the application: the factory for new worker processes."""
     set_up_logs(settings.log)
     return create_app(settings)
 
 
 class LimitedHttp(HttpToolsProtocol):
-    """uvicorn's protocol, with a limit on how long a request's headers may take and how large they may be.
+    """uvicorn's HTTP protocol, with limits on the time (`header_s`) and the size of a request's headers.
 
-    The limits hold from a connection's first byte, and from each further request's; bodies have limits of their own.
+    The timer starts when the connection opens, and again at the first byte of each further request. The limits of
+    bodies are in `app.api.uploads`.
     """
 
     def __init__(self, *args: Any, header_s: float, **options: Any) -> None:
         super().__init__(*args, **options)
         self._header_s, self._header_bytes = header_s, 0
-        self._late: asyncio.TimerHandle | None = None
-        self._in_headers = True
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._reading_headers = True
 
-    def connection_made(self, transport: Any) -> None:  # uvloop's is no asyncio.Transport
+    def connection_made(self, transport: Any) -> None:  # Any: the transport of uvloop is no asyncio.Transport
         """See asyncio.Protocol."""
         super().connection_made(transport)
-        self._expect_headers()
+        self._start_header_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        self._headers_came()
+        self._stop_header_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         super().data_received(data)
-        if self._in_headers:
+        if self._reading_headers:
             self._header_bytes += len(data)
             if self._header_bytes > MAX_HEADERS_BYTES:
                 self._refuse(b"431 Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
-        """See httptools: the first byte of a request is there."""
+        """See httptools: called at the first byte of a request."""
         super().on_message_begin()
-        if not self._in_headers:
-            self._expect_headers()
+        if not self._reading_headers:
+            self._start_header_timer()
 
     def on_headers_complete(self) -> None:
-        """See httptools."""
-        self._headers_came()
+        """See httptools: called after the last header."""
+        self._stop_header_timer()
         super().on_headers_complete()
 
-    def _expect_headers(self) -> None:
-        self._in_headers, self._header_bytes = True, 0
-        self._late = self.loop.call_later(self._header_s, self._refuse, b"408 Request Timeout")
+    def _start_header_timer(self) -> None:
+        self._reading_headers, self._header_bytes = True, 0
+        self._header_timer = self.loop.call_later(self._header_s, self._refuse, b"408 Request Timeout")
 
-    def _headers_came(self) -> None:
-        self._in_headers = False
-        if self._late is not None:
-            self._late.cancel()
+    def _stop_header_timer(self) -> None:
+        self._reading_headers = False
+        if self._header_timer is not None:
+            self._header_timer.cancel()
 
     def _refuse(self, status: bytes) -> None:
         if self._header_bytes and not self.transport.is_closing():

@@ -1,4 +1,4 @@
-"""What a deployment needs before the service: keys and secrets."""
+"""Creates the API keys and secrets of a deployment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.api.keys.keys import Keys, Right, new_key
 from app.errors import KeysError
 
 REDIS_CONF = """\
-# Predictions live minutes and are made anew by sending the picture again: nothing is written to disk.
+# Predictions live for minutes, and sending the picture again restores them: nothing is written to disk.
 requirepass {password}
 protected-mode yes
 save ""
@@ -27,9 +27,14 @@ def add_key(
     requests_per_minute: float | None = None,
     concurrent: int | None = None,
 ) -> str:
-    """A new key, whose digest is added to the file of keys. Raises KeysError, and then nothing has changed."""
+    """Create a key, add its digest to the key file, and return the key.
+
+    Raises KeysError if the name is taken or the file cannot be written; the file is unchanged then.
+    """
     if file.exists() and name in Keys.read(file):
-        raise KeysError(f"{file}: has a key {name!r} already; choose another name, or add a digest to it by hand")
+        raise KeysError(
+            f"{file}: already has a key {name!r}: choose another name, or add a second digest to that key by hand"
+        )
     key, text = new_key(name, rights, requests_per_minute, concurrent)
     try:
         file.touch(0o600)
@@ -41,15 +46,15 @@ def add_key(
 
 
 def set_up(folder: Path) -> Iterator[str]:
-    """Write keys and secrets for docker-compose into a folder, each where it is not there yet; says what it did.
+    """Write the missing keys and secrets for docker-compose into a folder. Yields sentences that say what was done.
 
-    The key for Prometheus is there in clear text, since Prometheus must send it; it opens /metrics and nothing else.
+    The key for Prometheus is stored in clear text, because Prometheus must send it. It gives access to /metrics alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
     keys, password = folder / "keys.toml", secrets.token_urlsafe(32)
     if not keys.exists():
         _write(folder / "metrics_key", add_key(keys, "prometheus", ["metrics"]))
-        yield f"The first API key, shown this once: {add_key(keys, 'first', ['predict'])}"
+        yield f"The first API key, shown only once: {add_key(keys, 'first', ['predict'])}"
     if not (folder / "redis.conf").exists():
         _write(folder / "fusionlens_redis_url", f"redis://:{password}@redis:6379/0")
         _write(folder / "redis.conf", REDIS_CONF.format(password=password))
@@ -60,7 +65,7 @@ def set_up(folder: Path) -> Iterator[str]:
     ):
         if not (folder / name).exists():
             _write(folder / name, content)
-    yield f"{folder} has what the services need."
+    yield f"{folder} has all keys and secrets of the deployment."
 
 
 def _write(file: Path, content: str) -> None:

@@ -1,4 +1,4 @@
-"""Explanations that were given, kept to be given again without being computed."""
+"""A cache of encoded explanations, so that a repeated request is answered without computing it again."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class RecentAnswers(Generic[T]):
-    """Answers about predictions, bounded in bytes: the least recently used go first.
+class ExplanationCache(Generic[T]):
+    """Answers about stored predictions, bounded in bytes. The least recently used answers are dropped first.
 
-    Whether a prediction may still be asked about is for the store to say.
+    The cache does not check access: the store decides whether a prediction still exists and who may ask for it.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -20,22 +20,22 @@ class RecentAnswers(Generic[T]):
 
     @property
     def used_bytes(self) -> int:
-        """What the answers take."""
+        """The size of all cached answers."""
         return self._bytes
 
-    def get(self, prediction_id: str, asked: str) -> T | None:
-        """The answer to what was asked before, if it is still there."""
-        if (prediction_id, asked) not in self._entries:
+    def get(self, prediction_id: str, etag: str) -> T | None:
+        """The cached answer of a prediction with this ETag, if there is one."""
+        if (prediction_id, etag) not in self._entries:
             return None
-        self._entries.move_to_end((prediction_id, asked))
-        return self._entries[prediction_id, asked][0]
+        self._entries.move_to_end((prediction_id, etag))
+        return self._entries[prediction_id, etag][0]
 
-    def put(self, prediction_id: str, asked: str, answer: T, nbytes: int) -> None:
-        """Keep an answer. One larger than the whole budget is not kept."""
-        self._remove((prediction_id, asked))
+    def put(self, prediction_id: str, etag: str, answer: T, nbytes: int) -> None:
+        """Cache an answer of `nbytes`. An answer larger than the whole budget is not cached."""
+        self._remove((prediction_id, etag))
         if nbytes > self._max_bytes:
             return
-        self._entries[prediction_id, asked] = (answer, nbytes)
+        self._entries[prediction_id, etag] = (answer, nbytes)
         self._bytes += nbytes
         while self._bytes > self._max_bytes:
             self._remove(next(iter(self._entries)))

@@ -1,4 +1,4 @@
-"""Signals: SIGTERM lets proxies notice before the server stops, SIGHUP loads the bundle anew."""
+"""Signal handling: SIGTERM drains the service before it stops, SIGHUP reloads the bundle."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ from typing import Any
 
 
 class Lifecycle:
-    """While `draining`, requests are answered as ever, but readiness is off and connections are closed."""
+    """The state of the process. While `draining`, requests are still answered, but the service is not ready.
+
+    Connections are then closed after each answer. `drain_s` is how long this lasts.
+    """
 
     def __init__(self, drain_s: float) -> None:
         self._drain_s, self.draining = drain_s, False
         self._reloading: set[asyncio.Task[None]] = set()
 
     @contextmanager
-    def taking_signals(self, reload: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
-        """Stand before the server's own handler of SIGTERM, which is called when the drain is over.
+    def handle_signals(self, reload: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
+        """Handle SIGTERM and SIGHUP within the context; the previous handlers are restored after it.
 
-        A second SIGTERM is the server's at once, as SIGINT always is. Outside the main thread signals are not ours.
+        On SIGTERM, the drain starts, and the server's own handler is called when it is over. A second SIGTERM calls
+        that handler at once, as SIGINT always does. On SIGHUP, `reload` runs as a task. Outside the main thread, where
+        Python allows no signal handlers, this does nothing.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+        loop, server_handler = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
 
         def stop_now() -> None:
-            if callable(stop):
-                stop(signal.SIGTERM, None)
+            if callable(server_handler):
+                server_handler(signal.SIGTERM, None)
 
         def on_stop(number: int, frame: FrameType | None) -> None:
             if self.draining or self._drain_s == 0:
@@ -41,19 +46,19 @@ class Lifecycle:
             self.draining = True
 
         def on_reload(number: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(self._start, reload)
+            loop.call_soon_threadsafe(self._start_reload, reload)
 
-        ours: dict[int, Any] = {signal.SIGTERM: on_stop}
+        handlers: dict[int, Any] = {signal.SIGTERM: on_stop}
         if hasattr(signal, "SIGHUP"):
-            ours[signal.SIGHUP] = on_reload
-        before = {number: signal.signal(number, handler) for number, handler in ours.items()}
+            handlers[signal.SIGHUP] = on_reload
+        previous_handlers = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous_handlers.items():
                 signal.signal(number, handler)
 
-    def _start(self, reload: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def _start_reload(self, reload: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = asyncio.ensure_future(reload())
         self._reloading.add(task)
         task.add_done_callback(self._reloading.discard)

@@ -1,4 +1,4 @@
-"""The bounded queues in front of the engine: work runs in threads, never on the event loop."""
+"""Bounded work queues. The work runs in threads, not on the event loop."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from app.errors import DeadlineExceeded, Overloaded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_NEWEST = 0.1  # what the newest pass weighs in the average time of a pass
+_NEWEST_WEIGHT = 0.1  # weight of the newest pass in the moving average of durations
 
 
 @dataclass(frozen=True)
-class Ran(Generic[Result]):
-    """An item's result, how long it waited for its turn, and how long the pass took that it was in, in ms."""
+class TimedResult(Generic[Result]):
+    """The result of an item, the time that it waited, and the duration of the pass that it was in."""
 
     result: Result
     waited_ms: float
@@ -32,103 +32,111 @@ class Ran(Generic[Result]):
 @dataclass(eq=False)
 class _Entry(Generic[Item, Result]):
     item: Item
-    answer: asyncio.Future[Ran[Result]]
-    came: float = field(default_factory=time.monotonic)
+    answer: asyncio.Future[TimedResult[Result]]
+    enqueued_s: float = field(default_factory=time.monotonic)
 
 
-class Lane(Generic[Item, Result]):
-    """Passes of work over queued items: at most `width` passes at once, each in a thread, of up to `most` items.
+class WorkQueue(Generic[Item, Result]):
+    """Runs passes of work over queued items, in the order in which they came.
 
-    First come, first served. Where a pass takes several items, one that could start waits up to `gather_s` for more.
-    An item whose caller has gone, or whose time is over, leaves the queue and costs nothing; what runs is not cut off.
-    Times named `until` are those of `time.monotonic`.
+    A pass is one call of `work`, in a thread, with up to `max_batch` items. At most `max_passes` run at once. At most
+    `queue_limit` items wait. If `max_batch` is above 1, a pass that is not full waits up to `gather_s` for more items.
+    An item is dropped from the queue without cost when its caller is cancelled or its deadline passes; a running pass
+    is not interrupted. Deadlines are times of `time.monotonic`, in seconds.
     """
 
     def __init__(
         self,
         work: Callable[[Sequence[Item]], Sequence[Result]],
-        width: int,
+        max_passes: int,
         queue_limit: int,
-        most: int = 1,
+        max_batch: int = 1,
         gather_s: float = 0.0,
     ) -> None:
-        self._work, self._width, self._most = work, width, most
+        self._work, self._max_passes, self._max_batch = work, max_passes, max_batch
         self._queue_limit, self._gather_s = queue_limit, gather_s
         self._queue: deque[_Entry[Item, Result]] = deque()
         self._passes: set[asyncio.Task[None]] = set()
-        self._threads = anyio.CapacityLimiter(width)
-        self._usual_s = 0.0  # a moving average of what a pass takes
+        self._threads = anyio.CapacityLimiter(max_passes)
+        self._mean_pass_s = 0.0  # exponential moving average of the duration of a pass
 
     @property
     def waiting(self) -> int:
-        """How many items wait for their turn."""
+        """The number of waiting items."""
         return len(self._queue)
 
-    def expected_wait_s(self, coming: int = 0) -> float:
-        """When an item that came now, after `coming` others, would get its turn, judged by what passes took."""
-        before = len(self._passes) + (len(self._queue) + coming) // self._most
-        return max(0, before - self._width + 1) * self._usual_s / self._width
+    def expected_wait_s(self, ahead: int = 0) -> float:
+        """The expected wait of an item behind `ahead` others, from the average duration of a pass."""
+        before = len(self._passes) + (len(self._queue) + ahead) // self._max_batch
+        return max(0, before - self._max_passes + 1) * self._mean_pass_s / self._max_passes
 
-    def admit(self, until: float, coming: int = 0) -> None:
-        """Refuse at once an item that would not be done in time, or finds the queue full. Raises Overloaded."""
-        expected_s = self.expected_wait_s(coming)
-        full = len(self._passes) + len(self._queue) + coming >= self._width + self._queue_limit
-        if full or time.monotonic() + expected_s + self._usual_s > until:
+    def admit(self, deadline: float, ahead: int = 0) -> None:
+        """Raises Overloaded if the queue is full, or if an item behind `ahead` others would miss its deadline."""
+        expected_s = self.expected_wait_s(ahead)
+        full = len(self._passes) + len(self._queue) + ahead >= self._max_passes + self._queue_limit
+        if full or time.monotonic() + expected_s + self._mean_pass_s > deadline:
             raise Overloaded(max(1, math.ceil(expected_s)))
 
-    async def run(self, item: Item, until: float) -> Ran[Result]:
-        """Have an item's turn. Raises DeadlineExceeded if none comes in time, and whatever the work raises."""
+    async def run(self, item: Item, deadline: float) -> TimedResult[Result]:
+        """Wait for an item's turn and return its result.
+
+        Raises DeadlineExceeded if its pass does not start in time, and whatever the work raises.
+        """
         loop = asyncio.get_running_loop()
         entry: _Entry[Item, Result] = _Entry(item, loop.create_future())
         self._queue.append(entry)
         self._start_passes()
-        overdue = loop.call_later(until - time.monotonic(), self._expire, entry)
+        expiry = loop.call_later(deadline - time.monotonic(), self._expire, entry)
         try:
             return await entry.answer
         finally:
-            overdue.cancel()
+            expiry.cancel()
             if entry in self._queue:
                 self._queue.remove(entry)
 
     def _expire(self, entry: _Entry[Item, Result]) -> None:
         if entry in self._queue and not entry.answer.done():
             self._queue.remove(entry)
-            entry.answer.set_exception(DeadlineExceeded("No turn came within the time limit; try again later."))
+            entry.answer.set_exception(
+                DeadlineExceeded("The request did not leave the queue within the time limit; try again later.")
+            )
 
     def _start_passes(self) -> None:
-        while self._queue and len(self._passes) < self._width:
+        while self._queue and len(self._passes) < self._max_passes:
             first = self._queue[0]
-            gathering_s = self._gather_s - (time.monotonic() - first.came)
-            if len(self._queue) < self._most and gathering_s > 0:
+            gathering_s = self._gather_s - (time.monotonic() - first.enqueued_s)
+            if len(self._queue) < self._max_batch and gathering_s > 0:
                 asyncio.get_running_loop().call_later(gathering_s, self._start_passes)
                 return
-            batch = [self._queue.popleft() for _ in range(min(self._most, len(self._queue)))]
-            # A task of its own: a thread cannot be stopped, so a caller that leaves must not hand its turn on.
-            running = asyncio.create_task(self._pass(batch))
+            batch = [self._queue.popleft() for _ in range(min(self._max_batch, len(self._queue)))]
+            # In its own task: a thread cannot be stopped, so its place stays taken even if the caller is cancelled.
+            running = asyncio.create_task(self._run_pass(batch))
             self._passes.add(running)
-            running.add_done_callback(self._passed)
+            running.add_done_callback(self._pass_ended)
 
-    def _passed(self, task: asyncio.Task[None]) -> None:
+    def _pass_ended(self, task: asyncio.Task[None]) -> None:
         self._passes.discard(task)
         self._start_passes()
 
-    async def _pass(self, batch: list[_Entry[Item, Result]]) -> None:
+    async def _run_pass(self, batch: list[_Entry[Item, Result]]) -> None:
         began = time.monotonic()
         items = [entry.item for entry in batch]
         call = asyncio.ensure_future(anyio.to_thread.run_sync(self._work, items, limiter=self._threads))
         await asyncio.wait([call])
         ran_s = time.monotonic() - began
-        callers = [entry for entry in batch if not entry.answer.done()]  # the others have gone
+        callers = [entry for entry in batch if not entry.answer.done()]  # without the cancelled ones
         if (error := call.exception()) is not None:
             for entry in callers:
                 entry.answer.set_exception(error)
             return
-        self._usual_s = ran_s if self._usual_s == 0 else (1 - _NEWEST) * self._usual_s + _NEWEST * ran_s
-        of_item = dict(zip(batch, call.result(), strict=True))
+        self._mean_pass_s = (
+            ran_s if self._mean_pass_s == 0 else (1 - _NEWEST_WEIGHT) * self._mean_pass_s + _NEWEST_WEIGHT * ran_s
+        )
+        results = dict(zip(batch, call.result(), strict=True))
         for entry in callers:
-            entry.answer.set_result(Ran(of_item[entry], (began - entry.came) * 1e3, ran_s * 1e3))
+            entry.answer.set_result(TimedResult(results[entry], (began - entry.enqueued_s) * 1e3, ran_s * 1e3))
 
 
-def each(items: Sequence[Callable[[], Result]]) -> list[Result]:
-    """The work of a lane whose items are calls."""
+def run_calls(items: Sequence[Callable[[], Result]]) -> list[Result]:
+    """The work of a queue whose items are function calls."""
     return [call() for call in items]

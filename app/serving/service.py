@@ -1,4 +1,4 @@
-"""The use cases of the service: predictor, lanes and store put together, asynchronous and without HTTP."""
+"""The service without HTTP, asynchronous: a predictor with its work queues, the store and the explanation cache."""
 
 from __future__ import annotations
 
@@ -9,25 +9,41 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from app.bundles.reader import Bundle, read_bundle
-from app.engines.load import load_engine
 from app.explain.fine import MOVES
 from app.predicting.answer import Answer
+from app.predicting.explanation import Explanation
 from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
-from app.serving.explanation_cache import RecentAnswers
-from app.serving.queue import Lane, Ran, each
+from app.predicting.request import AcceptedRequest
+from app.serving.explanation_cache import ExplanationCache
+from app.serving.queue import TimedResult, WorkQueue, run_calls
 from app.serving.stores.protocol import PredictionStore
-from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from app.telemetry.traces import Trace
 
 T = TypeVar("T")
+Predictions = list[tuple[Prediction, dict[str, float]]]
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """A new prediction, what it says, and where its time went, in ms."""
+class ServiceOptions:
+    """How much work may wait, for how long, and how much of it runs at once.
+
+    `deadline_s` is the time limit for an answer. `queue_limit` is the number of requests that may wait in each queue.
+    `gather_s` is how long a picture waits for others to form a batch on a GPU. `decoders` is the number of threads that
+    decode pictures, and of those that compute and draw explanations.
+    """
+
+    deadline_s: float
+    queue_limit: int
+    gather_s: float
+    decoders: int
+    explanation_cache_bytes: int
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """A new prediction, its answer, and the durations of the stages."""
 
     prediction: Prediction
     answer: Answer
@@ -36,103 +52,129 @@ class Predicted:
 
 
 class Service:
-    """One loaded bundle, ready to answer.
+    """Predicts and explains with one loaded bundle.
 
-    Pictures are decoded beside the model, and explanations of stored predictions have a lane of their own: a few
-    milliseconds of work need not wait behind a backbone's. Those that go through the Swin again have another.
+    There is one work queue for decoding, one for predictions, and two for explanations. Explanations take a few
+    milliseconds and need not wait for a pass of the backbones. Those that need another pass of the Swin have a queue of
+    their own.
     """
 
     def __init__(
-        self, predictor: Predictor, store: PredictionStore, settings: Settings, metrics: Metrics, trace: Trace
+        self, predictor: Predictor, store: PredictionStore, options: ServiceOptions, metrics: Metrics, trace: Trace
     ) -> None:
         self.predictor, self.store, self.metrics, self._trace = predictor, store, metrics, trace
-        self._deadline_s = settings.deadline_s
-        limit, engine = settings.queue_limit, predictor.engine
-        gather_s = settings.gather_ms / 1e3 if engine.batch > 1 else 0.0
-        self._decoding: Lane[Callable[[], Any], Any] = Lane(each, settings.decoders, limit)
-        self._predicting = Lane(partial(_predict, predictor, metrics), engine.passes, limit, engine.batch, gather_s)
-        self._through_swin: Lane[Callable[[], Any], Any] = Lane(each, 1, limit)
-        self._explaining: Lane[Callable[[], Any], Any] = Lane(each, settings.decoders, limit)
-        self._being_decoded = 0
-        self.answers: RecentAnswers[tuple[bytes, dict[str, str]]] = RecentAnswers(settings.answers_max_bytes)
+        self._deadline_s = options.deadline_s
+        limit, engine = options.queue_limit, predictor.engine
+        gather_s = options.gather_s if engine.batch_size > 1 else 0.0
+        self._decode_queue: WorkQueue[Callable[[], Any], Any] = WorkQueue(run_calls, options.decoders, limit)
+        self._prediction_queue: WorkQueue[tuple[Upload, bool], tuple[Prediction, dict[str, float]]] = WorkQueue(
+            partial(_predict, predictor, metrics), engine.concurrency, limit, engine.batch_size, gather_s
+        )
+        self._explanation_queues: dict[str, WorkQueue[Callable[[], Any], Any]] = {
+            "explain": WorkQueue(run_calls, options.decoders, limit),
+            "swin": WorkQueue(run_calls, 1, limit),
+        }
+        self._decoding_count = 0
+        self.explanation_cache: ExplanationCache[tuple[bytes, dict[str, str]]] = ExplanationCache(
+            options.explanation_cache_bytes
+        )
 
     @property
     def waiting(self) -> dict[str, int]:
-        """How much waits for its turn, by lane."""
-        lanes: dict[str, Lane[Any, Any]] = {"decode": self._decoding, "predict": self._predicting}
-        lanes |= {"explain": self._explaining, "swin": self._through_swin}
-        return {name: lane.waiting for name, lane in lanes.items()}
+        """The number of waiting items in each queue, by the name of the queue."""
+        queues: dict[str, WorkQueue[Any, Any]] = {"decode": self._decode_queue, "predict": self._prediction_queue}
+        return {name: queue.waiting for name, queue in (queues | self._explanation_queues).items()}
 
     def deadline(self) -> float:
-        """By when, on the clock of `time.monotonic`, a request that comes now must be answered."""
+        """The deadline of a request that arrives now, as a time of `time.monotonic`."""
         return time.monotonic() + self._deadline_s
 
-    async def predict(self, data: bytes, until: float, explained: bool = False) -> Predicted:
-        """Decode and classify an upload, with `explained` in one pass with what explains the answer; nothing is kept.
+    def admit(self, deadline: float) -> None:
+        """Raises Overloaded if a queue for predictions is full, or if a prediction would miss its deadline."""
+        self._decode_queue.admit(deadline)
+        self._prediction_queue.admit(deadline, ahead=self._decoding_count)
 
-        Raises Overloaded, before anything is decoded, and DeadlineExceeded.
+    async def predict(self, data: bytes, deadline: float, with_gradient: bool = False) -> PredictionResult:
+        """Decode and classify an upload. Nothing is stored.
+
+        If `with_gradient` is set, the same pass of the head also computes the gradient that explains the answer. Raises
+        Overloaded before anything is decoded, DeadlineExceeded, and what `app.pictures.decode.decode` raises.
         """
-        self.admit(until)
-        self._being_decoded += 1
+        self.admit(deadline)
+        self._decoding_count += 1
         try:
-            opened = await self._decoding.run(partial(self.predictor.open, data), until)
+            decoded = await self._decode_queue.run(partial(self.predictor.open, data), deadline)
         finally:
-            self._being_decoded -= 1
-        self._ran("decode", opened, {"decode": opened.ran_ms})
-        self.metrics.stage_s.labels("decode").observe(opened.ran_ms / 1e3)
-        upload: Upload = opened.result
-        ran = await self._predicting.run((upload, explained), until)
+            self._decoding_count -= 1
+        self._record("decode", decoded, {"decode": decoded.ran_ms})
+        self.metrics.stage_s.labels("decode").observe(decoded.ran_ms / 1e3)
+        upload: Upload = decoded.result
+        ran = await self._prediction_queue.run((upload, with_gradient), deadline)
         prediction, spent_ms = ran.result
-        self._ran("predict", ran, spent_ms)
+        self._record("predict", ran, spent_ms)
         answer = self.predictor.answer(prediction)
         self.metrics.predictions.labels(answer.label).inc()
         self.metrics.confidence.observe(max(answer.probabilities.values()))
-        timings_ms = {"decode": opened.ran_ms, "queue": opened.waited_ms + ran.waited_ms, **spent_ms}
-        return Predicted(prediction, answer, upload, timings_ms)
+        timings_ms = {"decode": decoded.ran_ms, "queue": decoded.waited_ms + ran.waited_ms, **spent_ms}
+        return PredictionResult(prediction, answer, upload, timings_ms)
 
-    def admit(self, until: float) -> None:
-        """Refuse at once a prediction that would not be made in time, or finds a queue full. Raises Overloaded."""
-        self._decoding.admit(until)
-        self._predicting.admit(until, coming=self._being_decoded)
+    async def explain(
+        self,
+        prediction: Prediction,
+        accepted: AcceptedRequest,
+        encode: Callable[[Sequence[Explanation]], T],
+        deadline: float,
+    ) -> T:
+        """Explain a prediction and encode the explanations, in the queue that the request names.
 
-    def _ran(self, lane: str, ran: Ran[Any], stages_ms: dict[str, float]) -> None:
-        self.metrics.wait_s.labels(lane).observe(ran.waited_ms / 1e3)
-        self._trace({f"wait: {lane}": ran.waited_ms, **stages_ms})
-
-    async def moved(self, prediction: Prediction, until: float) -> list[Prediction]:
-        """The predictions of the picture's moved views, for fine detail. Raises Overloaded and DeadlineExceeded."""
-        self._predicting.admit(until, coming=len(MOVES) - 2 + self._being_decoded)
-        uploads = self.predictor.moved_uploads(prediction)
-        ran = await asyncio.gather(*(self._predicting.run((upload, True), until) for upload in uploads))
-        return [one.result[0] for one in ran]
-
-    async def explain(self, work: Callable[[], T], until: float, through_swin: bool = False) -> T:
-        """Run the making of an explanation in the lane for it. Raises Overloaded and DeadlineExceeded."""
-        lane = self._through_swin if through_swin else self._explaining
-        lane.admit(until)
-        ran = await lane.run(work, until)
-        self._ran("swin" if through_swin else "explain", ran, {"explain": ran.ran_ms})
+        Raises Overloaded, DeadlineExceeded, and what `Predictor.explain` raises.
+        """
+        request = accepted.request
+        moved = await self._predict_moved(prediction, deadline) if request.needs_moved_views else None
+        queue = self._explanation_queues[request.queue]
+        queue.admit(deadline)
+        work = partial(_explain, self.predictor, self.metrics, prediction, accepted, moved, encode)
+        ran = await queue.run(work, deadline)
+        self._record(request.queue, ran, {"explain": ran.ran_ms})
         result: T = ran.result
         return result
 
+    async def _predict_moved(self, prediction: Prediction, deadline: float) -> list[Prediction]:
+        """Predict the moved views of a picture, for fine detail. Raises Overloaded and DeadlineExceeded."""
+        self._prediction_queue.admit(deadline, ahead=len(MOVES) - 2 + self._decoding_count)
+        uploads = self.predictor.moved_uploads(prediction)
+        ran = await asyncio.gather(*(self._prediction_queue.run((upload, True), deadline) for upload in uploads))
+        return [passed.result[0] for passed in ran]
 
-def _predict(
-    predictor: Predictor, metrics: Metrics, asked: Sequence[tuple[Upload, bool]]
-) -> list[tuple[Prediction, dict[str, float]]]:
-    """The work of the lane for predictions. No method, so that a service that was replaced goes at once."""
-    made = predictor.predict_batch([upload for upload, _ in asked], any(explained for _, explained in asked))
-    metrics.batch.observe(len(asked))
-    for stage, spent_ms in made[0][1].items():  # of the whole pass, which each of its pictures is told
+    def _record(self, queue: str, ran: TimedResult[Any], stages_ms: dict[str, float]) -> None:
+        self.metrics.wait_s.labels(queue).observe(ran.waited_ms / 1e3)
+        self._trace({f"wait: {queue}": ran.waited_ms, **stages_ms})
+
+
+# Functions, not methods: a bound method in a queue would keep a replaced service alive.
+
+
+def _predict(predictor: Predictor, metrics: Metrics, items: Sequence[tuple[Upload, bool]]) -> Predictions:
+    """The work of the queue for predictions: one pass of the model for all items."""
+    predictions = predictor.predict_batch(
+        [upload for upload, _ in items], any(with_gradient for _, with_gradient in items)
+    )
+    metrics.batch.observe(len(items))
+    for stage, spent_ms in predictions[0][1].items():  # every picture of a pass has the durations of the whole pass
         metrics.stage_s.labels(stage).observe(spent_ms / 1e3)
-    return made
+    return predictions
 
 
-def load_predictor(settings: Settings) -> Predictor:
-    """The predictor of the bundle that the settings name, verified. Raises BundleError and EngineError."""
-    return predictor_of(read_bundle(settings.bundle, settings.bundle_sha256), settings)
-
-
-def predictor_of(bundle: Bundle, settings: Settings) -> Predictor:
-    """The predictor of a bundle that was verified. Raises BundleError and EngineError."""
-    engine = load_engine(bundle, settings.engine, settings.threads, settings.cache)
-    return Predictor(bundle.without_weights(), engine, settings.limits, settings.preview_side_px)
+def _explain(
+    predictor: Predictor,
+    metrics: Metrics,
+    prediction: Prediction,
+    accepted: AcceptedRequest,
+    moved: Sequence[Prediction] | None,
+    encode: Callable[[Sequence[Explanation]], T],
+) -> T:
+    """The work of the queues for explanations: explain, then encode."""
+    with metrics.stage("explain"):
+        explanations = predictor.explain(prediction, accepted, moved)
+    with metrics.stage("encode"):
+        return encode(explanations)

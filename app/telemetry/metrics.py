@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus to scrape. Names and units follow its conventions."""
+"""The metrics of the service for Prometheus, whose conventions the names and units follow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
 NAMESPACE = "fusionlens"
-# Seconds. A stage takes a fraction of a millisecond to a second; a whole request up to the deadline.
+# Histogram buckets in seconds. A stage takes from half a millisecond to seconds, a request up to the deadline.
 _STAGE_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5)
 _REQUEST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30)
 _WAIT_S = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
@@ -18,7 +18,7 @@ _CONFIDENCE = tuple(n / 20 for n in range(1, 21))
 
 
 class Metrics:
-    """The metrics of one application, in a registry of its own."""
+    """The metrics of one application, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -27,43 +27,48 @@ class Metrics:
 
         self.requests = self._counter("requests", "Requests answered.", "method", "route", "status")
         self.request_s = self._histogram(
-            "request_duration_seconds", "From a request's headers to the end of its answer.", _REQUEST_S, "route"
+            "request_duration_seconds",
+            "Time from the headers of a request to the end of its response.",
+            _REQUEST_S,
+            "route",
         )
-        self.in_progress = self._gauge("requests_in_progress", "Requests that are being answered.")
-        self.refusals = self._counter("refusals", "Requests answered with a problem, by its name.", "reason")
+        self.in_progress = self._gauge("requests_in_progress", "Requests being answered.")
+        self.refusals = self._counter(
+            "refusals", "Requests answered with a problem, by the name of the problem.", "reason"
+        )
 
         self.stage_s = self._histogram(
             "stage_duration_seconds",
-            "Work by stage: decode, trunk and head by pass, explain and encode by explanation.",
+            "Time of a stage: decode per picture, trunk and head per pass, explain and encode per explanation.",
             _STAGE_S,
             "stage",
         )
-        self.wait_s = self._histogram("queue_wait_seconds", "How long work waited for its turn.", _WAIT_S, "lane")
-        self.queue_length = self._gauge("queue_length", "Work that waits for its turn.", "lane")
+        self.wait_s = self._histogram("queue_wait_seconds", "Time that an item waited in a queue.", _WAIT_S, "lane")
+        self.queue_length = self._gauge("queue_length", "Items waiting in a queue.", "lane")
         self.batch = self._histogram("batch_pictures", "Pictures in one pass of the trunk.", _BATCH)
 
-        self.store_entries = self._gauge("store_entries", "Predictions kept; in Redis, those of all replicas.")
-        self.store_bytes = self._gauge("store_bytes", "Memory of the predictions kept; in Redis, all that it uses.")
-        self.store_reads = self._counter(
-            "store_reads", "Predictions asked of the store: hit, miss, failed, forged.", "outcome"
+        self.store_entries = self._gauge("store_entries", "Stored predictions; in Redis, those of all replicas.")
+        self.store_bytes = self._gauge(
+            "store_bytes", "Memory of the stored predictions; in Redis, all memory that it uses."
         )
-        self.store_writes = self._counter(
-            "store_writes", "Predictions given to the store: stored, failed, too_large.", "outcome"
+        self.store_reads = self._counter("store_reads", "Reads from the store: hit, miss, failed, forged.", "outcome")
+        self.store_writes = self._counter("store_writes", "Writes to the store: stored, failed, too_large.", "outcome")
+        self.store_up = self._gauge("store_up", "1 if the last command to the store succeeded.")
+        self.cache_reads = self._counter(
+            "explanation_cache_reads", "Reads from the cache of explanations: hit, miss.", "outcome"
         )
-        self.store_up = self._gauge("store_up", "1 if the store answered last time.")
-        self.cache_reads = self._counter("explanation_cache_reads", "Explanations asked again: hit, miss.", "outcome")
 
-        self.predictions = self._counter("predictions", "Predictions by the label answered.", "label")
+        self.predictions = self._counter("predictions", "Predictions, by predicted label.", "label")
         self.confidence = self._histogram(
             "prediction_confidence", "Probability of the most probable class.", _CONFIDENCE
         )
         self.model = self._gauge(
-            "model_info", "Always 1; its labels say what is served.", "name", "version", "sha256", "engine"
+            "model_info", "Always 1; the labels name the model that is served.", "name", "version", "sha256", "engine"
         )
-        self.ready = self._gauge("ready", "1 if the service takes new clients.")
-        self.reloads = self._counter("reloads", "Bundles loaded while serving: loaded, unchanged, refused.", "outcome")
+        self.ready = self._gauge("ready", "1 if the service accepts new clients.")
+        self.reloads = self._counter("reloads", "Reloads of the bundle: loaded, unchanged, refused.", "outcome")
 
-        # There from the start: a counter that appears with its first event hides it from increase().
+        # Created at 0: increase() misses the first event of a counter that appears together with it.
         for counter, outcomes in (
             (self.store_reads, ("hit", "miss", "failed", "forged")),
             (self.store_writes, ("stored", "failed", "too_large")),
@@ -75,21 +80,21 @@ class Metrics:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the time of what runs within, if it ends well."""
+        """Measure the time of a block of code, unless it raises."""
         began = time.perf_counter()
         yield
         self.stage_s.labels(name).observe(time.perf_counter() - began)
 
-    def served(self, name: str, version: str, sha256: str, engine: str) -> None:
-        """Say which model is served from now on."""
+    def set_model(self, name: str, version: str, sha256: str, engine: str) -> None:
+        """Set the labels of `model_info` to the model that is served from now on."""
         self.model.clear()
         self.model.labels(name, version, sha256, engine).set(1)
 
-    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(name, meaning, labels, namespace=NAMESPACE, registry=self.registry)
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(name, documentation, labels, namespace=NAMESPACE, registry=self.registry)
 
-    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
-        return Gauge(name, meaning, labels, namespace=NAMESPACE, registry=self.registry)
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        return Gauge(name, documentation, labels, namespace=NAMESPACE, registry=self.registry)
 
-    def _histogram(self, name: str, meaning: str, buckets: Sequence[int | float], *labels: str) -> Histogram:
-        return Histogram(name, meaning, labels, namespace=NAMESPACE, registry=self.registry, buckets=buckets)
+    def _histogram(self, name: str, documentation: str, buckets: Sequence[int | float], *labels: str) -> Histogram:
+        return Histogram(name, documentation, labels, namespace=NAMESPACE, registry=self.registry, buckets=buckets)

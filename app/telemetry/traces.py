@@ -1,6 +1,7 @@
-"""Traces by OpenTelemetry, where `otlp_endpoint` is set: a span for each request, and in it one for each stage.
+"""Tracing by OpenTelemetry, if `otlp_endpoint` is set: a span for each request, with a child span for each stage.
 
-A pass may serve several requests in another thread, so the spans of stages are made afterwards from the times measured.
+One pass of the model may serve several requests, in another thread. So the spans of stages are created afterwards, from
+the measured times.
 """
 
 from __future__ import annotations
@@ -14,29 +15,29 @@ from fastapi import FastAPI
 from app import __version__
 from app.errors import EngineError
 
-# Takes what stages took, in ms, in the order in which they ran and when the last one has ended.
+# Records the durations of stages in ms, in the order in which they ran. Called when the last one has ended.
 Trace = Callable[[Mapping[str, float]], None]
 
 
 @runtime_checkable
 class Tracing(Protocol):
-    """What the application needs of a tracer."""
+    """The interface of a tracer."""
 
     def record(self, stages_ms: Mapping[str, float]) -> None:
-        """Spans for stages that have just ended, within the request's."""
+        """Add spans for stages that have just ended to the span of the request."""
         ...
 
     def instrument(self, app: FastAPI) -> None:
-        """Make a span for every request, with the caller's trace as its parent."""
+        """Create a span for every request, as a child of the trace that the caller sends along."""
         ...
 
     def shutdown(self) -> None:
-        """Send what is not yet sent."""
+        """Send the remaining spans and stop."""
         ...
 
 
-class Untraced:
-    """No traces."""
+class NoTracing:
+    """A tracer that does nothing."""
 
     def record(self, stages_ms: Mapping[str, float]) -> None:
         """See `Tracing.record`."""
@@ -48,8 +49,11 @@ class Untraced:
         """See `Tracing.shutdown`."""
 
 
-class OpenTelemetry:
-    """Traces sent to `endpoint` by OTLP over HTTP. Raises EngineError where the packages for it are missing."""
+class OpenTelemetryTracing:
+    """A tracer that sends spans to `endpoint` by OTLP over HTTP.
+
+    Raises EngineError if the packages of the extra `otel` are missing.
+    """
 
     def __init__(self, endpoint: str) -> None:
         try:
@@ -76,7 +80,7 @@ class OpenTelemetry:
         """See `Tracing.instrument`."""
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
-        # Not its spans for every chunk sent and received; and nothing of a probe.
+        # No spans for single chunks sent or received, and none for probes and scrapes.
         FastAPIInstrumentor.instrument_app(
             app, tracer_provider=self._provider, exclude_spans=["receive", "send"], excluded_urls="health/,metrics"
         )
@@ -87,5 +91,5 @@ class OpenTelemetry:
 
 
 def make_tracing(endpoint: str | None) -> Tracing:
-    """What the setting `otlp_endpoint` asks for. Raises EngineError."""
-    return Untraced() if endpoint is None else OpenTelemetry(endpoint)
+    """The tracer for the setting `otlp_endpoint`. Raises EngineError."""
+    return NoTracing() if endpoint is None else OpenTelemetryTracing(endpoint)

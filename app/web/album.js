@@ -1,10 +1,10 @@
-// The pictures of this browser: those being sent, and those that the service still keeps.
+// The pictures of this browser: those being sent, and those whose prediction the service still stores.
 //
-// An entry is {id, name, state, address, file, answer, at, until, why}: id is the prediction's, null until there is one;
-// state is waiting, looking, answered, failed or expired; address is of a picture that the browser can show, or null;
-// at (when it was answered) and until are in ms of this browser's clock. Kept between visits, and shared by tabs, is
-// only what the service answered: pictures stay with the service, and expire there. Where the service wants a key, even
-// that stays in this tab.
+// An entry is {id, name, state, address, file, answer, at, until, why}. `id` is the prediction's id, or null before the
+// answer. `state` is waiting, looking, answered, failed or expired. `address` is that of a picture which the browser
+// can show, or null. `at` is when the answer came, and `until` when it expires, in ms of this browser's clock. Only the
+// answers are stored in the browser, for later visits and other tabs; the pictures stay with the service. If the
+// service requires a key, the answers are stored for this tab alone.
 
 import { hasKey } from "./api.js";
 
@@ -25,7 +25,7 @@ export class Album extends EventTarget {
     return this.#entries;
   }
 
-  /** Pictures that are about to be sent. */
+  /** Add files that are about to be sent. Returns their entries. */
   add(files) {
     const unanswered = { id: null, state: "waiting", answer: null, at: null, until: null, why: "" };
     const entries = files.map((file) => ({ ...unanswered, name: file.name, file, address: URL.createObjectURL(file) }));
@@ -34,19 +34,19 @@ export class Album extends EventTarget {
     return entries;
   }
 
-  /** What has become of an entry. */
+  /** Set fields of an entry. An answer is stored in the browser. */
   update(entry, fields) {
     Object.assign(entry, fields);
     if (fields.answer?.stored) {
       entry.id = entry.answer.prediction_id;
-      entry.file = null; // the service has what it needs
+      entry.file = null; // the service stores the prediction, so the file is no longer needed
       const { id, name, answer, at, until } = entry;
       store((records) => [{ id, name, answer, at, until }, ...records]);
     }
     this.#changed();
   }
 
-  /** Show another picture for an entry, unless it is gone. */
+  /** Replace the picture of an entry, unless the entry was removed. */
   picture(entry, content) {
     if (!this.#entries.includes(entry)) return;
     if (entry.address) URL.revokeObjectURL(entry.address);
@@ -54,7 +54,7 @@ export class Album extends EventTarget {
     this.#changed();
   }
 
-  /** Drop an entry, here and in other tabs. */
+  /** Remove an entry, here and in other tabs. */
   remove(entry) {
     this.#drop([entry]);
     store((records) => records.filter(({ id }) => id !== entry.id));
@@ -63,7 +63,7 @@ export class Album extends EventTarget {
 
   #drop(gone) {
     for (const { address, state } of gone) {
-      if (address && state !== "expired") URL.revokeObjectURL(address); // an expired one may still be looked at
+      if (address && state !== "expired") URL.revokeObjectURL(address); // an expired entry may still be on display
     }
     this.#entries = this.#entries.filter((entry) => !gone.includes(entry));
   }
@@ -72,7 +72,7 @@ export class Album extends EventTarget {
     const records = stored();
     const there = new Set(records.map(({ id }) => id));
     const gone = this.#entries.filter(({ id }) => id !== null && !there.has(id));
-    for (const entry of gone) if (hasExpired(entry)) entry.state = "expired"; // another tab noticed it first
+    for (const entry of gone) if (hasExpired(entry)) entry.state = "expired"; // another tab removed it first
     this.#drop(gone);
     for (const record of records.toReversed()) {
       if (this.#entries.some(({ id }) => id === record.id)) continue;
@@ -105,7 +105,7 @@ function stored() {
   return JSON.parse(storage().getItem(STORED) ?? "[]");
 }
 
-/** Change what is stored, with what other tabs stored meanwhile. A full storage costs the history after a reload. */
+/** Change the stored records, with those that other tabs have added. If the storage is full, the change is lost. */
 function store(change) {
   try {
     storage().setItem(STORED, JSON.stringify(change(stored())));

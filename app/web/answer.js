@@ -1,12 +1,12 @@
-// What the model answered: the class, its probabilities, and how far they can be taken at their word.
+// Draws the model's answer: the class, the probabilities, and how the answer was decided and calibrated.
 
 import { element, list, make, say } from "./page.js";
 import { percent, ruleOf } from "./words.js";
 
 const MOST_ROWS = 10;
-let drawn = []; // nothing is said twice
+let drawn = []; // the arguments of the last call, so that nothing is announced twice
 
-/** Draw an answer. `model` is the model that answers now, which may be another one. */
+/** Draw an answer. `model` is the current model, which may differ from the one that answered. */
 export function drawAnswer(answer, model) {
   if (drawn[0] === answer && drawn[1] === model) return;
   drawn = [answer, model];

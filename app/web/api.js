@@ -1,26 +1,26 @@
-// Requests to the service: its key, and its errors in its own sentences.
+// Requests to the service, with its API key, and its errors.
 
 const KEY = "fusionlens.key";
-const MOST_WAIT_S = 5; // that is waited for by itself, when the service is busy and says for how long
-const MOST_WAITS = 5;
+const MOST_WAIT_S = 5; // longest Retry-After of a busy service that is waited for automatically
+const MOST_WAITED_S = 60; // longest total wait of one request
 
-/** What the service, or the way to it, answered instead of what was asked for. */
+/** An error answer of the service, or a failure to reach it. The message is a sentence for the user. */
 export class Problem extends Error {
   constructor(message, status) {
     super(message);
     this.status = status;
   }
 
-  /** What was asked about is not there any more. */
+  /** Whether the prediction no longer exists. */
   get isGone() {
     return this.status === 404 || this.status === 410;
   }
 }
 
 let askForKey = async () => null;
-let asking = null; // one dialog for all requests that wait for a key
+let asking = null; // the pending dialog, shared by all requests that wait for a key
 
-/** `dialog(why)` gets a key from the user, or null. */
+/** Set the function `dialog(why)`, which resolves with a key from the user, or with null. */
 export function whenAKeyIsNeeded(dialog) {
   askForKey = dialog;
 }
@@ -30,20 +30,22 @@ export function hasKey() {
   return sessionStorage.getItem(KEY) !== null;
 }
 
-/** Send no key any more, and keep nothing of what it was for. */
+/** Forget the key, and the answers that were stored in this tab. */
 export function forgetKey() {
   sessionStorage.clear();
 }
 
-/** What `read` makes of the response to a request that went well. Throws Problem. The path is relative to the page. */
+/** Send a request and return what `read` makes of a successful response. `path` is relative. Throws Problem. */
 export async function ask(path, read, options = {}) {
-  for (let waits = 0; ;) {
+  let waited_s = 0;
+  for (;;) {
     const key = sessionStorage.getItem(KEY);
     const response = await reached(() => fetch(path, { ...options, headers: key === null ? {} : { "X-API-Key": key } }));
     if (response.ok) return reached(() => read(response));
     const problem = await problemOf(response);
-    const wait_s = Number(response.headers.get("Retry-After") ?? Infinity);
-    if (response.status === 429 && wait_s <= MOST_WAIT_S && waits++ < MOST_WAITS) {
+    const wait_s = Math.max(1, Number(response.headers.get("Retry-After") ?? Infinity));
+    if (response.status === 429 && wait_s <= MOST_WAIT_S && waited_s + wait_s <= MOST_WAITED_S) {
+      waited_s += wait_s;
       await new Promise((resolve) => setTimeout(resolve, wait_s * 1000));
       continue;
     }
@@ -60,7 +62,7 @@ async function newKey(problem) {
   return given;
 }
 
-/** The ways in which a request, or the body of its answer, breaks off. */
+/** Run one step of a request, and turn network errors and broken answers into a Problem. */
 async function reached(step) {
   try {
     return await step();

@@ -1,8 +1,9 @@
-// The page: pictures come in, go to the service, and what it says is shown.
+// The page: it takes pictures, sends them to the service, and shows the answers.
 
 import { Album } from "./album.js";
 import { drawAnswer } from "./answer.js";
 import { ask, forgetKey, hasKey, Problem, whenAKeyIsNeeded } from "./api.js";
+import { Busy } from "./busy.js";
 import * as controls from "./controls.js";
 import { askForKey, tellAbout } from "./dialogs.js";
 import { curlOf, fileOf, nameOf, pythonOf, recordOf, save } from "./downloads.js";
@@ -14,19 +15,21 @@ import { Viewer } from "./viewer.js";
 import { minutes } from "./words.js";
 
 const album = new Album();
-const viewer = new Viewer();
-const waiting = []; // pictures are sent one after the other, in the order in which they were given
+const busy = new Busy(element("view"));
+const viewer = new Viewer(busy);
+const waiting = []; // entries to send, one after the other
 const moment = new Intl.DateTimeFormat([], { dateStyle: "medium", timeStyle: "short" });
 const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
 const STATUS = { waiting: "Waiting for its turn…", looking: "Looking at the picture…" };
 const EXPIRED =
   "This prediction has expired, and the service has forgotten it. To ask more about the picture, send it again.";
-const MOST_NAMES = 6; // of classes, beside the model's name
+const MOST_NAMES = 6; // class names shown beside the model's name
 let isSending = false;
 let model = null;
+let reading = null; // the pending request for the model's card, shared by all callers
 let current = null;
 
-/** Do what may fail, and say why it did. */
+/** Run an action, and show its error if it throws a Problem. */
 async function attempt(action) {
   say("problem", "");
   try {
@@ -42,8 +45,13 @@ function report(error) {
   draw();
 }
 
-async function readModel() {
-  model = await ask("model", (response) => response.json());
+function readModel() {
+  reading ??= ask("model", (response) => response.json()).then(introduce).finally(() => { reading = null; });
+  return reading;
+}
+
+function introduce(card) {
+  model = card;
   const classes = model.classes.length > MOST_NAMES ? `${model.classes.length} classes` : model.classes.join(", ");
   say("model-name", `${model.name} ${model.version}: ${classes}`);
   say(
@@ -57,7 +65,7 @@ async function readModel() {
 
 function take(files) {
   const entries = album.add(files);
-  send(entries); // before they are shown, which can be done while the service works
+  send(entries); // sent first, so that the service works while they are drawn
   select(entries[0]);
 }
 
@@ -87,7 +95,7 @@ async function predict(entry) {
   }
 }
 
-/** The answer, and by this browser's clock when it came, and until when it is kept. */
+/** The answer, when it came and when it expires, by this browser's clock. */
 async function readAnswer(response) {
   const answer = await response.json();
   const kept_ms = Date.parse(answer.expires_at) - Date.parse(response.headers.get("Date"));
@@ -95,7 +103,7 @@ async function readAnswer(response) {
   return { answer, at, until: answer.stored ? at + kept_ms : null };
 }
 
-/** Show an entry of the strip, or with null nothing. */
+/** Show an entry of the strip, or nothing if it is null. */
 function select(entry) {
   current = entry;
   say("status", "");
@@ -115,35 +123,40 @@ async function show(entry) {
   viewer.show(entry);
   if (!entry?.answer) return;
   await attempt(() => explain(entry).catch((error) => {
-    if (entry === current || !(error instanceof Problem)) throw error; // else it is of no interest any more
+    if (entry === current || !(error instanceof Problem)) throw error; // else the user has moved on
   }));
 }
 
 async function explain(entry) {
+  const ready = prepare(entry);
+  await Promise.all([viewer.ask(ready), busy.until(ready.then(() => fetchPicture(entry)), entry)]);
+}
+
+/** Prepare the controls for an answer, after loading the card of the model that gave it. */
+async function prepare(entry) {
   if (entry.answer.model.sha256 !== model?.sha256) await readModel();
   if (entry !== current) return;
   controls.startWith(entry.answer.label);
-  // The answer is painted first: explaining takes every core that the service has.
-  const after = painted();
-  await Promise.all([viewer.ask(after), after.then(() => fetchPicture(entry))]);
+  await painted(); // show the answer first, because explaining keeps all cores of the service busy
 }
 
-/** The service's preview is what the model saw: upright, and the first frame. */
+/** Fetch the service's preview: the first frame, upright, as the model saw it. All callers share one request. */
 async function fetchPicture(entry) {
-  if (!entry.answer.stored || entry.isFetched) return;
-  entry.isFetched = true;
-  try {
-    album.picture(entry, await ask(`predictions/${entry.id}/picture`, (response) => response.blob()));
-  } catch (error) {
-    entry.isFetched = false;
-    throw error;
-  }
+  if (!entry.answer.stored) return;
+  entry.fetched ??= ask(`predictions/${entry.id}/picture`, (response) => response.blob()).then(
+    (content) => album.picture(entry, content),
+    (error) => {
+      entry.fetched = null; // allow another try
+      throw error;
+    },
+  );
+  await entry.fetched;
   if (entry === current) viewer.show(entry);
 }
 
-/** Pictures of before a reload, or of another tab. What the service does not know any more leaves the strip. */
+/** Fetch the previews of entries from earlier visits or other tabs. Entries that the service forgot are removed. */
 async function restore() {
-  for (const entry of album.entries.filter(({ answer, address, isFetched }) => answer && !address && !isFetched)) {
+  for (const entry of album.entries.filter(({ answer, address, fetched }) => answer && !address && !fetched)) {
     try {
       await fetchPicture(entry);
     } catch (error) {
@@ -175,7 +188,7 @@ function draw() {
 }
 
 async function forget(entries) {
-  element("choose").focus(); // the button that had the focus goes
+  element("choose").focus(); // the focused button is about to disappear
   for (const entry of entries) {
     try {
       if (entry.id !== null) await ask(`predictions/${entry.id}`, () => null, { method: "DELETE" });
@@ -190,7 +203,7 @@ const question = () => ({ ...viewer.question(), ...controls.styleParameters() })
 
 async function saveAs(format) {
   const entry = current;
-  // The raw map and the record of a comparison are the fusion's.
+  // For a comparison, the raw map and the record are those of the fusion.
   const asked = controls.view() === "branches" && format !== "png" ? controls.evidence("fusion") : viewer.question();
   const name = nameOf(entry, asked, format);
   if (format === "json") save(await recordOf(entry, asked), name);
@@ -208,7 +221,7 @@ async function copy(language) {
     await navigator.clipboard.writeText(text);
     say("status", "Copied.");
   } catch (error) {
-    if (!(error instanceof DOMException || error instanceof TypeError)) throw error; // not allowed, or not there
+    if (!(error instanceof DOMException || error instanceof TypeError)) throw error; // not allowed, or no such API
     say("status", "The browser does not let this page copy: the command is selected below.");
   }
 }
@@ -250,6 +263,7 @@ element("again").addEventListener("click", () => {
   element("result").focus();
   album.update(current, { state: "waiting", why: "" });
   tellState(current);
+  show(current);
   send([current]);
 });
 element("print").addEventListener("click", () => print());
@@ -262,7 +276,7 @@ element("key-forget").addEventListener("click", () => {
   location.reload();
 });
 whenAKeyIsNeeded(askForKey);
-listenForPictures(take, attempt);
+listenForPictures(take, (action) => attempt(() => busy.until(action())));
 attempt(async () => {
   await readModel();
   await restore();

@@ -1,4 +1,4 @@
-// What the controls ask for, and what they can offer with this model.
+// The controls: the options that the model offers, and the query parameters that they stand for.
 
 import { element } from "./page.js";
 import { colormapName, methodName } from "./words.js";
@@ -13,7 +13,7 @@ const LAYERS = {
 };
 let model = null;
 
-/** Offer what a model can be asked for, as `GET /model` says. */
+/** Fill the controls with the options of a model, from its card (`GET /model`). */
 export function offer(card) {
   model = card;
   fill("target", card.classes.map((name) => [name, name]));
@@ -28,7 +28,7 @@ export function offer(card) {
   agree();
 }
 
-/** Start with the class that was answered. */
+/** Select the predicted class as the target. */
 export function startWith(label) {
   element("target").value = label;
   element("against").value = "";
@@ -37,13 +37,13 @@ export function startWith(label) {
 
 const hasSeveral = () => model.branches.length > 2; // the fusion and two more
 
-/** Offer the heads that an attention has. */
+/** Offer this number of attention heads. */
 export function offerHeads(count) {
   if (element("head").length === count + 1) return;
   fill("head", [["", "mean of all"], ...Array.from({ length: count }, (_, head) => [head, `head ${head}`])]);
 }
 
-/** Fill a list; what was chosen stays so where it is still offered. */
+/** Fill a list of options. The selected option stays selected if it is still offered. */
 function fill(id, options) {
   const before = value(id);
   element(id).replaceChildren(...options.map(([content, label]) => new Option(label, content)));
@@ -56,7 +56,7 @@ function show(view, offered) {
   if (!offered && radio.checked) document.querySelector("[name=view][value=evidence]").checked = true;
 }
 
-/** Make the controls agree with each other: what has no meaning now cannot be set. */
+/** Hide or disable the controls that have no meaning in the current view. */
 export function agree() {
   const now = view();
   for (const control of element("controls").querySelectorAll("label[class*=for-]")) {
@@ -78,23 +78,23 @@ export function agree() {
 
 const isOfClass = () => value("layer") === "cross" && element("of-class").checked;
 
-/** The longest side of the pictures that the service draws. */
+/** The longest side of the service's previews, in px. */
 export const previewSide = () => model.limits.preview_side_px;
 
-/** Which view is chosen: evidence, branches or tokens. */
+/** The selected view: evidence, branches or tokens. */
 export const view = () => document.querySelector("[name=view]:checked").value;
 
-/** The branches that are compared, as in `compare=`. */
+/** The branches to compare: the value of `compare`. */
 export const compared = () => [...model.branches.filter((branch) => branch !== "fusion"), "fusion"];
 
-/** The attention head that is chosen, or null for the mean of all. */
+/** The selected attention head, or null for the mean over all. */
 export const head = () => (value("head") === "" ? null : Number(value("head")));
 
-/** What is asked of `/gradcam` for a branch. */
+/** The question for `/explain` about a branch. */
 export function evidence(branch = value("branch")) {
   const agnostic = model.class_agnostic_methods.includes(value("method"));
   return {
-    route: "gradcam",
+    route: "explain",
     branch,
     method: value("method"),
     target: agnostic ? null : value("target"),
@@ -103,7 +103,7 @@ export function evidence(branch = value("branch")) {
   };
 }
 
-/** What is asked of `/attention`. */
+/** The question for `/attention`. */
 export function looking() {
   const ofClass = isOfClass();
   return {
@@ -115,13 +115,13 @@ export function looking() {
   };
 }
 
-/** How maps are drawn here. */
+/** The style in which the page draws maps. */
 export function style() {
   const [opacity, threshold, contour] = ["opacity", "threshold", "contour"].map(part);
   return { colormap: value("colormap"), opacity, threshold, contour };
 }
 
-/** How the service is to draw them, so that its overlay looks the same. */
+/** The same style as query parameters, so that the service's overlay looks the same. */
 export function styleParameters() {
   const { colormap, opacity, threshold, contour } = style();
   return { colormap, alpha_max: opacity, threshold: threshold || null, contour: contour || null };

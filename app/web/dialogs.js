@@ -1,9 +1,9 @@
-// What is asked of the user, or told, in a window of its own.
+// The dialogs: the one that asks for a key, and the one about the model.
 
 import { element, list, make, say } from "./page.js";
 import { minutes, percent } from "./words.js";
 
-/** Ask for a key. Resolves with it, or with null if the user would rather not. */
+/** Ask for a key. Resolves with the key, or with null if the user cancels. */
 export function askForKey(why) {
   const dialog = element("key-dialog");
   say("key-why", why);
@@ -26,7 +26,7 @@ export function askForKey(why) {
   });
 }
 
-/** Tell what a model is, from `GET /model`. */
+/** Show the card of a model, from `GET /model`. */
 export function tellAbout(card) {
   say("about-title", `${card.name} ${card.version}`);
   const figures = Object.entries(card.metrics.values).map(([name, value]) => `${name} ${value.toFixed(3)}`);

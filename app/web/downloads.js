@@ -1,8 +1,8 @@
-// What can be taken along: files, and the commands that get them without this page.
+// Downloads: files, and the commands that fetch them without this page.
 
 import { parametersOf, request } from "./questions.js";
 
-/** Save bytes as a file of this name. */
+/** Save a Blob as a file with this name. */
 export function save(content, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(content);
@@ -11,37 +11,38 @@ export function save(content, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-/** The service's own bytes in a format. Throws Problem. */
+/** The explanation as the service encodes it in a format. Throws Problem. */
 export function fileOf(entry, question, format) {
   return request(entry, question, format, (response) => response.blob());
 }
 
-/** The answer and its explanation, as the service gave them. Throws Problem. */
+/** The answer and its explanation as one JSON file. Throws Problem. */
 export async function recordOf(entry, question) {
   const explanation = await request(entry, question, "json", (response) => response.json());
   const record = { picture: entry.name, prediction: entry.answer, explanation };
   return new Blob([JSON.stringify(record, null, 1)], { type: "application/json" });
 }
 
-/** A name for a file about an entry. */
+/** The file name of a download: picture, method, branch and target. */
 export function nameOf(entry, question, ending) {
   const stem = entry.name.replace(/\.[^.]*$/, "") || "picture";
-  const what = [question.route, question.branch, question.target].filter(Boolean).join("-");
+  const kind = question.route === "explain" ? question.method : question.route;
+  const what = [kind, question.branch, question.target].filter(Boolean).join("-");
   return `${stem}-${what}.${ending}`.replace(/[^\p{L}\p{N}._+-]/gu, "_");
 }
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 const addressOf = (question) => new URL(`${question.route}?${parametersOf(question)}`, document.baseURI).href;
 
-/** The curl command that gives the same overlay for a picture's file. */
+/** The curl command that sends the picture's file and saves the same overlay. */
 export function curlOf(entry, question, withKey) {
   const key = withKey ? ' -H "X-API-Key: $FUSIONLENS_KEY"' : "";
-  // Quoted twice: once for the shell, once for curl, where a name may hold a comma or a semicolon.
+  // Quoted twice: for the shell, and for curl, which gives commas and semicolons in a name a meaning.
   const file = quoted(`file=@"${entry.name.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`);
   return `curl -f${key} -F ${file} ${quoted(addressOf(question))} -o overlay.png`;
 }
 
-/** The same in Python, with its standard library and httpx. */
+/** The same as a Python script with httpx. */
 export function pythonOf(entry, question, withKey) {
   const parameters = [...parametersOf(question)].map((pair) => pair.map((text) => JSON.stringify(text)).join(": "));
   const lines = [

@@ -1,12 +1,12 @@
-// A heatmap as pixels. The same sums as app/drawing/overlay.py: what is saved as PNG looks like what was seen here.
+// Turns a heatmap into pixels, by the same computation as app/drawing/overlay.py, so that a saved PNG looks the same.
 
 import { COLORMAPS } from "./colormaps.js";
 
-const STEPS_OF_LEVEL = 33; // steps of evidence to each of a colour map's 255
+const STEPS_OF_LEVEL = 33; // entries of the colour table for each of the 255 levels of a colour map
 const LAST = 255 * STEPS_OF_LEVEL;
 const FADE = 0.05; // colours fade in over this first part of the scale
 
-/** Bilinear interpolation of a grid to width × height, in steps of evidence from 0 to the scale's high end. */
+/** Interpolate a grid bilinearly to width × height. The values are indices of the colour table, from 0 to `high`. */
 export function stepsOf({ values, shape: [rows, columns] }, high, width, height) {
   const steps = new Uint16Array(width * height);
   const across = places(columns, width);
@@ -41,7 +41,7 @@ function places(cells, pixels) {
   });
 }
 
-/** Colour and opacity of each step, as RGBA in one number. Style is {colormap, opacity, threshold}. */
+/** The colour table: RGBA of each step, packed in one number. Style is {colormap, opacity, threshold}. */
 function paletteOf({ colormap, opacity, threshold }) {
   const colours = COLORMAPS[colormap];
   const palette = new Uint32Array(LAST + 1);
@@ -55,15 +55,15 @@ function paletteOf({ colormap, opacity, threshold }) {
   return palette;
 }
 
-/** Colour pixels (RGBA in one number each) by their steps, and draw the contour that the style wants, in a line as
- * thick as on a picture whose longest side is `longest`. */
+/** Colour pixels (RGBA in one number each) by their steps, and draw the contour of the style. The line has the
+ * thickness for a picture whose longest side is `longest`. */
 export function colour(pixels, steps, width, height, style, longest) {
   const palette = paletteOf(style);
   for (let at = 0; at < pixels.length; at++) pixels[at] = palette[steps[at]];
   if (style.contour > 0) drawContour(pixels, steps, width, height, style.contour * LAST, longest);
 }
 
-/** A white line between black ones along the inner border of what reaches a step. */
+/** Draw a white line with black edges along the inner border of the area that reaches the step `from`. */
 function drawContour(pixels, steps, width, height, from, longest) {
   const border = [];
   for (let y = 0, at = 0; y < height; y++) {
@@ -87,7 +87,7 @@ function drawContour(pixels, steps, width, height, from, longest) {
   }
 }
 
-/** Where a grid is largest: {row, column, value}. */
+/** The largest cell of a grid: {row, column, value}. */
 export function peakOf({ values, shape: [, columns] }) {
   const at = values.reduce((best, value, index) => (value > values[best] ? index : best), 0);
   return { row: Math.floor(at / columns), column: at % columns, value: values[at] };

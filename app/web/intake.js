@@ -1,9 +1,9 @@
-// Where pictures come from: chosen, photographed, dropped, pasted, or one of the drawn examples.
+// Takes pictures from the user: chosen, photographed, dropped, pasted, or one of the drawn examples.
 
 import { ask } from "./api.js";
 import { element } from "./page.js";
 
-/** `take(files)` hears of every picture that the user gives; `attempt` does what may fail on the way. */
+/** Call `take(files)` for every picture that the user gives. `attempt` runs actions that may fail. */
 export function listenForPictures(take, attempt) {
   for (const id of ["choose", "photograph"]) {
     element(id).addEventListener("change", ({ target }) => {
@@ -22,7 +22,7 @@ export function listenForPictures(take, attempt) {
     element("dropping").hidden = !dataTransfer.types.includes("Files");
   });
   addEventListener("dragleave", ({ relatedTarget }) => {
-    if (relatedTarget === null) element("dropping").hidden = true; // out of the window
+    if (relatedTarget === null) element("dropping").hidden = true; // the pointer has left the window
   });
   addEventListener("dragover", (event) => event.preventDefault());
   addEventListener("drop", (event) => {

@@ -1,6 +1,6 @@
-// NumPy's file format, version 1.0, as far as the service writes it: little-endian float32 in C order.
+// Reads NumPy files of version 1.0, with little-endian float32 in C order, as the service writes them.
 
-/** {values, shape} of a file. Throws Error if it is something else. */
+/** Parse a file to {values, shape}. Throws Error if it holds another type or order. */
 export function parseNpy(buffer) {
   const headerBytes = new DataView(buffer).getUint16(8, true);
   const header = new TextDecoder("latin1").decode(new Uint8Array(buffer, 10, headerBytes));

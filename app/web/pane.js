@@ -1,4 +1,4 @@
-// One picture with one heatmap over the part that the model saw.
+// A picture with a heatmap over the region that the model saw.
 
 import { colour, stepsOf } from "./heatmap.js";
 
@@ -11,9 +11,9 @@ export class Pane {
   #seen = document.createElement("div");
   #canvas = document.createElement("canvas");
   #frame = document.createElement("div");
-  #drawn = null; // {grid, high, steps}: interpolating takes longest, and moving a slider needs none of it
+  #drawn = null; // {grid, high, image, steps}: cached, because sliders need no new interpolation
 
-  /** Fills an element of the page. */
+  /** Appends the pane to an element of the page. */
   constructor(element) {
     this.#frame.className = "pane";
     this.#seen.className = "seen";
@@ -24,12 +24,12 @@ export class Pane {
     element.append(this.#frame);
   }
 
-  /** The element over the part that the model saw, for what else is to lie there. */
+  /** The element over the region that the model saw, to which other layers can be added. */
   get seen() {
     return this.#seen;
   }
 
-  /** Show the picture at an address, unless another one is wanted meanwhile, or the browser cannot show it. */
+  /** Show the picture at an address, unless a newer call supersedes this one or the browser cannot decode it. */
   async show(address) {
     const next = new Image();
     this.#wanted = next;
@@ -38,7 +38,7 @@ export class Pane {
     try {
       await next.decode();
     } catch (error) {
-      if (error.name !== "EncodingError") throw error; // such as TIFF: the service's preview comes with the answer
+      if (error.name !== "EncodingError") throw error; // a format such as TIFF: the service's preview will replace it
       return;
     }
     if (this.#wanted !== next) return;
@@ -52,7 +52,7 @@ export class Pane {
     this.#picture = picture;
   }
 
-  /** Show nothing. */
+  /** Remove the picture and the heatmap. */
   blank() {
     this.#wanted = null;
     this.#alternative = "";
@@ -61,16 +61,16 @@ export class Pane {
     this.look(null);
   }
 
-  /** Describe what is shown, to those who do not see it. */
+  /** Set the alternative text of the picture. */
   describe(alternative) {
     this.#alternative = alternative;
     this.#picture.alt = alternative;
   }
 
-  /** Say where in the picture the model looked, as the service does in `picture`, and the longest side, in px, in which
-   * the service draws it; with null, not yet. */
+  /** Set the region that the model saw. `picture` is that of the service's answer, or null before there is one, and
+   * `longest` the longest side of the service's drawings in px. */
   look(picture, longest = 0) {
-    if (picture === this.#looked) return; // or what is drawn would be gone
+    if (picture === this.#looked) return; // setting the canvas size again would erase the drawing
     this.#looked = picture;
     this.#seen.hidden = picture === null;
     if (picture === null) return;
@@ -82,7 +82,7 @@ export class Pane {
       width: share(seen.width_px, width),
       height: share(seen.height_px, height),
     });
-    // As large as the service draws it, so that both look the same.
+    // The canvas has the size of the service's drawing, so that both look the same.
     const shrunk = Math.min(1, longest / Math.max(width, height));
     this.#longest = shrunk * Math.max(width, height);
     this.#canvas.width = Math.max(1, Math.round(seen.width_px * shrunk));
@@ -90,7 +90,7 @@ export class Pane {
     this.#drawn = null;
   }
 
-  /** Draw a grid on a scale from 0 to `high`; nothing where `high` is 0. */
+  /** Draw a grid on a scale from 0 to `high`, or nothing if `high` is 0. */
   paint(grid, high, style) {
     const { width, height } = this.#canvas;
     const context = this.#canvas.getContext("2d");
@@ -107,25 +107,25 @@ export class Pane {
     context.putImageData(image, 0, 0);
   }
 
-  /** Leave the picture bare. */
+  /** Remove the heatmap. */
   clear() {
     this.#drawn = null;
     this.#canvas.getContext("2d").clearRect(0, 0, this.#canvas.width, this.#canvas.height);
   }
 
-  /** Let the map cover this part of the width, from the left. */
+  /** Show only this fraction of the heatmap's width, from the left. */
   reveal(part) {
     this.#canvas.style.clipPath = `inset(0 ${100 * (1 - part)}% 0 0)`;
   }
 
-  /** Show the picture this many times as large, with the same place in the middle of the element that it fills. */
+  /** Enlarge the picture this many times, and keep the same point in the middle. */
   zoom(times) {
     const stage = this.#frame.parentElement;
     const across = (stage.scrollLeft + stage.clientWidth / 2 - this.#frame.offsetLeft) / this.#frame.offsetWidth;
     const down = (stage.scrollTop + stage.clientHeight / 2 - this.#frame.offsetTop) / this.#frame.offsetHeight;
     this.#frame.style.setProperty("--times", times);
     stage.classList.toggle("zoomed", times > 1);
-    if (times > 1) stage.tabIndex = 0; // to be scrolled by keyboard
+    if (times > 1) stage.tabIndex = 0; // makes the element scrollable by keyboard
     else stage.removeAttribute("tabindex");
     stage.scrollLeft = this.#frame.offsetLeft + across * this.#frame.offsetWidth - stage.clientWidth / 2;
     stage.scrollTop = this.#frame.offsetTop + down * this.#frame.offsetHeight - stage.clientHeight / 2;

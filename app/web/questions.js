@@ -1,15 +1,15 @@
-// What can be asked about a prediction: as an address, and its answer, kept so that it is not asked again.
+// Questions about a prediction as requests, and a cache of their answers.
 
 import { ask } from "./api.js";
 import { parseNpy } from "./npy.js";
 
-/** Parameters of a question without those that are not set. A question is {route, ...parameters}. */
+/** The query parameters of a question, without unset ones. A question is {route, ...parameters}. */
 export function parametersOf({ route, ...parameters }) {
   const set = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
   return new URLSearchParams(set);
 }
 
-/** What `read` makes of an explanation: of a stored prediction by its id, else by sending the picture again. */
+/** Request an explanation by the prediction's id or, if it is not stored, by sending the picture again. */
 export function request(entry, question, format, read) {
   const parameters = parametersOf({ ...question, format });
   if (entry.answer.stored) {
@@ -19,16 +19,16 @@ export function request(entry, question, format, read) {
   return ask(`${question.route}?${parameters}`, read, { method: "POST", body: formOf(entry) });
 }
 
-/** The form that a picture is sent in. */
+/** The form with the picture of an entry. */
 export function formOf({ file, name }) {
   const form = new FormData();
   form.append("file", file, name);
   return form;
 }
 
-const known = new WeakMap(); // entry → question → answer, gone with the entry
+const known = new WeakMap(); // entry → question → promise of the answer; freed together with the entry
 
-/** The answer as {heatmap, legend, …}. Throws Problem. */
+/** The explanation as {heatmap, legend, …}. Throws Problem. */
 export function explain(entry, question) {
   return once(entry, `${question.route}?${parametersOf(question)}`, async () => {
     const answer = await request(entry, question, "json", (response) => response.json());
@@ -36,7 +36,7 @@ export function explain(entry, question) {
   });
 }
 
-/** All attention maps at once: {values, shape} of heads × query rows × query columns × rows × columns, and about. */
+/** All attention maps: {values, shape, about}. The shape is heads × query rows × query columns × rows × columns. */
 export function attention(entry, question) {
   return once(entry, `whole ${parametersOf(question)}`, () =>
     request(entry, { ...question, whole: true }, "npy", async (response) => {
@@ -51,7 +51,7 @@ function once(entry, name, compute) {
   if (!answers.has(name)) {
     const answer = compute();
     answers.set(name, answer);
-    answer.catch(() => answers.delete(name)); // may go well another time
+    answer.catch(() => answers.delete(name)); // allow another try
   }
   return answers.get(name);
 }

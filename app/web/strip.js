@@ -1,12 +1,12 @@
-// The strip of pictures: one button for each, with its answer or what has become of it.
+// The strip of pictures: one button for each entry, with its answer or its state.
 
 import { make } from "./page.js";
 import { percent } from "./words.js";
 
 const STATES = { waiting: "waiting", looking: "looking…", failed: "no answer" };
-const items = new WeakMap(); // entry → its item, which stays, so that the focus does
+const items = new WeakMap(); // entry → its list item, which is reused so that it keeps the focus
 
-/** Draw the strip into a list. `choose(entry)` hears which one was clicked. */
+/** Draw the strip into a list. `choose(entry)` is called when an entry is clicked. */
 export function drawStrip(strip, entries, current, choose) {
   const drawn = entries.map((entry) => {
     if (!items.has(entry)) items.set(entry, itemOf(entry, choose));
@@ -22,8 +22,8 @@ export function drawStrip(strip, entries, current, choose) {
 function itemOf(entry, choose) {
   const picture = new Image();
   picture.alt = "";
-  picture.draggable = false; // dropped on the page, it would be sent again
-  picture.addEventListener("error", () => { picture.hidden = true; }); // such as TIFF, until the preview is there
+  picture.draggable = false; // a picture that is dropped on the page would be sent again
+  picture.addEventListener("error", () => { picture.hidden = true; }); // such as TIFF, until the preview arrives
   picture.addEventListener("load", () => { picture.hidden = false; });
   const name = make("span", entry.name);
   name.className = "name";

@@ -1,8 +1,8 @@
-// The Swin's tokens as cells over the picture: the one that is looked at, or has the focus, shows where it looks.
+// The Swin's tokens as cells over the picture. The hovered or focused cell shows where its token looks.
 
 import { make } from "./page.js";
 
-/** The map of one query token, or of their mean where `cell` is null; of one head, or of their mean. */
+/** The map of one query token and one head. Null for `cell` or `head` takes the mean over all. */
 export function mapOf({ values, shape: [heads, queryRows, queryColumns, rows, columns] }, head, cell) {
   const queries = queryRows * queryColumns;
   const size = rows * columns;
@@ -25,9 +25,9 @@ export class TokenCells {
   #grid = make("div");
   #cells = [];
   #columns = 0;
-  #kept = null; // the cell that was clicked or has the focus, shown when nothing is hovered
+  #kept = null; // the clicked or focused cell, shown while no cell is hovered
 
-  /** `choose(cell)` hears which token is looked at, or null for all. */
+  /** `choose(cell)` is called with the selected token, or with null for the mean of all. */
   constructor(element, choose) {
     this.#grid.className = "tokens";
     this.#grid.hidden = true;
@@ -52,7 +52,7 @@ export class TokenCells {
     });
   }
 
-  /** Lay out cells for tokens on a grid. Whether they are new: nothing happens where they are there already. */
+  /** Lay out cells for a grid of tokens. Returns false, without a change, if they are laid out already. */
   lay(rows, columns) {
     if (this.#cells.length === rows * columns && this.#columns === columns) return false;
     this.#columns = columns;
@@ -82,7 +82,7 @@ export class TokenCells {
     this.#grid.hidden = hidden;
   }
 
-  /** No token is chosen. */
+  /** Deselect the token. */
   forget() {
     this.#keep(null);
   }

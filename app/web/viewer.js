@@ -1,4 +1,4 @@
-// The picture and what is drawn over it: one map, the branches side by side, or what a token looks at.
+// The picture with its explanation: one heatmap, the branches side by side, or the attention of a token.
 
 import { COLORMAPS } from "./colormaps.js";
 import * as controls from "./controls.js";
@@ -11,23 +11,27 @@ import { branchName, captionOf, lookOf, provenanceOf, sentencesOf, short } from 
 
 const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
 const POINT = "Point at a cell, or move with the arrow keys, to see where its token looks.";
-const LATE_MS = 300; // from when on it is said that something takes long
-const MOST_CELLS = 200; // of a table that anyone would read
+const LATE_MS = 300; // time after which the page announces that it is explaining
+const MOST_CELLS = 200; // largest map that is also shown as a table
+const [QUESTION, FRAME] = ["question", "frame"]; // pieces of work of which only one can be pending
 
 export class Viewer {
+  #busy;
   #entry = null;
   #address = null;
   #main = new Pane(element("stage"));
   #panels = new Map(); // branch → Pane
   #cells = new TokenCells(this.#main.seen, (cell) => this.#choose(cell));
   #cell = null;
-  #shown = null; // {view, …} as it was last answered
+  #shown = null; // {view, …} of the last answer
   #turn = 0;
   #frame = 0;
   #late = 0;
   #zoom = 0;
 
-  constructor() {
+  /** `busy` tracks the work that is not drawn yet. */
+  constructor(busy) {
+    this.#busy = busy;
     element("reveal").addEventListener("input", () => this.#reveal());
     element("zoom-in").addEventListener("click", () => this.#zoomTo(this.#zoom + 1));
     element("zoom-out").addEventListener("click", () => this.#zoomTo(this.#zoom - 1));
@@ -43,7 +47,7 @@ export class Viewer {
     this.#zoomTo(0);
   }
 
-  /** What is asked now, as the service would draw it: for its overlay, and for commands. */
+  /** The current question, in the form that lets the service draw the same overlay. */
   question() {
     const view = controls.view();
     if (view === "tokens") return { ...controls.looking(), query: this.#cell, head: controls.head() };
@@ -51,19 +55,28 @@ export class Viewer {
     return { ...controls.evidence(null), compare: controls.compared().join(",") };
   }
 
-  /** Show an entry's picture as it is now, with null none. What was drawn for another one is gone. */
+  /** Show the picture of an entry, or none if it is null. The drawing of another entry is removed. */
   show(entry) {
     if (entry !== this.#entry) this.#forget();
     this.#entry = entry;
     if (entry === null) return;
+    if (entry.state === "waiting" || entry.state === "looking") this.#busy.begin(QUESTION, entry);
+    if (entry.state === "failed") this.#busy.end(QUESTION);
     if (entry.address === null || entry.address === this.#address) return;
     this.#address = entry.address;
-    for (const pane of this.#panes) pane.show(this.#address);
+    for (const pane of this.#panes) this.#showIn(pane);
+  }
+
+  #showIn(pane) {
+    this.#busy.until(pane.show(this.#address), this.#entry);
   }
 
   #forget() {
     this.#turn++;
     this.#quieten();
+    this.#busy.dismiss(this.#entry);
+    cancelAnimationFrame(this.#frame);
+    this.#frame = 0;
     this.#shown = null;
     this.#cell = null;
     this.#address = null;
@@ -80,22 +93,21 @@ export class Viewer {
     return [this.#main, ...this.#panels.values()];
   }
 
-  /** Ask what the controls ask, once `after` has come, and draw it. Throws Problem. */
-  async ask(after = null) {
+  /** After `ready` resolves, request what the controls ask for and draw it. Throws Problem. */
+  async ask(ready = null) {
     const turn = ++this.#turn;
-    const entry = this.#entry;
-    const view = controls.view();
-    this.#main.look(entry.answer.picture, controls.previewSide());
-    element("view").setAttribute("aria-busy", "true");
+    this.#busy.begin(QUESTION, this.#entry);
     clearTimeout(this.#late);
     this.#late = setTimeout(() => say("explaining", "Explaining…"), LATE_MS);
     try {
-      await after;
-      const answered = await this.#answered(entry, view);
-      if (turn !== this.#turn) return; // something newer was asked
+      await ready;
+      if (turn !== this.#turn) return; // a newer question supersedes this one
+      this.#main.look(this.#entry.answer.picture, controls.previewSide());
+      const answered = await this.#answered(this.#entry, controls.view());
+      if (turn !== this.#turn) return;
       this.#shown = answered;
       this.#describe();
-      this.paint();
+      this.#draw(); // in the same task, so that words and colours always belong to one answer
     } catch (error) {
       if (turn === this.#turn) throw error;
     } finally {
@@ -106,7 +118,7 @@ export class Viewer {
   #quieten() {
     clearTimeout(this.#late);
     say("explaining", "");
-    element("view").removeAttribute("aria-busy");
+    this.#busy.end(QUESTION);
   }
 
   async #answered(entry, view) {
@@ -117,15 +129,16 @@ export class Viewer {
     return { view, answers: new Map(branches.map((branch, index) => [branch, answers[index]])) };
   }
 
-  /** Draw anew with the controls' style, at the next frame. */
+  /** Redraw with the style of the controls at the next frame. */
   paint() {
-    this.#frame ||= requestAnimationFrame(() => {
-      this.#frame = 0;
-      if (this.#shown) this.#draw();
-    });
+    if (this.#shown === null) return;
+    this.#busy.begin(FRAME, this.#entry);
+    this.#frame ||= requestAnimationFrame(() => this.#draw());
   }
 
   #draw() {
+    cancelAnimationFrame(this.#frame);
+    this.#frame = 0;
     const { view, answer, answers, whole } = this.#shown;
     const style = controls.style();
     if (view === "evidence") {
@@ -147,9 +160,10 @@ export class Viewer {
       drawBar(style, peak.value, whole.about.units);
       this.#say(lookOf(whole, this.#cell, map, peak));
     }
+    this.#busy.end(FRAME);
   }
 
-  /** Words, and what lies over the picture. */
+  /** Update the texts, the cells and the panels. */
   #describe() {
     const { view, answer, answers, whole } = this.#shown;
     this.#arrange(view);
@@ -189,7 +203,7 @@ export class Viewer {
     for (const [index, [branch, answer]] of answers.entries()) {
       const pane = this.#panels.get(branch);
       pane.look(this.#entry.answer.picture, controls.previewSide());
-      if (this.#address !== null) pane.show(this.#address);
+      if (this.#address !== null) this.#showIn(pane);
       pane.describe(captionOf(answer, peakOf(answer.heatmap)));
       const bare = answer.no_positive_evidence ? ": no positive evidence" : "";
       element("panels").children[index].querySelector("figcaption").textContent = branchName(branch) + bare;
@@ -222,7 +236,7 @@ export class Viewer {
   }
 }
 
-/** The colour bar; `high` null where each map has a scale of its own. */
+/** Draw the colour bar. `high` is null if each map has its own scale. */
 function drawBar({ colormap }, high, units) {
   const canvas = element("bar-colours");
   const context = canvas.getContext("2d");
@@ -237,7 +251,7 @@ function drawBar({ colormap }, high, units) {
   say("bar-unit", units);
 }
 
-/** The map as a table, for those who would rather read it. */
+/** Show the map as a table, for readers who cannot see the colours. */
 function showValues(answer) {
   const { values, shape: [rows, columns] } = answer?.heatmap ?? { values: [], shape: [0, 0] };
   element("values").hidden = !rows || rows * columns > MOST_CELLS;

@@ -1,4 +1,4 @@
-// What the numbers say, in sentences.
+// Sentences about the numbers.
 
 const NAMES = { fusion: "both branches together", cnn: "the CNN branch", swin: "the Swin branch" };
 const METHODS = {
@@ -22,7 +22,7 @@ const capital = (sentence) => sentence[0].toUpperCase() + sentence.slice(1);
 
 const three = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, useGrouping: false });
 
-/** A number with three digits that count. */
+/** A number with three significant digits. */
 export const short = (value) => three.format(value);
 
 const worth = (value) =>
@@ -30,13 +30,13 @@ const worth = (value) =>
 const inUnits = (value, units) =>
   units === "unitless" ? short(value) : `${short(value)} ${units === "logit" ? "logits" : units}`;
 
-/** A time in minutes, no less than it is. */
+/** A duration in minutes, rounded up. */
 export function minutes(seconds) {
   const count = Math.ceil(seconds / 60);
   return count === 1 ? "1 minute" : `${count} minutes`;
 }
 
-/** Who decides, and whether probabilities can be taken at their word. */
+/** The decision rule, and whether the probabilities are calibrated. */
 export function ruleOf({ decision, calibration }) {
   const sentences = [];
   if (decision) sentences.push(`The answer is ${decision.positive} from ${percent(decision.threshold)} on.`);
@@ -48,13 +48,13 @@ export function ruleOf({ decision, calibration }) {
   return sentences.join(" ");
 }
 
-/** The fusion of one branch is the branch. */
+/** The name of the branch or fusion. With a single branch, the fusion is that branch. */
 const whereOf = ({ branch, branches }) => {
   const [first, ...others] = Object.keys(branches);
   return branchName(branch === "fusion" && others.length === 0 ? first : branch);
 };
 
-/** What a class activation map is of, and where it is strongest. */
+/** The caption of a heatmap: what it shows, and where it is strongest. */
 export function captionOf(answer, peak) {
   const where = whereOf(answer);
   if (answer.no_positive_evidence) {
@@ -68,7 +68,7 @@ export function captionOf(answer, peak) {
   return `What ${what} in ${where}${ofNoClass}: strongest in ${cell} (${inUnits(peak.value, answer.units)}).`;
 }
 
-/** What each branch is worth, and how well the map adds up. */
+/** The shares and Shapley values of the branches, the completeness of the map, warnings and notes. */
 export function sentencesOf(answer) {
   const branches = Object.entries(answer.branches);
   const sentences = [];
@@ -89,7 +89,7 @@ export function sentencesOf(answer) {
   return [...sentences, ...answer.warnings.map((warning) => `Warning: ${warning}`), ...answer.notes];
 }
 
-/** Where a token looks, or all of them together. */
+/** The caption of an attention map: where a token looks, or all of them on average. */
 export function lookOf({ about, shape: [, , queryColumns] }, cell, map, peak) {
   const who = cell === null
     ? "On average, the Swin's tokens look"
@@ -102,7 +102,7 @@ export function lookOf({ about, shape: [, , queryColumns] }, cell, map, peak) {
   return `${who} most at row ${peak.row + 1}, column ${peak.column + 1} ${where} (${share}).`;
 }
 
-/** Which bundle, engine and version made an answer. */
+/** The bundle, engine and version that made an answer. */
 export function provenanceOf({ model, bundle_sha256: sha256, engine, fusionlens }) {
   return `Made by ${model} (${sha256.slice(0, 12)}) on ${engine}, FusionLens ${fusionlens}.`;
 }

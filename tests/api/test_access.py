@@ -172,7 +172,7 @@ def test_the_rate_is_kept_over_any_time() -> None:
 
     async def knock() -> bool:
         try:
-            async with limiter.turn("name", key):
+            async with limiter.slot("name", key):
                 return True
         except TooManyRequests:
             return False

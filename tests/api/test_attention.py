@@ -77,7 +77,7 @@ def test_it_says_that_it_is_of_no_class(client: httpx.Client, prediction_id: str
     for name in ("target", "against"):
         query = {"prediction_id": prediction_id, name: "benign"}
         detail = assert_problem(client.get("/attention", params=query), 422, "bad-parameter")
-        assert "leave out target and against, or choose method gradient" in detail
+        assert "leave out target and against, or choose the method gradient" in detail
 
 
 def test_its_product_with_the_gradient_is_of_a_class(client: httpx.Client, prediction_id: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.api.application import create_app
-from app.serving.explanation_cache import RecentAnswers
+from app.serving.explanation_cache import ExplanationCache
 from app.settings import Settings
 from tests.support.asking import assert_problem, png_bytes, predict
 from tests.support.serving import serving, serving_app
@@ -35,29 +35,31 @@ def test_what_was_asked_before_is_answered_without_the_model(app: FastAPI, clien
     answer = predict(client, png_bytes())
     link, service = answer["links"]["gradcam"], app.state.models.current
     first = client.get(link)
-    expected_wait_s = service._explaining._usual_s
+    expected_wait_s = service._explanation_queues["explain"]._mean_pass_s
     again = [client.get(link) for _ in range(20)]
-    assert service._explaining._usual_s == expected_wait_s  # an average over passes, and there was none
+    assert (
+        service._explanation_queues["explain"]._mean_pass_s == expected_wait_s
+    )  # an average over passes, and there was none
     assert all(one.content == first.content for one in again)
     assert {name: again[0].headers[name] for name in ("etag", "content-type", "fusionlens-explanation")} == {
         name: first.headers[name] for name in ("etag", "content-type", "fusionlens-explanation")
     }
     client.get(link + "&alpha=0.31")
-    assert service._explaining._usual_s != expected_wait_s
+    assert service._explanation_queues["explain"]._mean_pass_s != expected_wait_s
 
 
 def test_answers_kept_are_bounded_and_go_with_their_prediction(app: FastAPI, client: httpx.Client) -> None:
     answer = predict(client, png_bytes())
     service = app.state.models.current
-    before = service.answers.used_bytes
+    before = service.explanation_cache.used_bytes
     size = sum(len(client.get(answer["links"]["gradcam"] + f"&alpha=0.{n}").content) for n in range(1, 9))
-    assert service.answers.used_bytes == before + size
+    assert service.explanation_cache.used_bytes == before + size
     client.delete(f"/predictions/{answer['prediction_id']}")
-    assert service.answers.used_bytes == before
+    assert service.explanation_cache.used_bytes == before
 
 
 def test_the_least_recently_used_answer_makes_room() -> None:
-    answers: RecentAnswers[str] = RecentAnswers(10)
+    answers: ExplanationCache[str] = ExplanationCache(10)
     for number in range(3):
         answers.put("id", str(number), "four", 4)
         answers.get("id", "0")

@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from app import __version__
-from app.explain.methods import DEFAULT
 from app.settings import Settings
 from tests.support.asking import (
     PNG,
@@ -162,7 +161,7 @@ def test_branches_are_compared_in_one_picture(client: httpx.Client, prediction_i
     panels = picture_of(response)
     assert panels.shape[1] > 3 * one.shape[1] and panels.shape[0] > one.shape[0]
     said = json.loads(response.headers["FusionLens-Explanation"])
-    assert (said["branch"], said["target"], said["method"]) == ("cnn,swin,fusion", "malignant", DEFAULT)
+    assert (said["branch"], said["target"], said["method"]) == ("cnn,swin,fusion", "malignant", "gradcam")
     two = client.get("/gradcam", params=asked | {"compare": "fusion,swin", "method": "layercam", "fuse": "max"})
     assert one.shape[1] * 2 < picture_of(two).shape[1] < panels.shape[1]
     sent_along = client.post("/gradcam", params={"compare": "cnn,swin"}, content=png_bytes(), headers=PNG)
@@ -172,12 +171,12 @@ def test_branches_are_compared_in_one_picture(client: httpx.Client, prediction_i
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ({"compare": "cnn,cnn"}, "once each"),
+        ({"compare": "cnn,cnn"}, "each once"),
         ({"compare": "cnn,vit"}, "name branches"),
         ({"compare": ""}, "name branches"),
         ({"compare": "cnn,swin", "format": "json"}, "leave out format and branch"),
         ({"compare": "cnn,swin", "branch": "cnn"}, "leave out format and branch"),
-        ({"compare": "cnn,swin", "fuse": "mean"}, "compare with fusion too"),
+        ({"compare": "cnn,swin", "fuse": "mean"}, "add fusion to compare"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(
@@ -211,7 +210,7 @@ def test_every_explanation_names_what_made_it_also_in_other_scripts(tiny_bundle:
     made_by = {"bundle_sha256": answer["model"]["sha256"], "model": "кожа 1", "fusionlens": __version__}
     assert made_by.items() <= said[0]["provenance"].items()
     assert said[0]["provenance"]["engine"].startswith("openvino ")
-    assert (said[0]["method"], said[0]["branch"], said[0]["target"]) == (DEFAULT, "fusion", "злое")
+    assert (said[0]["method"], said[0]["branch"], said[0]["target"]) == ("gradcam", "fusion", "злое")
     assert said[0].items() <= found["json"].json().items()
     assert (model["classes"], model["engine"]) == (fields["classes"], said[0]["provenance"]["engine"])
 

@@ -115,8 +115,8 @@ def test_comparators_are_of_scaled_maps_and_say_so(client: httpx.Client, predict
 @pytest.mark.parametrize(
     ("query", "sentence"),
     [
-        ({"method": "eigencam", "target": "benign"}, "eigencam is of no class: leave out target and against"),
-        ({"method": "eigencam", "against": "benign"}, "eigencam is of no class"),
+        ({"method": "eigencam", "target": "benign"}, "eigencam is class-agnostic: leave out target and against"),
+        ({"method": "eigencam", "against": "benign"}, "eigencam is class-agnostic"),
         ({"target": "benign", "against": "benign"}, "benign cannot be contrasted with itself"),
         ({"against": "cat"}, "Unknown class 'cat': choose one of benign, malignant"),
         ({"method": "layercam", "fuse": "sum"}, "no common unit in which to be added: choose fuse mean, max, product"),
@@ -157,4 +157,4 @@ def test_the_example_of_an_explanation_has_the_shape_of_a_real_one(client: httpx
         return [shape(content[0])] if isinstance(content, list) and content else type(content)
 
     asked = {"prediction_id": prediction_id, "format": "json"}
-    assert shape(EXPLANATION_EXAMPLE) == shape(client.get("/gradcam", params=asked).json())
+    assert shape(EXPLANATION_EXAMPLE) == shape(client.get("/explain", params=asked).json())

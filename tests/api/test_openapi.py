@@ -15,6 +15,8 @@ from tests.support.asking import PNG, png_bytes
 
 ROUTES = {
     ("post", "/predict"),
+    ("get", "/explain"),
+    ("post", "/explain"),
     ("get", "/gradcam"),
     ("post", "/gradcam"),
     ("get", "/attention"),

@@ -37,9 +37,9 @@ def test_the_answer_holds_every_field_of_the_contract(client: httpx.Client, tiny
     assert answer["timings_ms"].keys() == {"decode", "queue", "trunk", "head"}
     assert all(spent >= 0 for spent in answer["timings_ms"].values()) and answer["timings_ms"]["trunk"] > 0
     identified = f"?prediction_id={answer['prediction_id']}"
-    links = {name: f"/{name}{identified}" for name in ("gradcam", "attention", "tokens")}
+    links = {name: f"/{name}{identified}" for name in ("explain", "gradcam", "attention", "tokens")}
     assert answer["links"] == links | {"picture": f"/predictions/{answer['prediction_id']}/picture"}
-    assert [client.get(link).status_code for link in answer["links"].values()] == [200] * 4
+    assert [client.get(link).status_code for link in answer["links"].values()] == [200] * 5
 
 
 def test_the_preview_is_what_overlays_are_drawn_on(client: httpx.Client) -> None:

@@ -18,7 +18,7 @@ import redis
 
 from app.api.application import create_app
 from app.server.provision import add_key
-from app.serving.stores.redis import FORMAT, from_bytes, seal, to_bytes, unseal
+from app.serving.stores.redis import FORMAT, from_bytes, sign, to_bytes, verify
 from app.serving.stores.redis_client import SharedRedis, connect
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -73,7 +73,7 @@ def test_an_entry_is_the_prediction_and_its_owner(tiny_bundle: Path) -> None:
     app = create_app(Settings(bundle=tiny_bundle))
     app.state.models.load()
     predictor = app.state.models.current.predictor
-    prediction, _ = predictor.predict(predictor.open(png_bytes()), explained=True)
+    prediction, _ = predictor.predict(predictor.open(png_bytes()), with_gradient=True)
     for one in (prediction, replace(prediction, gradient=None)):
         again, owner = from_bytes(to_bytes(one, "hospital"))
         assert (owner, again.bundle_sha256, again.upload.frame) == ("hospital", one.bundle_sha256, one.upload.frame)
@@ -83,7 +83,7 @@ def test_an_entry_is_the_prediction_and_its_owner(tiny_bundle: Path) -> None:
 
 
 def arrays(prediction: Any) -> list[np.ndarray]:
-    maps = [present for _, present in prediction.maps.items()]
+    maps = list(prediction.maps.values())
     return [prediction.logits, prediction.upload.image, *maps, *(prediction.gradient or {}).values()]
 
 
@@ -163,7 +163,7 @@ POISONS: dict[str, Callable[[bytes], bytes]] = {
     "another format": lambda entry: b"FLP0" + entry[4:],
     "no HMAC": lambda entry: entry[:10],
     "a pickle": lambda entry: b"cos\nsystem\n(S'true'\ntR.",
-    "another secret": lambda entry: seal(b"another secret", "x", entry[36:]),
+    "another secret": lambda entry: sign(b"another secret", "x", entry[36:]),
 }
 
 
@@ -195,10 +195,10 @@ def test_the_entry_of_another_version_is_gone_not_wrong(
 ) -> None:
     client, answer = replicas[0], predict(replicas[0], png_bytes())
     key, name = KEY + answer["prediction_id"], answer["prediction_id"]
-    stored_format, payload = unseal(SECRET.encode(), name, cast(bytes, entries.get(key)))
+    stored_format, payload = verify(SECRET.encode(), name, cast(bytes, entries.get(key)))
     assert stored_format == FORMAT
     monkeypatch.setattr("app.serving.stores.redis.FORMAT", b"FLP9")
-    entries.set(key, seal(SECRET.encode(), name, payload))
+    entries.set(key, sign(SECRET.encode(), name, payload))
     monkeypatch.undo()
     assert "Another version" in assert_problem(client.get(answer["links"]["gradcam"]), 410, "model-gone")
 
@@ -251,11 +251,11 @@ def test_a_caller_that_leaves_leaves_no_reply_to_another(shared: RedisServer) ->
         store = SharedRedis(connect(shared.url, 5.0), Metrics())
         await asyncio.gather(*(store.client.set(f"n{n}", n) for n in range(50)))
         for turn in range(200):
-            leaving = asyncio.create_task(store.ask(lambda: store.client.get("n1")))
+            leaving = asyncio.create_task(store.execute(lambda: store.client.get("n1")))
             await asyncio.sleep(0 if turn % 2 else 0.0003)
             leaving.cancel()
             asked = [partial(store.client.get, f"n{n}") for n in range(50)]
-            found = await asyncio.gather(*(store.ask(one) for one in asked))
+            found = await asyncio.gather(*(store.execute(one) for one in asked))
             assert [int(cast(bytes, one)) for one in found] == list(range(50))
         await store.close()
 

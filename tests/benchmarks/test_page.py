@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,13 +65,25 @@ def run() -> Measured:
     return Measured(medians, {CAPTUM: 1e-4}, dict.fromkeys(medians, 1.0), served, starts)
 
 
+def report(run: Measured, installed_mb: float | None = None) -> page.Report:
+    return page.Report(page.about(), 0.01, installed_mb, {"a model": run})
+
+
 def test_the_page_gives_every_goal_with_its_figure_and_verdict(run: Measured) -> None:
-    text = page.page({"a model": run}, installed_mb=451, busy=0.01)
-    rows = [line.split(" | ") for line in text.splitlines() if "reached" in line or "**missed**" in line]
+    text = page.page(report(run, installed_mb=451))
+    rows = [line.split(" | ") for line in text.splitlines() if ", reached" in line or "**missed**" in line]
     assert [row[0].removeprefix("| ") for row in rows[:-1]] == [goal.meaning for goal in GOALS]
     figures = [row[2].partition(" ")[0].rstrip(",") for row in rows]
     assert figures == ["1/5", "1.05", "1/50", "1/25", "1.05", "5", "2", "1.67", "1/10", "1.1", "1/5.56", "1/2.5", "451"]
     assert "missed" in rows[-1][2] and all("reached" in row[2] for row in rows[:-1])
+
+
+def test_the_summary_says_how_many_times_as_long_the_others_take(run: Measured) -> None:
+    summary = page.page(report(run)).partition("## Goals")[0]
+    assert "| FusionLens, explained prediction | 100 ms |" in summary
+    assert "| pytorch-grad-cam, one map | 5.00\u00a0× (500\u00a0ms) |" in summary
+    assert "| captum LayerGradCam, one map | 2.00\u00a0× (200\u00a0ms) |" in summary
+    assert "| bare OpenVINO forward pass, no explanation | 0.95\u00a0× (95\u00a0ms) |" in summary
 
 
 def test_the_slowest_method_that_has_a_goal_stands_for_further_explanations(run: Measured) -> None:
@@ -81,21 +92,23 @@ def test_the_slowest_method_that_has_a_goal_stands_for_further_explanations(run:
 
 def test_a_request_lost_in_the_long_run_is_a_missed_goal_and_on_the_page(run: Measured) -> None:
     lossy = replace(run, served=replace(run.served, steady=replace(run.served.steady, lost=["503"])))
-    [row] = [line for line in page.page({"a model": lossy}, None, 0.01).splitlines() if "nothing lost" in line]
+    [row] = [line for line in page.page(report(lossy)).splitlines() if "nothing lost" in line]
     assert row.endswith("**missed** |")
 
 
 def test_a_contestant_that_could_not_run_is_said_to_be_missing(run: Measured) -> None:
-    assert "**torch.compile forward could not be timed" in page.page({"a model": run}, None, 0.01)
+    assert "**torch.compile forward could not be timed" in page.page(report(run))
 
 
 def test_the_json_holds_every_single_time(run: Measured, tmp_path: Path) -> None:
-    page.write({"a model": run}, None, 0.01, tmp_path)
-    raw = json.loads((tmp_path / "benchmarks.json").read_text())
-    stored = raw["models"]["a model"]
+    text = page.write(report(run), tmp_path)
+    stored = page.read(tmp_path)
+    assert page.page(stored) == text == (tmp_path / "benchmarks.md").read_text()
+    assert {"date", "machine", "python", "versions"} <= stored.about.keys()
+    again = stored.models["a model"]
     for name, taken in run.times.items():
-        np.testing.assert_allclose(stored["times"][name]["rounds_ms"], taken.rounds_ms, atol=1e-3)
+        np.testing.assert_allclose(again.times[name].rounds_ms, taken.rounds_ms, atol=1e-3)
     for name, loads in run.served.loads.items():
-        for one, kept in zip(loads, stored["served"]["loads"][name], strict=True):
-            np.testing.assert_allclose(kept["latencies_ms"], one.latencies_ms, atol=1e-3)
-    assert {"date", "machine", "python", "versions"} <= raw["about"].keys()
+        for one, kept in zip(loads, again.served.loads[name], strict=True):
+            np.testing.assert_allclose(kept.latencies_ms, one.latencies_ms, atol=1e-3)
+    assert again.off == run.off

@@ -18,7 +18,7 @@ import pytest
 import safetensors.numpy
 
 from app.bundles.graph_names import GRAPHS, TOKENS
-from app.bundles.manifest import MANIFEST, REFERENCE, WEIGHTS
+from app.bundles.manifest import BASELINE, MANIFEST, WEIGHTS
 from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
 from app.errors import BundleError
@@ -50,7 +50,7 @@ def edit(folder: Path, change: Callable[[Fields], object]) -> None:
     (folder / MANIFEST).write_text(json.dumps(fields))
 
 
-def seal(folder: Path, names: tuple[str, ...] = (WEIGHTS, REFERENCE)) -> Path:
+def seal(folder: Path, names: tuple[str, ...] = (WEIGHTS, BASELINE)) -> Path:
     """Make the manifest's digests of these files right again."""
     digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     edit(folder, lambda fields: fields["files"].update(digests))
@@ -74,7 +74,7 @@ def refusal(folder: Path, file: str, pinned_sha256: str | None = None) -> str:
 
 
 @pytest.mark.parametrize("place", [0, 0.5, 1])
-@pytest.mark.parametrize("name", [WEIGHTS, REFERENCE, *GRAPHS, TOKENS, MANIFEST])
+@pytest.mark.parametrize("name", [WEIGHTS, BASELINE, *GRAPHS, TOKENS, MANIFEST])
 def test_one_flipped_byte_is_refused(with_graphs: Path, name: str, place: float) -> None:
     pinned = read_bundle(with_graphs).sha256
     content = bytearray((with_graphs / name).read_bytes())
@@ -83,7 +83,7 @@ def test_one_flipped_byte_is_refused(with_graphs: Path, name: str, place: float)
     assert "its sha256 is" in refusal(with_graphs, name, pinned)
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, REFERENCE, *GRAPHS, TOKENS, MANIFEST])
+@pytest.mark.parametrize("name", [WEIGHTS, BASELINE, *GRAPHS, TOKENS, MANIFEST])
 def test_a_missing_file_is_refused(with_graphs: Path, name: str) -> None:
     (with_graphs / name).unlink()
     assert "is missing" in refusal(with_graphs, name)
@@ -100,7 +100,7 @@ def test_the_swins_stages_and_the_graph_of_its_tokens_belong_together(with_graph
     assert read_bundle(with_graphs).manifest.token_stages == ()  # as bundles were before there were any
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, REFERENCE, *GRAPHS])
+@pytest.mark.parametrize("name", [WEIGHTS, BASELINE, *GRAPHS])
 def test_a_manifest_without_a_needed_file_or_with_some_graphs_only_is_refused(with_graphs: Path, name: str) -> None:
     edit(with_graphs, lambda fields: fields["files"].pop(name))
     assert f"files: {name} is not listed" in refusal(with_graphs, MANIFEST)
@@ -142,7 +142,7 @@ def test_an_architecture_that_cannot_be_built_is_refused(folder: Path, change: F
 
 def test_map_shapes_other_than_the_architecture_has_are_refused(folder: Path) -> None:
     edit(folder, lambda fields: fields["map_shapes"]["cnn"].reverse())
-    edit_tensors(folder, REFERENCE, lambda tensors: tensors.update(cnn=np.ascontiguousarray(tensors["cnn"].T)))
+    edit_tensors(folder, BASELINE, lambda tensors: tensors.update(cnn=np.ascontiguousarray(tensors["cnn"].T)))
     with pytest.raises(BundleError, match=r"manifest.json: map_shapes"):
         load_engine(read_bundle(folder), "torch")
 
@@ -186,7 +186,7 @@ def test_a_link_out_of_the_bundle_is_refused(folder: Path, name: str) -> None:
 def test_links_within_the_bundle_are_followed(folder: Path, tiny_bundle: Path) -> None:
     """Volumes of container platforms are made of such links."""
     (folder / "data").mkdir()
-    for name in (MANIFEST, WEIGHTS, REFERENCE):
+    for name in (MANIFEST, WEIGHTS, BASELINE):
         (folder / name).rename(folder / "data" / name)
         (folder / name).symlink_to(Path("data") / name)
     assert read_bundle(folder).sha256 == read_bundle(tiny_bundle).sha256
@@ -258,8 +258,8 @@ def test_a_wrong_manifest_is_refused_by_field(folder: Path, case: str) -> None:
 
 @pytest.mark.parametrize("change", [lambda maps: maps.pop("cnn"), lambda maps: maps.update(cnn=maps["cnn"][:, :1])])
 def test_a_reference_other_than_the_map_shapes_say_is_refused(folder: Path, change: Callable[[Fields], object]) -> None:
-    edit_tensors(folder, REFERENCE, change)
-    assert "map_shapes need" in refusal(folder, REFERENCE)
+    edit_tensors(folder, BASELINE, change)
+    assert "map_shapes need" in refusal(folder, BASELINE)
 
 
 def test_a_normalization_other_than_the_weights_have_is_refused(folder: Path) -> None:
@@ -283,7 +283,7 @@ class _Payload:
         return os.mkdir, (str(self.mark),)
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, REFERENCE])
+@pytest.mark.parametrize("name", [WEIGHTS, BASELINE])
 def test_a_pickle_is_refused_and_never_run(folder: Path, tmp_path: Path, name: str) -> None:
     mark = tmp_path / "was run"
     (folder / name).write_bytes(pickle.dumps(_Payload(mark)))

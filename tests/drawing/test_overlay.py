@@ -12,15 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.drawing.overlay import COLORMAPS, Box, Drawing, Legend, Style, legend_of
+from app.drawing.overlay import COLORMAPS, Drawing, Legend, Style, legend_of
 from app.drawing.overlay import draw as draw_on_image
 from app.errors import BadParameter
+from app.pictures.rectangle import Rectangle
 
 OPAQUE = Style("magma", alpha_min=1.0, alpha_max=1.0)  # magma has no colour twice, so colours tell levels
 RAMP = np.array([[0, 1]], dtype=np.float32)
 
 
-def draw(picture: np.ndarray, heatmap: np.ndarray, seen: Box, style: Style) -> Drawing:
+def draw(picture: np.ndarray, heatmap: np.ndarray, seen: Rectangle, style: Style) -> Drawing:
     return draw_on_image(Image.fromarray(picture), heatmap, seen, style)
 
 
@@ -32,8 +33,8 @@ def flat(height: int, width: int, brightness: int) -> np.ndarray:
     return np.full((height, width, 3), brightness, dtype=np.uint8)
 
 
-def whole(picture: np.ndarray) -> Box:
-    return Box(0.0, 0.0, float(picture.shape[1]), float(picture.shape[0]))
+def whole(picture: np.ndarray) -> Rectangle:
+    return Rectangle(0.0, 0.0, float(picture.shape[1]), float(picture.shape[0]))
 
 
 def signed(height: int = 7, width: int = 7) -> np.ndarray:
@@ -54,12 +55,14 @@ def levels(pixels: np.ndarray) -> np.ndarray:
 
 def opacity(heatmap: np.ndarray, style: Style) -> np.ndarray:
     """How much of the picture each pixel hides: the part of black against white that no longer shows."""
-    black, white = (draw(flat(30, 400, grey), heatmap, Box(0.0, 0.0, 400.0, 30.0), style).picture for grey in (0, 255))
+    black, white = (
+        draw(flat(30, 400, grey), heatmap, Rectangle(0.0, 0.0, 400.0, 30.0), style).picture for grey in (0, 255)
+    )
     return np.asarray(1 - (white.astype(float) - black).mean(axis=-1) / 255)
 
 
 def test_below_the_threshold_the_picture_is_bare_and_above_it_as_without() -> None:
-    picture, seen = noisy(40, 200), Box(0.0, 0.0, 200.0, 40.0)
+    picture, seen = noisy(40, 200), Rectangle(0.0, 0.0, 200.0, 40.0)
     without, cut = (draw(picture, RAMP, seen, Style(threshold=part)).picture for part in (0.0, 0.5))
     bare = draw(picture, RAMP, seen, Style(alpha_max=0.0)).picture
     inner = slice(2, -2)  # within the line around what the model saw
@@ -71,7 +74,7 @@ def test_below_the_threshold_the_picture_is_bare_and_above_it_as_without() -> No
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.0])
 def test_a_threshold_outside_the_scale_is_refused(threshold: float) -> None:
-    with pytest.raises(BadParameter, match="choose from 0 to less than 1"):
+    with pytest.raises(BadParameter, match="choose a fraction from 0 to less than 1"):
         Style(threshold=threshold)
 
 
@@ -79,14 +82,14 @@ def test_a_threshold_outside_the_scale_is_refused(threshold: float) -> None:
 @pytest.mark.parametrize(
     ("size", "seen"),
     [
-        ((200, 300), Box(50.0, 0.0, 200.0, 200.0)),
-        ((300, 201), Box(0.0, 49.5, 201.0, 201.0)),
-        ((200, 320), Box(33.3, 21.7, 250.4, 140.2)),
-        ((90, 224), Box(-0.4, -0.4, 224.8, 90.8)),
+        ((200, 300), Rectangle(50.0, 0.0, 200.0, 200.0)),
+        ((300, 201), Rectangle(0.0, 49.5, 201.0, 201.0)),
+        ((200, 320), Rectangle(33.3, 21.7, 250.4, 140.2)),
+        ((90, 224), Rectangle(-0.4, -0.4, 224.8, 90.8)),
     ],
 )
 def test_the_hottest_pixel_is_at_the_hottest_cells_centre(
-    size: tuple[int, int], seen: Box, cell: tuple[int, int]
+    size: tuple[int, int], seen: Rectangle, cell: tuple[int, int]
 ) -> None:
     heatmap = np.zeros((5, 7), dtype=np.float32)
     heatmap[cell] = 1
@@ -101,15 +104,15 @@ def test_the_hottest_pixel_is_at_the_hottest_cells_centre(
 
 
 def test_between_centres_evidence_goes_linearly_and_beyond_them_stays() -> None:
-    level = levels(draw(noisy(1, 200), RAMP, Box(0.0, 0.0, 200.0, 1.0), OPAQUE).picture)[0]
+    level = levels(draw(noisy(1, 200), RAMP, Rectangle(0.0, 0.0, 200.0, 1.0), OPAQUE).picture)[0]
     expected = np.interp(np.arange(200) + 0.5, [50, 150], [0, 255])
     visible = expected > 0.06 * 255
     np.testing.assert_allclose(level[visible], expected[visible], atol=0.6)
 
 
 def test_a_mirrored_picture_with_a_mirrored_map_is_drawn_mirrored() -> None:
-    picture, heatmap, seen = noisy(60, 90), signed(), Box(11.25, 3.5, 50.5, 50.5)
-    mirrored = Box(90 - 11.25 - 50.5, 3.5, 50.5, 50.5)
+    picture, heatmap, seen = noisy(60, 90), signed(), Rectangle(11.25, 3.5, 50.5, 50.5)
+    mirrored = Rectangle(90 - 11.25 - 50.5, 3.5, 50.5, 50.5)
     drawing = draw(picture, heatmap, seen, Style()).picture.astype(int)
     other = draw(picture[:, ::-1], heatmap[:, ::-1], mirrored, Style()).picture.astype(int)
     np.testing.assert_allclose(other[:, ::-1], drawing, atol=4)  # a level of the colour map, from rounding
@@ -118,7 +121,7 @@ def test_a_mirrored_picture_with_a_mirrored_map_is_drawn_mirrored() -> None:
 def test_what_the_model_did_not_see_is_grey_and_dark_behind_a_white_line() -> None:
     picture = flat(100, 160, 200)
     picture[..., 0] = 240
-    drawing = draw(picture, np.ones((7, 7), dtype=np.float32), Box(30.0, 0.0, 100.0, 100.0), Style()).picture
+    drawing = draw(picture, np.ones((7, 7), dtype=np.float32), Rectangle(30.0, 0.0, 100.0, 100.0), Style()).picture
     left, right = drawing[:, :30], drawing[:, 130:]
     for outside in (left, right[:, ::-1]):
         assert (outside == outside[..., :1]).all()
@@ -128,7 +131,7 @@ def test_what_the_model_did_not_see_is_grey_and_dark_behind_a_white_line() -> No
 
 
 def test_what_the_model_did_not_see_keeps_its_brightness_in_proportion_on_all_four_sides() -> None:
-    picture, seen = noisy(80, 90), Box(20.0, 15.0, 40.0, 30.0)
+    picture, seen = noisy(80, 90), Rectangle(20.0, 15.0, 40.0, 30.0)
     drawing = draw(picture, signed(), seen, Style()).picture
     grey = np.asarray(Image.fromarray(picture).convert("L"))
     outside = np.ones(grey.shape, dtype=bool)
@@ -140,13 +143,13 @@ def test_the_users_picture_is_not_written_to() -> None:
     picture = Image.fromarray(noisy(200, 300))
     before = picture.copy()
     for heatmap in (signed(), -np.abs(signed())):
-        draw_on_image(picture, heatmap, Box(50.0, 0.0, 200.0, 200.0), Style())
+        draw_on_image(picture, heatmap, Rectangle(50.0, 0.0, 200.0, 200.0), Style())
     assert picture == before
 
 
 def test_no_opacity_leaves_what_was_seen_bit_for_bit() -> None:
     picture = noisy(256, 300)
-    drawing = draw(picture, signed(), Box(22.0, 0.0, 256.0, 256.0), Style(alpha_min=0.0, alpha_max=0.0)).picture
+    drawing = draw(picture, signed(), Rectangle(22.0, 0.0, 256.0, 256.0), Style(alpha_min=0.0, alpha_max=0.0)).picture
     np.testing.assert_array_equal(drawing[:, 22:278], picture[:, 22:278])
 
 
@@ -164,14 +167,14 @@ def test_zero_and_negative_evidence_leave_the_picture_bit_for_bit() -> None:
 def test_full_opacity_shows_the_colour_map_alone_and_as_opencv_has_it(colormap: str, least: float) -> None:
     style = Style(colormap, alpha_min=1.0, alpha_max=1.0, clip=(0.0, 100.0))
     heatmap = least + np.arange(256.0)[None]  # a level each, and none so weak that it fades
-    one, other = (draw(noisy(1, 256, seed), heatmap, Box(0.0, 0.0, 256.0, 1.0), style).picture for seed in (0, 2))
+    one, other = (draw(noisy(1, 256, seed), heatmap, Rectangle(0.0, 0.0, 256.0, 1.0), style).picture for seed in (0, 2))
     np.testing.assert_array_equal(one, other)
     np.testing.assert_allclose(one[0].astype(int), opencv_colours(colormap), atol=1)
 
 
 def test_viridis_ends_where_its_authors_end_it() -> None:
     style = Style("viridis", alpha_min=1.0, alpha_max=1.0)
-    top = draw(noisy(4, 4), np.ones((1, 1), dtype=np.float32), Box(0.0, 0.0, 4.0, 4.0), style).picture
+    top = draw(noisy(4, 4), np.ones((1, 1), dtype=np.float32), Rectangle(0.0, 0.0, 4.0, 4.0), style).picture
     np.testing.assert_allclose(top, np.broadcast_to([253, 231, 37], (4, 4, 3)), atol=2)
 
 
@@ -297,7 +300,7 @@ def test_pictures_of_any_size_are_drawn_and_only_what_was_seen_is_coloured(
 ) -> None:
     height, width = size
     side = float(min(size))
-    seen = Box((width - side) / 2, (height - side) / 2, side, side)
+    seen = Rectangle((width - side) / 2, (height - side) / 2, side, side)
     heatmap = sign * (np.abs(signed(*grid)) + np.float32(0.1))
     drawing = draw(noisy(height, width), heatmap, seen, Style(clip=clip))
     picture = drawing.picture
@@ -311,16 +314,23 @@ def test_pictures_of_any_size_are_drawn_and_only_what_was_seen_is_coloured(
 
 def test_a_region_thinner_than_a_pixel_is_drawn_on_the_nearest_pixel() -> None:
     """A picture of 1 × 20000 px, shrunk to a preview: the model's square is a twentieth of a pixel."""
-    drawing = draw(flat(1, 1024, 128), np.ones((7, 7), dtype=np.float32), Box(511.97, 0.0, 0.05, 0.05), OPAQUE).picture
+    drawing = draw(
+        flat(1, 1024, 128), np.ones((7, 7), dtype=np.float32), Rectangle(511.97, 0.0, 0.05, 0.05), OPAQUE
+    ).picture
     coloured = (drawing != drawing[..., :1]).any(axis=-1)
     assert np.argwhere(coloured).tolist() == [[0, 511]] or np.argwhere(coloured).tolist() == [[0, 512]]
 
 
 @pytest.mark.parametrize(
     "seen",
-    [Box(60.0, 0.0, 10.0, 10.0), Box(-10.0, 0.0, 10.0, 10.0), Box(0.0, 5.0, 10.0, 0.0), Box(0.0, math.nan, 5.0, 5.0)],
+    [
+        Rectangle(60.0, 0.0, 10.0, 10.0),
+        Rectangle(-10.0, 0.0, 10.0, 10.0),
+        Rectangle(0.0, 5.0, 10.0, 0.0),
+        Rectangle(0.0, math.nan, 5.0, 5.0),
+    ],
 )
-def test_a_region_outside_the_picture_is_refused(seen: Box) -> None:
+def test_a_region_outside_the_picture_is_refused(seen: Rectangle) -> None:
     with pytest.raises(ValueError, match="outside the picture"):
         draw(noisy(40, 60), signed(), seen, Style())
 
@@ -343,7 +353,7 @@ def test_nothing_is_lined_where_everything_or_nothing_reaches_the_contour() -> N
 
 
 def test_a_smaller_drawing_shows_the_same_at_its_size() -> None:
-    picture, heatmap, seen = flat(300, 400, 90), signed(), Box(50.0, 0.0, 300.0, 300.0)
+    picture, heatmap, seen = flat(300, 400, 90), signed(), Rectangle(50.0, 0.0, 300.0, 300.0)
     large = draw(picture, heatmap, seen, Style()).picture
     small = draw(picture, heatmap, seen, Style(size_px=100)).picture
     assert small.shape == (75, 100, 3)
@@ -379,7 +389,7 @@ def test_a_heatmap_that_is_not_finite_is_refused(value: float) -> None:
     heatmap = signed()
     heatmap[2, 3] = value
     with pytest.raises(ValueError, match="not finite"):
-        draw(noisy(20, 20), heatmap, Box(0.0, 0.0, 20.0, 20.0), Style())
+        draw(noisy(20, 20), heatmap, Rectangle(0.0, 0.0, 20.0, 20.0), Style())
 
 
 @pytest.mark.parametrize("alphas", [(-0.1, 0.5), (0.5, 1.1), (0.6, 0.5), (math.nan, 0.5), (0.5, math.nan)])

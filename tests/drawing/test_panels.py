@@ -6,12 +6,13 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from app.drawing.overlay import Box, Drawing, Style, colours, draw, legend_of
+from app.drawing.overlay import Drawing, Style, colours, draw, legend_of
 from app.drawing.panels import Panel, side_by_side
+from app.pictures.rectangle import Rectangle
 
 STYLE = Style("magma")
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8))
-WHOLE = Box(0.0, 0.0, 120.0, 90.0)
+WHOLE = Rectangle(0.0, 0.0, 120.0, 90.0)
 WEAK = np.random.default_rng(1).random((7, 7), np.float32)
 
 

@@ -10,8 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.drawing.overlay import Box, Style
+from app.drawing.overlay import Style
 from app.drawing.png import encode_png
+from app.pictures.rectangle import Rectangle
 from tests.drawing.test_overlay import draw, noisy, signed
 
 
@@ -34,7 +35,7 @@ def test_png_is_read_back_by_other_decoders_as_the_same_rgb(height: int, width: 
 
 def test_png_of_an_overlay_is_not_much_larger_than_pillows() -> None:
     picture = cv2.GaussianBlur(noisy(300, 400), (15, 15), 3)
-    overlay = draw(picture, signed(), Box(50.0, 0.0, 300.0, 300.0), Style()).picture
+    overlay = draw(picture, signed(), Rectangle(50.0, 0.0, 300.0, 300.0), Style()).picture
     reference = io.BytesIO()
     Image.fromarray(overlay).save(reference, "PNG")
     assert len(encode_png(overlay)) < 1.5 * len(reference.getvalue())

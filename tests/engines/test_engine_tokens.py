@@ -19,6 +19,7 @@ from app.engines.protocol import EngineKind
 from app.errors import BadParameter, BundleError, NotOffered
 from app.pictures.decode import Limits
 from app.predicting.predictor import Predictor
+from app.predicting.request import AttentionRequest, TokenRequest
 from tests.support.engine_cases import Case
 
 ENGINES: tuple[EngineKind, ...] = ("torch", "openvino")
@@ -35,8 +36,7 @@ def test_token_saliency_is_autograds_through_the_whole_model(
     pixels = torch.tensor(image[None]).permute(0, 3, 1, 2).float() / 255
     maps = engine.encode(image[None])
     target = np.eye(case.classes, dtype=np.float32)[1:2]
-    gradient = engine.explain(maps, target).swin_gradient
-    assert gradient is not None
+    gradient = engine.explain(maps, target).gradients["swin"]
     found = engine.tokens(image, gradient[0])
     assert tuple(found.saliency) == engine.token_stages == (16, 8, 4)
     for height, saliency in found.saliency.items():
@@ -64,10 +64,10 @@ def test_a_model_without_swin_says_that_it_has_no_tokens(kind: EngineKind, case_
     predictor = Predictor(case.bundle, case.engine(kind), Limits(), preview_side_px=64)
     assert predictor.engine.token_stages == ()
     prediction, _ = predictor.predict(predictor.open(encode_png(case.images[0])))
-    with pytest.raises(NotOffered, match="does not show the Swin's tokens"):
-        predictor.tokens(prediction)
-    with pytest.raises(NotOffered, match="does not show the Swin's tokens"):
-        predictor.attention(prediction, None, None, layer="swin")
+    with pytest.raises(NotOffered, match="cannot explain the Swin's tokens"):
+        predictor.explain_one(prediction, TokenRequest())
+    with pytest.raises(NotOffered, match="cannot explain the Swin's tokens"):
+        predictor.explain_one(prediction, AttentionRequest(layer="swin"))
 
 
 def test_a_stored_graph_answers_as_the_module_does_and_its_numbers_lie_in_the_trunks(tiny_bundle: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_tokens_graph_that_cannot_be_read_is_refused(
 def test_a_tokens_graph_of_another_model_is_refused(tiny_bundle: Path) -> None:
     bundle = read_bundle(tiny_bundle)
     manifest = bundle.manifest.model_copy(update={"token_stages": (32, 16, 8)})
-    with pytest.raises(BundleError, match="gives no tokens_32"):
+    with pytest.raises(BundleError, match="has no output tokens_32"):
         graph_to_compile(replace(bundle, manifest=manifest), "tokens")
 
 
@@ -117,9 +117,9 @@ def test_a_stage_that_there_is_not_is_named_with_those_that_there_are(case_of: C
     predictor = Predictor(case.bundle, case.engine("torch"), Limits(), preview_side_px=64)
     prediction, _ = predictor.predict(predictor.open(encode_png(case.images[0])))
     with pytest.raises(BadParameter, match="choose one of 16, 8, 4"):
-        predictor.tokens(prediction, 7)
-    default, last = predictor.tokens(prediction), predictor.tokens(prediction, 4)
+        predictor.explain_one(prediction, TokenRequest(7))
+    default, last = (predictor.explain_one(prediction, TokenRequest(stage)) for stage in (None, 4))
     np.testing.assert_array_equal(default.heatmap, last.heatmap)
-    assert predictor.tokens(prediction, 16).heatmap.shape == (16, 16)
-    with pytest.raises(BadParameter, match="given raw"):
-        predictor.attention(prediction, None, None, "gradient", layer="swin")
+    assert predictor.explain_one(prediction, TokenRequest(16)).heatmap.shape == (16, 16)
+    with pytest.raises(BadParameter, match="method raw alone"):
+        predictor.explain_one(prediction, AttentionRequest(layer="swin", method="gradient"))

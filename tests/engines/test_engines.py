@@ -15,10 +15,10 @@ from app.bundles.manifest import Decision
 from app.drawing.png import encode_png
 from app.engines.protocol import Engine, EngineKind, HeadResult
 from app.explain.cam import gradcam
-from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
+from app.models.feature_maps import BRANCHES, Branch, FeatureMaps, batched, to_float32
 from app.pictures.decode import Limits
-from app.predicting.explanation import Question
 from app.predicting.predictor import Predictor
+from app.predicting.request import HeatmapRequest
 from tests.support.engine_cases import CASES, LINEAR, Case, autograd_through_the_whole_model
 
 ENGINES: tuple[EngineKind, ...] = ("torch", "openvino")
@@ -60,12 +60,12 @@ def test_the_cams_from_the_cut_are_those_of_autograd_through_the_whole_model(cas
         whole = autograd_through_the_whole_model(case, index)
         assert set(arrays(result)) == set(whole.gradients) | {"logits"} | ({"attention"} & whole.sources.keys())
         for branch, feature_map in maps.items():
-            from_cut = gradcam(feature_map, gradient_of(result, branch))
+            from_cut = gradcam(feature_map, result.gradients[branch])
             weights = whole.gradients[f"{branch}_gradient"].mean(dim=(2, 3), keepdim=True)
             expected = (weights * whole.sources[branch]).sum(dim=1).numpy()
             assert_close(from_cut, expected, 1e-5)
         for name, gradient in whole.gradients.items():
-            assert_close(getattr(result, name), gradient.numpy(), 1e-5)
+            assert_close(arrays(result)[name], gradient.numpy(), 1e-5)
         if (attention := whole.sources.get("attention")) is not None:
             assert_close(result.attention, attention.numpy(), 1e-5)
         assert_close(result.logits, whole.logits.numpy(), 1e-5)
@@ -82,10 +82,10 @@ def test_a_head_of_one_mean_and_one_linear_layer_has_the_closed_form_map(
 
     engine = case.engine(kind)
     maps = engine.encode(case.images[:1])
-    activation = getattr(maps, branch)[0].astype(np.float64)
+    activation = maps[branch][0].astype(np.float64)
     for k, target in enumerate(np.eye(5, dtype=np.float32)):
         result = engine.explain(maps, target[None])
-        heatmap = gradcam(getattr(maps, branch)[0], gradient_of(result, branch)[0])
+        heatmap = gradcam(maps[branch][0], result.gradients[branch][0])
         assert_close(heatmap, np.tensordot(weights[k], activation, 1) / activation[0].size, 1e-5)
         assert heatmap.sum() + biases[k] == pytest.approx(result.logits[0, k], abs=1e-5)
 
@@ -122,7 +122,7 @@ def test_a_batch_equals_its_singles(case: Case, kind: EngineKind) -> None:
     for i in range(3):
         single_maps = engine.encode(case.images[i : i + 1])
         for branch, feature_map in maps.items():
-            assert_close(getattr(single_maps, branch)[0], feature_map[i], 1e-5)
+            assert_close(single_maps[branch][0], feature_map[i], 1e-5)
         for name, values in arrays(engine.explain(single_maps, targets[i : i + 1])).items():
             assert_close(values[0], batch[name][i], 1e-5)
 
@@ -130,7 +130,7 @@ def test_a_batch_equals_its_singles(case: Case, kind: EngineKind) -> None:
 def test_the_same_question_gets_the_same_answer_to_the_bit(main_case: Case, kind: EngineKind) -> None:
     def ask(engine: Engine) -> dict[str, np.ndarray]:
         maps = engine.encode(main_case.images)
-        return {**dict(maps.items()), **arrays(engine.explain(maps, TARGETS))}
+        return maps | arrays(engine.explain(maps, TARGETS))
 
     engine = main_case.engine(kind)
     first, again, by_another = ask(engine), ask(engine), ask(main_case.new_engine(kind))
@@ -143,7 +143,7 @@ def test_no_call_changes_what_was_asked_or_answered_before(main_case: Case, kind
     engine = main_case.engine(kind)
     images, targets = main_case.images, TARGETS.copy()
     maps = engine.encode(images)
-    held: dict[str, np.ndarray] = {"images": images, "targets": targets, **dict(maps.items())}
+    held: dict[str, np.ndarray] = {"images": images, "targets": targets} | maps
     before = {name: values.copy() for name, values in held.items()}
     result = arrays(engine.explain(maps, targets))
     held, before = held | result, before | {name: values.copy() for name, values in result.items()}
@@ -158,7 +158,7 @@ def test_eight_threads_at_once_get_the_answers_of_one(main_case: Case, kind: Eng
 
     def ask(i: int) -> dict[str, np.ndarray]:
         maps = engine.encode(np.roll(main_case.images, i, axis=1))
-        return {**dict(maps.items()), **arrays(engine.explain(maps, np.roll(TARGETS, i, axis=1)))}
+        return maps | arrays(engine.explain(maps, np.roll(TARGETS, i, axis=1)))
 
     def ask_at_once(i: int) -> list[dict[str, np.ndarray]]:
         together.wait(timeout=60)
@@ -182,7 +182,7 @@ def test_two_thousand_explanations_leave_memory_as_it_was(main_case: Case, kind:
     def explain(times: int) -> None:
         for n in range(times):
             size = 1 + n % 3
-            some = FeatureMaps(**{branch: feature_map[:size] for branch, feature_map in maps.items()})
+            some = FeatureMaps({branch: feature_map[:size] for branch, feature_map in maps.items()})
             engine.explain(some, TARGETS[:size])
             if n % 100 == 0:
                 engine.encode(main_case.images[:size])
@@ -238,16 +238,16 @@ def test_explained_with_the_answer_or_later_the_heatmaps_are_the_same(
     decision = None if threshold is None else Decision(positive="malignant", threshold=threshold, chosen_on="nothing")
     bundle = replace(case.bundle, manifest=manifest.model_copy(update={"decision": decision}))
     predictor = Predictor(bundle, engine, Limits(), preview_side_px=64)
-    (with_answer, _), (later, _) = predictor.predict(upload, explained=True), predictor.predict(upload)
+    (with_answer, _), (later, _) = predictor.predict(upload, with_gradient=True), predictor.predict(upload)
     # Where two classes are as good as tied, which one was explained is left open, so it is computed anew.
     assert (with_answer.gradient is None) == (threshold not in (None, 0.01, 0.99))
     assert later.gradient is None
     np.testing.assert_array_equal(with_answer.logits, later.logits)
     assert predictor.answer(with_answer) == predictor.answer(later)
-    for view in predictor.views:
+    for view in predictor.capabilities.views:
         for target, against in ((None, None), ("benign", None), ("malignant", None), ("benign", "malignant")):
-            question = Question(view, "hirescam", target, against)
-            found, expected = (predictor.gradcam(prediction, question) for prediction in (with_answer, later))
+            question = HeatmapRequest((view,), "hirescam", target, against)
+            found, expected = (predictor.explain_one(prediction, question) for prediction in (with_answer, later))
             assert found.target == expected.target
             np.testing.assert_array_equal(found.heatmap, expected.heatmap)
 
@@ -258,7 +258,7 @@ def test_an_answer_and_its_later_explanation_rest_on_the_same_numbers(case: Case
     predictor = Predictor(case.bundle, engine, Limits(), preview_side_px=64)
     upload = predictor.open(encode_png(case.images[0]))
     prediction, _ = predictor.predict(upload)
-    kept = FeatureMaps(**{branch: m[None].astype(np.float32) for branch, m in prediction.maps.items()})
+    kept = batched([prediction.maps.map(to_float32)])
     later = engine.explain(kept, np.ones((1, case.classes), np.float32))
     np.testing.assert_array_equal(prediction.logits, later.logits[0])
     unrounded = engine.classify(engine.encode(upload.image[None]))[0]
@@ -267,12 +267,9 @@ def test_an_answer_and_its_later_explanation_rest_on_the_same_numbers(case: Case
 
 def arrays(result: HeadResult) -> dict[str, np.ndarray]:
     """What there is in a result, by name."""
-    return {name: values for name, values in vars(result).items() if values is not None}
-
-
-def gradient_of(result: HeadResult, branch: Branch) -> np.ndarray:
-    gradient: np.ndarray = getattr(result, f"{branch}_gradient")
-    return gradient
+    of_branches = {f"{branch}_gradient": gradient for branch, gradient in result.gradients.items()}
+    others = {name: values for name, values in vars(result).items() if name != "gradients" and values is not None}
+    return others | of_branches
 
 
 def assert_close(found: np.ndarray | None, expected: np.ndarray, tolerance: float) -> None:

@@ -46,11 +46,11 @@ def pictures(size: tuple[int, ...]) -> UInt8[np.ndarray, "n h w 3"]:
 def answers(engine: Engine, images: UInt8[np.ndarray, "n h w 3"], classes: int) -> Answers:
     """Maps, logits, and the Grad-CAM of every branch for every class."""
     maps = engine.encode(images)
-    found: Answers = {"logits": engine.classify(maps), **dict(maps.items())}
+    found: Answers = {"logits": engine.classify(maps)} | maps
     for k, target in enumerate(np.eye(classes, dtype=np.float32)):
         result = engine.explain(maps, np.tile(target, (len(images), 1)))
         for branch, feature_map in maps.items():
-            found[f"{branch} for class {k}"] = gradcam(feature_map, getattr(result, f"{branch}_gradient"))
+            found[f"{branch} for class {k}"] = gradcam(feature_map, result.gradients[branch])
     return found
 
 
@@ -86,7 +86,7 @@ def test_on_any_number_of_cores_alone_or_beside_others_the_answers_are_the_same(
     engine = openvino_engine(*case.graphs, threads)
     images = pictures(case.model.image_size)
     expected = case.engine("openvino").encode(images)
-    assert 1 <= engine.passes <= threads
+    assert 1 <= engine.concurrency <= threads
     with ThreadPoolExecutor(4) as callers:
         beside_others = list(callers.map(lambda _: engine.encode(images), range(8)))
         if threads > 1:  # the first of these had them compile a trunk of their own
@@ -154,7 +154,7 @@ def test_graphs_that_are_not_the_bundles_are_refused_by_the_files_name(
 
 def test_the_trunk_of_a_model_with_other_branches_is_refused(bundle: Bundle, case_of: Callable[[str], Case]) -> None:
     graphs = dict(bundle.graphs) | part(case_of("cnn").compiled.graphs, "trunk")
-    with pytest.raises(BundleError, match=r"^trunk\.xml: gives no swin"):
+    with pytest.raises(BundleError, match=r"^trunk\.xml: has no output swin"):
         load_engine(replace(bundle, graphs=graphs), "openvino")
 
 
@@ -201,7 +201,7 @@ def test_a_cache_that_cannot_be_written_is_refused_with_its_folder(bundle: Bundl
 
 def test_a_bundle_without_graphs_is_refused_with_the_command_that_makes_them(bundle: Bundle) -> None:
     assert set(bundle.graphs) == {*GRAPHS, TOKENS}
-    with pytest.raises(EngineError, match=r"python -m training compile BUNDLE OUT"):
+    with pytest.raises(EngineError, match=r"fusionlens-train compile BUNDLE OUT"):
         load_engine(replace(bundle, graphs={}), "openvino")
 
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.explain.merge import Fuse, branch_shares, fuse, fuse_normalised, resize_keeping_sum
+from app.explain.merge import MergeRule, branch_shares, merge_normalised, merge_sum, resize_keeping_sum
 from app.models.feature_maps import Branch
 
 GRID = st.tuples(st.integers(1, 20), st.integers(1, 20))
-COMPARATORS: tuple[Fuse, ...] = ("mean", "max", "product")
+COMPARATORS: tuple[MergeRule, ...] = ("mean", "max", "product")
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -52,12 +52,12 @@ def test_resize_deals_a_cell_out_by_overlapping_area() -> None:
 
 def test_fusing_equal_grids_adds_the_maps() -> None:
     cnn, swin = noise(7, 7), noise(7, 7, seed=1)
-    np.testing.assert_array_equal(fuse({"cnn": cnn, "swin": swin}), cnn + swin)
+    np.testing.assert_array_equal(merge_sum({"cnn": cnn, "swin": swin}), cnn + swin)
 
 
 def test_fusing_takes_the_finer_grid_of_each_axis_and_keeps_all_the_evidence() -> None:
     cnn, swin = noise(4, 10), noise(8, 5, seed=1)
-    fused = fuse({"cnn": cnn, "swin": swin})
+    fused = merge_sum({"cnn": cnn, "swin": swin})
     assert fused.shape == (8, 10)
     assert fused.sum() == pytest.approx(cnn.sum() + swin.sum(), rel=1e-4)
 
@@ -82,31 +82,31 @@ def test_maps_of_zeros_have_no_shares() -> None:
 @settings(deadline=None)
 @given(cnn=GRID, swin=GRID, scale=st.floats(1e-3, 1e3))
 def test_comparators_do_not_see_how_large_a_map_is(
-    how: Fuse, cnn: tuple[int, int], swin: tuple[int, int], scale: float
+    how: MergeRule, cnn: tuple[int, int], swin: tuple[int, int], scale: float
 ) -> None:
     maps: dict[Branch, np.ndarray] = {"cnn": noise(*cnn), "swin": noise(*swin, seed=1)}
-    fused = fuse_normalised(maps, how)
+    fused = merge_normalised(maps, how)
     assert fused.shape == (max(cnn[0], swin[0]), max(cnn[1], swin[1])) and fused.dtype == np.float32
     assert (fused >= 0).all() and (fused <= 1 + 1e-6).all()
-    scaled = fuse_normalised({"cnn": np.float32(scale) * maps["cnn"], "swin": maps["swin"]}, how)
+    scaled = merge_normalised({"cnn": np.float32(scale) * maps["cnn"], "swin": maps["swin"]}, how)
     np.testing.assert_allclose(scaled, fused, rtol=1e-4, atol=1e-6)
 
 
 def test_comparators_join_maps_cut_off_at_zero_and_scaled_to_their_maximum() -> None:
     maps: dict[Branch, np.ndarray] = {"cnn": np.array([[2.0, 1.0]]), "swin": np.array([[1.0, -3.0], [4.0, 3.0]])}
-    np.testing.assert_allclose(fuse_normalised(maps, "mean"), [[0.625, 0.25], [1.0, 0.625]])
-    np.testing.assert_allclose(fuse_normalised(maps, "max"), [[1.0, 0.5], [1.0, 0.75]])
-    np.testing.assert_allclose(fuse_normalised(maps, "product"), [[0.25, 0.0], [1.0, 0.375]])
+    np.testing.assert_allclose(merge_normalised(maps, "mean"), [[0.625, 0.25], [1.0, 0.625]])
+    np.testing.assert_allclose(merge_normalised(maps, "max"), [[1.0, 0.5], [1.0, 0.75]])
+    np.testing.assert_allclose(merge_normalised(maps, "product"), [[0.25, 0.0], [1.0, 0.375]])
 
 
 @pytest.mark.parametrize("how", COMPARATORS)
-def test_comparators_of_a_map_without_positive_values_take_it_as_zero(how: Fuse) -> None:
+def test_comparators_of_a_map_without_positive_values_take_it_as_zero(how: MergeRule) -> None:
     silent, loud = -np.ones((2, 2), np.float32), np.array([[0.5, 1], [0, -1]], np.float32)
     expected = {"mean": [[0.25, 0.5], [0, 0]], "max": [[0.5, 1], [0, 0]], "product": [[0, 0], [0, 0]]}[how]
-    np.testing.assert_array_equal(fuse_normalised({"cnn": silent, "swin": loud}, how), expected)
-    assert not fuse_normalised({"cnn": silent, "swin": silent}, how).any()
+    np.testing.assert_array_equal(merge_normalised({"cnn": silent, "swin": loud}, how), expected)
+    assert not merge_normalised({"cnn": silent, "swin": silent}, how).any()
 
 
 def test_a_sum_is_no_comparator() -> None:
-    with pytest.raises(ValueError, match="not joined by sum"):
-        fuse_normalised({"cnn": noise(2, 2)}, "sum")
+    with pytest.raises(ValueError, match="not merged by sum"):
+        merge_normalised({"cnn": noise(2, 2)}, "sum")

@@ -12,13 +12,13 @@ import torch
 
 from app.errors import BadParameter
 from app.explain.ablation import GROUPS, ablationcam
-from app.explain.attribution import Batch, Completeness, Maps, Score, Subject
-from app.explain.integrated import integrated
+from app.explain.attribution import AttributionInput, Batch, Completeness, Maps, Score
+from app.explain.integrated import integrated_gradients
 from app.explain.merge import Heatmap
-from app.explain.methods import METHODS, fusion_of, warnings_of
+from app.explain.methods import METHODS, merge_rule_of, warnings_of
 from app.models.cnnswin import FUSIONS, CrossAttentionHead, Fusion
 from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
-from tests.support.subjects import MODELS, Explained, demo, model_called, tiny
+from tests.support.explained import MODELS, Explained, demo, model_called, tiny
 
 CONTRAST = (-1.0, 1.0)
 LINEAR = ("gradcam", "hirescam", "xgradcam", "integrated")
@@ -28,8 +28,8 @@ each_method = pytest.mark.parametrize("method", METHODS)
 each_fusion = pytest.mark.parametrize("fusion", FUSIONS)
 
 
-def maps_of(method: str, subject: Subject) -> dict[Branch, Heatmap]:
-    return dict(METHODS[method].attribute(subject).heatmaps)
+def maps_of(method: str, picture: AttributionInput) -> dict[Branch, Heatmap]:
+    return dict(METHODS[method].attribute(picture).heatmaps)
 
 
 def assert_close(found: dict[Branch, Heatmap], expected: dict[Branch, Heatmap], part: float) -> None:
@@ -85,11 +85,11 @@ def test_the_maps_add_up_to_the_scores_first_order_term(fusion: Fusion, method: 
 @pytest.mark.parametrize("weights", [(1.0, 0.0), CONTRAST])
 def test_integrated_gradients_are_complete(name: str, weights: Sequence[float]) -> None:
     case = model_called(name)
-    subject = case.subject(weights)
-    found = integrated(subject)
+    picture = case.attribution_input(weights)
+    found = integrated_gradients(picture)
     scores = [
-        float(subject.score.values({branch: maps[branch][None] for branch in maps})[0])
-        for maps in (case.maps, case.reference)
+        float(picture.score.values({branch: maps[branch][None] for branch in maps})[0])
+        for maps in (case.maps, case.baseline)
     ]
     total = sum(float(heatmap.sum(dtype=np.float64)) for heatmap in found.heatmaps.values())
     assert abs(total - (scores[0] - scores[1])) / max(abs(scores[0] - scores[1]), 0.1) < 1e-3
@@ -99,8 +99,8 @@ def test_integrated_gradients_are_complete(name: str, weights: Sequence[float]) 
 
 
 def test_more_nodes_are_taken_where_the_map_would_not_account_for_the_score() -> None:
-    subject = demo().subject(CONTRAST)
-    few, more, enough = (integrated(subject, nodes).completeness for nodes in ((2,), (2, 64), (64, 2)))
+    picture = demo().attribution_input(CONTRAST)
+    few, more, enough = (integrated_gradients(picture, nodes).completeness for nodes in ((2,), (2, 64), (64, 2)))
     assert few is not None and more is not None and enough is not None
     assert not few.is_small
     assert more.is_small and more.error == enough.error
@@ -118,11 +118,11 @@ def head_of(case: Explained) -> CrossAttentionHead:
     return head.requires_grad_(False)
 
 
-def with_head(head: CrossAttentionHead, maps: Maps, reference: Maps) -> Subject:
+def with_head(head: CrossAttentionHead, maps: Maps, reference: Maps) -> AttributionInput:
     """Maps to explain on the tiny model with another head."""
     model = deepcopy(tiny().model)
     model.head = head
-    return Explained(model, reference).subject(CONTRAST, maps)
+    return Explained(model, reference).attribution_input(CONTRAST, maps)
 
 
 @each_method
@@ -131,7 +131,7 @@ def test_the_order_of_a_heads_channels_does_not_matter(method: str) -> None:
     order = {branch: rng.permutation(len(present)) for branch, present in case.maps.items()}
     head.cnn_projection.weight.copy_(head.cnn_projection.weight[:, order["cnn"]].clone())
     head.swin_projection.weight.copy_(head.swin_projection.weight[:, order["swin"]].clone())
-    maps, reference = ({branch: of[branch][order[branch]] for branch in BRANCHES} for of in (case.maps, case.reference))
+    maps, reference = ({branch: of[branch][order[branch]] for branch in BRANCHES} for of in (case.maps, case.baseline))
     assert_close(maps_of(method, with_head(head, maps, reference)), case.heatmaps(method, CONTRAST), 1e-4)
 
 
@@ -143,7 +143,7 @@ def test_mirrored_maps_give_mirrored_heatmaps_where_the_heads_tables_are_mirrore
         table.copy_(table.flip(axis - 1).clone())  # channels last
     maps, reference = (
         {branch: np.ascontiguousarray(np.flip(of[branch], axis)) for branch in BRANCHES}
-        for of in (case.maps, case.reference)
+        for of in (case.maps, case.baseline)
     )
     mirrored = maps_of(method, with_head(head, maps, reference))
     expected = {branch: np.flip(heatmap, axis) for branch, heatmap in case.heatmaps(method, CONTRAST).items()}
@@ -158,7 +158,7 @@ def test_constant_maps_give_constant_heatmaps(method: str) -> None:
         head.attention.key_position.zero_()
     maps, reference = (
         {branch: np.full_like(of[branch], 1) * of[branch].mean(axis=(1, 2), keepdims=True) for branch in BRANCHES}
-        for of in (case.maps, case.reference)
+        for of in (case.maps, case.baseline)
     )
     for heatmap in maps_of(method, with_head(head, maps, reference)).values():
         assert np.isfinite(heatmap).all()
@@ -168,7 +168,7 @@ def test_constant_maps_give_constant_heatmaps(method: str) -> None:
 @each_method
 def test_maps_of_zeros_give_finite_heatmaps(method: str) -> None:
     zeros = {branch: np.zeros_like(present) for branch, present in tiny().maps.items()}
-    for heatmap in maps_of(method, tiny().subject(CONTRAST, zeros)).values():
+    for heatmap in maps_of(method, tiny().attribution_input(CONTRAST, zeros)).values():
         assert np.isfinite(heatmap).all()
 
 
@@ -191,22 +191,22 @@ class OfSwinAlone:
 
 
 def test_ablation_by_groups_is_near_ablation_one_by_one() -> None:
-    of_both = demo().subject(CONTRAST)
+    of_both = demo().attribution_input(CONTRAST)
     maps: Maps = {"swin": of_both.maps["swin"]}
-    reference: Maps = {"swin": of_both.reference["swin"]}
-    subject = Subject(maps, reference, OfSwinAlone(of_both.score, of_both.maps["cnn"]))
-    groups, one_by_one = (ablationcam(subject, groups).heatmaps["swin"] for groups in (GROUPS, len(maps["swin"])))
+    reference: Maps = {"swin": of_both.baseline["swin"]}
+    picture = AttributionInput(maps, reference, OfSwinAlone(of_both.score, of_both.maps["cnn"]))
+    groups, one_by_one = (ablationcam(picture, groups).heatmaps["swin"] for groups in (GROUPS, len(maps["swin"])))
     assert np.corrcoef(groups.ravel(), one_by_one.ravel())[0, 1] > 0.99
     assert np.abs(groups - one_by_one).max() > 0
 
 
 def test_values_in_logits_are_added_and_others_are_not() -> None:
     for name, method in METHODS.items():
-        assert fusion_of(name, None) == ("sum" if method.units == "logit" else "mean")
-        assert [fusion_of(name, how) for how in ("mean", "max", "product")] == ["mean", "max", "product"]
-    assert fusion_of("integrated", "sum") == "sum"
+        assert merge_rule_of(name, None) == ("sum" if method.units == "logit" else "mean")
+        assert [merge_rule_of(name, how) for how in ("mean", "max", "product")] == ["mean", "max", "product"]
+    assert merge_rule_of("integrated", "sum") == "sum"
     with pytest.raises(BadParameter, match="no common unit in which to be added: choose fuse mean, max, product"):
-        fusion_of("layercam", "sum")
+        merge_rule_of("layercam", "sum")
 
 
 def test_it_is_said_where_a_method_is_not_meant_for_the_maps() -> None:
@@ -220,4 +220,4 @@ def test_it_is_said_where_a_map_does_not_account_for_the_score() -> None:
     good = Completeness(difference=2.0, error=0.0019)
     assert warnings_of("integrated", tiny().maps, good) == ()
     (sentence,) = warnings_of("integrated", tiny().maps, replace(good, error=-0.5))
-    assert "adds up to 1.5 logits where the score differs by 2" in sentence
+    assert "adds up to 1.5 logits, but the score differs from the baseline's by 2" in sentence

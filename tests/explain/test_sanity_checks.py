@@ -28,7 +28,7 @@ from torch import nn
 
 from app.explain.methods import METHODS
 from app.models.feature_maps import BRANCHES, Branch
-from tests.support.subjects import Explained, demo, tiny
+from tests.support.explained import Explained, demo, tiny
 
 CONTRAST, HEADS, TRUNKS = (-1.0, 1.0), 20, 8
 BOUND, EIGENCAMS_BOUND, FAILS = 0.3, 0.7, 0.5
@@ -67,18 +67,18 @@ def random_models(name: str, with_trunk: bool) -> list[Explained]:
         if with_trunk:
             assert model.cnn is not None and model.swin is not None
             model.cnn, model.swin = made_random(model.cnn, seed), made_random(model.swin, seed)
-        made.append(Explained(model.eval(), case.reference))
+        made.append(Explained(model.eval(), case.baseline))
     return made
 
 
 def correlation(name: str, method: str, with_trunk: bool) -> dict[Branch, float]:
     """The mean rank correlation of each branch's map with that of the trained model."""
     attribute, case = METHODS[method].attribute, MODELS[name]()
-    trained = attribute(case.subject(CONTRAST)).heatmaps
+    trained = attribute(case.attribution_input(CONTRAST)).heatmaps
     found: dict[Branch, list[float]] = {branch: [] for branch in BRANCHES}
     for changed in random_models(name, with_trunk):
         maps = changed.maps if with_trunk else case.maps
-        for branch, heatmap in attribute(changed.subject(CONTRAST, maps)).heatmaps.items():
+        for branch, heatmap in attribute(changed.attribution_input(CONTRAST, maps)).heatmaps.items():
             found[branch].append(float(spearmanr(trained[branch].ravel(), heatmap.ravel()).statistic))
     return {branch: float(np.mean(values)) for branch, values in found.items()}
 

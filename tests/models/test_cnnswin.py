@@ -97,13 +97,13 @@ def test_no_gradient_reaches_the_picture_around_the_maps(built: Build, images: T
     """The whole derivative is the head's at the maps, carried through the trunk (the chain rule)."""
     model, picture = built(fusion, 5), images[:1].clone().requires_grad_()
     maps = model.encode(picture)
-    leaves = [feature_map for _, feature_map in maps.items()]
+    leaves = list(maps.values())
     at_maps = torch.autograd.grad(model.classify(maps)[0][0, 3], leaves)
     (through_maps,) = torch.autograd.grad(leaves, picture, grad_outputs=at_maps)
     (whole,) = torch.autograd.grad(model(picture)[0, 3], picture)
     torch.testing.assert_close(through_maps / whole.abs().max(), whole / whole.abs().max(), rtol=0, atol=1e-4)
 
-    detached = FeatureMaps(**{branch: feature_map.detach() for branch, feature_map in maps.items()})
+    detached = FeatureMaps({branch: feature_map.detach() for branch, feature_map in maps.items()})
     logit = model.classify(detached)[0][0, 3]
     assert torch.autograd.grad(logit, picture, allow_unused=True)[0] is None
 
@@ -178,7 +178,7 @@ def test_only_cross_attention_has_an_attention_and_a_single_branch_has_one_map(b
         maps = model.encode(images)
         assert (model.classify(maps)[1] is None) == (fusion != "cross_attention")
         branches = {fusion} if fusion in ("cnn", "swin") else {"cnn", "swin"}
-        assert {branch for branch, _ in maps.items()} == branches
+        assert maps.keys() == branches
         top = {name.split(".")[0] for name in model.state_dict()}
         buffers = {f"{branch}_{statistic}" for branch in branches for statistic in ("mean", "std")}
         assert top == branches | buffers | {"head"}
@@ -219,7 +219,7 @@ def test_the_default_model_has_known_shapes_and_names() -> None:
 def test_maps_that_are_not_the_models_own_are_refused(built: Build, images: Tensor) -> None:
     maps = built("late").encode(images)
     assert maps.cnn is not None and maps.swin is not None
-    one_cell = FeatureMaps(maps.cnn[..., :1, :1], maps.swin)
+    one_cell = FeatureMaps(cnn=maps.cnn[..., :1, :1], swin=maps.swin)
     for fusion, wrong in (("late", FeatureMaps(cnn=maps.cnn)), ("cross_attention", one_cell), ("cnn", maps)):
         with pytest.raises(ValueError, match="this model classifies maps of"):
             built(fusion).classify(wrong)

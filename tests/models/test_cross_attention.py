@@ -18,7 +18,7 @@ Classify = Callable[[FeatureMaps[Tensor]], Tensor]
 
 
 def mapped(change: Callable[[Tensor], Tensor], maps: FeatureMaps[Tensor]) -> FeatureMaps[Tensor]:
-    return FeatureMaps(**{branch: change(feature_map) for branch, feature_map in maps.items()})
+    return FeatureMaps({branch: change(feature_map) for branch, feature_map in maps.items()})
 
 
 def cell_normed(feature_map: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def test_attention_lies_row_by_row_on_both_grids(
     logits, attention = model.classify(maps)
     position = model.head.get_parameter(f"attention.{'key' if branch == 'cnn' else 'query'}_position")
     position.copy_(position.flip(dim - 1))
-    flipped = FeatureMaps(**{b: m.flip(dim) if b == branch else m for b, m in maps.items()})
+    flipped = FeatureMaps({b: m.flip(dim) if b == branch else m for b, m in maps.items()})
     flipped_logits, flipped_attention = model.classify(flipped)
 
     def on_grid(weights: Tensor | None) -> Tensor:
@@ -123,10 +123,10 @@ def test_a_cells_scale_reaches_the_logits_in_proportion(built: Build, images: Te
         """One row for each cell of the branch's map, with that cell alone scaled."""
         scales = 1 + (scale - 1) * torch.eye(15).reshape(15, 1, 3, 5)
         return classify(
-            FeatureMaps(**{b: m * (scales if b == branch else torch.ones(15, 1, 1, 1)) for b, m in maps.items()})
+            FeatureMaps({b: m * (scales if b == branch else torch.ones(15, 1, 1, 1)) for b, m in maps.items()})
         )
 
-    for branch, _ in maps.items():
+    for branch in maps:
         at_1, at_2, at_3 = (logits_at(s, branch, lambda maps: model.classify(maps)[0]) for s in (1, 2, 3))
         assert (at_2 - at_1).abs().amax(dim=1).min() > 1e-4
         torch.testing.assert_close(at_3 - at_2, at_2 - at_1)

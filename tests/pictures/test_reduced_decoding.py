@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.pictures.decode import Limits, Needs, decode
+from app.pictures.decode import Limits, TargetSizes, decode
 from app.pictures.prepare import Frame, prepare
 from app.pictures.preview import preview
 from tests.support.pictures import Rgb, encoded, exif, turned
@@ -24,7 +24,7 @@ Size = tuple[int, int]
 Filter = Image.Resampling
 WIDTH, HEIGHT = 4000, 3000
 INPUT = (224, 224)
-HALF, QUARTER = Needs(INPUT), Needs(INPUT, preview_side_px=640)
+HALF, QUARTER = TargetSizes(INPUT), TargetSizes(INPUT, preview_side_px=640)
 sides = st.tuples(st.integers(1, 512), st.integers(1, 512))
 
 
@@ -75,8 +75,7 @@ def scene(request: pytest.FixtureRequest) -> Scene:
 def plain_input(image: Image.Image, size: Size, kind: Filter) -> Rgb:
     """The model's input in one antialiased resize of all pixels."""
     frame = Frame.shortest_side(image.size, size)
-    box = (frame.left_px, frame.top_px, frame.left_px + frame.width_px, frame.top_px + frame.height_px)
-    channels = [np.asarray(c.convert("F").resize(size[::-1], kind, box=box)) for c in image.split()]
+    channels = [np.asarray(c.convert("F").resize(size[::-1], kind, box=frame.sides)) for c in image.split()]
     return np.asarray(np.clip(np.rint(np.stack(channels, axis=-1)), 0, 255), np.uint8)
 
 
@@ -124,7 +123,7 @@ def test_the_least_that_the_rule_leaves_is_enough(shared_data: Path, side_px: in
     """
     size, preview_side_px = (side_px, side_px), int(WIDTH / factor / 1.5)
     data = encoded(wall_of(sorted((shared_data / "photos").glob("*.jpg"))), "JPEG", quality=90)
-    full, picture = decode(data, Limits()).image, decode(data, Limits(), Needs(size, preview_side_px))
+    full, picture = decode(data, Limits()).image, decode(data, Limits(), TargetSizes(size, preview_side_px))
     assert picture.reduced_by == factor
     lanczos, bicubic = (plain_input(full, size, kind) for kind in (Filter.LANCZOS, Filter.BICUBIC))
     assert (differences(prepare(picture, size).image, bicubic) <= differences(lanczos, bicubic)).all()
@@ -146,7 +145,7 @@ def centroid(image: Rgb) -> np.ndarray:
     return np.array([(light * columns).sum() / light.sum(), (light * rows).sum() / light.sum()])
 
 
-def errors_px(stored: Rgb, orientation: int, place: tuple[float, float], needs: Needs) -> tuple[float, float]:
+def errors_px(stored: Rgb, orientation: int, place: tuple[float, float], needs: TargetSizes) -> tuple[float, float]:
     """How far from its place a spot is seen in the model's input and in the preview, in their own pixels."""
     data = encoded(Image.fromarray(stored), "JPEG", quality=95, subsampling=0, exif=exif(orientation))
     picture = decode(data, Limits(), needs)
@@ -180,7 +179,7 @@ def test_a_mark_is_found_at_every_scale_and_orientation(
     side = min(width, height)
     place = (width / 2 + share[0] * side, height / 2 + share[1] * side)
     stored = turned(spot(width, height, *place, side / 12), orientation)
-    in_input, in_preview = errors_px(stored, orientation, place, Needs((24, 24), 32))
+    in_input, in_preview = errors_px(stored, orientation, place, TargetSizes((24, 24), 32))
     assert max(in_input, in_preview) <= 0.05
 
 
@@ -191,7 +190,7 @@ def test_a_mark_is_found_at_every_scale_and_orientation(
 )
 @settings(max_examples=300, derandomize=True, database=None, deadline=None)
 def test_the_smallest_scale_that_leaves_enough_is_chosen(size: Size, input_size: Size, preview_side_px: int) -> None:
-    needs = Needs(input_size, preview_side_px)
+    needs = TargetSizes(input_size, preview_side_px)
     factor = needs.reduction(*size)
 
     def leaves_enough(factor: int) -> bool:

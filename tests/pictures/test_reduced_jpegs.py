@@ -15,7 +15,7 @@ from PIL import Image
 from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
 from app.errors import PictureTooLarge, UnreadablePicture
-from app.pictures.decode import Limits, Needs, Picture, decode
+from app.pictures.decode import Limits, Picture, TargetSizes, decode
 from app.pictures.prepare import Frame, prepare
 from app.predicting.predictor import Predictor
 from app.settings import Settings
@@ -23,7 +23,7 @@ from tests.support.pictures import encoded, exif
 from training.data.samples import Sample
 from training.loading.views import EvaluationSet
 
-SMALL = Needs((32, 32), preview_side_px=64)
+SMALL = TargetSizes((32, 32), preview_side_px=64)
 
 
 def lossless_jpeg(width: int, height: int) -> bytes:

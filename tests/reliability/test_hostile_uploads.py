@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, MpoImagePlugin
 
 from app.errors import FusionLensError, PictureTooLarge, UnreadablePicture
-from app.pictures.decode import SIGNATURES, Limits, Needs, Picture, decode
+from app.pictures.decode import SIGNATURES, Limits, Picture, TargetSizes, decode
 from app.pictures.prepare import prepare
 from reliability import bombs
 from reliability.containers import chunk, png
@@ -97,7 +97,7 @@ def test_a_wrong_answer_is_called_wrong(kind: str) -> None:
 def outcome(data: bytes) -> Picture | FusionLensError:
     """What became of an upload; anything but a picture that can be prepared, or an error of ours, gets out."""
     try:
-        picture = decode(data, Limits(), Needs((32, 32)))
+        picture = decode(data, Limits(), TargetSizes((32, 32)))
     except FusionLensError as error:
         return error
     assert picture.image.mode == "RGB" and prepare(picture, (32, 32)).image.shape == (32, 32, 3)

@@ -205,8 +205,8 @@ def test_predictions_of_a_replaced_bundle_are_explained_while_it_is_loaded(
         assert response.status_code == status
         if status == 410:
             assert "send the picture again" in assert_problem(response, 410, "model-gone")
-        assert len(app.state.models.loaded) == 1 + kept
-        wait_until(lambda: len(app.state.models.loaded) == 1)  # by now nothing of the old one can be asked about
+        assert len(app.state.models.services) == 1 + kept
+        wait_until(lambda: len(app.state.models.services) == 1)  # by now nothing of the old one can be asked about
 
 
 def test_a_bundle_that_is_no_longer_loaded_leaves_memory_at_once(folder: Folder, operated: Operated) -> None:

@@ -19,10 +19,10 @@ MOST_BYTES = 450_000_000
 
 def main(python: str) -> None:
     python = str(Path(python).absolute())  # not resolved: it is a link that says which environment is meant
-    folder = tempfile.gettempdir()  # not the checkout, whose `app` would be imported instead of the installed one
+    folder = tempfile.gettempdir()  # not the checkout, whose `app` would be found instead of the installed one
     absent = "import importlib.util as u; print([m for m in ('torch', 'timm', 'cv2') if u.find_spec(m)])"
     assert subprocess.check_output([python, "-c", absent], cwd=folder, text=True).strip() == "[]"
-    command = [python, "-m", "app", "serve", "--port", "0"]
+    command = [str(Path(python).parent / "fusionlens"), "serve", "--port", "0"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:

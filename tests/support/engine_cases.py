@@ -27,7 +27,7 @@ from app.models.feature_maps import FeatureMaps
 from tests.support.artifacts import build_once
 from tests.support.bundles import describe, tiny_model, tiny_reference
 from training.export.export import write_bundle
-from training.export.graphs import in_fp16
+from training.export.graphs import to_fp16_files
 from training.export.tracing import Graphs, trace
 
 # Tracing takes seconds, so not every case is one of OpenVINO's.
@@ -73,7 +73,7 @@ class Case:
         """The bundle with the graphs in it, in fp16."""
         manifest, out = self.bundle.manifest, self.folder.with_name(f"{self.folder.name}-compiled")
         description = Description(**{name: getattr(manifest, name) for name in Description.model_fields})
-        write_bundle(self.model, out, description, self.bundle.reference, in_fp16(self.graphs))
+        write_bundle(self.model, out, description, self.bundle.baseline, to_fp16_files(self.graphs))
         return read_bundle(out)
 
     def engine(self, kind: EngineKind) -> Engine:

@@ -1,4 +1,4 @@
-"""`python -m app serve` as a user starts it: another process, its output, its requests, its end."""
+"""`fusionlens serve` as a user starts it: another process, its output, its requests, its end."""
 
 from __future__ import annotations
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import base64
 import io
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Download, Page, Playwright, Request, expect
+from playwright.sync_api import Browser, ConsoleMessage, Download, Locator, Page, Playwright, Request, Route, expect
 
+# The longest wait for anything in the page, and the services' deadline: only a failure takes so long, on any machine.
+PATIENCE_S = 300
+WATCH = Path(__file__).with_name("watch.js")
 # What the browser itself writes about an answer that is an error, which the page tells in words.
 _REFUSED = re.compile(r"Failed to load resource: the server responded with a status of 4\d\d")
 # The picture with the map over it, as it is seen, at the size in which the service draws it.
@@ -34,12 +39,55 @@ _SEEN = """(pane) => {
 
 def launch(playwright: Playwright, chromium: str) -> Browser:
     """Chromium without a window."""
+    expect.set_options(timeout=PATIENCE_S * 1000)
     options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     return playwright.chromium.launch(executable_path=chromium, args=options)
 
 
+def listen(page: Page, heard: Callable[[], bool], failure: str) -> None:
+    """Until a page's events have made it true: they are delivered during calls alone."""
+    until = time.monotonic() + PATIENCE_S
+    while not heard():
+        assert time.monotonic() < until, failure
+        page.evaluate("0")
+
+
+class Held:
+    """Requests of a page that do not reach the service until they are let go."""
+
+    def __init__(self, page: Page, pattern: str) -> None:
+        self._page, self._pattern = page, pattern
+        self._routes: list[Route] = []
+        self._are_let_go = False
+        page.route(pattern, self._on_route)
+
+    def _on_route(self, route: Route) -> None:
+        if self._are_let_go:
+            route.continue_()
+        else:
+            self._routes.append(route)
+
+    def wait(self, count: int = 1) -> None:
+        """Until so many are held."""
+        listen(self._page, lambda: len(self._routes) >= count, f"not {count} requests to {self._pattern}")
+
+    def release(self) -> None:
+        """Let them go, and wait until they are answered."""
+        self._are_let_go = True
+        for route in self._routes:
+            route.continue_()
+        for route in self._routes:
+            response = route.request.response()
+            assert response is not None
+            response.finished()
+
+
 class Visit:
-    """One tab with the page."""
+    """One tab with the page.
+
+    What the page shows is read while its view is not busy. The view is busy from the user's action until what was asked
+    is there and drawn; `watch.js` sees to it that this is true.
+    """
 
     def __init__(self, page: Page, address: str) -> None:
         self.page, self.address = page, address
@@ -48,20 +96,22 @@ class Visit:
         page.on("request", lambda request: self.requests.append(request))
         page.on("console", self._on_console)
         page.on("pageerror", lambda error: self._complaints.append(str(error)))
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(PATIENCE_S * 1000)
+        page.add_init_script(path=WATCH)
         page.goto(address)
-        expect(page.locator("body")).to_be_visible()
 
     def _on_console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning") and not _REFUSED.match(message.text):
             self._complaints.append(message.text)
 
     def forgive(self, complaint: str) -> None:
-        """Something that the browser complains about was meant to go wrong."""
+        """Something that the browser complains about, or is about to, was meant to go wrong."""
+        listen(self.page, lambda: any(complaint in one for one in self._complaints), f"no complaint about {complaint}")
         self._complaints = [one for one in self._complaints if complaint not in one]
 
     def assert_nothing_went_wrong(self) -> None:
         """No error in the console, and no request to another host."""
+        self.page.evaluate("0")  # what has happened is heard of by then
         assert self._complaints == []
         own = urlsplit(self.address).netloc
         others = {request.url for request in self.requests if urlsplit(request.url).scheme not in ("blob", "data")}
@@ -79,7 +129,7 @@ class Visit:
     @property
     def prediction_id(self) -> str:
         """The id of the prediction that was explained last."""
-        return self.asked("gradcam", "attention")[-1]["prediction_id"]
+        return self.asked("explain", "attention")[-1]["prediction_id"]
 
     def choose(self, *pictures: Path | tuple[str, bytes]) -> None:
         """Choose pictures by the file dialog."""
@@ -93,18 +143,42 @@ class Visit:
 
     def wait(self) -> None:
         """Until the current picture is answered and explained."""
-        expect(self.page.locator("#result[data-state=answered]")).to_be_visible()
-        expect(self.page.locator("#caption")).not_to_be_empty()
         self.settle()
+        state = self.page.locator("#result").get_attribute("data-state")
+        assert state == "answered" and self.text("#caption"), (state, self.text("#problem"))
 
     def settle(self) -> None:
-        """Until what was asked is there and drawn."""
+        """Until what was asked is there and drawn, or has failed."""
         expect(self.page.locator("#view:not([aria-busy])")).to_have_count(1)
-        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def hold(self, pattern: str) -> Held:
+        """Keep requests of these addresses from the service."""
+        return Held(self.page, pattern)
+
+    def picture(self, name: str) -> Locator:
+        """A picture in the strip."""
+        return self.page.locator("#strip button", has_text=name)
 
     def view(self, name: str) -> None:
         """Choose a view: evidence, branches or tokens."""
         self.page.locator(f"#views label:has([value={name}])").click()
+        self.page.mouse.move(0, 0)  # or another layout could bring a token's cell under the pointer
+        self.settle()
+
+    def point(self, cell: int) -> None:
+        """Point at a token's cell."""
+        self.page.locator(f"[data-cell='{cell}']").hover()
+        self.settle()
+
+    def check(self, control: str) -> None:
+        """Tick a box."""
+        self.page.locator(f"#{control}").check()
+        self.settle()
+
+    def press(self, key: str, times: int = 1) -> None:
+        """Press a key."""
+        for _ in range(times):
+            self.page.keyboard.press(key)
         self.settle()
 
     def select(self, control: str, value: str) -> None:
@@ -117,9 +191,21 @@ class Visit:
         self.page.locator(f"#{control}").fill(str(value))
         self.settle()
 
+    def enter(self, key: str) -> None:
+        """Give the page a key."""
+        self.page.locator("#key").fill(key)
+        self.page.keyboard.press("Enter")
+
     def text(self, selector: str) -> str:
         """What an element says."""
         return self.page.locator(selector).inner_text()
+
+    def texts(self, *selectors: str) -> list[str]:
+        """What elements say at one moment."""
+        said: list[str] = self.page.evaluate(
+            "(selectors) => selectors.map((selector) => document.querySelector(selector).innerText)", selectors
+        )
+        return said
 
     def seen(self, pane: str = "#stage .pane") -> np.ndarray:
         """The pixels of the picture with its map, in RGB."""

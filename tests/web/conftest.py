@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from tests.support.programs import tool
 from tests.support.served_process import environment, serving
-from tests.support.visit import Visit, launch
+from tests.support.visit import PATIENCE_S, Visit, launch
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "app" / "web" / "examples"
@@ -34,8 +34,8 @@ def browser() -> Iterator[Browser]:
 def service(browser: Browser) -> Iterator[httpx.Client]:
     """A client of a service with the demo bundle, started as a user starts it."""
     with (
-        serving(ROOT, environment(ROOT)) as served,
-        httpx.Client(base_url=served.address, timeout=30, trust_env=False) as client,
+        serving(ROOT, environment(ROOT, FUSIONLENS_DEADLINE_S=str(PATIENCE_S))) as served,
+        httpx.Client(base_url=served.address, timeout=PATIENCE_S, trust_env=False) as client,
     ):
         yield client
 

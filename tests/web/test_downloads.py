@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.support.programs import tool
-from tests.support.visit import Visit
+from tests.support.visit import PATIENCE_S, Visit
 from tests.web.conftest import EXAMPLES
 
 NAME = 'it\'s a, "drawn"; one.webp'
@@ -42,12 +42,12 @@ STYLE: dict[str, Any] = {"colormap": "inferno", "alpha_max": 0.9, "threshold": 0
 def test_overlay_map_and_record_are_the_services_bytes(styled: Visit, service: httpx.Client) -> None:
     identified = {"prediction_id": styled.prediction_id, **QUESTION}
     overlay = styled.save("png")
-    assert overlay.path().read_bytes() == service.get("/gradcam", params={**identified, **STYLE}).content
-    assert re.fullmatch(r"[\w.+_-]+-gradcam-cnn-malignant\.png", overlay.suggested_filename)
+    assert overlay.path().read_bytes() == service.get("/explain", params={**identified, **STYLE}).content
+    assert re.fullmatch(r"[\w.+_-]+-gradcam\+\+-cnn-malignant\.png", overlay.suggested_filename)
     raw = styled.save("npy").path().read_bytes()
-    assert raw == service.get("/gradcam", params={**identified, "format": "npy"}).content
+    assert raw == service.get("/explain", params={**identified, "format": "npy"}).content
     record = json.loads(styled.save("json").path().read_text())
-    assert record["explanation"] == service.get("/gradcam", params={**identified, "format": "json"}).json()
+    assert record["explanation"] == service.get("/explain", params={**identified, "format": "json"}).json()
     assert record["prediction"]["prediction_id"] == identified["prediction_id"]
     assert record["prediction"]["label"] == styled.text("#label") and record["picture"] == NAME
 
@@ -56,7 +56,7 @@ def test_a_comparison_and_a_tokens_map_are_taken_along_as_seen(styled: Visit, se
     prediction = {"prediction_id": styled.prediction_id}
     styled.view("branches")
     compared = {**prediction, "method": "gradcam++", "target": "malignant", "compare": "cnn,swin,fusion"}
-    assert styled.save("png").path().read_bytes() == service.get("/gradcam", params={**compared, **STYLE}).content
+    assert styled.save("png").path().read_bytes() == service.get("/explain", params={**compared, **STYLE}).content
     styled.view("tokens")
     styled.page.locator("[data-cell='17']").click()
     styled.select("head", "2")
@@ -78,12 +78,12 @@ def test_copied_commands_give_the_same_overlay(
     if language == "curl":
         tool("curl")
     without_proxy = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    ran = subprocess.run(run, cwd=tmp_path, env=without_proxy, capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(run, cwd=tmp_path, env=without_proxy, capture_output=True, text=True, timeout=PATIENCE_S)
     assert ran.returncode == 0, ran.stderr
     with Image.open(tmp_path / "overlay.png") as overlay:
         got = np.asarray(overlay.convert("RGB"))
     identified = {"prediction_id": styled.prediction_id, **QUESTION, **STYLE}
-    (tmp_path / "expected.png").write_bytes(service.get("/gradcam", params=identified).content)
+    (tmp_path / "expected.png").write_bytes(service.get("/explain", params=identified).content)
     with Image.open(tmp_path / "expected.png") as expected:
         np.testing.assert_array_equal(got, np.asarray(expected.convert("RGB")))
 
@@ -93,17 +93,9 @@ def test_the_report_is_one_page(styled: Visit) -> None:
         styled.page.emulate_media(media="screen")
         styled.view(view)
         styled.page.emulate_media(media="print")
-        report = styled.page.locator("body").inner_text()
-        answered_at = styled.page.locator("#answered-at").inner_text()
-        assert answered_at
-        for told in (
-            NAME,
-            answered_at,
-            "malignant",
-            "No medical device",
-            "Made by skin-demo 1",
-            styled.text("#caption"),
-        ):
+        report, *said = styled.texts("body", "#answered-at", "#caption")
+        assert all(said)
+        for told in (NAME, "malignant", "No medical device", "Made by skin-demo 1", *said):
             assert told in report
         for control in ("Choose pictures", "Opacity", "Copy as curl", "Forget"):
             assert control not in report

@@ -9,13 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
 from app.drawing.overlay import COLORMAPS
 from app.settings import Settings
 from tests.support.asking import png_bytes
 from tests.support.serving import serving
-from tests.support.visit import Visit, assert_looks_like
+from tests.support.visit import PATIENCE_S, Visit, assert_looks_like
 from tests.web.conftest import EXAMPLES
 
 RAGGED = EXAMPLES / "ragged.webp"
@@ -29,7 +29,7 @@ def answered(visit: Visit) -> Visit:
     return visit
 
 
-def overlay(service: httpx.Client, visit: Visit, route: str = "gradcam", **query: Any) -> bytes:
+def overlay(service: httpx.Client, visit: Visit, route: str = "explain", **query: Any) -> bytes:
     """The service's own drawing."""
     answer = service.get(f"/{route}", params={"prediction_id": visit.prediction_id, **query})
     assert answer.status_code == 200, answer.text
@@ -38,7 +38,7 @@ def overlay(service: httpx.Client, visit: Visit, route: str = "gradcam", **query
 
 def test_the_first_map_is_the_services_default(answered: Visit, service: httpx.Client) -> None:
     assert_looks_like(answered.seen(), overlay(service, answered))
-    (asked,) = answered.asked("gradcam")
+    (asked,) = answered.asked("explain")
     assert (asked["method"], asked["branch"], asked["target"], asked["format"]) == (
         "integrated",
         "fusion",
@@ -64,7 +64,7 @@ def test_another_question_is_asked_once_and_drawn(answered: Visit, service: http
         answered.select(control, value)
         answered.select(control, before)
         questions += 1
-        assert len(answered.asked("gradcam")) == questions, "asked again what was known"
+        assert len(answered.asked("explain")) == questions, "asked again what was known"
     assert all((one != another).any() for one, another in combinations(drawn, 2))
     assert len(answered.asked("predict")) == 1
 
@@ -80,9 +80,8 @@ def test_a_method_of_no_class_takes_none(answered: Visit) -> None:
 
 
 def test_the_finer_map_is_the_services(answered: Visit, service: httpx.Client) -> None:
-    answered.page.locator("#detail").check()
-    answered.settle()
-    expect(answered.page.locator("#caption")).to_contain_text("28 × 28 cells")
+    answered.check("detail")
+    assert "28 × 28 cells" in answered.text("#caption")
     assert_looks_like(answered.seen(), overlay(service, answered, detail="fine"))
 
 
@@ -114,7 +113,7 @@ def test_branches_are_side_by_side_on_one_scale(answered: Visit, service: httpx.
     highs = {}
     for branch in ("cnn", "swin", "fusion"):
         answer = service.get(
-            "/gradcam", params={"prediction_id": answered.prediction_id, "branch": branch, "format": "json"}
+            "/explain", params={"prediction_id": answered.prediction_id, "branch": branch, "format": "json"}
         )
         highs[branch] = answer.json()["legend"]["high"]
     assert float(answered.text("#bar-high")) == pytest.approx(max(highs.values()), rel=0.005)
@@ -133,7 +132,7 @@ def test_branches_are_side_by_side_on_one_scale(answered: Visit, service: httpx.
 
 
 def test_shares_and_completeness_are_said_in_words(answered: Visit, service: httpx.Client) -> None:
-    told = service.get("/gradcam", params={"prediction_id": answered.prediction_id, "format": "json"}).json()
+    told = service.get("/explain", params={"prediction_id": answered.prediction_id, "format": "json"}).json()
     words = answered.text("#sentences")
     share = told["branches"]["cnn"]["share"]
     assert f"{100 * share:.0f} % of the evidence, for and against, comes from the CNN branch" in words
@@ -154,7 +153,7 @@ def test_shares_and_completeness_are_said_in_words(answered: Visit, service: htt
 def test_without_positive_evidence_it_is_said_and_nothing_is_painted(answered: Visit, service: httpx.Client) -> None:
     answered.select("target", "benign")
     told = service.get(
-        "/gradcam", params={"prediction_id": answered.prediction_id, "target": "benign", "format": "json"}
+        "/explain", params={"prediction_id": answered.prediction_id, "target": "benign", "format": "json"}
     )
     assert told.json()["no_positive_evidence"], "the drawn picture is no longer one to test this with"
     assert "Nothing in the picture speaks for benign in both branches together" in answered.text("#caption")
@@ -194,39 +193,47 @@ def test_a_picture_that_is_not_square_is_drawn_where_the_model_looked(visit: Vis
 
 def test_nothing_of_one_picture_is_left_at_another(answered: Visit) -> None:
     answered.choose(("notes.txt", b"no picture"))
-    expect(answered.page.locator("#strip [data-state=failed]")).to_have_count(1)
-    answered.page.locator("#strip button", has_text="ragged.webp").click()
+    answered.settle()
+    answered.picture("ragged.webp").click()
+    answered.wait()
     answered.view("branches")
-    held: list[Route] = []
-    answered.page.route("**/gradcam?*detail=fine*", lambda route: held.append(route))
+    late = answered.hold("**/explain?*detail=fine*")
     answered.page.locator("#detail").check()
-    answered.page.wait_for_timeout(400)
+    late.wait(3)
     expect(answered.page.locator("#explaining")).to_have_text("Explaining…")
-    answered.page.locator("#strip button", has_text="notes.txt").click()
-    for state in ("before", "after"):
-        for id in ("caption", "provenance", "sentences", "explaining"):
-            expect(answered.page.locator(f"#{id}")).to_be_empty()
-        expect(answered.page.locator("#panels")).to_be_hidden()
-        expect(answered.page.locator("#values")).to_be_hidden()
-        assert answered.page.locator("#stage img").get_attribute("src") is None
-        expect(answered.page.locator("#problem")).to_contain_text("not a picture")
-        if state == "before":
-            for route in held:
-                route.continue_()
-            answered.page.wait_for_timeout(600)
+    answered.picture("notes.txt").click()
+    assert_shows_no_picture(answered)
+    late.release()
+    assert_shows_no_picture(answered)
+    asked = len(answered.asked("explain"))
+    answered.picture("ragged.webp").click()
+    answered.wait()
+    assert len(answered.asked("explain")) == asked, "what came late was thrown away"
+    expect(answered.page.locator("#panels")).to_be_visible()
+
+
+def assert_shows_no_picture(visit: Visit) -> None:
+    """What was chosen is no picture, which is all that the page says."""
+    visit.settle()
+    for id in ("caption", "provenance", "sentences", "explaining"):
+        expect(visit.page.locator(f"#{id}")).to_be_empty()
+    expect(visit.page.locator("#panels")).to_be_hidden()
+    expect(visit.page.locator("#values")).to_be_hidden()
+    assert visit.page.locator("#stage img").get_attribute("src") is None
+    expect(visit.page.locator("#problem")).to_contain_text("not a picture")
 
 
 def test_only_the_latest_question_is_shown(answered: Visit) -> None:
-    def late(route: Route) -> None:
-        answered.page.wait_for_timeout(700)
-        route.continue_()
-
-    answered.page.route("**/gradcam?*branch=cnn*", late)
+    late = answered.hold("**/explain?*branch=cnn*")
     answered.page.locator("#branch").select_option("cnn")
-    answered.page.locator("#branch").select_option("swin")
-    answered.page.wait_for_timeout(1500)
-    answered.settle()
+    late.wait()
+    answered.select("branch", "swin")  # which is drawn without waiting for the other
+    seen = answered.seen()
+    late.release()
+    answered.select("method", "gradcam")
+    answered.select("method", "integrated")
     assert "in the Swin branch" in answered.text("#caption")
+    assert (answered.seen() == seen).all()
 
 
 def test_a_model_of_one_branch_offers_no_more_than_it_has(
@@ -234,7 +241,8 @@ def test_a_model_of_one_branch_offers_no_more_than_it_has(
 ) -> None:
     from tests.support.bundles import write_tiny_bundle  # behind the import hook
 
-    with serving(Settings(bundle=write_tiny_bundle(tmp_path / "cnn", fusion="cnn"))) as service:
+    bundle = write_tiny_bundle(tmp_path / "cnn", fusion="cnn")
+    with serving(Settings(bundle=bundle, deadline_s=PATIENCE_S)) as service:
         visit = visit_of(service)
         visit.choose(RAGGED)
         visit.wait()

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import BrowserContext, expect
 
 from app.settings import Settings
 from tests.support.redis_server import redis_server
 from tests.support.serving import serving
-from tests.support.visit import Visit
+from tests.support.visit import PATIENCE_S, Visit
 from tests.web.conftest import EXAMPLES, ROOT
 
 DRAWN, RAGGED = EXAMPLES / "drawn.webp", EXAMPLES / "ragged.webp"
 Visiting = Callable[[httpx.Client], Visit]
-
-
-@pytest.fixture(scope="module")
-def forgetful(browser: object) -> Iterator[httpx.Client]:
-    """A service that keeps predictions for three seconds."""
-    with serving(Settings(bundle=ROOT / "weights" / "demo", store_ttl_s=3)) as client:
-        yield client
 
 
 def test_after_a_reload_the_pictures_are_still_there(visit: Visit) -> None:
@@ -34,7 +28,7 @@ def test_after_a_reload_the_pictures_are_still_there(visit: Visit) -> None:
     visit.page.reload()
     expect(visit.page.locator("#result")).to_be_hidden()
     expect(visit.page.locator("#strip img:visible")).to_have_count(2)  # from the service
-    visit.page.locator("#strip button", has_text="ragged.webp").click()
+    visit.picture("ragged.webp").click()
     visit.wait()
     assert visit.text("#label") == label
     assert (visit.seen() == seen).all()
@@ -56,7 +50,7 @@ def test_two_tabs_share_predictions_and_what_is_forgotten_is_gone_in_both(
         expect(visit.page.locator("#result")).to_be_hidden()
         expect(visit.page.locator("#strip li")).to_have_count(0)
         expect(visit.page.locator("#status")).to_have_text("Forgotten.")
-    assert service.get("/gradcam", params={"prediction_id": one.prediction_id}).status_code == 404
+    assert service.get("/explain", params={"prediction_id": one.prediction_id}).status_code == 404
     assert one.page.evaluate("localStorage.getItem('fusionlens.predictions')") == "[]"
 
 
@@ -68,6 +62,7 @@ def test_what_the_service_no_longer_knows_leaves_the_strip(visit: Visit, service
     visit.page.reload()
     expect(visit.page.locator("#strip button")).to_have_count(1)
     expect(visit.page.locator("#strip button")).to_contain_text("drawn.webp")
+    expect(visit.page.locator("#strip img:visible")).to_have_count(1)  # so all were asked for
     expect(visit.page.locator("#problem")).to_be_empty()
 
 
@@ -78,24 +73,37 @@ def test_all_can_be_forgotten_at_once(visit: Visit, service: httpx.Client) -> No
     last = visit.prediction_id
     visit.page.locator("#forget-all").click()
     expect(visit.page.locator("#history")).to_be_hidden()
-    assert service.get("/gradcam", params={"prediction_id": last}).status_code == 404
+    assert service.get("/explain", params={"prediction_id": last}).status_code == 404
     visit.page.reload()
     expect(visit.page.locator("#history")).to_be_hidden()
 
 
-def test_what_has_expired_leaves_the_strip_and_is_said(visit_of: Visiting, forgetful: httpx.Client) -> None:
-    visit, other = visit_of(forgetful), visit_of(forgetful)
+def test_what_has_expired_leaves_the_strip_and_is_said(
+    context: BrowserContext, visit_of: Visiting, service: httpx.Client
+) -> None:
+    """By a clock of the browser that is put on."""
+    context.clock.install()
+    visit, other = visit_of(service), visit_of(service)
     visit.choose(RAGGED)
     visit.wait()
     other.page.locator("#strip button").click()
-    expect(visit.page.locator("#kept-until")).to_contain_text("Kept until")
+    other.wait()
+    kept_ms = round(1000 * service.get("/model").json()["limits"]["store_ttl_s"])
+    context.clock.fast_forward(kept_ms // 2)
+    for one in (visit, other):
+        expect(one.page.locator("#kept-until")).to_contain_text("Kept until")
+        expect(one.page.locator("#strip li")).to_have_count(1)
+    over = datetime.fromtimestamp((visit.page.evaluate("Date.now()") + kept_ms) / 1000, UTC)
+    context.clock.set_system_time(over)  # in both tabs, before either acts on it
+    context.clock.fast_forward(kept_ms)
     for one in (visit, other):
         expect(one.page.locator("#problem")).to_contain_text("has expired")
         expect(one.page.locator("#label")).to_be_visible()
         expect(one.page.locator("#kept-until")).to_have_text("Expired.")
     expect(visit.page.locator("#history")).to_be_hidden()
     expect(visit.page.locator("#label")).to_be_visible()
-    refused = forgetful.get("/gradcam", params={"prediction_id": visit.prediction_id, "branch": "cnn"})
+    service.delete(f"/predictions/{visit.prediction_id}")  # the service has another clock
+    refused = service.get("/explain", params={"prediction_id": visit.prediction_id, "branch": "cnn"})
     assert refused.status_code == 404
     visit.page.locator("#branch").select_option("cnn")
     expect(visit.page.locator("#problem")).to_have_text(refused.json()["detail"])
@@ -108,7 +116,8 @@ def test_what_is_not_stored_is_explained_all_the_same(
 ) -> None:
     """With a limit so low that Redis is given nothing."""
     with redis_server(tmp_path_factory.mktemp("redis")) as redis:
-        asked: dict[str, Any] = {"store_max_entry_bytes": 1000, **redis.settings}
+        patient = {"deadline_s": PATIENCE_S, "redis_timeout_s": PATIENCE_S}
+        asked: dict[str, Any] = {"store_max_entry_bytes": 1000, **patient, **redis.settings}
         settings = Settings(bundle=ROOT / "weights" / "demo", **asked)
         with serving(settings) as service:
             visit = visit_of(service)
@@ -117,7 +126,7 @@ def test_what_is_not_stored_is_explained_all_the_same(
             expect(visit.page.locator("#picture-notes")).to_contain_text("was not stored")
             expect(visit.page.locator("#kept-until")).to_have_text("Not kept by the service.")
             expect(visit.page.locator("#forget")).to_be_disabled()
-            explained = [request for request in visit.requests if "/gradcam" in request.url]
+            explained = [request for request in visit.requests if "/explain" in request.url]
             assert [request.method for request in explained] == ["POST"]
             visit.view("tokens")
             assert "most at row" in visit.text("#caption")

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, expect
 from app.server.provision import add_key
 from app.settings import Settings
 from tests.support.serving import serving
-from tests.support.visit import Visit, assert_looks_like
+from tests.support.visit import PATIENCE_S, Visit, assert_looks_like
 from tests.web.conftest import EXAMPLES, ROOT
 
 Visiting = Callable[[httpx.Client], Visit]
@@ -31,15 +31,10 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
 def keyed(browser: Browser, keys: tuple[Path, dict[str, str]]) -> Iterator[tuple[httpx.Client, str]]:
     """A client of a service that wants a key, and a key."""
     file, key = keys[0], keys[1]["clinic"]
-    with serving(Settings(bundle=ROOT / "weights" / "demo", keys=file)) as client:
+    with serving(Settings(bundle=ROOT / "weights" / "demo", keys=file, deadline_s=PATIENCE_S)) as client:
         client.headers["X-API-Key"] = key
+        client.timeout = PATIENCE_S
         yield client, key
-
-
-def enter(visit: Visit, key: str) -> None:
-    """Give the page a key."""
-    visit.page.locator("#key").fill(key)
-    visit.page.keyboard.press("Enter")
 
 
 def test_a_key_is_asked_for_and_kept_in_this_tab_alone(visit_of: Visiting, keyed: tuple[httpx.Client, str]) -> None:
@@ -48,21 +43,22 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_alone(visit_of: Visiting, keyed
     dialog = visit.page.locator("#key-dialog")
     expect(dialog).to_be_visible()
     expect(visit.page.locator("#key-why")).to_contain_text("This needs a key")
-    enter(visit, "a-wrong-one")
+    visit.enter("a-wrong-one")
     expect(visit.page.locator("#key-why")).to_contain_text("not known here")
-    enter(visit, key)
+    visit.enter(key)
     expect(dialog).to_be_hidden()
     expect(visit.page.locator("#model-name")).to_contain_text("skin-demo")
     visit.choose(EXAMPLES / "ragged.webp")
     visit.wait()
     identity = visit.prediction_id
-    assert_looks_like(visit.seen(), service.get("/gradcam", params={"prediction_id": identity}).content)
+    assert_looks_like(visit.seen(), service.get("/explain", params={"prediction_id": identity}).content)
     assert (
         visit.save("png").path().read_bytes()
-        == service.get("/gradcam", params={"prediction_id": identity, "colormap": "viridis", "alpha_max": 0.7}).content
+        == service.get("/explain", params={"prediction_id": identity, "colormap": "viridis", "alpha_max": 0.7}).content
     )
     for language in ("curl", "python"):
-        assert "FUSIONLENS_KEY" in visit.copied(language) and key not in visit.copied(language)
+        copied = visit.copied(language)
+        assert "FUSIONLENS_KEY" in copied and key not in copied
     visit.page.reload()
     expect(visit.page.locator("#model-name")).to_contain_text("skin-demo")
     visit.page.locator("#strip button").click()
@@ -83,7 +79,7 @@ def test_without_a_key_the_page_says_what_it_needs(visit_of: Visiting, keyed: tu
     expect(visit.page.locator("#problem")).to_contain_text("This needs a key")
     visit.choose(EXAMPLES / "ragged.webp")
     expect(visit.page.locator("#key-dialog")).to_be_visible()
-    enter(visit, keyed[1])
+    visit.enter(keyed[1])
     visit.wait()
     expect(visit.page.locator("#model-name")).to_contain_text("skin-demo")
 
@@ -92,11 +88,11 @@ def test_a_key_without_the_right_can_be_given_back(
     visit_of: Visiting, keyed: tuple[httpx.Client, str], keys: tuple[Path, dict[str, str]]
 ) -> None:
     visit = visit_of(keyed[0])
-    enter(visit, keys[1]["scraper"])
+    visit.enter(keys[1]["scraper"])
     expect(visit.page.locator("#problem")).to_contain_text("has no right to this")
     visit.page.locator("#key-forget").click()
     expect(visit.page.locator("#key-dialog")).to_be_visible()
-    enter(visit, keys[1]["clinic"])
+    visit.enter(keys[1]["clinic"])
     expect(visit.page.locator("#model-name")).to_contain_text("skin-demo")
 
 
@@ -104,7 +100,7 @@ def test_a_key_that_may_ask_one_thing_at_a_time_is_enough(
     visit_of: Visiting, keyed: tuple[httpx.Client, str], keys: tuple[Path, dict[str, str]]
 ) -> None:
     visit = visit_of(keyed[0])
-    enter(visit, keys[1]["single"])
+    visit.enter(keys[1]["single"])
     expect(visit.page.locator("#model-name")).to_contain_text("skin-demo")
     visit.choose(EXAMPLES / "ragged.webp")
     visit.wait()

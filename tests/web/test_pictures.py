@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from app.server.provision import add_key
 from app.settings import Settings
 from reliability.swaps import Versions
-from tests.support import served_process
 from tests.support.asking import scene
 from tests.support.pictures import encoded, exif
 from tests.support.serving import serving
-from tests.support.visit import Visit
+from tests.support.visit import PATIENCE_S, Visit
 from tests.web.conftest import EXAMPLES, ROOT
 
 DRAWN = EXAMPLES / "drawn.webp"
@@ -85,10 +83,10 @@ def test_a_pasted_picture_is_answered(visit: Visit, service: httpx.Client) -> No
 
 def test_the_drawn_examples_are_answered(visit: Visit, service: httpx.Client) -> None:
     for number, example in enumerate(visit.page.locator("[data-example]").all()):
-        example.click()
         name = (example.get_attribute("data-example") or "").rpartition("/")[2]
-        expect(visit.page.locator("#picture-name")).to_have_text(name)
+        example.click()
         assert_shows(visit, predicted(service, (EXAMPLES / name).read_bytes()))
+        assert visit.text("#picture-name") == name
         expect(visit.page.locator("#strip li")).to_have_count(number + 1)
 
 
@@ -102,7 +100,7 @@ def test_several_pictures_make_a_strip_and_are_answered_in_turn(visit: Visit, se
         probability = next(one["probability"] for one in answer["probabilities"] if one["label"] == answer["label"])
         assert text.split("\n") == [f"{answer['label']} {100 * probability:.0f} %", name]
     assert visit.text("#picture-name") == names[0]
-    visit.page.locator("#strip button", has_text="drawn.webp").click()
+    visit.picture("drawn.webp").click()
     assert_shows(visit, predicted(service, DRAWN.read_bytes()))
 
 
@@ -118,11 +116,12 @@ def test_what_cannot_be_read_is_told_in_the_services_words(
     visit.choose(DRAWN, (name, content))
     visit.wait()
     expect(visit.page.locator("#strip [data-state=failed]")).to_have_count(1)
-    visit.page.locator("#strip button", has_text=name).click()
+    visit.picture(name).click()
+    visit.settle()
     expect(visit.page.locator("#problem")).to_have_text(refused.json()["detail"])
     expect(visit.page.locator("#controls")).to_be_hidden()
     assert visit.page.locator("#stage img").get_attribute("src") is None or name == "broken.webp"
-    visit.page.locator("#strip button", has_text="drawn.webp").click()
+    visit.picture("drawn.webp").click()
     expect(visit.page.locator("#problem")).to_be_empty()
     assert_shows(visit, predicted(service, DRAWN.read_bytes()))
 
@@ -146,14 +145,14 @@ def test_an_example_that_does_not_come_is_told_of(visit: Visit) -> None:
 
 
 def test_the_picture_is_shown_before_it_is_answered(visit: Visit) -> None:
-    held = []
-    visit.page.route("**/predict", lambda route: held.append(route))
+    sent = visit.hold("**/predict")
     visit.choose(DRAWN)
+    sent.wait()
     picture = visit.page.locator("#stage img")
     expect(picture).to_have_js_property("naturalWidth", 448)
     expect(visit.page.locator("#status")).to_have_text("Looking at the picture…")
     expect(visit.page.locator("#answer")).to_be_hidden()
-    held[0].continue_()
+    sent.release()
     visit.wait()
     expect(visit.page.locator("#status")).to_be_empty()
 
@@ -210,7 +209,8 @@ def test_real_and_awkward_pictures_are_shown_as_the_service_understood_them(
             continue
         answer = service.post("/predict", files={"file": (path.name, path.read_bytes())})
         visit.choose(path)
-        expect(visit.page.locator("#picture-name")).to_have_text(path.name)
+        visit.settle()
+        assert visit.text("#picture-name") == path.name
         if answer.status_code != 200:
             expect(visit.page.locator("#problem")).to_have_text(answer.json()["detail"])
             continue
@@ -225,7 +225,8 @@ def test_of_many_classes_the_first_ten_are_shown(
 ) -> None:
     from tests.support.bundles import write_tiny_bundle  # behind the import hook
 
-    with serving(Settings(bundle=write_tiny_bundle(tmp_path_factory.mktemp("many"), classes=12))) as service:
+    bundle = write_tiny_bundle(tmp_path_factory.mktemp("many"), classes=12)
+    with serving(Settings(bundle=bundle, deadline_s=PATIENCE_S)) as service:
         visit = visit_of(service)
         expect(visit.page.locator("#model-name")).to_have_text("tiny 1: 12 classes")
         visit.choose(DRAWN)
@@ -240,26 +241,23 @@ def test_of_many_classes_the_first_ten_are_shown(
 def test_a_new_model_is_told_of_while_the_page_is_open(
     visit_of: Callable[[httpx.Client], Visit], tmp_path: Path
 ) -> None:
-    versions = Versions(ROOT / "weights" / "demo", tmp_path)
-    with (
-        served_process.serving(ROOT, served_process.environment(ROOT), "--bundle", str(versions.link)) as served,
-        httpx.Client(base_url=served.address, trust_env=False) as service,
-    ):
+    """The page has a key, so that another one may have the bundle loaded anew."""
+    versions, keys = Versions(ROOT / "weights" / "demo", tmp_path), tmp_path / "keys.toml"
+    key, admin = add_key(keys, "page", ["predict"]), add_key(keys, "admin", ["admin"])
+    with serving(Settings(bundle=versions.link, keys=keys, deadline_s=PATIENCE_S)) as service:
         visit = visit_of(service)
+        visit.enter(key)
         visit.choose(DRAWN)
         visit.wait()
         assert visit.text("#model-name").startswith("skin-demo swap-1")
         visit.select("colormap", "cividis")
         versions.turn_to(1)
-        served.process.send_signal(signal.SIGHUP)
-        until = time.monotonic() + 20
-        while service.get("/model").json()["version"] != "swap-2":
-            assert time.monotonic() < until
-            time.sleep(0.1)
+        reloaded = service.post("/admin/reload", headers={"X-API-Key": admin}, timeout=PATIENCE_S)
+        assert reloaded.json()["changed"], reloaded.text
         visit.choose(EXAMPLES / "ragged.webp")
         visit.wait()
         assert visit.text("#model-name").startswith("skin-demo swap-2")
-        visit.page.locator("#strip button", has_text="drawn.webp").click()
+        visit.picture("drawn.webp").click()
         visit.wait()  # explained by the model that made it
         assert visit.text("#rule") == "Answered by skin-demo swap-1."
         assert "Made by skin-demo swap-1" in visit.text("#provenance")

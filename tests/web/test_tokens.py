@@ -42,14 +42,12 @@ def test_the_pointer_shows_each_tokens_map_and_asks_once(tokens: Visit, service:
     assert_looks_like(tokens.seen(), drawn(service, tokens))
     sent = len(tokens.requests)
     for cell in (0, 24, 48):
-        tokens.page.locator(f"[data-cell='{cell}']").hover()
-        tokens.settle()
+        tokens.point(cell)
         assert_looks_like(tokens.seen(), drawn(service, tokens, query=cell))
         assert f"row {cell // 7 + 1}, column {cell % 7 + 1} looks" in tokens.text("#caption")
         assert peak(service, tokens, query=cell) in tokens.text("#caption")
     tokens.select("head", "3")
-    tokens.page.locator("[data-cell='24']").hover()
-    tokens.settle()
+    tokens.point(24)
     assert_looks_like(tokens.seen(), drawn(service, tokens, query=24, head=3))
     assert len(tokens.requests) == sent
     (asked,) = tokens.asked("attention")
@@ -61,16 +59,13 @@ def test_arrow_keys_move_the_token_and_escape_shows_the_mean(tokens: Visit, serv
     tokens.page.locator("[data-cell][tabindex='0']").focus()
     assert tokens.page.locator("[data-cell][tabindex='0']").count() == 1, "one stop for Tab, not 49"
     for key, cell in (("ArrowRight", 25), ("ArrowDown", 32), ("ArrowLeft", 31), ("ArrowUp", 24)):
-        tokens.page.keyboard.press(key)
-        tokens.settle()
+        tokens.press(key)
         expect(tokens.page.locator(f"[data-cell='{cell}']")).to_be_focused()
         expect(tokens.page.locator("[aria-selected]")).to_have_attribute("data-cell", str(cell))
         assert_looks_like(tokens.seen(), drawn(service, tokens, query=cell))
-    for _ in range(9):
-        tokens.page.keyboard.press("ArrowUp")
+    tokens.press("ArrowUp", 9)
     expect(tokens.page.locator("[data-cell='3']")).to_be_focused()
-    tokens.page.keyboard.press("Escape")
-    tokens.settle()
+    tokens.press("Escape")
     assert np.array_equal(tokens.seen(), mean)
     assert "On average" in tokens.text("#caption")
 
@@ -78,8 +73,7 @@ def test_arrow_keys_move_the_token_and_escape_shows_the_mean(tokens: Visit, serv
 def test_attention_can_be_of_a_class_and_of_the_swins_own_layer(tokens: Visit, service: httpx.Client) -> None:
     tokens.page.locator("[data-cell='10']").click()
     assert "class-agnostic" in tokens.text("#sentences")
-    tokens.page.locator("#of-class").check()
-    tokens.settle()
+    tokens.check("of-class")
     tokens.select("target", "malignant")
     of_class = {"method": "gradient", "target": "malignant"}
     assert_looks_like(tokens.seen(), drawn(service, tokens, query=10, **of_class))

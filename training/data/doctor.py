@@ -1,4 +1,4 @@
-"""What is wrong with a data set before anyone trains on it: findings to act on, and plain facts beside them."""
+"""Checks of a data set before training: findings that call for action, and facts for information."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from app.errors import FusionLensError
 from app.pictures.decode import Limits, decode
 from training.data.duplicates import Fingerprint, exact_copies, fingerprint, near_copies
-from training.data.samples import SPLITS, DataError, Sample, groups_on_two_sides, read_samples, split_samples
+from training.data.samples import SPLITS, DataError, Sample, groups_in_several_splits, read_samples, split_samples
 
 Kind = Literal["unreadable", "note", "group", "split", "duplicate", "near duplicate", "balance", "size", "colour"]
 
@@ -28,7 +28,7 @@ _SHOWN_FINDINGS, _SHOWN_PATHS = 5, 4
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to put right, or to know the reason of: a sentence, and the pictures that it is about."""
+    """A problem to fix or to explain: its kind, a sentence, and the pictures that it concerns."""
 
     kind: Kind
     sentence: str
@@ -36,15 +36,15 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was found in the data in the folder `root`. Facts call for nothing."""
+class DataReport:
+    """The findings and the facts about the data in the folder `root`. Facts need no action."""
 
     root: Path
     facts: tuple[str, ...]
     findings: tuple[Finding, ...]
 
     def text(self) -> str:
-        """The report as lines for a terminal. Long lists are cut, and say so."""
+        """Format the report for a terminal. Long lists are shortened, and say how much is left out."""
         lines = [*self.facts, ""]
         for kind, count in Counter(finding.kind for finding in self.findings).items():
             for finding in [finding for finding in self.findings if finding.kind == kind][:_SHOWN_FINDINGS]:
@@ -59,8 +59,8 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A picture that can be read, as it was seen."""
+class _InspectedPicture:
+    """A readable picture: its size, its colour mode, the decoder's notes and its fingerprint."""
 
     sample: Sample
     size: tuple[int, int]  # width, height
@@ -69,32 +69,32 @@ class _Seen:
     fingerprint: Fingerprint
 
 
-def examine(root: Path, input_side_px: int = 224) -> Report:
-    """Read every picture of `root`, as `read_samples` finds them, and report on them.
+def examine(root: Path, input_side_px: int = 224) -> DataReport:
+    """Read every picture of the data set `root` (see `read_samples`), and report on the data.
 
-    Pictures whose shorter side is below `input_side_px` are a finding. Near duplicates within a group are none, where
-    they agree in label and split. Raises DataError for data that cannot be used at all.
+    Pictures whose shorter side is below `input_side_px` are a finding. Near duplicates within one group that agree in
+    label and split are expected, and no finding. Raises DataError for data that cannot be used at all.
     """
     samples = read_samples(root)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = tqdm(pool.map(_look, samples), "reading", len(samples), unit=" pictures", disable=None)
-        results = list(zip(samples, looks, strict=True))
-    seen = [look for _, look in results if isinstance(look, _Seen)]
-    broken = [(look, sample.path) for sample, look in results if isinstance(look, str)]
+        inspected = tqdm(pool.map(_inspect, samples), "reading", len(samples), unit=" pictures", disable=None)
+        results = list(zip(samples, inspected, strict=True))
+    readable = [picture for _, picture in results if isinstance(picture, _InspectedPicture)]
+    unreadable = [(picture, sample.path) for sample, picture in results if isinstance(picture, str)]
     findings = [
-        *_grouped("unreadable", broken),
-        *_grouped("note", [(note, look.sample.path) for look in seen for note in look.notes]),
-        *_splits(samples),
-        *_copies(seen),
-        *_balance(samples),
-        *_sizes(seen, input_side_px),
-        *_colours(seen),
+        *_findings_by_sentence("unreadable", unreadable),
+        *_findings_by_sentence("note", [(note, picture.sample.path) for picture in readable for note in picture.notes]),
+        *_split_findings(samples),
+        *_copy_findings(readable),
+        *_balance_findings(samples),
+        *_size_findings(readable, input_side_px),
+        *_colour_findings(readable),
     ]
-    return Report(root if root.is_dir() else root.parent, _facts(samples, seen), tuple(findings))
+    return DataReport(root if root.is_dir() else root.parent, _facts(samples, readable), tuple(findings))
 
 
-def _look(sample: Sample) -> _Seen | str:
-    """The picture as serving would see it, or why it would refuse it."""
+def _inspect(sample: Sample) -> _InspectedPicture | str:
+    """Decode the picture as the service does. Returns the service's reason if it would refuse the file."""
     try:
         data = sample.path.read_bytes()
         picture = decode(data, Limits())
@@ -105,23 +105,23 @@ def _look(sample: Sample) -> _Seen | str:
         colour = "grey" if grey else "CMYK" if image.mode == "CMYK" else "colour"
         if image.has_transparency_data:
             colour += " with transparency"
-    return _Seen(sample, picture.image.size, colour, picture.notes, fingerprint(np.asarray(picture.image)))
+    return _InspectedPicture(sample, picture.image.size, colour, picture.notes, fingerprint(np.asarray(picture.image)))
 
 
-def _grouped(kind: Kind, cases: Iterable[tuple[str, Path]]) -> Iterator[Finding]:
-    """One finding for each sentence, with all the pictures that it is about."""
+def _findings_by_sentence(kind: Kind, cases: Iterable[tuple[str, Path]]) -> Iterator[Finding]:
+    """Yield one finding for each distinct sentence, with all the pictures that it concerns."""
     paths: defaultdict[str, list[Path]] = defaultdict(list)
     for sentence, path in cases:
         paths[sentence].append(path)
-    for sentence, found in paths.items():
-        yield Finding(kind, f"{len(found)} picture(s): {sentence}", tuple(found))
+    for sentence, affected in paths.items():
+        yield Finding(kind, f"{len(affected)} picture(s): {sentence}", tuple(affected))
 
 
-def _splits(samples: Sequence[Sample]) -> Iterator[Finding]:
-    """What a training run would refuse: groups on two sides, or else classes that miss one."""
-    leaks = groups_on_two_sides(samples)
+def _split_findings(samples: Sequence[Sample]) -> Iterator[Finding]:
+    """Yield what a training run would refuse: groups in several splits, or classes that are missing from a split."""
+    leaks = groups_in_several_splits(samples)
     for group, members in leaks.items():
-        yield Finding("group", f"group {group} is {_sides(members)}", _paths(members))
+        yield Finding("group", f"group {group} is {_in_splits(members)}", _paths(members))
     if not leaks:
         try:
             split_samples(samples, val_share=0.2, seed=0)
@@ -129,20 +129,20 @@ def _splits(samples: Sequence[Sample]) -> Iterator[Finding]:
             yield Finding("split", str(error))
 
 
-def _copies(seen: Sequence[_Seen]) -> Iterator[Finding]:
-    prints = [look.fingerprint for look in seen]
-    exact = exact_copies(prints)
+def _copy_findings(readable: Sequence[_InspectedPicture]) -> Iterator[Finding]:
+    fingerprints = [picture.fingerprint for picture in readable]
+    exact = exact_copies(fingerprints)
     for indices in exact:
-        yield _copy_finding("duplicate", "have the same pixels", [seen[i].sample for i in indices])
-    again = {i for indices in exact for i in indices[1:]}
-    firsts = [i for i in range(len(seen)) if i not in again]
-    samples = [seen[i].sample for i in firsts]
+        yield _copy_finding("duplicate", "have the same pixels", [readable[i].sample for i in indices])
+    repeated = {i for indices in exact for i in indices[1:]}
+    firsts = [i for i in range(len(readable)) if i not in repeated]
+    samples = [readable[i].sample for i in firsts]
     pairs = [
         (first, second)
-        for first, second in near_copies([prints[i] for i in firsts])
-        if not _seen_again(samples[first], samples[second])
+        for first, second in near_copies([fingerprints[i] for i in firsts])
+        if not _known_repeat(samples[first], samples[second])
     ]
-    for indices in _connected(pairs):
+    for indices in _connected_sets(pairs):
         how = "differ in size, encoding, exposure or orientation only"
         yield _copy_finding("near duplicate", how, [samples[i] for i in indices])
 
@@ -153,89 +153,89 @@ def _copy_finding(kind: Kind, how: str, members: Sequence[Sample]) -> Finding:
     if len(labels) > 1:
         sentence += f", with different labels ({', '.join(labels)})"
     if len({member.split for member in members}) > 1:
-        sentence += f", {_sides(members)}"
+        sentence += f", {_in_splits(members)}"
     return Finding(kind, sentence, _paths(members))
 
 
-def _seen_again(first: Sample, second: Sample) -> bool:
-    """Whether two samples are known to show the same thing, and nothing is wrong with that."""
-    same_place = (first.group, first.label, first.split) == (second.group, second.label, second.split)
-    return same_place and first.group is not None
+def _known_repeat(first: Sample, second: Sample) -> bool:
+    """Whether two samples are in the same group and agree in label and split, so that they may be near duplicates."""
+    agree = (first.group, first.label, first.split) == (second.group, second.label, second.split)
+    return agree and first.group is not None
 
 
-def _connected(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """The sets of indices that chains of pairs connect."""
+def _connected_sets(pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Return the connected components of the graph whose edges are the pairs (by union-find)."""
     parent: dict[int, int] = {}
 
-    def root(index: int) -> int:
+    def root_of(index: int) -> int:
         while (above := parent.setdefault(index, index)) != index:
             parent[index] = index = parent[above]
         return index
 
     for first, second in pairs:
-        parent[root(second)] = root(first)
+        parent[root_of(second)] = root_of(first)
     sets: defaultdict[int, list[int]] = defaultdict(list)
     for index in sorted(parent):
-        sets[root(index)].append(index)
+        sets[root_of(index)].append(index)
     return list(sets.values())
 
 
-def _balance(samples: Sequence[Sample]) -> Iterator[Finding]:
+def _balance_findings(samples: Sequence[Sample]) -> Iterator[Finding]:
     counts = Counter(sample.label for sample in samples if sample.split in (None, "train"))
     for label, count in sorted(counts.items()):
         if count < _MIN_PICTURES:
-            yield Finding("balance", f"class {label} has {count} picture(s) to train on, fewer than {_MIN_PICTURES}")
+            yield Finding("balance", f"class {label} has {count} training picture(s), fewer than {_MIN_PICTURES}")
     (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
     if many > _MAX_CLASS_RATIO * few:
         ratio = f"more than {_MAX_CLASS_RATIO} to 1"
-        yield Finding("balance", f"class {most} has {many} pictures to train on and class {least} {few}, {ratio}")
+        yield Finding("balance", f"class {most} has {many} training pictures and class {least} {few}, {ratio}")
 
 
-def _sizes(seen: Sequence[_Seen], input_side_px: int) -> Iterator[Finding]:
-    if small := [look.sample for look in seen if min(look.size) < input_side_px]:
-        sentence = f"{len(small)} picture(s) have a side below the model's {input_side_px} px and would be enlarged"
+def _size_findings(readable: Sequence[_InspectedPicture], input_side_px: int) -> Iterator[Finding]:
+    if small := [picture.sample for picture in readable if min(picture.size) < input_side_px]:
+        sentence = f"{len(small)} picture(s) have a side below the model's {input_side_px} px and would be upsampled"
         yield Finding("size", sentence, _paths(small))
-    if not seen:
+    if not readable:
         return
-    sizes = np.array([look.size for look in seen], np.float64)
+    sizes = np.array([picture.size for picture in readable], np.float64)
     ratios = sizes / np.median(sizes, axis=0)
-    far = np.maximum(ratios, 1 / ratios).max(axis=1) > _MAX_SIDE_RATIO
-    odd = [look.sample for look, is_far in zip(seen, far, strict=True) if is_far]
+    is_far = np.maximum(ratios, 1 / ratios).max(axis=1) > _MAX_SIDE_RATIO
+    odd = [picture.sample for picture, far_off in zip(readable, is_far, strict=True) if far_off]
     if odd:
-        sentence = f"{len(odd)} picture(s) have a side more than {_MAX_SIDE_RATIO} times off the median"
+        sentence = f"{len(odd)} picture(s) have a side that differs from the median by a factor above {_MAX_SIDE_RATIO}"
         yield Finding("size", sentence, _paths(odd))
 
 
-def _colours(seen: Sequence[_Seen]) -> Iterator[Finding]:
-    """A mixture is a finding, with its classes: a model can learn the colour mode in place of what is shown."""
-    common = Counter(look.colour for look in seen).most_common()
+def _colour_findings(readable: Sequence[_InspectedPicture]) -> Iterator[Finding]:
+    """Yield a finding for each rarer colour mode, with its classes, since a model could learn the mode instead."""
+    common = Counter(picture.colour for picture in readable).most_common()
     for colour, count in common[1:]:
-        members = [look.sample for look in seen if look.colour == colour]
+        members = [picture.sample for picture in readable if picture.colour == colour]
         labels = Counter(member.label for member in members)
         classes = ", ".join(f"{labels[label]} {label}" for label in sorted(labels))
         sentence = f"{count} picture(s) are {colour} ({classes}), but most are {common[0][0]}"
         yield Finding("colour", sentence, _paths(members))
 
 
-def _facts(samples: Sequence[Sample], seen: Sequence[_Seen]) -> tuple[str, ...]:
-    """The table of classes and splits, and the range of sizes and colours."""
+def _facts(samples: Sequence[Sample], readable: Sequence[_InspectedPicture]) -> tuple[str, ...]:
+    """Describe the data: pictures by class and split, sizes, and colour modes."""
     counts = Counter((sample.label, sample.split) for sample in samples)
-    splits = [split for split in (*SPLITS, None) if any(found == split for _, found in counts)]
+    splits = [split for split in (*SPLITS, None) if any(split == other for _, other in counts)]
     labels = sorted({sample.label for sample in samples})
     width = max(map(len, labels))
     facts = [" " * width + "".join(f"{split or 'pictures':>10}" for split in splits)]
     facts += [f"{label:{width}}" + "".join(f"{counts[label, split]:10}" for split in splits) for label in labels]
-    if seen:
+    if readable:
         names = ("smallest", "median", "largest")
-        sides = np.percentile([look.size for look in seen], [0, 50, 100], axis=0, method="nearest")
+        sides = np.percentile([picture.size for picture in readable], [0, 50, 100], axis=0, method="nearest")
         facts.append("sides: " + ", ".join(f"{n} {w} × {h} px" for n, (w, h) in zip(names, sides, strict=True)))
-        colours = Counter(look.colour for look in seen).most_common()
+        colours = Counter(picture.colour for picture in readable).most_common()
         facts.append("colours: " + ", ".join(f"{count} {colour}" for colour, count in colours))
     return tuple(facts)
 
 
-def _sides(members: Iterable[Sample]) -> str:
-    return f"on more than one side ({', '.join(sorted({str(member.split) for member in members}))})"
+def _in_splits(members: Iterable[Sample]) -> str:
+    return f"in more than one split ({', '.join(sorted({str(member.split) for member in members}))})"
 
 
 def _paths(members: Iterable[Sample]) -> tuple[Path, ...]:

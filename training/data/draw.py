@@ -1,9 +1,9 @@
-"""Drawn pictures that look like skin lesions, with their masks: every pixel is computed, none was photographed.
+"""Synthetic pictures of skin lesions with their masks, drawn from random numbers.
 
-They stand in for real pictures in tests and examples, where a labelled set must be small, free to share and the same
-each time. Benign lesions get a regular border and one colour; malignant ones an irregular border, several colours
-and dark spots, after the ABCD rule of dermatoscopy (Stolz et al. 1994). How dark and how large a lesion is does not
-depend on its label. Nothing measured on these pictures says anything about real skin.
+They replace real pictures in tests and examples, where a labelled data set must be small, free to share and
+reproducible. After the ABCD rule of dermatoscopy (Stolz et al. 1994), benign lesions have a regular border and one
+colour, and malignant lesions have an irregular border, several colours and dark spots. A lesion's darkness and size do
+not depend on its label. Results on these pictures say nothing about real skin.
 """
 
 from __future__ import annotations
@@ -22,65 +22,66 @@ Colours = Float32[np.ndarray, "h w 3"]
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A drawn picture in RGB, and where its lesion lies."""
+class DrawnPicture:
+    """A synthetic RGB picture and the mask of its lesion."""
 
     image: UInt8[np.ndarray, "h w 3"]
     mask: Bool[np.ndarray, "h w"]
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a label looks like. Each pair is a range that a lesion's own value is drawn from."""
+class Appearance:
+    """How lesions with a label look. Each pair is the range from which a lesion's value is drawn."""
 
-    roughness: tuple[float, float]  # of the border, as a share of the radius
+    roughness: tuple[float, float]  # standard deviation of the border's radius, as a share of the radius
     colours: tuple[int, int]
     spots: tuple[int, int]
 
 
-LOOKS = {
-    "benign": Look(roughness=(0.01, 0.04), colours=(1, 1), spots=(0, 2)),
-    "malignant": Look(roughness=(0.07, 0.16), colours=(2, 3), spots=(4, 10)),
+APPEARANCES = {
+    "benign": Appearance(roughness=(0.01, 0.04), colours=(1, 1), spots=(0, 2)),
+    "malignant": Appearance(roughness=(0.07, 0.16), colours=(2, 3), spots=(4, 10)),
 }
 _SKIN = np.array([(238, 205, 188), (226, 172, 158), (206, 152, 132), (204, 178, 186), (228, 188, 160)], np.float32)
 _PIGMENT = np.array([(150, 98, 70), (118, 72, 54), (82, 50, 44), (170, 104, 98), (112, 92, 100)], np.float32)
 _PIGMENT_ODDS = np.array([0.3, 0.3, 0.2, 0.15, 0.05])
 
 
-def draw_lesion(rng: np.random.Generator, label: str, size_px: int = 224) -> Drawn:
-    """One lesion on skin, `size_px` square. The same `rng` state gives the same picture.
+def draw_lesion(rng: np.random.Generator, label: str, size_px: int = 224) -> DrawnPicture:
+    """Draw one lesion on skin, `size_px` high and wide. The same state of `rng` gives the same picture.
 
-    Raises ValueError for a label that is not in `LOOKS`.
+    Raises ValueError for a label that is not in `APPEARANCES`.
     """
-    if label not in LOOKS:
-        raise ValueError(f"unknown label {label!r}: choose one of {', '.join(LOOKS)}")
-    look = LOOKS[label]
-    depth = _depth(rng, size_px, rng.uniform(*look.roughness))
+    if label not in APPEARANCES:
+        raise ValueError(f"unknown label {label!r}: choose one of {', '.join(APPEARANCES)}")
+    appearance = APPEARANCES[label]
+    depth = _depth(rng, size_px, rng.uniform(*appearance.roughness))
     softness = rng.uniform(0.04, 0.12) * (1.2 + np.tanh(_noise(rng, size_px, 4)))
     mottling = 1 + 0.06 * _noise(rng, size_px, 10) + 0.05 * _noise(rng, size_px, 35)
     opacity = np.minimum(1, rng.uniform(0.65, 0.95) * mottling) * _smooth_step(depth / softness / 2 + 0.5)
-    pigment = _pigment(rng, depth, int(rng.integers(*look.colours, endpoint=True)))
-    pigment *= _spots(rng, depth, int(rng.integers(*look.spots, endpoint=True)))[..., None]
+    pigment = _pigment(rng, depth, int(rng.integers(*appearance.colours, endpoint=True)))
+    pigment *= _spots(rng, depth, int(rng.integers(*appearance.spots, endpoint=True)))[..., None]
     picture = _skin(rng, size_px)
     picture += opacity[..., None] * (pigment - picture)
     if rng.random() < 0.35:
         _add_hairs(rng, picture)
     picture = cv2.GaussianBlur(picture * _light(rng, size_px)[..., None], (0, 0), size_px / 320)
     picture += rng.normal(0, 2.0, picture.shape)
-    return Drawn(np.clip(np.rint(picture), 0, 255).astype(np.uint8), depth > 0)
+    return DrawnPicture(np.clip(np.rint(picture), 0, 255).astype(np.uint8), depth > 0)
 
 
 def draw_dataset(out: Path, count: int, seed: int) -> None:
-    """Write `count` drawn pictures as a labelled set that `training.data.samples.read_samples` reads.
+    """Write `count` synthetic pictures as a labelled data set that `training.data.samples.read_samples` reads.
 
-    `out/{train,val}/{benign,malignant}/NNNN.png`, `out/masks/NNNN.png` and `out/labels.csv`, which has the columns
-    path, label, group, split, mask, with paths relative to `out`. Both labels get half of the pictures, val a quarter
-    of each. A group is one lesion, seen one to three times, always on one side. The same seed writes the same bytes.
+    The files are `out/{train,val}/{benign,malignant}/NNNN.png`, `out/masks/NNNN.png` and `out/labels.csv` with the
+    columns path, label, group, split, mask. Paths in the table are relative to `out`. Each label gets half of the
+    pictures, and a quarter of each label's pictures is in val. A group is one lesion with one to three pictures, all in
+    the same split. The same seed writes the same bytes.
 
-    Raises ValueError for a count below 4, and FileExistsError where `out` has a set already.
+    Raises ValueError for a count below 4, and FileExistsError if `out` already has a `labels.csv`.
     """
     if count < 4:
-        raise ValueError(f"count is {count}: at least 4 pictures are needed, one of each label on each side")
+        raise ValueError(f"count is {count}: at least 4 pictures are needed, one of each label in each split")
     out.mkdir(parents=True, exist_ok=True)
     with (out / "labels.csv").open("x", newline="") as table:
         rows = csv.writer(table, lineterminator="\n")
@@ -89,7 +90,7 @@ def draw_dataset(out: Path, count: int, seed: int) -> None:
         for group, (label, split, views) in enumerate(_lesions(np.random.default_rng(seed), count)):
             rng = np.random.default_rng([seed, group])
             lesion = draw_lesion(rng, label)
-            for drawn in [lesion, *(_seen_again(rng, lesion) for _ in range(views - 1))]:
+            for drawn in [lesion, *(_another_view(rng, lesion) for _ in range(views - 1))]:
                 path, mask = f"{split}/{label}/{number:04d}.png", f"masks/{number:04d}.png"
                 _save(Image.fromarray(drawn.image), out / path)
                 _save(Image.fromarray(drawn.mask), out / mask)
@@ -98,7 +99,7 @@ def draw_dataset(out: Path, count: int, seed: int) -> None:
 
 
 def _lesions(rng: np.random.Generator, count: int) -> list[tuple[str, str, int]]:
-    """(label, split, how many pictures) of every lesion, so that labels and splits get their exact shares."""
+    """Return (label, split, number of pictures) of every lesion, such that labels and splits get their exact shares."""
     lesions = []
     for label, pictures in (("benign", count - count // 2), ("malignant", count // 2)):
         val = max(1, round(pictures / 4))
@@ -110,11 +111,11 @@ def _lesions(rng: np.random.Generator, count: int) -> list[tuple[str, str, int]]
     return lesions
 
 
-def _seen_again(rng: np.random.Generator, lesion: Drawn) -> Drawn:
-    """The same lesion, camera turned by a multiple of 90° and with another exposure."""
+def _another_view(rng: np.random.Generator, lesion: DrawnPicture) -> DrawnPicture:
+    """Return the same lesion rotated by a multiple of 90° and with another exposure."""
     turns, exposure = int(rng.integers(1, 4)), rng.uniform(0.85, 1.1)
     image = np.clip(np.rint(lesion.image * exposure), 0, 255).astype(np.uint8)
-    return Drawn(np.rot90(image, turns), np.rot90(lesion.mask, turns))
+    return DrawnPicture(np.rot90(image, turns), np.rot90(lesion.mask, turns))
 
 
 def _save(image: Image.Image, path: Path) -> None:
@@ -123,16 +124,17 @@ def _save(image: Image.Image, path: Path) -> None:
 
 
 def _grid(size_px: int) -> tuple[Field, Field]:
-    """x and y of every pixel's centre; the picture spans -1 to 1."""
+    """Return x and y of every pixel's centre. The picture spans -1 to 1."""
     line = (np.arange(size_px, dtype=np.float32) + 0.5) * 2 / size_px - 1
     x, y = np.meshgrid(line, line)
     return x, y
 
 
 def _depth(rng: np.random.Generator, size_px: int, roughness: float) -> Field:
-    """How deep inside the lesion a pixel lies: 1 at its centre, 0 on its border, negative outside.
+    """Return how deep each pixel lies in the lesion: 1 at its centre, 0 on its border, negative outside.
 
-    The border is an ellipse whose radius is modulated by a Fourier series; `roughness` is its standard deviation.
+    The border is an ellipse whose radius is modulated by a random Fourier series with the relative standard deviation
+    `roughness`.
     """
     x, y = _grid(size_px)
     x, y = x - rng.uniform(-0.2, 0.2), y - rng.uniform(-0.2, 0.2)
@@ -149,7 +151,7 @@ def _depth(rng: np.random.Generator, size_px: int, roughness: float) -> Field:
 
 
 def _pigment(rng: np.random.Generator, depth: Field, colours: int) -> Colours:
-    """The lesion's own colour: `colours` patches that run into each other, lighter or darker to the centre."""
+    """Draw the lesion's colours: `colours` patches that blend into each other, lighter or darker towards the centre."""
     size_px = len(depth)
     chosen = rng.choice(_PIGMENT, colours, replace=False, p=_PIGMENT_ODDS) * np.float32(rng.uniform(0.75, 1.2))
     patches = np.stack([_noise(rng, size_px, 3) for _ in range(colours)], axis=-1)
@@ -161,13 +163,13 @@ def _pigment(rng: np.random.Generator, depth: Field, colours: int) -> Colours:
 
 
 def _spots(rng: np.random.Generator, depth: Field, spots: int) -> Field:
-    """A factor that darkens round spots, all on one side of the lesion."""
+    """Draw factors that darken round spots, all of them in one half of the lesion."""
     x, y = _grid(len(depth))
     rows, columns = np.nonzero(depth > 0.2)
     side = np.argsort(np.cos(heading := rng.uniform(0, 2 * np.pi)) * columns + np.sin(heading) * rows)
     factor = np.ones_like(depth)
-    for place in rng.choice(side[: max(1, len(side) // 2)], spots):
-        row, column = rows[place], columns[place]
+    for pixel in rng.choice(side[: max(1, len(side) // 2)], spots):
+        row, column = rows[pixel], columns[pixel]
         distance = np.hypot(x - x[row, column], y - y[row, column])
         wobble = distance * (1 + 0.25 * _noise(rng, len(depth), 12))
         factor *= 1 - rng.uniform(0.15, 0.5) * np.exp(-np.square(wobble / rng.uniform(0.03, 0.09)))
@@ -183,7 +185,7 @@ def _skin(rng: np.random.Generator, size_px: int) -> Colours:
 
 
 def _add_hairs(rng: np.random.Generator, picture: Colours) -> None:
-    """Thin dark curved lines, drawn into `picture`."""
+    """Draw thin, dark, curved lines into `picture`, in place."""
     size_px, heading = len(picture), rng.uniform(0, 2 * np.pi)
     lines = np.zeros((size_px, size_px), np.uint8)
     for _ in range(int(rng.integers(3, 12))):
@@ -195,7 +197,7 @@ def _add_hairs(rng: np.random.Generator, picture: Colours) -> None:
 
 
 def _light(rng: np.random.Generator, size_px: int) -> Field:
-    """Light that falls off to one side and to the corners."""
+    """Draw an illumination that falls off towards one side and towards the corners."""
     x, y = _grid(size_px)
     heading, slope, vignette = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.1), rng.uniform(0.02, 0.16)
     to_side = np.cos(heading) * x + np.sin(heading) * y
@@ -203,7 +205,7 @@ def _light(rng: np.random.Generator, size_px: int) -> Field:
 
 
 def _noise(rng: np.random.Generator, size_px: int, cells: int) -> Field:
-    """Smooth noise of about unit variance, with `cells` bumps across the picture."""
+    """Draw smooth noise of about unit variance, interpolated from `cells` random values along each side."""
     coarse = rng.standard_normal((cells + 2, cells + 2)).astype(np.float32)
     margin = size_px // cells
     grown = cv2.resize(coarse, (size_px + 2 * margin,) * 2, interpolation=cv2.INTER_CUBIC)

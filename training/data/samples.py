@@ -1,7 +1,7 @@
-"""Labelled pictures on disk, and which of them train and which validate.
+"""Labelled pictures on disk, and their split into training and validation data.
 
-Data is a CSV beside its pictures, or a folder for each class. What does not fit is refused with a sentence that says
-what to do, so that a run never starts on data that it would silently misread.
+A data set is a CSV file beside its pictures, or a folder for each class. Data that does not fit is refused with a
+sentence that says what to do, so that no run starts on data that it would misread.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", 
 
 
 class DataError(ValueError):
-    """Training data that cannot be used, and why."""
+    """Data that cannot be used. The message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled picture. All pictures of a `group` (a patient, a lesion) belong on one side of the split."""
+    """One labelled picture.
+
+    Pictures of the same thing, such as one patient or one lesion, share a `group` and belong in the same split. `mask`
+    is a picture that is white where the labelled thing is. `group`, `split` and `mask` are None if unknown.
+    """
 
     path: Path
     label: str
@@ -36,67 +40,71 @@ class Sample:
 
 
 def read_samples(root: Path, split: str | None = None) -> list[Sample]:
-    """The labelled pictures of `root`, or those of one split, in the table's order or sorted by path.
+    """Read the labelled pictures of `root`, or only those of one split.
 
-    `root` is a CSV file or a folder with `labels.csv`: its columns are `path,label[,group,split,mask]`, others are
-    ignored, and paths are relative to its folder. Without a CSV, `root` has a folder for each class, or `train`,
-    `val` and `test` which have them; hidden files and files that are no pictures by their name are passed over.
+    `root` is a CSV file, a folder with `labels.csv`, or a folder of classes. The CSV's columns are
+    `path,label[,group,split,mask]`; other columns are ignored, and paths are relative to the file's folder. A folder
+    of classes has one subfolder for each class, or the subfolders `train`, `val` and `test` with the classes in them.
+    There, hidden files and files without a picture's suffix are skipped.
 
-    Raises DataError for anything else, and for missing files, pictures named twice, and classes that cannot train.
+    Returns samples in the order of the table, or sorted by path. Raises DataError for any other layout, for missing
+    files, for pictures listed twice, and for classes without training pictures.
     """
     table = root if root.is_file() else root / "labels.csv"
     samples = _from_table(table) if table.is_file() else _from_folders(root)
-    _check(samples, root)
+    _validate(samples, root)
     chosen = [sample for sample in samples if split in (None, sample.split)]
     if not chosen:
-        raise DataError(f"{root} has no pictures in {split}: name that split in the table, or make such a folder")
+        raise DataError(f"{root} has no pictures in {split}: add the split to the table, or make a folder for it")
     return chosen
 
 
 def split_samples(samples: Sequence[Sample], val_share: float, seed: int) -> list[Sample]:
-    """The samples in their order, each in train or val (or test, where the data says so itself).
+    """Assign each sample to train or val, and return the samples in their order.
 
-    A split that the data has is kept. Otherwise whole groups are drawn, stratified by what they hold, and then moved
-    until no single move brings the classes nearer to `val_share`. A sample without a group counts as one. So each
-    class meets its share to half a picture where there are no groups, to half of the smallest group that can still be
-    moved where groups have one label each, and has a group on each side in any case. `seed` decides, the order of
-    samples does not.
+    A split that the data already has is kept, `test` included. Otherwise whole groups are drawn for val, stratified by
+    the labels that they hold. Then single groups are moved while that brings the classes' shares in val nearer to
+    `val_share`. A sample without a group is a group of its own.
 
-    Raises DataError for a group on two sides, and for a class without pictures on one.
+    Each class has at least one group in train and one in val. Its share in val is `val_share` to within half a picture
+    if there are no groups, and to within half of the smallest group that can still be moved if each group has one
+    label. The result depends on `seed`, and not on the order of the samples.
+
+    Raises DataError if a group is in several splits, or if a class has no pictures in train or in val.
     """
     if any(sample.split for sample in samples):
         _refuse_leaks(samples)
-        placed = list(samples)
+        assigned = list(samples)
     else:
         val = _val_keys(samples, val_share, seed)
-        placed = [replace(sample, split="val" if _key(sample) in val else "train") for sample in samples]
-    there = {(sample.label, sample.split) for sample in placed}
-    for label in sorted({sample.label for sample in placed}):
-        for side in ("train", "val"):
-            if (label, side) not in there:
+        assigned = [replace(sample, split="val" if _group_key(sample) in val else "train") for sample in samples]
+    label_splits = {(sample.label, sample.split) for sample in assigned}
+    for label in sorted({sample.label for sample in assigned}):
+        for split in ("train", "val"):
+            if (label, split) not in label_splits:
                 raise DataError(
-                    f"class {label} has no picture in {side}: each class needs pictures of at least two groups "
-                    "(a picture without a group is its own), some in train and some in val"
+                    f"class {label} has no picture in {split}: each class needs pictures of at least two groups, some "
+                    "in train and some in val (a picture without a group is a group of its own)"
                 )
-    return placed
+    return assigned
 
 
-def groups_on_two_sides(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
-    """The groups with pictures in more than one split, and those pictures."""
+def groups_in_several_splits(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """Return the groups with pictures in more than one split, and all pictures of these groups."""
     members: defaultdict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         if sample.group is not None:
             members[sample.group].append(sample)
-    return {group: found for group, found in members.items() if len({sample.split for sample in found}) > 1}
+    return {group: pictures for group, pictures in members.items() if len({sample.split for sample in pictures}) > 1}
 
 
 def classes_of(samples: Iterable[Sample]) -> tuple[str, ...]:
-    """The labels of train, sorted: the order of a model's logits."""
+    """Return the sorted labels of the training samples. This is the order of a model's logits."""
     return tuple(sorted({sample.label for sample in samples if sample.split == "train"}))
 
 
 def write_samples(samples: Iterable[Sample], path: Path) -> None:
-    """Save samples as a CSV with absolute paths, for `load_samples`."""
+    """Write samples as a CSV file with absolute paths, for `load_samples`."""
     with path.open("w", newline="", encoding="utf-8") as lines:
         rows = csv.writer(lines)
         rows.writerow(_COLUMNS)
@@ -106,7 +114,7 @@ def write_samples(samples: Iterable[Sample], path: Path) -> None:
 
 
 def load_samples(path: Path) -> list[Sample]:
-    """The samples that `write_samples` saved. Raises DataError, also where their files are no longer there."""
+    """Read the samples that `write_samples` wrote. Raises DataError if the table or one of its files is missing."""
     if not path.is_file():
         raise DataError(f"there is no {path}: give the folder that a training run wrote")
     samples = [_sample(row, Path) for row in _rows(path)]
@@ -115,13 +123,13 @@ def load_samples(path: Path) -> list[Sample]:
 
 
 def _from_table(table: Path) -> list[Sample]:
-    def inside(text: str) -> Path:
+    def resolve(text: str) -> Path:
         path = Path(text)
         if path.anchor or ".." in path.parts:
-            raise DataError(f"{table}: {text} leads out of the data: write paths relative to the table's folder")
+            raise DataError(f"{table}: {text} leads out of the data: give paths below the table's folder")
         return table.parent / path
 
-    return [_sample({name: text.strip() for name, text in row.items()}, inside) for row in _rows(table)]
+    return [_sample({name: text.strip() for name, text in row.items()}, resolve) for row in _rows(table)]
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
@@ -140,63 +148,61 @@ def _rows(table: Path) -> list[dict[str, str]]:
         )
     for number, row in enumerate(rows, start=1):
         if None in row:
-            raise DataError(
-                f"{table}: row {number} has more values than the header: put quotes round those with commas"
-            )
+            raise DataError(f"{table}: row {number} has more values than the header: quote values that contain commas")
     return rows
 
 
-def _sample(row: dict[str, str], place: Callable[[str], Path]) -> Sample:
+def _sample(row: dict[str, str], resolve: Callable[[str], Path]) -> Sample:
     mask = row.get("mask")
     return Sample(
-        path=place(row["path"]),
+        path=resolve(row["path"]),
         label=row["label"],
         group=row.get("group") or None,
         split=row.get("split") or None,
-        mask=place(mask) if mask else None,
+        mask=resolve(mask) if mask else None,
     )
 
 
 def _from_folders(root: Path) -> list[Sample]:
     if not root.is_dir():
-        raise DataError(f"there is no folder or CSV file {root}: give the folder that holds the pictures")
+        raise DataError(f"there is no folder or CSV file {root}: give the folder with the pictures")
     names = [folder.name for folder in _folders(root)]
     splits = [name for name in names if name in SPLITS]
     if splits and (others := [name for name in names if name not in SPLITS]):
         raise DataError(
-            f"{root} has {', '.join(splits)} beside {', '.join(others)}: its folders are either all classes "
+            f"{root} has {', '.join(splits)} beside {', '.join(others)}: its folders must be either all classes "
             f"or all splits ({', '.join(SPLITS)})"
         )
-    places: list[tuple[str | None, Path]] = [(split, root / split) for split in splits]
+    split_folders: list[tuple[str | None, Path]] = [(split, root / split) for split in splits]
     return [
         Sample(picture, folder.name, None, split, None)
-        for split, place in places or [(None, root)]
-        for folder in _folders(place)
+        for split, parent in split_folders or [(None, root)]
+        for folder in _folders(parent)
         for picture in _pictures(folder)
     ]
 
 
-def _folders(place: Path) -> list[Path]:
-    found = sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not found:
-        raise DataError(f"{place} has neither a labels.csv nor folders of classes: give it one or the other")
-    return found
+def _folders(parent: Path) -> list[Path]:
+    folders = sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not folders:
+        raise DataError(f"{parent} has neither a labels.csv nor folders of classes: add one or the other")
+    return folders
 
 
 def _pictures(folder: Path) -> list[Path]:
-    found = sorted(
+    pictures = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in _SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )
-    if not found:
-        raise DataError(f"the class folder {folder} has no pictures: put some there, or remove it")
-    return found
+    if not pictures:
+        raise DataError(f"the class folder {folder} has no pictures: add some, or remove the folder")
+    return pictures
 
 
-def _check(samples: Sequence[Sample], root: Path) -> None:
+def _validate(samples: Sequence[Sample], root: Path) -> None:
     seen: set[Path] = set()
     for sample in samples:
         if not sample.label:
@@ -204,20 +210,20 @@ def _check(samples: Sequence[Sample], root: Path) -> None:
         if sample.split not in (None, *SPLITS):
             raise DataError(f"{sample.path} has the unknown split {sample.split}: choose one of {', '.join(SPLITS)}")
         if sample.path in seen:
-            raise DataError(f"{sample.path} is named twice: remove one of its rows")
+            raise DataError(f"{sample.path} is listed twice: remove one of its rows")
         seen.add(sample.path)
     _refuse_missing(samples, root)
-    without = [sample for sample in samples if sample.split is None]
-    if 0 < len(without) < len(samples):
+    unsplit = [sample for sample in samples if sample.split is None]
+    if 0 < len(unsplit) < len(samples):
         raise DataError(
-            f"{len(without)} of {len(samples)} pictures have no split, the first is {without[0].path}: "
+            f"{len(unsplit)} of {len(samples)} pictures have no split, the first is {unsplit[0].path}: "
             "give a split to all or to none"
         )
     labels = {sample.label for sample in samples}
     if len(labels) < 2:
         raise DataError(f"{root} has pictures of {len(labels)} class(es): a classifier needs two or more")
     if absent := sorted(labels - {sample.label for sample in samples if sample.split in (None, "train")}):
-        raise DataError(f"class {', '.join(absent)} has no picture in train: put some there, or remove the class")
+        raise DataError(f"class {', '.join(absent)} has no picture in train: add some, or remove the class")
 
 
 def _refuse_missing(samples: Iterable[Sample], source: Path) -> None:
@@ -230,35 +236,36 @@ def _refuse_missing(samples: Iterable[Sample], source: Path) -> None:
 
 
 def _refuse_leaks(samples: Iterable[Sample]) -> None:
-    if leaks := groups_on_two_sides(samples):
+    if leaks := groups_in_several_splits(samples):
         group, members = next(iter(leaks.items()))
-        sides = " and ".join(sorted({str(member.split) for member in members}))
+        splits = " and ".join(sorted({str(member.split) for member in members}))
         raise DataError(
-            f"group {group} has pictures in {sides}; in all, {len(leaks)} group(s) are on more than one side: "
-            "put all pictures of a group on one"
+            f"group {group} has pictures in {splits}; in all, {len(leaks)} group(s) are in more than one split: "
+            "put all pictures of a group into one"
         )
 
 
-def _key(sample: Sample) -> str | Path:
+def _group_key(sample: Sample) -> str | Path:
     return sample.path if sample.group is None else sample.group
 
 
 def _val_keys(samples: Sequence[Sample], val_share: float, seed: int) -> set[str | Path]:
     in_order = sorted(samples, key=lambda sample: sample.path)
-    keys = list(dict.fromkeys(_key(sample) for sample in in_order))
+    keys = list(dict.fromkeys(_group_key(sample) for sample in in_order))
     labels = sorted({sample.label for sample in samples})
     row, column = ({name: i for i, name in enumerate(names)} for names in (keys, labels))
     counts = np.zeros((len(keys), len(labels)), np.int64)
     for sample in samples:
-        counts[row[_key(sample)], column[sample.label]] += 1
-    return {key for key, chosen in zip(keys, _drawn(counts, val_share, seed), strict=True) if chosen}
+        counts[row[_group_key(sample)], column[sample.label]] += 1
+    return {key for key, chosen in zip(keys, _draw_groups(counts, val_share, seed), strict=True) if chosen}
 
 
-def _drawn(counts: Int[np.ndarray, "groups labels"], share: float, seed: int) -> Bool[np.ndarray, " groups"]:
-    """Which groups go to val. `counts` are the pictures of each label that a group holds."""
+def _draw_groups(counts: Int[np.ndarray, "groups labels"], share: float, seed: int) -> Bool[np.ndarray, " groups"]:
+    """Choose the groups of val. `counts` is the number of pictures of each label in each group."""
     rng = np.random.default_rng(seed)
     kinds, kind_of_group, sizes = np.unique(counts, axis=0, return_inverse=True, return_counts=True)
-    # Groups that hold the same are alike: the share is taken of each kind, so that large groups stand on both sides.
+    # A kind is a set of groups with equal counts. The share is taken of each kind, so that large groups are in both
+    # splits. Rounding up or down is random, with the fraction as its probability.
     chosen = np.floor(share * sizes + rng.random(len(sizes))).astype(np.int64)
     totals = counts.sum(axis=0)
     moves = np.concatenate([kinds, -kinds])
@@ -278,7 +285,7 @@ def _drawn(counts: Int[np.ndarray, "groups labels"], share: float, seed: int) ->
 def _cost(
     in_val: Int[np.ndarray, "n labels"], totals: Int[np.ndarray, " labels"], share: float
 ) -> Float[np.ndarray, " n"]:
-    """How far splits are from the share. A label without pictures on a side outweighs every distance."""
+    """Return the distance of each candidate split from the share. A label missing from a split outweighs the rest."""
     empty = ((in_val == 0) | (in_val == totals)).sum(axis=1)
     distance = np.square(in_val / totals - share).sum(axis=1)
     return np.asarray(len(totals) * empty + distance, np.float64)

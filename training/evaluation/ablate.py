@@ -1,7 +1,7 @@
-"""Is attention fusion better than the others? Every fusion is trained alike, with several seeds, and compared on val.
+"""Ablation of the fusion: every variant is trained in the same way with several seeds, and compared on val.
 
-A run is `fit`'s, in a folder of its own, so that an ablation that was stopped goes on where it was. The last epoch's
-averaged weights count: nothing is chosen on val.
+Each run is a run of `fit` in a folder of its own, so that an interrupted ablation can be resumed. The comparison uses
+the averaged weights of the last epoch, so that nothing is selected on val.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from app.models.cnnswin import FUSIONS, BranchesHead, ConcatHead, Fusion
 from app.models.feature_maps import BRANCHES
 from training.data.samples import DataError, Sample, classes_of, read_samples, split_samples
 from training.evaluation.comparison import (
-    FEWEST_GROUPS,
-    MOST_OFF,
+    MAX_PARAMETER_GAP,
+    MIN_GROUPS,
     REFERENCE,
     REPEATS,
     SEED,
     Ablation,
-    Pictures,
+    LabelledPictures,
     Variant,
     compare,
 )
@@ -39,63 +39,69 @@ from training.loop.fit import fit
 from training.metrics.calibration import softmax
 from training.metrics.classification import resamples
 from training.recipe.config import Recipe, RecipeError, Start
-from training.runs.checkpoint import write_whole
+from training.runs.checkpoint import write_atomically
 from training.runs.run import Run, RunError, build_model, read_run
 
 
 def ablate(
-    recipe: Recipe, data: Path, out: Path, seeds: int, variants: Sequence[str], say: Callable[[str], None]
+    recipe: Recipe, data: Path, out: Path, seeds: int, variants: Sequence[str], report: Callable[[str], None]
 ) -> Ablation | None:
-    """Train every variant with `seeds` seeds, from the recipe's on, and write `ablation.json` and `.md` to `out`.
+    """Train every variant with `seeds` seeds, compare them, and write `ablation.json` and `ablation.md` to `out`.
 
-    A run is in `out/<variant>-<seed>`: a finished one is taken as it is, a begun one goes on. None if a signal stopped
-    a run. Raises RecipeError, RunError, and all that `fit` raises; what is wrong with recipe or data before any run.
+    The seeds count up from the recipe's. The run of a variant and seed is in `out/<variant>-<seed>`; a finished run is
+    reused, and an unfinished one is resumed. `report` receives the messages.
+
+    Returns None if a signal stopped a run. Raises RecipeError or DataError before any run for a wrong recipe or data,
+    RunError, and what `fit` raises.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RunError("ablate trains one run after another in one process: start it without torchrun")
-    chosen = _chosen(variants)
+        raise RunError("ablate trains its runs one after another in a single process: start it without torchrun")
+    chosen = _parse_variants(variants)
     if seeds < 2:
-        raise RecipeError(f"--seeds {seeds}: a spread needs two or more")
-    table = _with_split(recipe, data.absolute(), out.absolute())
+        raise RecipeError(f"--seeds {seeds}: a standard deviation needs two or more seeds")
+    table = _data_with_split(recipe, data.absolute(), out.absolute())
     samples = split_samples(read_samples(table), recipe.val_share, recipe.seed)
     val = [sample for sample in samples if sample.split == "val"]
     pictures = _pictures(val, classes_of(samples))
-    if pictures.fewest_groups < FEWEST_GROUPS:
-        say(f"val has {pictures.fewest_groups} groups of its rarest class: below {FEWEST_GROUPS} no verdict is given")
+    if pictures.fewest_groups < MIN_GROUPS:
+        report(f"val has {pictures.fewest_groups} groups of its rarest class: a verdict needs {MIN_GROUPS}")
     recipes, parameters = variant_recipes(recipe, chosen, len(classes_of(samples)))
-    numbers = tuple(range(recipe.seed, recipe.seed + seeds))
+    seed_numbers = tuple(range(recipe.seed, recipe.seed + seeds))
     runs: dict[Fusion, list[Run]] = {fusion: [] for fusion in chosen}
-    for seed in numbers:  # seed by seed, so that a stopped ablation has whole seeds
+    for seed in seed_numbers:  # the outer loop, so that an interrupted ablation has all variants of its seeds
         for fusion in chosen:
             seeded = recipes[fusion].model_copy(update={"seed": seed})
-            run = _trained(seeded, table, out / f"{fusion}-{seed}", samples, say)
+            run = _finished_run(seeded, table, out / f"{fusion}-{seed}", samples, report)
             if run is None:
-                say("stopped: the same command goes on from there")
+                report("stopped: the same command continues from here")
                 return None
             runs[fusion].append(run)
-    found = tuple(
+    trained_variants = tuple(
         Variant(
-            fusion, recipes[fusion].model.dim, parameters[fusion], np.stack([_probabilities(run, val) for run in own])
+            fusion,
+            recipes[fusion].model.dim,
+            parameters[fusion],
+            np.stack([_probabilities(run, val) for run in variant_runs]),
         )
-        for fusion, own in runs.items()
+        for fusion, variant_runs in runs.items()
     )
-    ablation = Ablation(recipe.name, numbers, pictures, found, compare(found, pictures))
+    ablation = Ablation(recipe.name, seed_numbers, pictures, trained_variants, compare(trained_variants, pictures))
     document = json.dumps(ablation.document(), indent=2, allow_nan=False)
-    write_whole(out / "ablation.json", f"{document}\n".encode())
-    write_whole(out / "ablation.md", f"{ablation.text()}\n".encode())
+    write_atomically(out / "ablation.json", f"{document}\n".encode())
+    write_atomically(out / "ablation.md", f"{ablation.text()}\n".encode())
     return ablation
 
 
 def variant_recipes(
     recipe: Recipe, variants: Sequence[Fusion], classes: int
 ) -> tuple[dict[Fusion, Recipe], dict[Fusion, int]]:
-    """The recipe of each variant, and how many parameters its model has.
+    """Return the recipe of each variant, and the number of parameters of its model.
 
-    `concat` and `late` get the multiple of `heads` as `dim` that brings them nearest to cross_attention; a single
-    branch keeps `dim` and loses the other branch's start. Raises RecipeError where a two-branch variant is more than
-    5 % off.
+    The `dim` of `concat` and `late` is the multiple of `heads` that brings their parameter count nearest to that of
+    cross_attention. A single branch keeps `dim`, and has no initial weights for the other branch. Raises RecipeError if
+    a two-branch variant's parameter count differs from that of cross_attention by more than 5 %.
     """
-    reference = build_model(_fused(recipe, REFERENCE, recipe.model.dim), classes)
+    reference = build_model(_with_fusion(recipe, REFERENCE, recipe.model.dim), classes)
     recipes, parameters = {}, {}
     for fusion in variants:
         dim, heads = recipe.model.dim, recipe.model.heads
@@ -103,42 +109,43 @@ def variant_recipes(
             head = ConcatHead if fusion == "concat" else BranchesHead
             dims = range(heads, 2 * dim + 1, heads)
             with torch.device("meta"):
-                sizes = {size: _size(head(reference.map_shapes, size, classes, 0.0)) for size in dims}
-            dim = min(sizes, key=lambda size: abs(sizes[size] - _size(reference.head)))
-        recipes[fusion] = _fused(recipe, fusion, dim)
-        parameters[fusion] = _size(build_model(recipes[fusion], classes))
-        if fusion not in BRANCHES and abs(parameters[fusion] / _size(reference) - 1) > MOST_OFF:
+                sizes = {size: _parameter_count(head(reference.map_shapes, size, classes, 0.0)) for size in dims}
+            dim = min(sizes, key=lambda size: abs(sizes[size] - _parameter_count(reference.head)))
+        recipes[fusion] = _with_fusion(recipe, fusion, dim)
+        parameters[fusion] = _parameter_count(build_model(recipes[fusion], classes))
+        if fusion not in BRANCHES and abs(parameters[fusion] / _parameter_count(reference) - 1) > MAX_PARAMETER_GAP:
             raise RecipeError(
-                f"model.heads: with a dim that is a multiple of {heads}, {fusion} comes no nearer to {REFERENCE}'s "
-                f"{_size(reference):,} parameters than {parameters[fusion]:,}, which is more than {MOST_OFF:.0%} off: "
-                "take fewer heads"
+                f"model.heads: with a dim that is a multiple of {heads}, {fusion} has at best {parameters[fusion]:,} "
+                f"parameters, which differs from {REFERENCE}'s {_parameter_count(reference):,} by more than "
+                f"{MAX_PARAMETER_GAP:.0%}: choose fewer heads"
             )
     return recipes, parameters
 
 
-def _fused(recipe: Recipe, fusion: Fusion, dim: int) -> Recipe:
+def _with_fusion(recipe: Recipe, fusion: Fusion, dim: int) -> Recipe:
     absent: dict[str, Start] = {branch: Start() for branch in BRANCHES if fusion in BRANCHES and fusion != branch}
     model = recipe.model.model_copy(update={"fusion": fusion, "dim": dim})
     return recipe.model_copy(update={"model": model, "start": recipe.start.model_copy(update=absent)})
 
 
-def _size(module: nn.Module) -> int:
+def _parameter_count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _chosen(variants: Sequence[str]) -> tuple[Fusion, ...]:
+def _parse_variants(variants: Sequence[str]) -> tuple[Fusion, ...]:
     if unknown := [name for name in variants if name not in FUSIONS]:
-        raise RecipeError(f"unknown variant {', '.join(unknown)}: choose among {', '.join(FUSIONS)}")
+        raise RecipeError(f"unknown variant {', '.join(unknown)}: choose from {', '.join(FUSIONS)}")
     chosen = tuple(fusion for fusion in FUSIONS if fusion in variants)
     if REFERENCE not in chosen or len(chosen) < 2:
-        raise RecipeError(f"--variants needs {REFERENCE} and at least one to compare it with")
+        raise RecipeError(f"--variants needs {REFERENCE} and at least one other variant")
     return chosen
 
 
-def _with_split(recipe: Recipe, data: Path, out: Path) -> Path:
-    """The data if it has a split; else a table in `out` that has one, the recipe's seed's, for the runs of all seeds.
+def _data_with_split(recipe: Recipe, data: Path, out: Path) -> Path:
+    """Return data with one split for the runs of all seeds.
 
-    A table must not lead out of its folder, so the pictures are linked there.
+    Data that has a split is returned as it is. Otherwise the split of the recipe's seed is written to a table in `out`.
+    The pictures are linked beside the table, because its paths must stay below its folder.
     """
     samples = read_samples(data)
     if any(sample.split for sample in samples):
@@ -150,36 +157,38 @@ def _with_split(recipe: Recipe, data: Path, out: Path) -> Path:
     for sample in split_samples(samples, recipe.val_share, recipe.seed):
         path, mask = (file and Path("pictures", file.relative_to(root)) for file in (sample.path, sample.mask))
         rows.writerow([path, sample.label, sample.group or "", sample.split, mask or ""])
-    write_whole(folder / "labels.csv", table.getvalue().encode())
+    write_atomically(folder / "labels.csv", table.getvalue().encode())
     (folder / "pictures").unlink(missing_ok=True)
     (folder / "pictures").symlink_to(root, target_is_directory=True)
     return folder
 
 
-def _pictures(val: Sequence[Sample], classes: Sequence[str]) -> Pictures:
+def _pictures(val: Sequence[Sample], classes: Sequence[str]) -> LabelledPictures:
     labels = np.array([classes.index(sample.label) for sample in val])
     groups = tuple(sample.group or str(sample.path) for sample in val)
     try:
-        list(resamples(labels, groups, REPEATS, SEED))  # now, not after all the training
+        list(resamples(labels, groups, REPEATS, SEED))  # raises now, not after all the training
     except ValueError as error:
         raise DataError(f"val: {error}") from error
-    return Pictures(labels, groups)
+    return LabelledPictures(labels, groups)
 
 
-def _trained(
-    recipe: Recipe, data: Path, folder: Path, samples: Sequence[Sample], say: Callable[[str], None]
+def _finished_run(
+    recipe: Recipe, data: Path, folder: Path, samples: Sequence[Sample], report: Callable[[str], None]
 ) -> Run | None:
-    """The finished run in `folder`, trained now as far as it is not. None if a signal stopped it."""
-    begun, weights = folder / "recipe.yaml", folder / "ema.safetensors"
+    """Train or resume the run in `folder` until it is finished. Returns None if a signal stopped it."""
+    recipe_file, weights = folder / "recipe.yaml", folder / "ema.safetensors"
 
-    def told(message: str) -> None:
-        say(f"{folder.name}: {message}")
+    def report_run(message: str) -> None:
+        report(f"{folder.name}: {message}")
 
-    if not weights.is_file() and not fit(recipe, data, folder, told, resume=begun.is_file()):
+    if not weights.is_file() and not fit(recipe, data, folder, report_run, resume=recipe_file.is_file()):
         return None
     run = read_run(folder)
     if run.recipe.model_dump(mode="json") != recipe.model_dump(mode="json") or set(run.samples) != set(samples):
-        raise RunError(f"{folder} has a run of another recipe, or of other data: give both again, or another --out")
+        raise RunError(
+            f"{folder} has a run of another recipe or of other data: give both again, or choose another --out"
+        )
     return run
 
 

@@ -1,4 +1,4 @@
-"""Variants of one recipe compared on the same pictures: figures over seeds, paired intervals, a verdict in words."""
+"""Comparison of a recipe's variants on the same pictures: metrics over seeds, paired intervals, and verdicts."""
 
 from __future__ import annotations
 
@@ -10,50 +10,54 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from app.models.cnnswin import Fusion
-from training.metrics.classification import Estimate, Figure, Rule, figures, paired_difference
+from training.metrics.classification import DecisionRule, Estimate, Metric, classification_metrics, paired_difference
 
 REFERENCE: Fusion = "cross_attention"
-FIGURES = {"auroc": "AUROC", "accuracy": "accuracy", "nll": "NLL"}  # verdicts go by the first
-MOST_OFF = 0.05  # in the parameter count of two-branch variants
+METRICS = {"auroc": "AUROC", "accuracy": "accuracy", "nll": "NLL"}  # verdicts depend on the AUROC
+MAX_PARAMETER_GAP = 0.05  # relative difference of two-branch variants' parameter counts
 REPEATS, SEED = 1000, 0
-FEWEST_GROUPS = 10  # of each class; of fewer a bootstrap's intervals are far too narrow, of one they have no width
+MIN_GROUPS = 10  # per class; with fewer groups, bootstrap intervals are far too narrow
 
 Verdict = Literal["better", "worse", "no difference shown"]
 Probabilities = Float[np.ndarray, "n k"]
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What is answered: the classes by number, and the lesion, patient or other source of each picture."""
+class LabelledPictures:
+    """The class index of each picture, and its group: the lesion, patient or other source that it shows."""
 
     labels: Int[np.ndarray, " n"]
     groups: tuple[str, ...]
 
     @property
     def fewest_groups(self) -> int:
-        """How many groups hold pictures of the rarest class."""
+        """The number of groups with pictures of the class that has the fewest groups."""
         groups = np.array(self.groups)
         return min(len(set(groups[self.labels == label])) for label in set(self.labels.tolist()))
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One fusion. `probabilities` `[seeds, n, k]` are its runs' answers."""
+    """One fusion with its parameter count, and the probabilities `[seeds, n, k]` that its runs answered."""
 
     fusion: Fusion
     dim: int
     parameters: int
     probabilities: Float[np.ndarray, "seeds n k"]
 
-    def figures(self, labels: Int[np.ndarray, " n"]) -> dict[str, list[float]]:
-        """Each figure of each run, by name."""
-        known = figures(self.probabilities.shape[2], Rule())
-        return {name: [known[name](run, labels) for run in self.probabilities] for name in FIGURES}
+    def metrics(self, labels: Int[np.ndarray, " n"]) -> dict[str, list[float]]:
+        """Return each metric of each run, by name."""
+        metric_of = classification_metrics(self.probabilities.shape[2], DecisionRule())
+        return {name: [metric_of[name](run, labels) for run in self.probabilities] for name in METRICS}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """cross_attention less `other`: the means over seeds with 95 % intervals, and the AUROC seed by seed."""
+    """Differences of cross_attention minus the variant `other`.
+
+    `differences` are those of the means over seeds, with 95 % intervals. `seeds` are the differences in AUROC of each
+    seed.
+    """
 
     other: Fusion
     differences: dict[str, Estimate]
@@ -62,9 +66,9 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """What is shown of cross_attention: the interval excludes 0, and every seed says the same."""
+        """Whether cross_attention is better or worse: the interval must exclude 0, and all seeds must agree."""
         interval = self.differences["auroc"]
-        if self.fewest_groups < FEWEST_GROUPS:
+        if self.fewest_groups < MIN_GROUPS:
             return "no difference shown"
         if interval.low > 0 and min(self.seeds) > 0:
             return "better"
@@ -73,38 +77,38 @@ class Comparison:
         return "no difference shown"
 
     def sentence(self) -> str:
-        """The verdict and its reason."""
+        """Return the verdict and its reason as a sentence."""
         interval = self.differences["auroc"]
         higher = f"higher with {sum(seed > 0 for seed in self.seeds)} of {len(self.seeds)} seeds"
         shown = f"AUROC {interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f}), {higher}"
         if self.verdict != "no difference shown":
             return f"{REFERENCE} is {self.verdict} than {self.other}: {shown}."
-        if self.fewest_groups < FEWEST_GROUPS:
-            reason = f"val has {self.fewest_groups} groups of a class, and an interval needs {FEWEST_GROUPS}"
+        if self.fewest_groups < MIN_GROUPS:
+            reason = f"val has {self.fewest_groups} groups of a class, but a verdict needs {MIN_GROUPS}"
         else:
             reason = "the interval contains 0" if interval.low <= 0 <= interval.high else "the seeds disagree"
-        return f"{REFERENCE} and {self.other}: no difference shown, since {reason}: {shown}."
+        return f"{REFERENCE} and {self.other}: no difference shown, because {reason}: {shown}."
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """All variants' answers to the same pictures, and what they show."""
+    """The probabilities of all variants for the same pictures, and their comparisons."""
 
     recipe: str
     seeds: tuple[int, ...]
-    pictures: Pictures
+    pictures: LabelledPictures
     variants: tuple[Variant, ...]
     comparisons: tuple[Comparison, ...]
 
     def document(self) -> dict[str, Any]:
-        """What `ablation.json` holds."""
+        """Return the content of `ablation.json`."""
         rows = {}
         for variant in self.variants:
-            found = variant.figures(self.pictures.labels)
-            spread = {name: float(np.std(values, ddof=1)) for name, values in found.items()}
-            mean = {name: float(np.mean(values)) for name, values in found.items()}
+            values = variant.metrics(self.pictures.labels)
+            spread = {name: float(np.std(per_run, ddof=1)) for name, per_run in values.items()}
+            mean = {name: float(np.mean(per_run)) for name, per_run in values.items()}
             row = {"dim": variant.dim, "parameters": variant.parameters, "mean": mean, "standard_deviation": spread}
-            rows[variant.fusion] = row | {"runs": found}
+            rows[variant.fusion] = row | {"runs": values}
         return {
             "recipe": self.recipe,
             "seeds": self.seeds,
@@ -115,62 +119,63 @@ class Ablation:
         }
 
     def text(self) -> str:
-        """The same for people, in Markdown."""
+        """Return the content of `ablation.md`."""
         document = self.document()
-        heads = [f"# Ablation of {self.recipe}", "", _setting(document), ""]
-        table = [f"| variant | parameters | {' | '.join(FIGURES.values())} |", "| --- | ---: | ---: | ---: | ---: |"]
+        heads = [f"# Ablation of {self.recipe}", "", _setting_text(document), ""]
+        table = [f"| variant | parameters | {' | '.join(METRICS.values())} |", "| --- | ---: | ---: | ---: | ---: |"]
         for fusion, row in document["variants"].items():
-            cells = [f"{row['mean'][name]:.3f} ± {row['standard_deviation'][name]:.3f}" for name in FIGURES]
+            cells = [f"{row['mean'][name]:.3f} ± {row['standard_deviation'][name]:.3f}" for name in METRICS]
             table.append(f"| {fusion} | {row['parameters']:,} | {' | '.join(cells)} |")
-        pairs = ["", f"| {REFERENCE} less | {' | '.join(FIGURES.values())} |", "| --- | ---: | ---: | ---: |"]
-        for one in self.comparisons:
-            cells = [f"{e.value:+.3f} ({e.low:+.3f} to {e.high:+.3f})" for e in one.differences.values()]
-            pairs.append(f"| {one.other} | {' | '.join(cells)} |")
-        verdicts = [f"- {one.sentence()}" for one in self.comparisons]
-        return "\n".join([*heads, *table, *pairs, "", _reading(len(self.seeds)), "", *verdicts])
+        pairs = ["", f"| {REFERENCE} minus | {' | '.join(METRICS.values())} |", "| --- | ---: | ---: | ---: |"]
+        for comparison in self.comparisons:
+            cells = [f"{e.value:+.3f} ({e.low:+.3f} to {e.high:+.3f})" for e in comparison.differences.values()]
+            pairs.append(f"| {comparison.other} | {' | '.join(cells)} |")
+        verdicts = [f"- {comparison.sentence()}" for comparison in self.comparisons]
+        return "\n".join([*heads, *table, *pairs, "", _reading_text(len(self.seeds)), "", *verdicts])
 
 
-def _setting(document: dict[str, Any]) -> str:
+def _setting_text(document: dict[str, Any]) -> str:
     seeds = ", ".join(map(str, document["seeds"]))
     return (
-        f"Val: {document['val']['pictures']} pictures of {document['val']['groups']} groups. Seeds {seeds}; the same "
-        f"data, split, stages, budget and augmentation for all. Two-branch variants have {REFERENCE}'s parameter count "
-        f"within {MOST_OFF:.0%}; those of single branches are smaller. ± is the standard deviation over seeds; a lower "
-        "NLL is better."
+        f"Val has {document['val']['pictures']} pictures of {document['val']['groups']} groups. All variants have the "
+        f"seeds {seeds} and the same data, split, stages, budget and augmentation. The parameter counts of two-branch "
+        f"variants are within {MAX_PARAMETER_GAP:.0%} of that of {REFERENCE}; those of single branches are smaller. "
+        "The number after ± is the standard deviation over seeds. A lower NLL is better."
     )
 
 
-def _reading(seeds: int) -> str:
+def _reading_text(seeds: int) -> str:
     return (
-        "In brackets: 95 % bootstrap intervals of the difference of means over seeds, both variants on the same "
-        "resampled groups of pictures. They cover which pictures val happens to hold, and neither chance in training "
-        "nor the number of comparisons. Chance in training shows in ± and in whether the seeds agree; without any true "
-        f"difference {seeds} seeds agree once in {2 ** (seeds - 1)}. A verdict goes by the AUROC: better or worse only "
-        f"where the interval excludes 0, all seeds have its sign, and each class has {FEWEST_GROUPS} groups in val."
+        "The brackets hold 95 % bootstrap intervals of the difference of the means over seeds, with both variants on "
+        "the same resampled groups of pictures. They cover the choice of val's pictures, but neither the randomness of "
+        "training nor the number of comparisons. The randomness of training shows in the standard deviation and in "
+        f"whether the seeds agree. Without any true difference, {seeds} seeds agree once in {2 ** (seeds - 1)}. "
+        "The verdict is about the AUROC. It is better or worse only if the interval excludes 0, if all seeds have the "
+        f"same sign, and if each class has at least {MIN_GROUPS} groups in val."
     )
 
 
-def compare(variants: Sequence[Variant], pictures: Pictures, repeats: int = REPEATS) -> tuple[Comparison, ...]:
-    """cross_attention against every other variant, with intervals over groups of pictures (`paired_difference`)."""
+def compare(variants: Sequence[Variant], pictures: LabelledPictures, repeats: int = REPEATS) -> tuple[Comparison, ...]:
+    """Compare cross_attention with every other variant, with paired bootstrap intervals over groups."""
     reference = next(variant for variant in variants if variant.fusion == REFERENCE)
     seeds, _, classes = reference.probabilities.shape
-    known = figures(classes, Rule())
-    over_seeds = {name: _mean_over_seeds(known[name], seeds) for name in FIGURES}
+    metric_of = classification_metrics(classes, DecisionRule())
+    seed_means = {name: _mean_over_seeds(metric_of[name], seeds) for name in METRICS}
     comparisons = []
     for other in variants:
         if other.fusion == REFERENCE:
             continue
         a, b = (np.hstack(list(variant.probabilities)) for variant in (reference, other))
         differences = {
-            name: paired_difference(figure, a, b, pictures.labels, pictures.groups, repeats, SEED)
-            for name, figure in over_seeds.items()
+            name: paired_difference(metric, a, b, pictures.labels, pictures.groups, repeats, SEED)
+            for name, metric in seed_means.items()
         }
-        of_seeds = zip(*(variant.figures(pictures.labels)["auroc"] for variant in (reference, other)), strict=True)
-        per_seed = tuple(ours - theirs for ours, theirs in of_seeds)
+        seed_aurocs = zip(*(variant.metrics(pictures.labels)["auroc"] for variant in (reference, other)), strict=True)
+        per_seed = tuple(reference_auroc - other_auroc for reference_auroc, other_auroc in seed_aurocs)
         comparisons.append(Comparison(other.fusion, differences, per_seed, pictures.fewest_groups))
     return tuple(comparisons)
 
 
-def _mean_over_seeds(figure: Figure, seeds: int) -> Figure:
-    """A figure of answers whose columns are those of all seeds side by side."""
-    return lambda runs, labels: float(np.mean([figure(run, labels) for run in np.hsplit(runs, seeds)]))
+def _mean_over_seeds(metric: Metric, seeds: int) -> Metric:
+    """Return the mean of a metric over seeds. Its probabilities have the columns of all seeds side by side."""
+    return lambda runs, labels: float(np.mean([metric(run, labels) for run in np.hsplit(runs, seeds)]))

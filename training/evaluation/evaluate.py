@@ -1,4 +1,4 @@
-"""How good a bundle is on labelled pictures, seen as the service sees them."""
+"""Evaluation of a bundle on labelled pictures, with the code that the service runs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,21 @@ from app.drawing.png import encode_png
 from app.engines.load import load_engine
 from app.errors import FusionLensError
 from app.pictures.decode import Limits
-from app.predicting.explanation import Question
 from app.predicting.overlays import draw_over
 from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
+from app.predicting.request import HeatmapRequest
 from training.data.samples import DataError, Sample, load_samples, read_samples
 from training.evaluation.report import Evaluation, Mistake, as_html
-from training.metrics.classification import Estimate, Figure, Rule, answer_figures, bootstrap, figures, ranking_figures
+from training.metrics.classification import (
+    DecisionRule,
+    Estimate,
+    Metric,
+    answer_metrics,
+    bootstrap,
+    classification_metrics,
+    ranking_metrics,
+)
 
 REPEATS, SEED = 1000, 0
 _SHOWN_MISTAKES = 12
@@ -34,21 +42,21 @@ _PREVIEW_SIDE_PX = 320
 
 
 def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluation:
-    """Answer the pictures of one split with the bundle, and write `evaluation.json` and `report.html` to `out`.
+    """Evaluate a bundle on one split of a data set, and write `evaluation.json` and `report.html` to `out`.
 
-    Without a split it is `val`, or all pictures where the data has no splits. Raises BundleError, EngineError, and
-    DataError for data without a class of the bundle, with another class, or with a picture that cannot be read.
+    If `split` is None, it is `val`, or all pictures if the data has no splits. Raises BundleError, EngineError, and
+    DataError if a class of the bundle has no pictures, if pictures have another class, or if one cannot be read.
     """
     read = read_bundle(bundle)
     predictor = Predictor(read, load_engine(read, "auto"), Limits(), _PREVIEW_SIDE_PX)
-    samples = chosen_samples(data, split)
-    labels = _labels(samples, read.manifest.classes)
-    out.mkdir(parents=True, exist_ok=True)  # before the long part, so that a place that cannot be written shows now
+    samples = samples_of_split(data, split)
+    labels = _class_indices(samples, read.manifest.classes)
+    out.mkdir(parents=True, exist_ok=True)  # now, so that a folder that cannot be made fails before the long part
     probabilities = _probabilities(predictor, samples)
-    paths = tuple(shown_path(sample.path, data) for sample in samples)
+    paths = tuple(relative_path(sample.path, data) for sample in samples)
     groups = tuple(sample.group or path for sample, path in zip(samples, paths, strict=True))
-    rule = _rule(read.manifest)
-    overall, of_class = _estimates(probabilities, labels, groups, rule, read.manifest.classes)
+    rule = _decision_rule(read.manifest)
+    estimates, class_estimates = _estimates(probabilities, labels, groups, rule, read.manifest.classes)
     splits = {sample.split for sample in samples}
     evaluation = Evaluation(
         manifest=read.manifest,
@@ -60,11 +68,11 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
         labels=labels,
         probabilities=probabilities,
         rule=rule,
-        figures=overall,
-        class_figures=of_class,
+        metrics=estimates,
+        class_metrics=class_estimates,
         repeats=REPEATS,
         seed=SEED,
-        versions=versions_of(predictor),
+        versions=library_versions(predictor),
     )
     mistakes = _mistakes(predictor, samples, evaluation)
     document = json.dumps(evaluation.document(), indent=2, ensure_ascii=False, allow_nan=False)
@@ -73,35 +81,40 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
     return evaluation
 
 
-def chosen_samples(data: Path, split: str | None) -> list[Sample]:
-    """One split's samples, of data or of a run, which keeps the split that was made for it."""
+def samples_of_split(data: Path, split: str | None) -> list[Sample]:
+    """Return one split's samples of a data set, or of a run's folder with the split that was made for the run.
+
+    If `split` is None, it is `val`, or all samples if the data has no splits. Raises DataError for a missing split.
+    """
     table = data / "samples.csv"
     samples = load_samples(table) if table.is_file() else read_samples(data)
     splits = sorted({sample.split for sample in samples if sample.split})
     if split is None and not splits:
         return samples
     if (split := split or "val") not in splits:
-        raise DataError(f"{data} has no split {split}: choose --split among {', '.join(splits) or 'none at all'}")
+        raise DataError(f"{data} has no split {split}: choose --split from {', '.join(splits) or 'none at all'}")
     return [sample for sample in samples if sample.split == split]
 
 
-def _labels(samples: Sequence[Sample], classes: Sequence[str]) -> Int[np.ndarray, " n"]:
-    found = {sample.label for sample in samples}
-    if unknown := sorted(found - set(classes)):
-        raise DataError(f"the bundle knows {', '.join(classes)}, but pictures are labelled {', '.join(unknown)}")
-    if missing := [name for name in classes if name not in found]:
+def _class_indices(samples: Sequence[Sample], classes: Sequence[str]) -> Int[np.ndarray, " n"]:
+    labels = {sample.label for sample in samples}
+    if unknown := sorted(labels - set(classes)):
+        raise DataError(
+            f"the bundle's classes are {', '.join(classes)}, but pictures are labelled {', '.join(unknown)}"
+        )
+    if missing := [name for name in classes if name not in labels]:
         raise DataError(f"there are no pictures of {', '.join(missing)}: every class of the bundle needs some")
     return np.array([classes.index(sample.label) for sample in samples])
 
 
-def _rule(manifest: Manifest) -> Rule:
+def _decision_rule(manifest: Manifest) -> DecisionRule:
     if manifest.decision is not None:
-        return Rule(manifest.classes.index(manifest.decision.positive), manifest.decision.threshold)
-    return Rule(positive=1 if len(manifest.classes) == 2 else None)
+        return DecisionRule(manifest.classes.index(manifest.decision.positive), manifest.decision.threshold)
+    return DecisionRule(positive=1 if len(manifest.classes) == 2 else None)
 
 
 def open_sample(predictor: Predictor, sample: Sample) -> Upload:
-    """The sample's picture as the service opens it. Raises DataError where that cannot be done."""
+    """Open the sample's picture as the service does. Raises DataError if that is impossible."""
     try:
         return predictor.open(sample.path.read_bytes())
     except FusionLensError as error:
@@ -115,8 +128,8 @@ def _predict(predictor: Predictor, sample: Sample) -> Prediction:
 def _probabilities(predictor: Predictor, samples: Sequence[Sample]) -> Float[np.ndarray, "n k"]:
     rows = []
     for sample in tqdm(samples, desc="pictures", unit="picture", disable=None):
-        of_class = predictor.answer(_predict(predictor, sample)).probabilities
-        rows.append([of_class[name] for name in predictor.bundle.manifest.classes])
+        probability_of = predictor.answer(_predict(predictor, sample)).probabilities
+        rows.append([probability_of[name] for name in predictor.bundle.manifest.classes])
     return np.array(rows)
 
 
@@ -124,33 +137,35 @@ def _estimates(
     probabilities: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, " n"],
     groups: Sequence[str],
-    rule: Rule,
+    rule: DecisionRule,
     classes: Sequence[str],
 ) -> tuple[dict[str, Estimate], dict[str, dict[str, Estimate]]]:
-    """All figures, and those of each class against the rest where there are more than two."""
-    wanted: dict[str | None, dict[str, Figure]] = {None: figures(len(classes), rule)}
+    """Compute all metrics and, if there is no positive class, also those of each class against the rest."""
+    metrics_of: dict[str | None, dict[str, Metric]] = {None: classification_metrics(len(classes), rule)}
     if rule.positive is None:
         for index, name in enumerate(classes):
-            wanted[name] = ranking_figures(index) | answer_figures(index, rule)
-    found: dict[str | None, dict[str, Estimate]] = {name: {} for name in wanted}
-    all_figures = [(owner, name, figure) for owner, some in wanted.items() for name, figure in some.items()]
+            metrics_of[name] = ranking_metrics(index) | answer_metrics(index, rule)
+    estimates: dict[str | None, dict[str, Estimate]] = {name: {} for name in metrics_of}
+    all_metrics = [
+        (owner, name, metric) for owner, class_metrics in metrics_of.items() for name, metric in class_metrics.items()
+    ]
     try:
-        for owner, name, figure in tqdm(all_figures, desc="intervals", unit="figure", disable=None):
-            found[owner][name] = bootstrap(figure, probabilities, labels, groups, REPEATS, SEED)
+        for owner, name, metric in tqdm(all_metrics, desc="intervals", unit="metric", disable=None):
+            estimates[owner][name] = bootstrap(metric, probabilities, labels, groups, REPEATS, SEED)
     except ValueError as error:
         raise DataError(str(error)) from error
-    return found[None], {name: found[name] for name in classes if name in found}
+    return estimates[None], {name: estimates[name] for name in classes if name in estimates}
 
 
 def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evaluation) -> list[Mistake]:
-    """The wrong answers with the highest probabilities, highest first, each with what spoke for it."""
+    """Return the wrong answers with the highest probabilities, in falling order, with the evidence for each answer."""
     answers, classes = evaluation.answers, evaluation.manifest.classes
     probability = evaluation.probabilities[np.arange(len(answers)), answers]
     wrong = np.flatnonzero(answers != evaluation.labels)
     mistakes = []
     for index in wrong[np.argsort(-probability[wrong], kind="stable")][:_SHOWN_MISTAKES].tolist():
         prediction, answer = _predict(predictor, samples[index]), classes[answers[index]]
-        drawing = draw_over(prediction, predictor.gradcam(prediction, Question(target=answer)), Style())
+        drawing = draw_over(prediction, predictor.explain_one(prediction, HeatmapRequest(target=answer)), Style())
         mistakes.append(
             Mistake(
                 path=evaluation.paths[index],
@@ -160,26 +175,26 @@ def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evalu
                 probability=float(probability[index]),
                 picture_jpeg=prediction.upload.preview_jpeg,
                 overlay_png=encode_png(drawing.picture),
-                reading=_reading(drawing.legend),
+                legend=_legend_sentence(drawing.legend),
             )
         )
     return mistakes
 
 
-def _reading(legend: Legend) -> str:
+def _legend_sentence(legend: Legend) -> str:
     if legend.no_positive_evidence:
-        return "No place in the picture spoke for it."
-    return f"Yellow stands for {legend.high:.2g} logits a cell."
+        return "No region of the picture supports the answer."
+    return f"Yellow is {legend.high:.2g} logits per cell."
 
 
-def shown_path(path: Path, data: Path) -> str:
-    """Relative to the data where it lies there, so that the same data elsewhere gives the same document."""
+def relative_path(path: Path, data: Path) -> str:
+    """Return a path relative to the data's folder, so that a document does not depend on where the data is."""
     folder = data if data.is_dir() else data.parent
     return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
-def versions_of(predictor: Predictor) -> dict[str, str]:
-    """What made the figures."""
+def library_versions(predictor: Predictor) -> dict[str, str]:
+    """Return the versions of the libraries that compute the metrics."""
     return {
         "fusionlens": __version__,
         "python": platform.python_version(),

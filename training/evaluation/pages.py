@@ -1,4 +1,4 @@
-"""HTML pages that need no other file and no network, from a template."""
+"""Self-contained HTML pages from templates: they need no other file and no network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def render(template: Path, **content: Any) -> str:
-    """The template filled in. Pictures go into it by the filter `data_uri("image/jpeg")`."""
+    """Render a template with its content. The filter `data_uri("image/jpeg")` embeds a picture's bytes."""
     environment = Environment(
         loader=FileSystemLoader(template.parent),
         autoescape=True,

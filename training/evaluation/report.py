@@ -1,4 +1,4 @@
-"""What an evaluation found, and how it is told: a table in the terminal, a JSON document, an HTML page."""
+"""The result of an evaluation, and its three forms: a table for the terminal, a JSON document, an HTML page."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
 from app.bundles.manifest import Manifest
 from training.evaluation.pages import render
-from training.metrics.classification import BINS, Estimate, Rule, confidence, described_intervals, reliability
+from training.metrics.classification import BINS, DecisionRule, Estimate, confidence, described_intervals, reliability
 
-# The name for people, and what the figure says.
-WORDS = {
-    "auroc": ("AUROC", "how often a picture of the class scores above one of the rest; chance is 0.5"),
-    "average_precision": ("Average precision", "mean precision over all recalls; chance is the class's share"),
+# The title and the meaning of each metric.
+METRIC_TEXTS = {
+    "auroc": ("AUROC", "probability that a picture of the class scores above one of the rest; chance is 0.5"),
+    "average_precision": ("Average precision", "mean precision over all recalls; chance is the share of the class"),
     "sensitivity_at_specificity_0.9": ("Sensitivity at specificity 0.90", "with a threshold chosen on these pictures"),
     "sensitivity_at_specificity_0.95": ("Sensitivity at specificity 0.95", "with a threshold chosen on these pictures"),
-    "sensitivity": ("Sensitivity", "share of the class that is answered so"),
-    "specificity": ("Specificity", "share of the rest that is not answered so"),
-    "accuracy": ("Accuracy", "share of right answers"),
-    "balanced_accuracy": ("Balanced accuracy", "mean of the classes' shares of right answers"),
+    "sensitivity": ("Sensitivity", "share of the class that is answered correctly"),
+    "specificity": ("Specificity", "share of the rest that is not answered as the class"),
+    "accuracy": ("Accuracy", "share of correct answers"),
+    "balanced_accuracy": ("Balanced accuracy", "mean over classes of the share of correct answers"),
     "brier": ("Brier score", "mean squared error of the probabilities; lower is better"),
-    "ece": ("Expected calibration error", f"gap of probability and frequency, {BINS} equal bins; lower is better"),
+    "ece": (
+        "Expected calibration error",
+        f"mean gap of probability and frequency in {BINS} bins of equal width; lower is better",
+    ),
     "nll": ("Negative log-likelihood", "mean over pictures, in nats; lower is better"),
 }
 _PLOT_PX = 300
@@ -34,10 +37,11 @@ _PLOT_PX = 300
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """One bundle's answers on labelled pictures, and the figures that follow from them.
+    """A bundle's probabilities for labelled pictures, and the metrics computed from them.
 
-    `figures` are those of the positive class of two, or macro means; `class_figures` those of each of more than two
-    classes against the rest. `labels` are indices of the manifest's classes; paths are relative to the data.
+    `metrics` are those of the positive class or, if there are more than two classes, macro means. `class_metrics` are
+    then those of each class against the rest. `labels` are indices of the manifest's classes, `paths` are relative to
+    the data, and `repeats` and `seed` are those of the bootstrap.
     """
 
     manifest: Manifest
@@ -48,9 +52,9 @@ class Evaluation:
     groups: tuple[str, ...]
     labels: Int[np.ndarray, " n"]
     probabilities: Float[np.ndarray, "n k"]
-    rule: Rule
-    figures: Mapping[str, Estimate]
-    class_figures: Mapping[str, Mapping[str, Estimate]]
+    rule: DecisionRule
+    metrics: Mapping[str, Estimate]
+    class_metrics: Mapping[str, Mapping[str, Estimate]]
     repeats: int
     seed: int
     versions: Mapping[str, str]
@@ -62,33 +66,33 @@ class Evaluation:
 
     @property
     def confusion(self) -> Int[np.ndarray, "k k"]:
-        """Pictures by true class (rows) and answer (columns)."""
+        """The confusion matrix: numbers of pictures by true class (rows) and answer (columns)."""
         classes = range(len(self.manifest.classes))
         return np.asarray(confusion_matrix(self.labels, self.answers, labels=list(classes)))
 
     @property
     def pictures_by_class(self) -> dict[str, int]:
-        """How many pictures each class has."""
+        """The number of pictures of each class."""
         return {name: int((self.labels == k).sum()) for k, name in enumerate(self.manifest.classes)}
 
     @property
-    def basis(self) -> str:
-        """What the figures rest on, in words."""
-        place = self.data if self.split is None else f"{self.split} of {self.data}"
+    def data_summary(self) -> str:
+        """The data in words: its split, and the numbers of pictures and groups."""
+        source = self.data if self.split is None else f"{self.split} of {self.data}"
         pictures = _count(len(self.paths), "picture")
         if self.groups == self.paths:
-            return f"{place}: {pictures}, each a group of its own"
-        return f"{place}: {pictures} of {_count(len(set(self.groups)), 'group')}"
+            return f"{source}: {pictures}, each a group of its own"
+        return f"{source}: {pictures} of {_count(len(set(self.groups)), 'group')}"
 
     def text(self) -> str:
-        """A short table of the figures with their intervals."""
-        lines = [self.basis, f"{'':32} value  95 % interval"]
-        for name, estimate in self.figures.items():
-            lines.append(f"{WORDS[name][0]:32} {estimate.value:.3f}  {estimate.low:.3f} to {estimate.high:.3f}")
+        """Format the metrics with their intervals as a table for the terminal."""
+        lines = [self.data_summary, f"{'':32} value  95 % interval"]
+        for name, estimate in self.metrics.items():
+            lines.append(f"{METRIC_TEXTS[name][0]:32} {estimate.value:.3f}  {estimate.low:.3f} to {estimate.high:.3f}")
         return "\n".join(lines)
 
     def document(self) -> dict[str, Any]:
-        """All that was found, in types that JSON has; each picture's probabilities in the order of the classes."""
+        """Return the content of `evaluation.json`. Each picture's probabilities are in the order of the classes."""
         manifest, rule, classes = self.manifest, self.rule, self.manifest.classes
         rows = zip(
             self.paths,
@@ -113,10 +117,10 @@ class Evaluation:
                 "threshold": rule.threshold,
             },
             "interval": described_intervals(self.repeats, self.seed),
-            "figures": {name: asdict(estimate) for name, estimate in self.figures.items()},
+            "figures": {name: asdict(estimate) for name, estimate in self.metrics.items()},
             "class_figures": {
-                label: {name: asdict(estimate) for name, estimate in figures.items()}
-                for label, figures in self.class_figures.items()
+                label: {name: asdict(estimate) for name, estimate in metrics.items()}
+                for label, metrics in self.class_metrics.items()
             },
             "confusion_matrix": {"rows": "label", "columns": "answer", "pictures": self.confusion.tolist()},
             "versions": dict(self.versions),
@@ -129,7 +133,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A wrong answer to look at: the picture as JPEG, the answer's heatmap over it as PNG, and how to read that."""
+    """A wrong answer: the picture as JPEG, its heatmap over it as PNG, and a sentence on the heatmap's scale."""
 
     path: str
     group: str
@@ -138,18 +142,18 @@ class Mistake:
     probability: float
     picture_jpeg: bytes
     overlay_png: bytes
-    reading: str
+    legend: str
 
 
 def as_html(evaluation: Evaluation, mistakes: list[Mistake]) -> str:
-    """One page that needs no other file and no network, `mistakes` in the order given."""
+    """Render the self-contained page `report.html`, with the mistakes in the order given."""
     wrong = int((evaluation.answers != evaluation.labels).sum())
     return render(
         Path(__file__).with_name("report.html"),
         evaluation=evaluation,
         manifest=evaluation.manifest,
         confusion=evaluation.confusion.tolist(),
-        words=WORDS,
+        metric_texts=METRIC_TEXTS,
         charts=[_roc(evaluation), _precision_recall(evaluation), _reliability(evaluation)],
         mistakes=mistakes,
         wrong=wrong,
@@ -157,8 +161,8 @@ def as_html(evaluation: Evaluation, mistakes: list[Mistake]) -> str:
     )
 
 
-def _shown_classes(evaluation: Evaluation) -> list[tuple[str, Float[np.ndarray, " n"], Any]]:
-    """Name, scores and truth of every class that has a curve: the positive one of two, or each against the rest."""
+def _curve_classes(evaluation: Evaluation) -> list[tuple[str, Float[np.ndarray, " n"], Any]]:
+    """Return name, scores and truth of each class with a curve: the positive class, or all classes without one."""
     positive = evaluation.rule.positive
     shown = range(len(evaluation.manifest.classes)) if positive is None else [positive]
     return [(evaluation.manifest.classes[k], evaluation.probabilities[:, k], evaluation.labels == k) for k in shown]
@@ -166,7 +170,7 @@ def _shown_classes(evaluation: Evaluation) -> list[tuple[str, Float[np.ndarray, 
 
 def _roc(evaluation: Evaluation) -> dict[str, Any]:
     lines = []
-    for name, scores, truth in _shown_classes(evaluation):
+    for name, scores, truth in _curve_classes(evaluation):
         false_rate, true_rate, _ = roc_curve(truth, scores)
         lines.append({"name": name, "points": _points(false_rate, true_rate)})
     chart: dict[str, Any] = {
@@ -174,21 +178,21 @@ def _roc(evaluation: Evaluation) -> dict[str, Any]:
         "x": "1 - specificity",
         "y": "sensitivity",
         "lines": lines,
-        "caption": "Each threshold's sensitivity and specificity. The dashed diagonal is chance.",
+        "caption": "Sensitivity and specificity of every threshold. The dashed diagonal is chance.",
         "guide": _points([0, 1], [0, 1]),
     }
     if evaluation.rule.threshold is not None:
-        specificity, sensitivity = (evaluation.figures[name].value for name in ("specificity", "sensitivity"))
+        specificity, sensitivity = (evaluation.metrics[name].value for name in ("specificity", "sensitivity"))
         chart["mark"] = _points([1 - specificity], [sensitivity]).split(",")
         chart["caption"] += " The dot is the bundle's own threshold."
     return chart
 
 
 def _precision_recall(evaluation: Evaluation) -> dict[str, Any]:
-    lines, shown = [], _shown_classes(evaluation)
+    lines, shown = [], _curve_classes(evaluation)
     for name, scores, truth in shown:
         precision, recall, _ = (values[::-1] for values in precision_recall_curve(truth, scores))
-        # The precision of a recall holds since the recall before it: a step, as average precision counts it.
+        # The curve is a step function, as average precision counts it: a precision holds from the previous recall on.
         rises = np.diff(recall) > 0
         ends = np.stack([recall[:-1], recall[1:]], axis=1)[rises]
         lines.append({"name": name, "points": _points(ends.ravel(), np.repeat(precision[1:][rises], 2))})
@@ -197,7 +201,7 @@ def _precision_recall(evaluation: Evaluation) -> dict[str, Any]:
         "x": "recall",
         "y": "precision",
         "lines": lines,
-        "caption": "Each threshold's precision and recall.",
+        "caption": "Precision and recall of every threshold.",
     }
     if len(shown) == 1:
         share = float(shown[0][2].mean())
@@ -208,17 +212,17 @@ def _precision_recall(evaluation: Evaluation) -> dict[str, Any]:
 
 def _reliability(evaluation: Evaluation) -> dict[str, Any]:
     rule = evaluation.rule
-    found = reliability(*confidence(evaluation.probabilities, evaluation.labels, rule))
+    binned = reliability(*confidence(evaluation.probabilities, evaluation.labels, rule))
     of = "the most probable class" if rule.positive is None else evaluation.manifest.classes[rule.positive]
-    share = found.pictures / found.pictures.sum()
-    bars = zip(found.mean_probability.tolist(), share.tolist(), strict=True)
+    share = binned.pictures / binned.pictures.sum()
+    bars = zip(binned.mean_probability.tolist(), share.tolist(), strict=True)
     return {
         "title": "Reliability",
         "x": f"probability of {of}",
-        "y": "how often it was true",
-        "lines": [{"name": of, "points": _points(found.mean_probability, found.frequency)}],
-        "caption": "On the dashed diagonal, probabilities are what they say. A bar is the bin's share of the pictures: "
-        "few pictures make an unsteady point.",
+        "y": "share of pictures where it is true",
+        "lines": [{"name": of, "points": _points(binned.mean_probability, binned.frequency)}],
+        "caption": "On the dashed diagonal, probabilities are calibrated. A bar is the bin's share of the pictures; "
+        "points of bins with few pictures are uncertain.",
         "guide": _points([0, 1], [0, 1]),
         "dots": True,
         "bars": [(_PLOT_PX * x, _PLOT_PX * height) for x, height in bars],
@@ -226,7 +230,7 @@ def _reliability(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _points(x: Any, y: Any) -> str:
-    """Points of the unit square as an SVG polyline's, y upwards."""
+    """Format points of the unit square for an SVG polyline, with y upwards."""
     return " ".join(f"{_PLOT_PX * a:.2f},{_PLOT_PX * (1 - b):.2f}" for a, b in zip(x, y, strict=True))
 
 

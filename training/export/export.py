@@ -1,7 +1,7 @@
-"""A finished run as a bundle: rounded weights, mean maps, calibration, decision threshold, and its figures on val.
+"""Export of a finished run as a bundle: fp16 weights, mean maps, calibration, decision threshold, metrics on val.
 
-What only a person can say (licence, where the data came from, caveats) is read from a card, a small YAML file; a
-bundle without one says that nobody has said it.
+What only a person can state, such as the licence, the source of the data and caveats, is read from a card, a small YAML
+file. A bundle that is exported without a card says so in its notes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from torch import Tensor
 
 from app.bundles.graph_names import TOKENS
 from app.bundles.manifest import (
+    BASELINE,
     FORMAT,
     MANIFEST,
-    REFERENCE,
     WEIGHTS,
     Architecture,
     Calibration,
@@ -45,34 +45,34 @@ from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.models.swin_tokens import swin_tokens
 from training.data.samples import Sample
-from training.export.graphs import as_uploaded, write_graphs
-from training.loading.forward import as_input, predict, prepared
+from training.export.graphs import to_engine_batches, write_graphs
+from training.loading.forward import predict, prepared_batches, to_model_input
 from training.metrics.calibration import fit_temperature, mean_nll, softmax, youden_threshold
 from training.metrics.classification import auroc
-from training.recipe.config import Part, Recipe
+from training.recipe.config import Recipe, StrictModel
 from training.runs.run import read_run
 
-CHECKED = 25  # pictures that a new bundle is compared on
-MOST_OFF = 1e-4
+CHECKED_PICTURES = 25  # number of pictures on which a new bundle is compared with its model
+MAX_LOGIT_ERROR = 1e-4  # largest difference of a logit that rounding explains
 
 
 class ExportError(ValueError):
-    """A run, a card or a place that no bundle can be made of, and why."""
+    """A bundle that cannot be written. The message says why."""
 
 
-class Card(Part):
-    """What a person says about the bundle. `positive` is the class looked for, of two; by default the last."""
+class Card(StrictModel):
+    """A person's statements about the bundle. `positive` is the positive class of two; the default is the last one."""
 
     name: str = Field(min_length=1)
     version: str = Field(min_length=1)
     positive: str | None = None
     licence: str = Field(min_length=1)
-    data: str = Field(min_length=1, description="where the pictures came from, and on what terms")
+    data: str = Field(min_length=1, description="source and terms of the pictures")
     notes: tuple[str, ...]
 
 
 def load_card(path: Path) -> Card:
-    """The card in a YAML file. Raises ExportError."""
+    """Read a card from a YAML file. Raises ExportError."""
     try:
         return Card.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, ValidationError) as error:
@@ -80,22 +80,22 @@ def load_card(path: Path) -> Card:
 
 
 def export(folder: Path, out: Path, card: Card | None) -> Bundle:
-    """Write the finished run in `folder` as a bundle to the folder `out`.
+    """Write the finished run in `folder` as a bundle to the folder `out`, and read it back.
 
-    All is computed with the weights as the bundle stores them: mean maps on train, without augmentation; temperature,
-    threshold and figures on val. Then the bundle is read back, and must answer val's pictures as the model does.
-    Raises ExportError, RunError, DataError, RecipeError and BundleError.
+    Everything is computed with the weights rounded to fp16, as the bundle stores them: the mean maps on train without
+    augmentation, and temperature, threshold and metrics on val. The bundle's logits are then compared with the model's
+    on pictures of val. Raises ExportError, GraphError, RunError, DataError, RecipeError and BundleError.
     """
     _refuse_to_overwrite(out)
     run = read_run(folder)
     recipe, classes, size = run.recipe, run.classes, run.recipe.model.image_size
-    card = card or _no_card(recipe.name)
+    card = card or _placeholder_card(recipe.name)
     positive = _positive_class(classes, card)
     model = run.finished_model()
     model.half().float()
-    labels = np.array(run.labels("val"))
-    logits = predict(model, prepared(run.on("val"), size))
-    calibration, decision, metrics = judge(logits.astype(np.float64), labels, classes, positive)
+    labels = np.array(run.labels_of("val"))
+    logits = predict(model, prepared_batches(run.samples_of("val"), size))
+    calibration, decision, metrics = calibrate(logits.astype(np.float64), labels, classes, positive)
     description = Description(
         name=card.name,
         version=card.version,
@@ -108,17 +108,17 @@ def export(folder: Path, out: Path, card: Card | None) -> Bundle:
         licence=card.licence,
         data=card.data,
         notes=card.notes,
-        recipe=_public(recipe),
+        recipe=_public_recipe(recipe),
     )
-    graphs = write_graphs(model, as_uploaded(prepared(run.on("val")[:CHECKED], size)))
-    write_bundle(model, out, description, mean_maps(model, prepared(run.on("train"), size)), graphs)
+    graphs = write_graphs(model, to_engine_batches(prepared_batches(run.samples_of("val")[:CHECKED_PICTURES], size)))
+    write_bundle(model, out, description, mean_maps(model, prepared_batches(run.samples_of("train"), size)), graphs)
     bundle = read_bundle(out)
-    _compare(bundle, run.on("val")[:CHECKED], logits[:CHECKED])
+    _check_logits(bundle, run.samples_of("val")[:CHECKED_PICTURES], logits[:CHECKED_PICTURES])
     return bundle
 
 
 def compile_bundle(path: Path, out: Path, samples: Sequence[Sample]) -> Bundle:
-    """Write the bundle in `path` with graphs made anew to the folder `out`; all else stays as it is.
+    """Copy the bundle in `path` to the folder `out` with new graphs.
 
     The graphs are checked on noise and on the pictures of `samples`. Raises ExportError, GraphError, DataError and
     BundleError.
@@ -127,9 +127,9 @@ def compile_bundle(path: Path, out: Path, samples: Sequence[Sample]) -> Bundle:
     bundle = read_bundle(path)
     model = load_model(bundle)
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
-    graphs = write_graphs(model, as_uploaded(prepared(samples, size)))
+    graphs = write_graphs(model, to_engine_batches(prepared_batches(samples, size)))
     description = Description(**{name: getattr(bundle.manifest, name) for name in Description.model_fields})
-    write_bundle(model, out, description, bundle.reference, graphs)
+    write_bundle(model, out, description, bundle.baseline, graphs)
     return read_bundle(out)
 
 
@@ -137,22 +137,23 @@ def write_bundle(
     model: CNNViTFusion,
     out: Path,
     description: Description,
-    reference: FeatureMaps[np.ndarray],
+    baseline: FeatureMaps[np.ndarray],
     graphs: Mapping[str, bytes],
 ) -> None:
-    """Write a bundle with the model's weights in fp16 and the mean maps `reference` (`[C, h, w]` each) to `out`.
+    """Write a bundle with the model's weights in fp16 and the mean maps `baseline` (`[C, h, w]` each) to `out`.
 
-    `graphs` holds the files that `write_graphs` made of the model; with none, only torch can serve the bundle. The
-    folder appears complete and verified, or not at all. Raises ExportError if `out` exists and is not empty, and
-    BundleError if the parts do not fit each other.
+    `graphs` has the files that `write_graphs` made from the model. Without graphs, the bundle can be served with torch
+    only. The folder appears complete and verified, or not at all.
+
+    Raises ExportError if `out` exists and is not empty, and BundleError if the parts do not fit each other.
     """
     _refuse_to_overwrite(out)
-    weights = {name: _stored(tensor) for name, tensor in model.state_dict().items()}
-    means: dict[str, np.ndarray] = {
-        branch: np.ascontiguousarray(mean, np.float32) for branch, mean in reference.items()
-    }
-    contents = {WEIGHTS: safetensors.torch.save(weights), REFERENCE: safetensors.numpy.save(means), **graphs}
-    manifest = _manifest(model, description, {name: hashlib.sha256(d).hexdigest() for name, d in contents.items()})
+    weights = {name: _to_stored(tensor) for name, tensor in model.state_dict().items()}
+    means: dict[str, np.ndarray] = {branch: np.ascontiguousarray(mean, np.float32) for branch, mean in baseline.items()}
+    contents = {WEIGHTS: safetensors.torch.save(weights), BASELINE: safetensors.numpy.save(means), **graphs}
+    manifest = _manifest(
+        model, description, {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    )
     fields = {"format": manifest.format, **manifest.model_dump(mode="json")}
     contents[MANIFEST] = (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -165,10 +166,13 @@ def write_bundle(
         folder.rename(out)
 
 
-def judge(
+def calibrate(
     logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], classes: Sequence[str], positive: str | None
 ) -> tuple[Calibration, Decision | None, Metrics]:
-    """Temperature, decision threshold (where there is a positive class) and figures, all from val's logits."""
+    """Fit the temperature and the decision threshold to the logits of val, and compute the metrics of val.
+
+    Without a positive class there is no threshold, and the metrics are those of the most probable class.
+    """
     chosen_on = f"val ({len(labels)} pictures)"
     temperature = fit_temperature(logits, labels)
     scaled = logits / temperature
@@ -193,28 +197,34 @@ def judge(
 
 @torch.inference_mode()
 def mean_maps(model: CNNViTFusion, batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> FeatureMaps[np.ndarray]:
-    """The mean of each branch's feature map over all pictures, float32 `[C, h, w]`. The model is in eval mode."""
-    totals: dict[str, Float[np.ndarray, "c h w"]] = {}
+    """Return the mean of each branch's feature map over all pictures, float32 `[C, h, w]`.
+
+    The model is in eval mode.
+    """
+    totals = FeatureMaps[Float[np.ndarray, "c h w"]]()
     pictures = 0
     for batch in batches:
         pictures += len(batch)
-        for branch, feature_map in model.encode(as_input(batch)).items():
+        for branch, feature_map in model.encode(to_model_input(batch)).items():
             totals[branch] = totals.get(branch, 0) + feature_map.double().sum(dim=0).numpy()
-    return FeatureMaps(**{branch: (total / pictures).astype(np.float32) for branch, total in totals.items()})
+    return totals.map(lambda total: (total / pictures).astype(np.float32))
 
 
-def _compare(bundle: Bundle, samples: Sequence[Sample], logits: Float[np.ndarray, "n k"]) -> None:
-    """Have the service's own engine answer the pictures, and compare."""
+def _check_logits(bundle: Bundle, samples: Sequence[Sample], logits: Float[np.ndarray, "n k"]) -> None:
+    """Compare the bundle's logits on the service's torch engine with the model's. Raises ExportError."""
     engine = load_engine(bundle, "torch")
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
-    images = np.concatenate(list(as_uploaded(prepared(samples, size))))
+    images = np.concatenate(list(to_engine_batches(prepared_batches(samples, size))))
     served = engine.classify(engine.encode(images))
-    if (off := float(np.abs(served - logits).max())) > MOST_OFF:
-        raise ExportError(f"the bundle's logits are {off:.1e} off the run's: at most {MOST_OFF:.0e} is rounding")
+    if (error := float(np.abs(served - logits).max())) > MAX_LOGIT_ERROR:
+        raise ExportError(
+            f"the bundle's logits differ from the run's by {error:.1e}, "
+            f"more than rounding explains ({MAX_LOGIT_ERROR:.0e})"
+        )
 
 
-def _public(recipe: Recipe) -> dict[str, Any]:
-    """The recipe without this machine's folders: of a weights file only its name."""
+def _public_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as plain data in which a file of weights has no folder, since folders are private."""
     fields: dict[str, Any] = recipe.model_dump(mode="json")
     for start in fields["start"].values():
         if start["weights"] is not None:
@@ -222,8 +232,8 @@ def _public(recipe: Recipe) -> dict[str, Any]:
     return fields
 
 
-def _no_card(name: str) -> Card:
-    note = "Exported without a card: nobody has said what this model is for."
+def _placeholder_card(name: str) -> Card:
+    note = "Exported without a card: the purpose of this model is not stated."
     return Card(name=name, version="1", licence="not stated", data="not stated", notes=(note,))
 
 
@@ -242,7 +252,7 @@ def _refuse_to_overwrite(out: Path) -> None:
         raise ExportError(f"{out} exists and is not empty: choose another folder")
 
 
-def _stored(tensor: Tensor) -> Tensor:
+def _to_stored(tensor: Tensor) -> Tensor:
     tensor = tensor.detach().cpu()
     return (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
 
@@ -251,10 +261,10 @@ def _manifest(model: CNNViTFusion, description: Description, files: dict[str, st
     height_px, width_px = model.image_size
     normalization = {
         branch: Normalization(
-            mean=tuple(_stored(getattr(model, f"{branch}_mean")).flatten().tolist()),
-            std=tuple(_stored(getattr(model, f"{branch}_std")).flatten().tolist()),
+            mean=tuple(_to_stored(getattr(model, f"{branch}_mean")).flatten().tolist()),
+            std=tuple(_to_stored(getattr(model, f"{branch}_std")).flatten().tolist()),
         )
-        for branch, _ in model.map_shapes.items()
+        for branch in model.map_shapes
     }
     return Manifest(
         **dict(description),
@@ -263,7 +273,7 @@ def _manifest(model: CNNViTFusion, description: Description, files: dict[str, st
             height_px=height_px, width_px=width_px, rule="shortest_side_center_crop", interpolation="bicubic"
         ),
         normalization=normalization,
-        map_shapes=dict(model.map_shapes.items()),
+        map_shapes=dict(model.map_shapes),
         token_stages=tokens.heights if TOKENS in files and (tokens := swin_tokens(model)) is not None else (),
         files=files,
     )

@@ -1,6 +1,7 @@
-"""A model as plain inference graphs, gradients included, which the service runs without torch.
+"""Inference graphs of a model, gradients included, which the service runs without torch.
 
-They must answer as the module does that they were made of, and what storing them in fp16 changes is bounded apart.
+The graphs are compared with the torch module that they were traced from. A second check bounds the rounding error of
+storing them in fp16.
 """
 
 from __future__ import annotations
@@ -28,68 +29,69 @@ from training.export.tracing import Graphs, trace
 
 Images = UInt8[np.ndarray, "_b h w 3"]  # batches of one call differ in size
 
-TRUNK_OFF, HEAD_OFF = 1e-3, 1e-5  # most that a graph may differ from the module, over the largest value
-STORED_OFF = 1e-2  # most that fp16 storage may change a logit
+MAX_TRUNK_ERROR, MAX_HEAD_ERROR = 1e-3, 1e-5  # largest error of a graph, relative to the largest value
+MAX_STORED_ERROR = 1e-2  # largest change of a logit by storing the graphs in fp16
 _ALIGNED_BYTES = 64
 _CONSTANTS = ".//layer[@type='Const']/data"
 
 
 class GraphError(ValueError):
-    """Graphs that do not answer as their module does: which output, and by how much."""
+    """Graphs that differ from their module. The message names the output and the error."""
 
 
-def as_uploaded(batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> Iterator[Images]:
-    """Prepared pictures as the engines take them: channels last, in numpy."""
+def to_engine_batches(batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> Iterator[Images]:
+    """Convert batches of prepared pictures to the engines' form: numpy, channels last."""
     for batch in batches:
         yield np.ascontiguousarray(batch.permute(0, 2, 3, 1).numpy())
 
 
 def write_graphs(model: CNNViTFusion, pictures: Iterable[Images]) -> dict[str, bytes]:
-    """The content of a bundle's graph files, checked against `model` on noise and on `pictures`, batch by batch.
+    """Trace a model to graphs, check them, and return the content of a bundle's graph files by name.
 
-    The model is in eval mode, with its weights as the bundle stores them. Raises GraphError.
+    The model is in eval mode, with its weights rounded as the bundle stores them. The graphs are compared with it on
+    noise and on the batches `pictures`. Raises GraphError.
     """
     height, width = model.image_size
     noise = np.random.default_rng(0).integers(0, 256, (4, height, width, 3), np.uint8)
     batches = [noise, *pictures]
     graphs, module = trace(model), TorchEngine(model)
     _check_exact(module, openvino_engine(*graphs, available_cores()), batches)
-    files = in_fp16(graphs)
-    numbers = files["trunk.bin"]
+    files = to_fp16_files(graphs)
+    constants = files["trunk.bin"]
     stored = Graphs(
-        read_graph(files["trunk.xml"], numbers),
+        read_graph(files["trunk.xml"], constants),
         read_graph(files["head.xml"], files["head.bin"]),
-        read_graph(files[TOKENS], numbers) if TOKENS in files else None,
+        read_graph(files[TOKENS], constants) if TOKENS in files else None,
     )
     _check_stored(module, openvino_engine(*stored, available_cores()), batches)
     return files
 
 
-def in_fp16(graphs: Graphs) -> dict[str, bytes]:
-    """The graphs as a bundle's files. Most numbers of the tokens' graph are the trunk's, and are stored once."""
+def to_fp16_files(graphs: Graphs) -> dict[str, bytes]:
+    """Return the graphs as fp16 files by name. Constants that the token graph shares with the trunk are stored once."""
     files: dict[str, bytes] = {}
     if graphs.tokens is not None:
-        _turn_as_in(graphs.trunk, graphs.tokens)
+        _transpose_as_in(graphs.trunk, graphs.tokens)
     with TemporaryDirectory() as temporary:
         for name, graph in graphs._asdict().items():
             if graph is not None:
                 ov.save_model(graph, Path(temporary) / f"{name}.xml", compress_to_fp16=True)
                 files |= {file: (Path(temporary) / file).read_bytes() for file in (f"{name}.xml", f"{name}.bin")}
     if graphs.tokens is not None:
-        structure, files["trunk.bin"] = _moved(
+        structure, files["trunk.bin"] = _merge_constants(
             files.pop("tokens.xml"), files.pop("tokens.bin"), files["trunk.xml"], files["trunk.bin"]
         )
         files[TOKENS] = gzip.compress(structure, mtime=0)
     return files
 
 
-def _turn_as_in(host: ov.Model, graph: ov.Model) -> None:
-    """Have `graph` transpose those matrices that `host` holds the other way round, so that both hold the same bytes."""
-    held = {constant.data.tobytes() for constant in _matrices(host)}
+def _transpose_as_in(host: ov.Model, graph: ov.Model) -> None:
+    """Store matrices of `graph` transposed where `host` has them transposed, so that both have the same bytes."""
+    host_matrices = {constant.data.tobytes() for constant in _matrices(host)}
     for constant in _matrices(graph):
-        turned = np.ascontiguousarray(constant.data.T)
-        if constant.data.tobytes() not in held and turned.tobytes() in held:
-            back = ops.transpose(ops.constant(turned), ops.constant([1, 0]))
+        transposed = np.ascontiguousarray(constant.data.T)
+        if constant.data.tobytes() not in host_matrices and transposed.tobytes() in host_matrices:
+            back = ops.transpose(ops.constant(transposed), ops.constant([1, 0]))
             for user in constant.output(0).get_target_inputs():
                 user.replace_source_output(back.output(0))
 
@@ -100,80 +102,99 @@ def _matrices(graph: ov.Model) -> Iterator[ov.op.Constant]:
             yield operation
 
 
-def _moved(structure: bytes, numbers: bytes, host: bytes, host_numbers: bytes) -> tuple[bytes, bytes]:
-    """A graph whose constants lie in the file of numbers of another graph, and that file with what it did not have."""
-    places = {}
-    # Both were written a moment ago, by OpenVINO.
+def _merge_constants(structure: bytes, constants: bytes, host: bytes, host_constants: bytes) -> tuple[bytes, bytes]:
+    """Move a graph's constants into the file of another graph's constants, without storing equal ones twice.
+
+    `structure` and `constants` are the graph's XML and binary files, `host` and `host_constants` those of the other
+    graph. Returns the graph's XML with its new offsets, and the extended binary file.
+    """
+    offsets = {}
+    # OpenVINO has just written both files, so they are trusted.
     host_root, root = ElementTree.fromstring(host), ElementTree.fromstring(structure)  # noqa: S314
     for constant in host_root.iterfind(_CONSTANTS):
         start, size = int(constant.attrib["offset"]), int(constant.attrib["size"])
-        places[host_numbers[start : start + size]] = start
-    joined = bytearray(host_numbers)
+        offsets[host_constants[start : start + size]] = start
+    merged = bytearray(host_constants)
     for constant in root.iterfind(_CONSTANTS):
         start, size = int(constant.attrib["offset"]), int(constant.attrib["size"])
-        content = numbers[start : start + size]
-        if content not in places:
-            joined += bytes(-len(joined) % _ALIGNED_BYTES)
-            places[content] = len(joined)
-            joined += content
-        constant.set("offset", str(places[content]))
-    return ElementTree.tostring(root), bytes(joined)
+        content = constants[start : start + size]
+        if content not in offsets:
+            merged += bytes(-len(merged) % _ALIGNED_BYTES)
+            offsets[content] = len(merged)
+            merged += content
+        constant.set("offset", str(offsets[content]))
+    return ElementTree.tostring(root), bytes(merged)
 
 
 def _check_exact(module: Engine, graphs: Engine, batches: Iterable[Images]) -> None:
     for images in batches:
         maps, from_graph = module.encode(images), graphs.encode(images)
         for branch, expected in maps.items():
-            _must_be_close(f"the trunk's {branch} map", getattr(from_graph, branch), expected, TRUNK_OFF)
+            _check_close(f"the trunk's {branch} map", from_graph[branch], expected, MAX_TRUNK_ERROR)
         logits = module.classify(maps)
-        _must_be_close("the head's logits without gradients", graphs.classify(maps), logits, HEAD_OFF)
+        _check_close("the head's logits without gradients", graphs.classify(maps), logits, MAX_HEAD_ERROR)
         for target in _targets(*logits.shape):
             head = module.explain(maps, target)
-            _must_agree(head, graphs.explain(maps, target), HEAD_OFF)
-        _check_tokens(module, graphs, images[0], head, TRUNK_OFF)
+            _check_head(head, graphs.explain(maps, target), MAX_HEAD_ERROR)
+        _check_tokens(module, graphs, images[0], head, MAX_TRUNK_ERROR)
 
 
 def _check_stored(module: Engine, graphs: Engine, batches: Iterable[Images]) -> None:
     for images in batches:
         maps = module.encode(images)
         expected, stored = module.classify(maps), graphs.classify(graphs.encode(images))
-        if not (off := float(np.abs(stored - expected).max())) <= STORED_OFF:
-            raise GraphError(f"in fp16 the graphs' logits are {off:.1e} off: at most {STORED_OFF:g} is rounding")
+        if not (error := float(np.abs(stored - expected).max())) <= MAX_STORED_ERROR:
+            raise GraphError(
+                f"in fp16 the graphs' logits are off by {error:.1e}, more than rounding explains ({MAX_STORED_ERROR:g})"
+            )
         ranked = np.sort(expected, axis=1)
-        clear = ranked[:, -1] - ranked[:, -2] > 2 * STORED_OFF  # closer than that, two classes are tied
+        clear = ranked[:, -1] - ranked[:, -2] > 2 * MAX_STORED_ERROR  # otherwise the two best classes are tied
         if (stored.argmax(axis=1) != expected.argmax(axis=1))[clear].any():
-            raise GraphError("in fp16 the graphs choose another class than the model does")
+            raise GraphError("in fp16 the graphs answer another class than the model")
         for target in _targets(*expected.shape):
             head = module.explain(maps, target)
-            _must_agree(head, graphs.explain(maps, target), STORED_OFF)
-        _check_tokens(module, graphs, images[0], head, STORED_OFF)
+            _check_head(head, graphs.explain(maps, target), MAX_STORED_ERROR)
+        _check_tokens(module, graphs, images[0], head, MAX_STORED_ERROR)
 
 
 def _check_tokens(
     module: Engine, graphs: Engine, image: UInt8[np.ndarray, "h w 3"], head: HeadResult, tolerance: float
 ) -> None:
-    if head.swin_gradient is None or not module.token_stages:
+    if "swin" not in head.gradients or not module.token_stages:
         return
-    expected, found = (engine.tokens(image, head.swin_gradient[0]) for engine in (module, graphs))
-    _must_be_close("the Swin's attention", found.attention, expected.attention, tolerance)
+    expected, actual = (engine.tokens(image, head.gradients["swin"][0]) for engine in (module, graphs))
+    _check_close("the Swin's attention", actual.attention, expected.attention, tolerance)
     for height, saliency in expected.saliency.items():
-        _must_be_close(f"the saliency of {height} rows of tokens", found.saliency[height], saliency, tolerance)
+        _check_close(f"the saliency of {height} rows of tokens", actual.saliency[height], saliency, tolerance)
 
 
-def _must_agree(expected: HeadResult, found: HeadResult, tolerance: float) -> None:
-    for name, values in vars(expected).items():
-        if values is not None:
-            _must_be_close(f"the head's {name}", getattr(found, name), values, tolerance)
+def _check_head(expected: HeadResult, actual: HeadResult, tolerance: float) -> None:
+    _check_close("the head's logits", actual.logits, expected.logits, tolerance)
+    for branch, gradient in expected.gradients.items():
+        _check_close(
+            f"the head's gradient with respect to the {branch} map", actual.gradients[branch], gradient, tolerance
+        )
+    if expected.attention is not None and expected.attention_gradient is not None:
+        assert actual.attention is not None and actual.attention_gradient is not None
+        _check_close("the head's attention", actual.attention, expected.attention, tolerance)
+        _check_close(
+            "the head's gradient with respect to the attention",
+            actual.attention_gradient,
+            expected.attention_gradient,
+            tolerance,
+        )
 
 
 def _targets(pictures: int, classes: int) -> Iterator[Float[np.ndarray, "b k"]]:
-    """The first and the last class alone, and a contrast of all."""
+    """Yield weightings of the logits: the first class alone, the last class alone, and a random contrast of all."""
     yield np.tile(np.eye(classes, dtype=np.float32)[0], (pictures, 1))
     yield np.tile(np.eye(classes, dtype=np.float32)[-1], (pictures, 1))
     yield np.random.default_rng(1).standard_normal((pictures, classes)).astype(np.float32)
 
 
-def _must_be_close(what: str, found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
-    off = float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
-    if not off <= tolerance:  # NaN too
-        raise GraphError(f"{what} is {off:.1e} of its scale off the model's: at most {tolerance:g} is rounding")
+def _check_close(output: str, actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    error = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
+    if not error <= tolerance:  # NaN too
+        raise GraphError(
+            f"{output}: the largest error is {error:.1e} of its scale, more than rounding explains ({tolerance:g})"
+        )

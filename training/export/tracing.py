@@ -1,7 +1,8 @@
-"""A model traced to plain inference graphs: the trunk as it is, and what has derivatives together with them.
+"""Tracing of a model to OpenVINO inference graphs that include the gradients.
 
-The head is traced with the derivative of the score by the maps and by the attention, the Swin's tokens with the way
-back through the Swin: differentiation happens once, here, and what is left is arithmetic.
+The trunk is traced as it is. The head is traced together with the gradients of the score with respect to the maps and
+the attention, and the Swin's tokens together with the backward pass through the Swin. Differentiation happens here,
+once; the graphs are plain arithmetic.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from torch._decomp import core_aten_decompositions, get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from app.bundles.graph_names import token_output
+from app.bundles.graph_names import gradient_output, token_output
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.models.swin_tokens import SwinTokens, swin_tokens
 
 
 class Graphs(NamedTuple):
-    """A model's graphs in float32. `tokens` is None for a model without Swin tokens to show."""
+    """A model's graphs in float32. `tokens` is None if the model has no Swin tokens to show."""
 
     trunk: ov.Model
     head: ov.Model
@@ -36,13 +37,13 @@ class Graphs(NamedTuple):
 
 
 def trace(model: CNNViTFusion) -> Graphs:
-    """All graphs of a model in eval mode."""
+    """Trace all graphs of a model in eval mode."""
     tokens = swin_tokens(model)
     return Graphs(trunk_graph(model), head_graph(model), None if tokens is None else tokens_graph(model, tokens))
 
 
 class Trunk(nn.Module):
-    """Pictures as the service prepares them, uint8 `[B, h, w, 3]`, to the maps that the model has."""
+    """Computes the model's feature maps of prepared pictures, uint8 `[B, h, w, 3]`."""
 
     def __init__(self, model: CNNViTFusion) -> None:
         super().__init__()
@@ -50,45 +51,52 @@ class Trunk(nn.Module):
 
     def forward(self, images: UInt8[Tensor, "b h w 3"]) -> tuple[Float[Tensor, "b _c _h _w"], ...]:
         maps = self.model.encode(images.permute(0, 3, 1, 2).float() / 255)
-        return tuple(feature_map for _, feature_map in maps.items())
+        return tuple(maps.values())
 
 
-class ExplainedHead(nn.Module):
-    """Maps and a weighting of the logits to logits, attention where there is one, and the score's gradients by all."""
+class HeadWithGradients(nn.Module):
+    """Computes the head's outputs and gradients from the feature maps and a weighting of the logits.
+
+    Its outputs are the logits, the attention if the model has one, and the gradients of the score (the weighted sum of
+    the logits) with respect to each map and the attention.
+    """
 
     def __init__(self, model: CNNViTFusion) -> None:
         super().__init__()
         self.model = model
-        self.branches = [branch for branch, _ in model.map_shapes.items()]
+        self.branches = list(model.map_shapes)
 
     def forward(self, *maps_and_target: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], ...]:
         *maps, target = maps_and_target
         with torch.enable_grad():
             leaves = [feature_map.detach().requires_grad_() for feature_map in maps]
-            logits, attention = self.model.classify(FeatureMaps(**dict(zip(self.branches, leaves, strict=True))))
-            answers = [logits] if attention is None else [logits, attention]
-            gradients = torch.autograd.grad((logits * target).sum(), [*leaves, *answers[1:]])
-        return (*(answer.detach() for answer in answers), *gradients)
+            logits, attention = self.model.classify(FeatureMaps(zip(self.branches, leaves, strict=True)))
+            outputs = [logits] if attention is None else [logits, attention]
+            gradients = torch.autograd.grad((logits * target).sum(), [*leaves, *outputs[1:]])
+        return (*(answer.detach() for answer in outputs), *gradients)
 
 
 def trunk_graph(model: CNNViTFusion) -> ov.Model:
-    """The trunk, for one picture at a time: on a CPU a batch is no faster, and fixed shapes are."""
+    """Trace the trunk for one picture at a time. On a CPU, fixed shapes are faster, and batches are not."""
     height, width = model.image_size
     shape = (1, height, width, 3)
     program = torch.export.export(Trunk(model), (torch.zeros(shape, dtype=torch.uint8),))
-    graph = _as_traced(program)
+    graph = _convert_unfused(program)
     graph.reshape(list(shape))
-    return _named(graph, ["images"], [branch for branch, _ in model.map_shapes.items()])
+    return _name_ports(graph, ["images"], list(model.map_shapes))
 
 
 def head_graph(model: CNNViTFusion) -> ov.Model:
-    """The head with its gradients, for any batch."""
-    shapes = [*(shape for _, shape in model.map_shapes.items()), (model.num_classes,)]
-    # A trace takes 1 and 2 for constants, and two equal sizes for one and the same.
+    """Trace the head with its gradients, for any batch size."""
+    shapes = [*model.map_shapes.values(), (model.num_classes,)]
+    # Tracing treats sizes of 1 and 2 as constants, and equal sizes as the same symbol, so the batch size is unique.
     batch_size = next(n for n in count(3) if all(n not in shape for shape in shapes))
     example = [torch.zeros(batch_size, *shape) for shape in shapes]
     traced = make_fx(
-        ExplainedHead(model), decomposition_table=_to_core(), tracing_mode="symbolic", _allow_non_fake_inputs=True
+        HeadWithGradients(model),
+        decomposition_table=_decompositions(),
+        tracing_mode="symbolic",
+        _allow_non_fake_inputs=True,
     )(*example)
     batch = torch.export.Dim("batch")
     program = torch.export.export(traced, tuple(example), dynamic_shapes=tuple({0: batch} for _ in example))
@@ -96,31 +104,29 @@ def head_graph(model: CNNViTFusion) -> ov.Model:
     for parameter, shape in zip(list(graph.inputs), shapes, strict=True):
         parameter.get_node().set_partial_shape(ov.PartialShape([-1, *shape]))
     graph.validate_nodes_and_infer_types()
-    branches = [branch for branch, _ in model.map_shapes.items()]
     attention = ["attention"] if model.fusion == "cross_attention" else []
-    gradients = [f"{source}_gradient" for source in (*branches, *attention)]
-    return _named(graph, [*branches, "target"], ["logits", *attention, *gradients])
+    gradients = [gradient_output(source) for source in (*model.map_shapes, *attention)]
+    return _name_ports(graph, [*model.map_shapes, "target"], ["logits", *attention, *gradients])
 
 
 def tokens_graph(model: CNNViTFusion, tokens: SwinTokens) -> ov.Model:
-    """The saliency of the Swin's tokens at every stage, and its last block's attention, for one picture at a time."""
+    """Trace the saliency of the Swin's tokens at every stage, and its last block's attention, for one picture."""
     height, width = model.image_size
-    assert model.map_shapes.swin is not None
-    example = (torch.zeros(1, height, width, 3, dtype=torch.uint8), torch.zeros(1, *model.map_shapes.swin))
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels' way back is no arithmetic that a graph could hold
-        traced = make_fx(tokens, decomposition_table=_to_core(), _allow_non_fake_inputs=True)(*example)
+    example = (torch.zeros(1, height, width, 3, dtype=torch.uint8), torch.zeros(1, *model.map_shapes["swin"]))
+    with sdpa_kernel(SDPBackend.MATH):  # fused kernels have no backward pass that a graph could express
+        traced = make_fx(tokens, decomposition_table=_decompositions(), _allow_non_fake_inputs=True)(*example)
     decoder = TorchFXPythonDecoder(traced, None, traced, input_shapes=[list(value.shape) for value in example])
-    graph = _converted(decoder)
-    # As converted, OpenVINO compiles it to one whose saliency is several percent off: some constant is not what it was.
+    graph = _convert(decoder)
+    # Without this pass, OpenVINO compiles a graph whose saliency is several percent off, because a constant changes.
     folding = Manager()
     folding.register_pass(ConstantFolding())
     folding.run_passes(graph)
     stages = [token_output(stage_height) for stage_height in tokens.heights]
-    return _named(graph, ["images", "swin_gradient"], [*stages, "swin_attention"])
+    return _name_ports(graph, ["images", "swin_gradient"], [*stages, "swin_attention"])
 
 
-def _to_core() -> dict[Any, Any]:
-    """How operators that have no counterpart in a graph are written in others that do."""
+def _decompositions() -> dict[Any, Any]:
+    """Return the decompositions of operators that OpenVINO does not have into operators that it has."""
     aten = torch.ops.aten
     table: dict[Any, Any] = core_aten_decompositions() | get_decompositions(
         [aten.native_layer_norm, aten.native_layer_norm_backward, aten._softmax_backward_data, aten.gelu_backward]
@@ -128,28 +134,28 @@ def _to_core() -> dict[Any, Any]:
     return table
 
 
-def _as_traced(program: torch.export.ExportedProgram) -> ov.Model:
-    """The program as a graph whose constants are the model's own numbers.
+def _convert_unfused(program: torch.export.ExportedProgram) -> ov.Model:
+    """Convert a program to a graph whose constants are the model's weights.
 
-    `openvino.convert_model` also folds batch norms into the convolutions before them, and the products are not numbers
-    that fp16 holds: the demo's logits were 2e-2 off. Folding belongs to compiling, which happens in float32.
+    `openvino.convert_model` would also fold batch norms into the convolutions before them. fp16 cannot represent the
+    products exactly: the demo's logits were 2e-2 off. Folding happens at compile time instead, in float32.
     """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # the decoder reports operators that this torch does not have, with tracebacks
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # the decoder logs tracebacks about operators that this torch lacks
     try:
         decoder = TorchFXPythonDecoder.from_exported_program(program)
     finally:
-        logging.disable(before)
-    return _converted(decoder)
+        logging.disable(previous)
+    return _convert(decoder)
 
 
-def _converted(decoder: TorchFXPythonDecoder) -> ov.Model:
+def _convert(decoder: TorchFXPythonDecoder) -> ov.Model:
     frontend = FrontEndManager().load_by_framework("pytorch")
     return frontend.convert(frontend.load(decoder))
 
 
-def _named(graph: ov.Model, inputs: list[str], outputs: list[str]) -> ov.Model:
-    """The graph whose ports alone have names: those of other values could take a port's place where they become one."""
+def _name_ports(graph: ov.Model, inputs: list[str], outputs: list[str]) -> ov.Model:
+    """Name the graph's ports, and remove all other names, which could replace a port's when two values are merged."""
     for operation in graph.get_ops():
         for output in operation.outputs():
             output.get_tensor().set_names(set())

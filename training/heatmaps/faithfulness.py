@@ -1,9 +1,9 @@
-"""How far one heatmap can be believed: figures of a picture, its heatmap, a mask, and what a model answers.
+"""Metrics of one heatmap: its faithfulness to the model, its localisation in a mask, and its stability.
 
-All arrays are in one frame, the model's input: `image` is what the model sees, `heatmap` is signed (positive speaks
-for the explained class) and has a value for each pixel of it, and `mask` is true where the thing looked for lies. A
-figure that asks the model receives `score`, which takes pictures to the probability of the explained class. Pixels
-whose values are equal come in random order, so that a constant heatmap is no better than chance.
+All arrays have the size of the model's input. `image` is the model's input. `heatmap` is signed, with positive values
+for evidence for the explained class, and has one value per pixel. `mask` is true on the object. Metrics that query the
+model receive `score`, which maps pictures to the probability of the explained class. Pixels with equal values are
+ordered randomly, so that a constant heatmap is no better than chance.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ STEPS = 10
 ROAD_FRACTIONS = (0.1, 0.3, 0.5)
 
 
-class Kept(NamedTuple):
-    """What becomes of the score where only the heatmap's evidence is kept of a picture."""
+class ConfidenceChange(NamedTuple):
+    """How the score changes if only the heatmap's evidence is kept of a picture: `drop` and `increase`."""
 
     drop: float
     increase: float
 
 
 def enlarge(heatmap: Float[np.ndarray, "grid_h grid_w"], size: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
-    """The heatmap at each pixel of a picture (height, width) that its cells tile.
+    """Upsample a heatmap to a picture's size (height, width) in px.
 
-    Bilinear between the cells' centres and continued evenly to the edges, as overlays are drawn. A constant heatmap
-    stays exactly constant.
+    The interpolation is bilinear between the centres of the cells and constant beyond them, as in overlays. A constant
+    heatmap stays exactly constant.
     """
     values = heatmap.astype(np.float64)
     for axis, (cells, pixels) in enumerate(zip(heatmap.shape, size, strict=True)):
         position = np.clip((np.arange(pixels) + 0.5) * cells / pixels - 0.5, 0, cells - 1)
         before = position.astype(np.intp)
-        part = np.expand_dims(position - before, 1 - axis)
-        here, next_one = (values.take(index, axis) for index in (before, np.minimum(before + 1, cells - 1)))
-        values = here + part * (next_one - here)
+        fraction = np.expand_dims(position - before, 1 - axis)
+        lower, upper = (values.take(index, axis) for index in (before, np.minimum(before + 1, cells - 1)))
+        values = lower + fraction * (upper - lower)
     return values.astype(np.float32)
 
 
 def exchange_curve(
     score: Score, before: Image, after: Image, heatmap: Heatmap, steps: int = STEPS, seed: int = 0
 ) -> Float[np.ndarray, " points"]:
-    """The scores while pixels of `before` are exchanged for those of `after`, highest in the heatmap first.
+    """Return the scores while pixels of `before` are replaced by those of `after`, highest in the heatmap first.
 
-    `steps` equal numbers of pixels are exchanged one after the other; the first score is that of `before`, the last
-    that of `after`.
+    Each of the `steps` steps replaces the same number of pixels. The first of the `steps + 1` scores is that of
+    `before`, the last that of `after`.
     """
     order = _highest_first(heatmap, np.random.default_rng(seed))
     counts = np.rint(np.linspace(0, order.size, steps + 1)).astype(np.intp)
@@ -65,17 +65,19 @@ def exchange_curve(
 
 
 def deletion(score: Score, image: Image, heatmap: Heatmap, blank: Image, steps: int = STEPS, seed: int = 0) -> float:
-    """Mean score while the picture gives way to `blank`, highest first: the lower the better (Petsiuk et al. 2018).
+    """Return the deletion score (Petsiuk et al. 2018): lower is better.
 
-    It is the area under the curve of `exchange_curve` by trapezia, over the share of pixels exchanged.
+    It is the mean score while pixels of the picture are replaced by those of `blank`, highest in the heatmap first,
+    computed as the area under `exchange_curve` by the trapezoidal rule.
     """
     return _area(exchange_curve(score, image, blank, heatmap, steps, seed))
 
 
 def insertion(score: Score, image: Image, heatmap: Heatmap, blank: Image, steps: int = STEPS, seed: int = 0) -> float:
-    """Mean score while the picture comes into `blank`, highest first: the higher the better (Petsiuk et al. 2018).
+    """Return the insertion score (Petsiuk et al. 2018): higher is better.
 
-    It is the area under the curve of `exchange_curve` by trapezia, over the share of pixels exchanged.
+    It is the mean score while pixels of `blank` are replaced by those of the picture, highest in the heatmap first,
+    computed as the area under `exchange_curve` by the trapezoidal rule.
     """
     return _area(exchange_curve(score, blank, image, heatmap, steps, seed))
 
@@ -83,11 +85,11 @@ def insertion(score: Score, image: Image, heatmap: Heatmap, blank: Image, steps:
 def road(
     score: Score, image: Image, heatmap: Heatmap, fractions: Sequence[float] = ROAD_FRACTIONS, seed: int = 0
 ) -> float:
-    """How much more removing the highest pixels lowers the score than removing the lowest: the higher the better.
+    """Return how much more the score falls without the highest pixels than without the lowest: higher is better.
 
-    The mean over `fractions`, shares of the pixels, of the score without the lowest less that without the highest
-    (both orders of Rong et al. 2022), with removed pixels filled in by `impute`. Chance is 0. Raises ValueError for
-    fractions that leave nothing.
+    It is the mean over `fractions`, shares of the pixels, of the score without the lowest minus the score without the
+    highest pixels. Both are removal orders of ROAD (Rong et al. 2022), and removed pixels are filled in by `impute`.
+    Chance is 0. Raises ValueError for a fraction that removes all pixels.
     """
     rng = np.random.default_rng(seed)
     order = _highest_first(heatmap, rng)
@@ -102,63 +104,68 @@ def road(
     return float((scores[1::2] - scores[::2]).mean())
 
 
-def drop_and_increase(score: Score, image: Image, heatmap: Heatmap) -> Kept:
-    """Average drop and increase in confidence of one picture (Chattopadhay et al. 2018).
+def drop_and_increase(score: Score, image: Image, heatmap: Heatmap) -> ConfidenceChange:
+    """Return the drop and the increase in confidence for one picture (Chattopadhay et al. 2018).
 
-    Each pixel is multiplied by the heatmap's positive part over its maximum, so that the rest is black. `drop` is the
-    score's relative loss, from 0 to 1 (lower is better); `increase` is 1 where the score rises (higher is better).
-    A heatmap that keeps everything loses nothing: these figures say little where heatmaps differ in size.
+    Each pixel is multiplied by the heatmap's positive part, scaled to a maximum of 1, so that the rest is black. `drop`
+    is the relative loss of the score, from 0 to 1; lower is better. `increase` is 1 if the score rises and 0 otherwise;
+    higher is better. A heatmap that keeps the whole picture loses nothing, so these metrics favour large heatmaps.
     """
     evidence = np.maximum(heatmap, 0)
     weight = evidence / (evidence.max() or 1)
     kept = np.rint(image * weight[..., None]).astype(np.uint8)
-    whole, rest = score(np.stack([image, kept])).tolist()
-    return Kept(max(0.0, whole - rest) / whole, float(rest > whole))
+    full_score, kept_score = score(np.stack([image, kept])).tolist()
+    return ConfidenceChange(max(0.0, full_score - kept_score) / full_score, float(kept_score > full_score))
 
 
 def pointing(heatmap: Heatmap, mask: Bool[np.ndarray, "h w"]) -> float:
-    """Whether the heatmap's maximum lies in the mask, without tolerance: the higher the better (Zhang et al. 2016).
+    """Return whether the heatmap's maximum is in the mask (pointing game, Zhang et al. 2016): higher is better.
 
-    Where several pixels have the maximum, their share in the mask. Chance is the mask's share of the picture.
+    There is no tolerance around the mask. If several pixels have the maximum, the result is their share in the mask.
+    Chance is the mask's share of the picture.
     """
     return float(mask[heatmap == heatmap.max()].mean())
 
 
 def energy_inside(heatmap: Heatmap, mask: Bool[np.ndarray, "h w"]) -> float:
-    """The share of the heatmap's positive part that lies in the mask: the higher the better (Wang et al. 2020).
+    """Return the share of the heatmap's positive part inside the mask (Wang et al. 2020): higher is better.
 
-    Chance is the mask's share of the picture. A heatmap without a positive part has none inside: 0.
+    Chance is the mask's share of the picture. The result is 0 for a heatmap without positive values.
     """
     evidence = np.maximum(heatmap, 0).astype(np.float64)
     return float(evidence[mask].sum() / (evidence.sum() or 1))
 
 
 def correlation(a: Heatmap, b: Heatmap) -> float:
-    """Pearson correlation of two heatmaps; of a constant one, 1 with another constant one and 0 with anything else."""
+    """Return the Pearson correlation of two heatmaps.
+
+    The correlation of a constant heatmap is 1 with another constant one, and 0 with any other.
+    """
     centred = [heatmap - heatmap.mean(dtype=np.float64) for heatmap in (a, b)]
-    lengths = [float(np.sqrt(np.square(one).sum())) if np.ptp(one) else 0.0 for one in centred]
+    lengths = [float(np.sqrt(np.square(values).sum())) if np.ptp(values) else 0.0 for values in centred]
     if not all(lengths):
         return float(lengths[0] == lengths[1])
     return float(np.clip((centred[0] * centred[1]).sum() / (lengths[0] * lengths[1]), -1, 1))
 
 
 def correlation_after_shift(heatmap: Heatmap, of_shifted: Heatmap, down_px: int, right_px: int) -> float:
-    """Correlation of a picture's heatmap with that of the picture moved by `shifted`, each thing with itself.
+    """Return the correlation of a picture's heatmap with that of the shifted picture, after undoing the shift.
 
-    It is taken where both show the same part of the picture.
+    `of_shifted` is the heatmap of the picture shifted by `app.explain.fine.shifted`. The correlation is over the part
+    of the picture that both heatmaps cover.
     """
     rows, columns = (_common(side, by) for side, by in zip(heatmap.shape, (down_px, right_px), strict=True))
     return correlation(heatmap[rows[0], columns[0]], of_shifted[rows[1], columns[1]])
 
 
 def blurred(image: Image, sigma_px: float) -> Image:
-    """The picture under a Gaussian blur; at the edges, the mean is over what there is."""
+    """Blur a picture with a Gaussian, which is normalised over the pixels within the picture."""
     down, across = (_gaussian(side, sigma_px) for side in image.shape[:2])
     return np.asarray(np.rint(np.einsum("yh,hwc,xw->yxc", down, image, across, optimize=True)), np.uint8)
 
 
 def mean_colour(image: Image) -> Image:
-    """A picture of one colour, the mean of this one."""
+    """Return a picture of one colour, the mean colour of `image`."""
     return np.broadcast_to(np.rint(image.mean(axis=(0, 1))).astype(np.uint8), image.shape)
 
 
@@ -169,7 +176,7 @@ def _gaussian(side_px: int, sigma_px: float) -> Float32[np.ndarray, "side_px sid
 
 
 def _highest_first(heatmap: Heatmap, rng: np.random.Generator) -> Int[np.ndarray, " pixels"]:
-    """The numbers of all pixels, by falling value; equal ones in random order."""
+    """Return the flat indices of all pixels by falling value, with equal values in random order."""
     shuffled = rng.permutation(heatmap.size)
     return shuffled[np.argsort(-heatmap.ravel()[shuffled], kind="stable")]
 
@@ -179,6 +186,6 @@ def _area(curve: Float[np.ndarray, " n"]) -> float:
 
 
 def _common(side_px: int, by_px: int) -> tuple[slice, slice]:
-    """Where the part that stays in view lies along one axis, before and after a shift."""
+    """Return the part of an axis that a shift keeps in view, before and after the shift."""
     first, last = max(0, -by_px), side_px - max(0, by_px)
     return slice(first, last), slice(first + by_px, last + by_px)

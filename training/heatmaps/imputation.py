@@ -1,9 +1,9 @@
-"""Removed pixels filled in from what is left around them, so that their shape and place give nothing away.
+"""Imputation: removed pixels are filled in from the kept ones, so that the removed shape itself is not visible.
 
 This is the noisy linear imputation of ROAD (Rong et al., "A Consistent and Efficient Evaluation Strategy for
-Attribution Methods", 2022): every removed pixel is the weighted mean of its eight neighbours, the removed ones among
-them included, plus noise. The linear equations are solved by multigrid, in numpy, some ten times as fast as by a
-sparse factorization.
+Attribution Methods", 2022). Each removed pixel is the weighted mean of its eight neighbours, which may be removed
+themselves, plus noise. The linear equations are solved by multigrid in numpy, about ten times as fast as by a sparse
+factorization.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-NOISE = 0.01  # standard deviation, of the range from black to white
-# So many cycles and sweeps leave an error of a quarter of a grey level on average, a tenth of the noise.
+NOISE = 0.01  # standard deviation, as a share of the range from black to white
+# These numbers of cycles and sweeps leave a mean error of a quarter of a grey level, a tenth of the noise.
 _CYCLES, _SWEEPS, _DAMPING = 3, 2, 0.8
 
 Planes = Float32[np.ndarray, "c h w"]
@@ -24,16 +24,16 @@ Plane = Float32[np.ndarray, "h w"]
 def impute(
     image: UInt8[np.ndarray, "h w 3"], removed: Bool[np.ndarray, "h w"], rng: np.random.Generator, noise: float = NOISE
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture with the removed pixels filled in from the others, which stay as they are.
+    """Fill in the removed pixels of a picture; kept pixels do not change.
 
-    A removed pixel is the mean of its neighbours within the picture, those beside it with weight 1/6, those across a
-    corner with 1/12, plus normal noise of `noise` × 255 grey levels, in each channel of its own. Raises ValueError
-    where every pixel is removed.
+    A removed pixel is the weighted mean of its neighbours within the picture plus normal noise. Direct neighbours have
+    the weight 1/6, diagonal ones 1/12. The noise has a standard deviation of `noise` × 255 grey levels and is drawn for
+    each channel. Raises ValueError if every pixel is removed.
     """
     if removed.all():
         raise ValueError("every pixel is removed: there is nothing to fill them in from")
     planes = np.ascontiguousarray(np.moveaxis(image, -1, 0), dtype=np.float32)
-    filled, grids = _first_guess(planes, ~removed), _grids(removed)
+    filled, grids = _initial_guess(planes, ~removed), _grids(removed)
     for _ in range(_CYCLES):
         filled = _v_cycle(filled, np.zeros_like(filled), grids)
     noisy = filled + 255 * noise * rng.standard_normal(filled.shape, np.float32)
@@ -42,21 +42,25 @@ def impute(
 
 @dataclass(frozen=True)
 class _Grid:
-    """The equations on one grid: which pixels are unknown, each pixel's sum of weights, and how far a sweep goes."""
+    """The equations on one grid.
+
+    `unknown` is 1 on unknown pixels and 0 elsewhere, `weight` is the sum of each pixel's weights, and `step` the step
+    size of a Jacobi sweep.
+    """
 
     unknown: Plane
     weight: Plane
-    pace: Plane
+    step: Plane
 
-    def residual(self, values: Planes, right: Planes) -> Planes:
-        """What the equations of the unknown pixels lack."""
-        return np.asarray(self.unknown * (right - self.weight * values + _weighted_neighbours(values)))
+    def residual(self, values: Planes, right_side: Planes) -> Planes:
+        """Return the residual of the equations for `values`, which is 0 on kept pixels."""
+        return np.asarray(self.unknown * (right_side - self.weight * values + _weighted_neighbours(values)))
 
 
 def _grids(removed: Bool[np.ndarray, "h w"]) -> list[_Grid]:
-    """The grid and ever coarser ones, down to the last with unknown pixels.
+    """Build the grids, from the finest to the coarsest that has unknown pixels.
 
-    A coarse pixel is unknown where all that it stands for is, so that it never reaches over known pixels.
+    A coarse pixel is unknown if all the pixels that it covers are, so that corrections do not reach kept pixels.
     """
     grids: list[_Grid] = []
     unknown = removed
@@ -65,38 +69,38 @@ def _grids(removed: Bool[np.ndarray, "h w"]) -> list[_Grid]:
         grids.append(_Grid(unknown.astype(np.float32), weight, np.float32(_DAMPING) / weight))
         if min(unknown.shape) == 1:
             break
-        unknown = _sums_of_four((~unknown).astype(np.float32)) == 0
+        unknown = _restrict((~unknown).astype(np.float32)) == 0
     return grids
 
 
-def _v_cycle(values: Planes, right: Planes, grids: list[_Grid]) -> Planes:
-    """One cycle of multigrid: damped Jacobi sweeps, the rest corrected on the coarser grid, and sweeps again."""
+def _v_cycle(values: Planes, right_side: Planes, grids: list[_Grid]) -> Planes:
+    """Run one V-cycle: damped Jacobi sweeps, a correction from the coarser grids, and sweeps again."""
     grid, *coarser = grids
-    values = _swept(values, right, grid)
+    values = _smooth(values, right_side, grid)
     if coarser:
-        rest = _sums_of_four(grid.residual(values, right)) * coarser[0].unknown
-        correction = _v_cycle(np.zeros_like(rest), rest, coarser)
-        values = values + grid.unknown * _twice_as_fine(correction, grid.unknown.shape)
-    return _swept(values, right, grid)
+        residual = _restrict(grid.residual(values, right_side)) * coarser[0].unknown
+        correction = _v_cycle(np.zeros_like(residual), residual, coarser)
+        values = values + grid.unknown * _prolong(correction, grid.unknown.shape)
+    return _smooth(values, right_side, grid)
 
 
-def _swept(values: Planes, right: Planes, grid: _Grid) -> Planes:
+def _smooth(values: Planes, right_side: Planes, grid: _Grid) -> Planes:
     for _ in range(_SWEEPS):
-        values = values + grid.pace * grid.residual(values, right)
+        values = values + grid.step * grid.residual(values, right_side)
     return values
 
 
-def _first_guess(planes: Planes, known: Bool[np.ndarray, "h w"]) -> Planes:
-    """Unknown pixels from the means of the known ones on the finest of the coarser grids that has any there."""
-    if known.all():
+def _initial_guess(planes: Planes, kept: Bool[np.ndarray, "h w"]) -> Planes:
+    """Fill unknown pixels with the mean of kept pixels on the finest coarser grid that has kept pixels there."""
+    if kept.all():
         return planes
-    counts = _sums_of_four(known.astype(np.float32))
-    means = _sums_of_four(planes * known) / np.maximum(counts, 1)
-    return np.where(known, planes, _twice_as_fine(_first_guess(means, counts > 0), known.shape))
+    counts = _restrict(kept.astype(np.float32))
+    means = _restrict(planes * kept) / np.maximum(counts, 1)
+    return np.where(kept, planes, _prolong(_initial_guess(means, counts > 0), kept.shape))
 
 
 def _weighted_neighbours(values: Float32[np.ndarray, "*c h w"]) -> Float32[np.ndarray, "*c h w"]:
-    """The sum of the neighbours with their weights: (1 2 1) down times (1 2 1) across, without the middle."""
+    """Return the weighted sum of the eight neighbours: the outer product of (1 2 1) with itself, without its centre."""
     down = values + values
     down[..., 1:, :] += values[..., :-1, :]
     down[..., :-1, :] += values[..., 1:, :]
@@ -108,8 +112,8 @@ def _weighted_neighbours(values: Float32[np.ndarray, "*c h w"]) -> Float32[np.nd
     return np.asarray(both)
 
 
-def _sums_of_four(values: Float32[np.ndarray, "*c h w"]) -> Float32[np.ndarray, "*c half_h half_w"]:
-    """The sum of every two by two pixels; a side that is odd goes on with zeros."""
+def _restrict(values: Float32[np.ndarray, "*c h w"]) -> Float32[np.ndarray, "*c half_h half_w"]:
+    """Sum every two by two pixels (restriction). An odd side is padded with zeros."""
     height, width = values.shape[-2:]
     if height % 2 or width % 2:
         values = np.pad(values, [(0, 0)] * (values.ndim - 2) + [(0, height % 2), (0, width % 2)])
@@ -117,13 +121,13 @@ def _sums_of_four(values: Float32[np.ndarray, "*c h w"]) -> Float32[np.ndarray, 
     return np.asarray(rows[..., ::2] + rows[..., 1::2])
 
 
-def _twice_as_fine(values: Planes, size: tuple[int, ...]) -> Float32[np.ndarray, "c fine_h fine_w"]:
-    """Bilinear interpolation between the centres of pixels twice as large."""
-    across = _line_twice_as_fine(values, size[1])
-    return np.swapaxes(_line_twice_as_fine(np.swapaxes(across, 1, 2), size[0]), 1, 2)
+def _prolong(values: Planes, size: tuple[int, ...]) -> Float32[np.ndarray, "c fine_h fine_w"]:
+    """Interpolate bilinearly to a grid of twice the resolution (prolongation), cropped to `size`."""
+    across = _prolong_lines(values, size[1])
+    return np.swapaxes(_prolong_lines(np.swapaxes(across, 1, 2), size[0]), 1, 2)
 
 
-def _line_twice_as_fine(values: Planes, length: int) -> Float32[np.ndarray, "c h fine_w"]:
+def _prolong_lines(values: Planes, length: int) -> Float32[np.ndarray, "c h fine_w"]:
     padded = np.concatenate([values[..., :1], values, values[..., -1:]], axis=-1)
     finer = np.empty((*values.shape[:-1], 2 * values.shape[-1]), np.float32)
     finer[..., ::2] = 0.75 * values + 0.25 * padded[..., :-2]

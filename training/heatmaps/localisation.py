@@ -1,6 +1,6 @@
-"""Where heatmaps point, on pictures with masks: every method on the model's grid and in fine detail, and Swin tokens.
+"""Localisation of heatmaps on pictures with masks: every method on the model's grid and in fine detail, Swin tokens.
 
-This needs none of the many passes that faithfulness takes, so that all pictures with masks can be counted.
+Unlike faithfulness, this needs few passes of the model, so all pictures with masks can be used.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from app.engines.load import load_engine
 from app.explain.merge import Heatmap
 from app.explain.methods import METHODS
 from app.pictures.decode import Limits
-from app.predicting.explanation import Detail, Question
 from app.predicting.predictor import Predictor
+from app.predicting.request import Detail, HeatmapRequest, TokenRequest
 from training.data.samples import DataError
-from training.evaluation.evaluate import chosen_samples
-from training.heatmaps.explain_eval import REPEATS, SEED
-from training.heatmaps.explain_pictures import Opened, bell, open_picture
+from training.evaluation.evaluate import samples_of_split
+from training.heatmaps.evaluate import REPEATS, SEED
 from training.heatmaps.faithfulness import energy_inside, enlarge, pointing
+from training.heatmaps.measure import MaskedPicture, gaussian_profile, open_picture
 from training.metrics.classification import Estimate, resamples
 
 CENTRED = "centred Gaussian"
@@ -34,10 +34,10 @@ _PREVIEW_PX = 64
 
 
 @dataclass(frozen=True)
-class Localised:
-    """One kind of heatmap: the shares of its maxima and of its positive part that lie in the mask.
+class LocalisationRow:
+    """The metrics of one kind of heatmap: pointing game and energy inside the mask.
 
-    `gain` is what fine detail adds to the energy, picture by picture; None for the model's own grid.
+    `gain` is the paired difference in energy of fine detail minus the model's grid, or None for the grid itself.
     """
 
     pointing: Estimate
@@ -47,94 +47,97 @@ class Localised:
 
 @dataclass(frozen=True)
 class Localisation:
-    """The figures of every kind of heatmap, by its name, over so many pictures."""
+    """The metrics of every kind of heatmap, by its name, over a number of pictures."""
 
     pictures: int
     bundle_sha256: str
-    rows: Mapping[str, Localised]
+    rows: Mapping[str, LocalisationRow]
 
     def document(self) -> dict[str, Any]:
-        """For a JSON file."""
+        """Return the content of `localisation.json`."""
         rows = {
             name: {
-                figure: None if (estimate := getattr(row, figure)) is None else [*vars(estimate).values()]
-                for figure in ("pointing", "energy", "gain")
+                metric: None if (estimate := getattr(row, metric)) is None else [*vars(estimate).values()]
+                for metric in ("pointing", "energy", "gain")
             }
             for name, row in self.rows.items()
         }
         return {"pictures": self.pictures, "bundle_sha256": self.bundle_sha256, "mean, low, high": rows}
 
     def text(self) -> str:
-        """A table, in Markdown."""
+        """Format the metrics as a table in Markdown."""
         lines = [
             f"{self.pictures} pictures with masks; 95 % intervals over whole groups.\n",
-            "| heatmap | pointing | energy inside | fine less grid |",
+            "| heatmap | pointing | energy inside | fine minus grid |",
             "| --- | --- | --- | --- |",
         ]
         for name, row in self.rows.items():
-            gain = "" if row.gain is None else _said(row.gain, sign=True)
-            lines.append(f"| {name} | {_said(row.pointing)} | {_said(row.energy)} | {gain} |")
+            gain = "" if row.gain is None else _format(row.gain, sign=True)
+            lines.append(f"| {name} | {_format(row.pointing)} | {_format(row.energy)} | {gain} |")
         return "\n".join(lines)
 
 
-def localisation(bundle: Path, data: Path, split: str | None) -> Localisation:
-    """Explain the answer to every picture of a split whose mask counts, and see how much lies in the mask.
+def measure_localisation(bundle: Path, data: Path, split: str | None) -> Localisation:
+    """Explain the answer to every picture of a split that has a mask, and measure the localisation in the mask.
 
-    Without a split it is `val`, or all pictures where the data has no splits. Raises BundleError, EngineError, and
-    DataError for data without that split, masks of fewer than two groups, and a picture or mask that cannot be used.
+    If `split` is None, it is `val`, or all pictures if the data has no splits. Masks that are too small or too large do
+    not count (`MASK_SHARES`). Raises BundleError, EngineError, and DataError for a missing split, for masks of fewer
+    than two groups, and for a picture or mask that cannot be used.
     """
     read = read_bundle(bundle)
     predictor = Predictor(read, load_engine(read, "auto"), Limits(), _PREVIEW_PX)
-    found, groups = [], []
-    samples = [sample for sample in chosen_samples(data, split) if sample.mask is not None]
+    measured, groups = [], []
+    samples = [sample for sample in samples_of_split(data, split) if sample.mask is not None]
     for sample in tqdm(samples, desc="pictures", unit="picture", disable=None):
-        opened = open_picture(predictor, sample)
-        if opened.mask is not None:
-            found.append(_figures(_heatmaps(predictor, opened), opened.mask))
+        picture = open_picture(predictor, sample)
+        if picture.mask is not None:
+            measured.append(_localise(_heatmaps(predictor, picture), picture.mask))
             groups.append(sample.group or str(sample.path))
     if len(set(groups)) < 2:
-        raise DataError(f"{data}: figures with intervals need masks of at least two groups")
-    names = list(found[0])
-    values = np.array([[one[name] for name in names] for one in found])
-    return Localisation(len(found), read.sha256, _rows(names, values, groups))
+        raise DataError(f"{data}: intervals need masks of at least two groups")
+    names = list(measured[0])
+    values = np.array([[metrics[name] for name in names] for metrics in measured])
+    return Localisation(len(measured), read.sha256, _rows(names, values, groups))
 
 
-def _heatmaps(predictor: Predictor, opened: Opened) -> dict[str, Heatmap]:
-    """Of the answer. A method's fine heatmap stands right behind that on the grid."""
-    prediction, _ = predictor.predict(opened.upload, explained=True)
-    moved = [predictor.predict(upload, explained=True)[0] for upload in predictor.moved_uploads(prediction)]
+def _heatmaps(predictor: Predictor, picture: MaskedPicture) -> dict[str, Heatmap]:
+    """Compute all heatmaps of the answer. A method's fine heatmap follows the one on the grid."""
+    prediction, _ = predictor.predict(picture.upload, with_gradient=True)
+    shifted = [predictor.predict(upload, with_gradient=True)[0] for upload in predictor.moved_uploads(prediction)]
     heatmaps: dict[str, Heatmap] = {}
     for method in METHODS:
         for name, detail in DETAILS.items():
-            questions = [Question(view, method, detail=detail) for view in predictor.views]
-            for explanation in predictor.compare(prediction, questions, moved):
+            request = HeatmapRequest(tuple(predictor.capabilities.views), method, detail=detail)
+            for explanation in predictor.explain(prediction, predictor.accept(request), shifted):
                 heatmaps[f"{explanation.branch} {method}{name}"] = explanation.heatmap
     for stage in predictor.engine.token_stages:
-        heatmaps[f"swin token saliency, stage {stage}"] = predictor.tokens(prediction, stage).heatmap
+        heatmaps[f"swin token saliency, stage {stage}"] = predictor.explain_one(prediction, TokenRequest(stage)).heatmap
     rows, columns = next(iter(heatmaps.values())).shape
-    return heatmaps | {CENTRED: np.outer(bell(rows), bell(columns))}
+    return heatmaps | {CENTRED: np.outer(gaussian_profile(rows), gaussian_profile(columns))}
 
 
-def _figures(heatmaps: Mapping[str, Heatmap], mask: Bool[np.ndarray, "h w"]) -> dict[str, tuple[float, float]]:
-    shown = {name: enlarge(heatmap, mask.shape) for name, heatmap in heatmaps.items()}
-    return {name: (pointing(values, mask), energy_inside(values, mask)) for name, values in shown.items()}
+def _localise(heatmaps: Mapping[str, Heatmap], mask: Bool[np.ndarray, "h w"]) -> dict[str, tuple[float, float]]:
+    enlarged = {name: enlarge(heatmap, mask.shape) for name, heatmap in heatmaps.items()}
+    return {name: (pointing(values, mask), energy_inside(values, mask)) for name, values in enlarged.items()}
 
 
-def _rows(names: Sequence[str], values: Float[np.ndarray, "n kinds 2"], groups: Sequence[str]) -> dict[str, Localised]:
-    drawn = list(resamples(np.zeros(len(values), np.int64), groups, REPEATS, SEED))
+def _rows(
+    names: Sequence[str], values: Float[np.ndarray, "n kinds 2"], groups: Sequence[str]
+) -> dict[str, LocalisationRow]:
+    resampled = list(resamples(np.zeros(len(values), np.int64), groups, REPEATS, SEED))
 
     def estimate(of_picture: Float[np.ndarray, " n"]) -> Estimate:
-        low, high = np.percentile([of_picture[rows].mean() for rows in drawn], [2.5, 97.5]).tolist()
+        low, high = np.percentile([of_picture[rows].mean() for rows in resampled], [2.5, 97.5]).tolist()
         return Estimate(float(of_picture.mean()), low, high)
 
     rows = {}
     for n, name in enumerate(names):
         grid = name.removesuffix(", fine")
         gain = None if grid == name else estimate(values[:, n, 1] - values[:, names.index(grid), 1])
-        rows[name] = Localised(estimate(values[:, n, 0]), estimate(values[:, n, 1]), gain)
+        rows[name] = LocalisationRow(estimate(values[:, n, 0]), estimate(values[:, n, 1]), gain)
     return rows
 
 
-def _said(found: Estimate, sign: bool = False) -> str:
-    mean, low, high = vars(found).values()
+def _format(estimate: Estimate, sign: bool = False) -> str:
+    mean, low, high = vars(estimate).values()
     return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if sign else f"{mean:.3f} ({low:.3f} to {high:.3f})"

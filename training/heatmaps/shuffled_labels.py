@@ -1,10 +1,12 @@
-"""The data randomisation test: do heatmaps notice that a head was trained on labels dealt out at random?
+"""The data randomisation test: do heatmaps change if the head is trained on shuffled labels?
 
-Adebayo et al., "Sanity Checks for Saliency Maps", 2018. The bundle's trunk stays as it is: only heads are trained
-anew, on stored feature maps. What a head learnt of shuffled labels by heart has nothing to do with the classes, so its
-heatmaps should be others than those of a head trained on the true labels. The control is another head trained on the
-true labels. It and the head of shuffled labels start from the same seed, which is not the first head's, so that both
-are compared with the first on equal terms: heads that start from the same weights keep some of them.
+The test is from Adebayo et al., "Sanity Checks for Saliency Maps", 2018. Here the bundle's trunk is kept, and only
+heads are trained, on stored feature maps. A head that memorises shuffled labels learns nothing about the classes, so
+its heatmaps should differ from those of a head trained on the true labels.
+
+The control is a second head trained on the true labels. It has the same seed as the head of shuffled labels, and
+another one than the first head. Heads with the same initial weights keep some of them, so both are compared with the
+first head on equal terms.
 """
 
 from __future__ import annotations
@@ -23,94 +25,98 @@ from app.bundles.reader import Bundle, read_bundle
 from app.engines.load import load_engine
 from app.engines.protocol import Engine
 from app.engines.torch import TorchEngine
-from app.explain.attribution import Maps, Subject
+from app.explain.attribution import AttributionInput, Maps
 from app.explain.merge import Heatmap
-from app.explain.methods import METHODS, fused, fusion_of
+from app.explain.methods import METHODS, merge_rule_of, merged
 from app.models.cnnswin import CNNViTFusion
-from app.models.feature_maps import FeatureMaps, to_half, widened
+from app.models.feature_maps import FeatureMaps, batched, to_float16, to_float32
 from app.predicting.target import HeadScore
 from training.data.samples import DataError, Sample, load_samples, read_samples
 from training.heatmaps.faithfulness import correlation
-from training.heatmaps.shuffled_report import SCORES, Head, Row, ShuffledLabels, estimates
-from training.loading.forward import prepared
+from training.heatmaps.shuffled_report import SCORES, HeadMetrics, ShuffledLabelsResult, VariantRow, estimates
+from training.loading.forward import prepared_batches
 from training.loop.optim import warmup_cosine
-from training.metrics.classification import Rule, figures
+from training.metrics.classification import DecisionRule, classification_metrics
 
-EPOCHS, PICTURES = 20, 50
+DEFAULT_EPOCHS, DEFAULT_PICTURES = 20, 50
 _RATE, _WEIGHT_DECAY, _BATCH, _WARMUP_SHARE = 5e-4, 0.02, 32, 0.1
 
-Variant = tuple[str, str]  # a method; cnn, swin, or fusion by the method's default rule
+Variant = tuple[str, str]  # the method, and the view: cnn, swin, or fusion by the method's default merge rule
 
 
 @dataclass(frozen=True)
-class Split:
-    """Feature maps of one split's pictures, float16, the number of each one's class, and its group."""
+class EncodedSplit:
+    """The pictures of one split: their feature maps in float16, their class indices and their groups."""
 
     maps: FeatureMaps[np.ndarray]
     labels: Int[np.ndarray, " n"]
     groups: tuple[str, ...]
 
 
-def shuffled_labels(bundle: Path, data: Path, epochs: int, pictures: int, seed: int) -> ShuffledLabels:
-    """Train three heads on all of train, and compare their heatmaps of `pictures` of val, drawn by chance.
+def compare_shuffled_labels(
+    bundle: Path, data: Path, epochs: int, picture_count: int, seed: int
+) -> ShuffledLabelsResult:
+    """Train three heads on train, and compare their heatmaps on a random sample of val.
 
-    `seed` decides what is drawn, how labels are shuffled, and from what the heads start. Heatmaps are for the class
-    that the first head answers. Raises BundleError, EngineError, and DataError for data without pictures of each class
-    in train and val, too few pictures to draw, no epochs, and a negative seed.
+    The sample, the shuffled labels and the initial weights depend on `seed`. All heatmaps are for the class that the
+    first head answers. Raises BundleError, EngineError, and DataError if a class has no pictures in train or val, if
+    the sample has fewer than two groups, if `epochs` is below 1, or if `seed` is negative.
     """
     if epochs < 1 or seed < 0:
         raise DataError(f"{epochs} epochs from seed {seed}: choose --epochs of 1 or more and --seed of 0 or more")
     table, read = data / "samples.csv", read_bundle(bundle)
     samples = load_samples(table) if table.is_file() else read_samples(data)
     of_train, of_val = (_of_split(samples, split, read.manifest.classes) for split in ("train", "val"))
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(of_val))[: max(pictures, 0)])
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(of_val))[: max(picture_count, 0)])
     if len({of_val[number].group or number for number in chosen.tolist()}) < 2:
-        raise DataError("figures with intervals need pictures of at least two groups: choose more --pictures")
+        raise DataError("intervals need pictures of at least two groups: choose more --pictures")
     engine = load_engine(read, "auto")
-    train, val = encoded(engine, read, of_train), encoded(engine, read, of_val)
+    train, val = encode_split(engine, read, of_train), encode_split(engine, read, of_val)
     recipes = {
         "true labels": (train.labels, 2 * seed),
-        "shuffled labels": (shuffled(train.labels, seed), 2 * seed + 1),
+        "shuffled labels": (shuffle_labels(train.labels, seed), 2 * seed + 1),
         "true labels again": (train.labels, 2 * seed + 1),
     }
-    heads = {name: trained_head(read, train, labels, epochs, start) for name, (labels, start) in recipes.items()}
-    return ShuffledLabels(
+    heads = {name: train_head(read, train, labels, epochs, start) for name, (labels, start) in recipes.items()}
+    return ShuffledLabelsResult(
         bundle_name=read.manifest.name,
         bundle_sha256=read.sha256,
         data=str(data),
         pictures={"train": len(train.labels), "val": len(val.labels), "explained": len(chosen)},
         epochs=epochs,
         seed=seed,
-        heads={name: _learnt(head, train, recipes[name][0], val) for name, head in heads.items()},
-        rows=_rows(list(heads.values()), val, chosen, dict(read.reference.items())),
+        heads={name: _head_metrics(head, train, recipes[name][0], val) for name, head in heads.items()},
+        rows=_rows(list(heads.values()), val, chosen, read.baseline),
     )
 
 
-def encoded(engine: Engine, bundle: Bundle, samples: Sequence[Sample]) -> Split:
-    """What the trunk makes of pictures. Raises DataError for one that cannot be read."""
-    parts: dict[str, list[np.ndarray]] = {}
+def encode_split(engine: Engine, bundle: Bundle, samples: Sequence[Sample]) -> EncodedSplit:
+    """Compute the feature maps of the samples. Raises DataError for a picture that cannot be read."""
+    parts = FeatureMaps[list[np.ndarray]]()
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
     with tqdm(total=len(samples), desc="feature maps", unit="picture", disable=None) as bar:
-        for images in prepared(samples, size, engine.batch):
+        for images in prepared_batches(samples, size, engine.batch_size):
             maps = engine.encode(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()))
-            for branch, of_branch in maps.items():
-                parts.setdefault(branch, []).append(to_half(of_branch))
+            for branch, branch_maps in maps.items():
+                parts.setdefault(branch, []).append(to_float16(branch_maps))
             bar.update(len(images))
     labels = np.array([bundle.manifest.classes.index(sample.label) for sample in samples])
     groups = tuple(sample.group or str(sample.path) for sample in samples)
-    return Split(FeatureMaps(**{branch: np.concatenate(found) for branch, found in parts.items()}), labels, groups)
+    return EncodedSplit(parts.map(np.concatenate), labels, groups)
 
 
-def shuffled(labels: Int[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
-    """The same labels, dealt out to the pictures at random."""
+def shuffle_labels(labels: Int[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " n"]:
+    """Return a random permutation of the labels."""
     return np.random.default_rng(seed).permutation(labels)
 
 
-def trained_head(bundle: Bundle, train: Split, labels: Int[np.ndarray, " n"], epochs: int, seed: int) -> TorchEngine:
-    """A new head of the bundle's architecture that learnt these labels of the stored maps; it has no trunk.
+def train_head(
+    bundle: Bundle, train: EncodedSplit, labels: Int[np.ndarray, " n"], epochs: int, seed: int
+) -> TorchEngine:
+    """Train a new head of the bundle's architecture on stored maps and these labels.
 
-    AdamW on cross-entropy, without dropout, so that labels without a rule can be learnt by heart. `seed` decides the
-    first weights and the order of pictures.
+    Training minimises the cross-entropy with AdamW, without dropout, so that the head can memorise random labels. The
+    initial weights and the order of the pictures depend on `seed`. The returned engine has a head and no trunk.
     """
     manifest = bundle.manifest
     size, options = (manifest.input.height_px, manifest.input.width_px), manifest.architecture.model_dump()
@@ -127,74 +133,87 @@ def trained_head(bundle: Bundle, train: Split, labels: Int[np.ndarray, " n"], ep
             order = np.array_split(rng.permutation(len(labels)), batches)
         rows = order.pop()
         adam.param_groups[0]["lr"] = _RATE * warmup_cosine(update, int(_WARMUP_SHARE * updates), updates)
-        maps = {branch: torch.from_numpy(of_branch[rows]).float() for branch, of_branch in train.maps.items()}
-        loss = cross_entropy(model.classify(FeatureMaps(**maps))[0], torch.from_numpy(labels[rows]))
+        maps = _select(train.maps, rows).map(torch.from_numpy)
+        loss = cross_entropy(model.classify(maps)[0], torch.from_numpy(labels[rows]))
         adam.zero_grad()
         loss.backward()
         adam.step()
     return TorchEngine(model.eval().requires_grad_(False))
 
 
-def heatmaps_of(head: Engine, maps: Maps, reference: Maps, weights: Float[np.ndarray, " k"]) -> dict[Variant, Heatmap]:
-    """Every method's heatmaps of one picture for a weighting of the logits."""
-    subject, found = Subject(maps, reference, HeadScore(head, weights)), dict[Variant, Heatmap]()
-    subject = replace(subject, known=subject.ends(), known_gradient=subject.gradient())  # once for all methods
+def heatmaps_of(head: Engine, maps: Maps, baseline: Maps, weights: Float[np.ndarray, " k"]) -> dict[Variant, Heatmap]:
+    """Compute the heatmaps of one picture by every method, for a weighting of the logits."""
+    inputs = AttributionInput(maps, baseline, HeadScore(head, weights))
+    inputs = replace(inputs, precomputed_endpoints=inputs.endpoints(), precomputed_gradient=inputs.gradient())
+    heatmaps: dict[Variant, Heatmap] = {}
     for name, method in METHODS.items():
-        attribution = method.attribute(subject)
-        found |= {(name, str(branch)): heatmap for branch, heatmap in attribution.heatmaps.items()}
+        attribution = method.attribute(inputs)
+        heatmaps |= {(name, str(branch)): heatmap for branch, heatmap in attribution.heatmaps.items()}
         if len(maps) > 1:
-            found[name, "fusion"] = fused(attribution, fusion_of(name, None))
-    return found
+            heatmaps[name, "fusion"] = merged(attribution, merge_rule_of(name, None))
+    return heatmaps
 
 
 def rank_correlations(a: Heatmap, b: Heatmap) -> tuple[float, float]:
-    """Spearman's correlation of two heatmaps and of their absolute values; for constant ones see `correlation`."""
+    """Return Spearman's correlation of two heatmaps, and that of their absolute values (see also `correlation`)."""
     return correlation(_ranks(a), _ranks(b)), correlation(_ranks(np.abs(a)), _ranks(np.abs(b)))
 
 
 def _of_split(samples: Sequence[Sample], split: str, classes: Sequence[str]) -> list[Sample]:
     chosen = [sample for sample in samples if sample.split == split]
-    if (found := {sample.label for sample in chosen}) != set(classes):
+    if (labels := {sample.label for sample in chosen}) != set(classes):
         raise DataError(
-            f"{split} has pictures of {', '.join(sorted(found)) or 'no class'}, but the bundle knows "
-            f"{', '.join(classes)}: give data with pictures of these classes, and no other, in train and in val"
+            f"{split} has pictures of {', '.join(sorted(labels)) or 'no class'}, but the bundle's classes are "
+            f"{', '.join(classes)}: give data with pictures of exactly these classes in train and in val"
         )
     return chosen
 
 
-def _learnt(head: Engine, train: Split, labels: Int[np.ndarray, " n"], val: Split) -> Head:
+def _head_metrics(head: Engine, train: EncodedSplit, labels: Int[np.ndarray, " n"], val: EncodedSplit) -> HeadMetrics:
     of_train, of_val = (_probabilities(head, split) for split in (train, val))
-    known = figures(of_val.shape[1], Rule(positive=1 if of_val.shape[1] == 2 else None))
-    return Head(
-        known["accuracy"](of_train, labels), known["accuracy"](of_val, val.labels), known["auroc"](of_val, val.labels)
+    metric_of = classification_metrics(of_val.shape[1], DecisionRule(positive=1 if of_val.shape[1] == 2 else None))
+    return HeadMetrics(
+        metric_of["accuracy"](of_train, labels),
+        metric_of["accuracy"](of_val, val.labels),
+        metric_of["auroc"](of_val, val.labels),
     )
 
 
-def _probabilities(head: Engine, split: Split) -> Float[np.ndarray, "n k"]:
+def _probabilities(head: Engine, split: EncodedSplit) -> Float[np.ndarray, "n k"]:
     parts = []
     for start in range(0, len(split.labels), _BATCH):
-        maps = {branch: of_branch[start : start + _BATCH] for branch, of_branch in split.maps.items()}
-        parts.append(torch.from_numpy(head.classify(widened(FeatureMaps(**maps)))).double().softmax(dim=1).numpy())
+        maps = _select(split.maps, slice(start, start + _BATCH))
+        parts.append(torch.from_numpy(head.classify(maps)).double().softmax(dim=1).numpy())
     return np.concatenate(parts)
 
 
+def _select(maps: FeatureMaps[np.ndarray], rows: slice | int | Int[np.ndarray, " b"]) -> FeatureMaps[np.ndarray]:
+    """Return the maps of some pictures in float32."""
+    return maps.map(lambda branch_maps: to_float32(branch_maps[rows]))
+
+
 def _ranks(heatmap: Heatmap) -> Heatmap:
-    """Each value's place among all; equal values share theirs."""
-    _, place, counts = np.unique(heatmap, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[place.reshape(heatmap.shape)])
+    """Return the rank of each value. Equal values share their mean rank."""
+    _, position, counts = np.unique(heatmap, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[position.reshape(heatmap.shape)])
 
 
-def _rows(heads: Sequence[Engine], val: Split, chosen: Int[np.ndarray, " m"], reference: Maps) -> list[Row]:
-    """`heads` are those of the true labels, of the shuffled ones, and of the true ones again."""
-    found: dict[tuple[str, Variant], list[list[float]]] = {}
+def _rows(
+    heads: Sequence[Engine], val: EncodedSplit, chosen: Int[np.ndarray, " m"], baseline: Maps
+) -> list[VariantRow]:
+    """Compute the table. `heads` are those of the true labels, of the shuffled labels, and the control."""
+    correlations: dict[tuple[str, Variant], list[list[float]]] = {}
     for number in tqdm(chosen.tolist(), desc="explaining", unit="picture", disable=None):
-        maps = {branch: of_branch[number].astype(np.float32) for branch, of_branch in val.maps.items()}
-        (logits,) = heads[0].classify(FeatureMaps(**{branch: present[None] for branch, present in maps.items()}))
+        maps = _select(val.maps, number)
+        (logits,) = heads[0].classify(batched([maps]))
         answer = np.eye(len(logits), dtype=np.float32)[logits.argmax()]
         for score, weights in zip(SCORES, (answer, answer - (1 - answer) / (len(logits) - 1)), strict=True):
-            true, *others = (heatmaps_of(head, maps, reference, weights) for head in heads)
+            true, *others = (heatmaps_of(head, maps, baseline, weights) for head in heads)
             for variant, heatmap in true.items():
                 signed, absolute = zip(*(rank_correlations(heatmap, other[variant]) for other in others), strict=True)
-                found.setdefault((score, variant), []).append([*signed, *absolute])
+                correlations.setdefault((score, variant), []).append([*signed, *absolute])
     groups = [val.groups[number] for number in chosen]
-    return [Row(score, *variant, *estimates(np.array(values), groups)) for (score, variant), values in found.items()]
+    return [
+        VariantRow(score, *variant, *estimates(np.array(values), groups))
+        for (score, variant), values in correlations.items()
+    ]

@@ -1,4 +1,4 @@
-"""Pictures through a model without training it."""
+"""Inference on labelled pictures, in batches."""
 
 from __future__ import annotations
 
@@ -13,21 +13,26 @@ from training.data.samples import Sample
 from training.loading.views import EvaluationSet
 
 
-def prepared(samples: Sequence[Sample], size: tuple[int, int], batch: int = 25) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
-    """The samples' pictures in batches, as the service prepares them. Raises DataError as `EvaluationSet` does."""
+def prepared_batches(
+    samples: Sequence[Sample], size: tuple[int, int], batch: int = 25
+) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+    """Yield the samples' pictures in batches, cropped and resized as the service does it.
+
+    `size` is (height, width) in px. Raises DataError for a picture that cannot be read.
+    """
     pictures = EvaluationSet(samples, size)
     for start in range(0, len(samples), batch):
         yield torch.stack([pictures[index] for index in range(start, min(start + batch, len(samples)))])
 
 
-def as_input(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """What the model takes: RGB in [0, 1], channels last in memory (faster convolutions)."""
+def to_model_input(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Scale 8-bit RGB to [0, 1], in the channels-last memory format, which makes convolutions faster."""
     return images.float().div(255).contiguous(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> Float[np.ndarray, "n k"]:
-    """Logits of every picture, float32, from a model in eval mode."""
-    first = next(model.parameters())
-    parts = [model(as_input(batch.to(first.device)).to(first.dtype)).float().cpu() for batch in batches]
+    """Return the float32 logits of all pictures. The model must be in eval mode."""
+    parameter = next(model.parameters())
+    parts = [model(to_model_input(batch.to(parameter.device)).to(parameter.dtype)).float().cpu() for batch in batches]
     return torch.cat(parts).numpy()

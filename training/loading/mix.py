@@ -1,4 +1,4 @@
-"""MixUp and CutMix: training pictures, and their targets, blended with those of a partner."""
+"""MixUp and CutMix: each training picture and its target are mixed with those of a partner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.recipe.config import Augmentation
 
-Box = tuple[int, int, int, int]  # top, bottom, left, right in px
+Box = tuple[int, int, int, int]  # top, bottom, left and right edge in px
 Mixed = tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 3 h w"], Float[Tensor, "b k"]]
 _STREAM = int.from_bytes(b"mix")
 
@@ -24,21 +24,22 @@ def mix(
     epoch: int,
     update: int,
 ) -> Mixed:
-    """One weight and one partner for both branches and the targets, by MixUp (Zhang et al. 2018) or CutMix.
+    """Mix a batch by MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019), both branches and the targets alike.
 
-    The weight, the box and the choice between the two come from (seed, epoch, update) alone, and position p's partner
-    is its neighbour, p XOR 1, which is random because the order is. So a batch cut into parts of even size, over
-    processes or one after the other, is mixed as the whole batch would be. CutMix (Yun et al. 2019) takes one box for
-    both views, and its weight is the exact share of pixels that stay.
+    The method, the weight and the CutMix box depend only on (seed, epoch, update). The partner of position p is its
+    neighbour, p XOR 1; partners are random because the order of the epoch is. Therefore a batch that is split into
+    parts of even size, over processes or by accumulation, is mixed exactly as the whole batch would be.
 
-    With both off, the inputs are returned as they are. Raises ValueError for an odd number of pictures.
+    CutMix pastes the same box into both views. Its weight is the exact share of pixels that are kept.
+
+    Returns the inputs unchanged if both methods are off. Raises ValueError for an odd number of pictures.
     """
     if config.mixup_alpha == 0 and config.cutmix_alpha == 0:
         return cnn, swin, targets
     if len(targets) % 2:
-        raise ValueError(f"pictures are mixed in pairs, and {len(targets)} is odd: choose an even part of a batch")
+        raise ValueError(f"pictures are mixed in pairs, but {len(targets)} is odd: choose parts of even size")
     rng = np.random.default_rng([_STREAM, seed, epoch, update])
-    # Drawn in any case, so that switching one of the two off leaves the rest of what is drawn as it was.
+    # The coin is always tossed, so that switching one method off does not change the numbers drawn after it.
     coin = rng.random() < 0.5
     cut = config.mixup_alpha == 0 or (config.cutmix_alpha > 0 and coin)
     alpha = config.cutmix_alpha if cut else config.mixup_alpha
@@ -46,9 +47,9 @@ def mix(
     if not cut:
         return _blend(cnn, weight), _blend(swin, weight), _blend(targets, weight)
     height, width = cnn.shape[2:]
-    box = top, bottom, left, right = _box(height, width, 1 - weight, rng)
-    kept = 1 - (bottom - top) * (right - left) / (height * width)
-    return _paste(cnn, box), _paste(swin, box), _blend(targets, kept)
+    box = top, bottom, left, right = _random_box(height, width, 1 - weight, rng)
+    kept_share = 1 - (bottom - top) * (right - left) / (height * width)
+    return _paste(cnn, box), _paste(swin, box), _blend(targets, kept_share)
 
 
 def _blend(values: Float[Tensor, "b ..."], weight: float) -> Float[Tensor, "b ..."]:
@@ -66,8 +67,8 @@ def _partners(values: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
     return values[torch.arange(len(values), device=values.device) ^ 1]
 
 
-def _box(height: int, width: int, share: float, rng: np.random.Generator) -> Box:
-    """A box of this share of the picture and of its shape, centred anywhere and cut off at the edges."""
+def _random_box(height: int, width: int, share: float, rng: np.random.Generator) -> Box:
+    """Draw a box with the picture's aspect ratio and `share` of its area, centred anywhere and clipped at the edges."""
     half_height, half_width = height * np.sqrt(share) / 2, width * np.sqrt(share) / 2
     y, x = rng.uniform(0, height), rng.uniform(0, width)
     top, bottom = (round(float(np.clip(edge, 0, height))) for edge in (y - half_height, y + half_height))

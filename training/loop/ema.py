@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, buffers included."""
+"""The exponential moving average (EMA) of a model's parameters and buffers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Ema(Generic[Model]):
-    """A second model that follows the first: `model` is in eval mode and never trains.
+    """Keeps a copy of a model whose weights are the moving average of the model's.
 
-    The decay warms up as (1 + t) / (10 + t), so that the first averages are not mostly the random start.
+    The copy, `model`, is frozen and in eval mode. At update t the decay is at most (1 + t) / (10 + t), so that early
+    averages are not dominated by the initial weights.
     """
 
     def __init__(self, model: Model, decay: float) -> None:
@@ -23,14 +24,14 @@ class Ema(Generic[Model]):
 
     @torch.no_grad()
     def update(self, model: Model, updates: int) -> None:
-        """Move towards `model` after its update number `updates` (from 0). Integer buffers are copied."""
+        """Include the weights of `model` after update number `updates`, counted from 0. Integer buffers are copied."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
         averages, values = [], []
-        own = self.model.state_dict()
+        average_state = self.model.state_dict()
         for name, value in model.state_dict().items():
             if value.is_floating_point():
-                averages.append(own[name])
+                averages.append(average_state[name])
                 values.append(value)
             else:
-                own[name].copy_(value)
+                average_state[name].copy_(value)
         torch._foreach_lerp_(averages, values, 1 - decay)

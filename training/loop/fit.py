@@ -1,7 +1,7 @@
-"""The training loop: read it top to bottom.
+"""The training loop, to be read from top to bottom.
 
-An interrupted run that goes on ends with the same weights and the same log as one that was left alone. All that is
-random is drawn from (seed, epoch, update, position), so a checkpoint needs no random state, only how far it came.
+A run that was interrupted and resumed ends with the same weights and the same log as an uninterrupted one. All random
+choices depend on (seed, epoch, update, position) alone, so a checkpoint stores the progress and no random state.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from tqdm import tqdm
 
 from training.data.samples import DataError
 from training.loading.augment import TwoViews
-from training.loading.forward import predict, prepared
+from training.loading.forward import predict, prepared_batches
 from training.loading.views import EpochBatches, EvaluationSet, TrainingSet
 from training.loop.ema import Ema
 from training.loop.loss import Loss
-from training.loop.optim import optimizer, set_rates
-from training.loop.overlays import overlays
-from training.loop.pretrained import load_start
-from training.loop.processes import Processes, place, processes
+from training.loop.optim import build_optimizer, set_rates
+from training.loop.overlays import draw_overlays
+from training.loop.pretrained import load_start_weights
+from training.loop.processes import Processes, process_group, to_device
 from training.loop.session import StopSignal, deterministic, ignore_interrupt, stop_signal
-from training.loop.stages import enter, trainable
-from training.loop.update import Updater, Views
+from training.loop.stages import apply_stage, trainable_names
+from training.loop.update import BatchPart, Updater
 from training.metrics.calibration import softmax
-from training.metrics.classification import Rule, figures
+from training.metrics.classification import DecisionRule, classification_metrics
 from training.recipe.config import Recipe, RecipeError
-from training.runs.checkpoint import save_checkpoint, write_whole
-from training.runs.run import Run, alone, go_on, new_run, write_run
+from training.runs.checkpoint import save_checkpoint, write_atomically
+from training.runs.run import Run, lock_run, new_run, resume_run, write_run
 from training.runs.tracking import Log, Tracker, trackers
 
-VAL_FIGURES = ("nll", "accuracy", "auroc")  # of the likeliest class; AUROC is the mean of each class against the rest
+VAL_METRICS = ("nll", "accuracy", "auroc")  # the answer is the most probable class; AUROC is the macro mean
 
 
 class TrainingError(RuntimeError):
-    """A run that had to stop, why, and what it left."""
+    """A run that had to stop. The message says why, and which files it left."""
 
 
 @dataclass
 class Progress:
-    """How far a run has come. The loss is summed over the epoch's updates so far."""
+    """The updates made so far, and the sum of the losses of the current epoch's updates."""
 
     update: int = 0
     loss_sum: float = 0.0
@@ -58,63 +58,75 @@ def fit(
     recipe: Recipe,
     data: Path,
     out: Path,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
     *,
     resume: bool = False,
     track: Sequence[str] = (),
 ) -> bool:
-    """Train `recipe` on `data` and write the run to the folder `out`; `say` gets its messages.
+    """Train a recipe on a data set, and write the run to the folder `out`.
 
-    Returns when the run has finished, or, with a checkpoint, soon after SIGTERM or SIGINT, and then False. Raises
-    RecipeError, DataError, WeightsError, RunError and TrackingError for what is wrong from the start, TrainingError
-    for what stopped it later.
+    `report` receives the messages. `resume` continues the run in `out` from its newest checkpoint. `track` names
+    further trackers (see `TRACKERS`).
+
+    Returns True when the run has finished, and False if SIGTERM or SIGINT stopped it; then it has written a checkpoint.
+    Raises RecipeError, WeightsError, RunError or TrackingError before training starts, DataError for data or a picture
+    that cannot be used, and TrainingError if training has to stop.
     """
-    with processes() as among, deterministic(among.device), stop_signal() as stop:
+    with process_group() as processes, deterministic(processes.device), stop_signal() as stop:
         if resume:
-            run, state, torn = go_on(recipe, data, out)
+            run, state, damaged = resume_run(recipe, data, out)
         else:
-            run, state, torn = new_run(recipe, data, out), None, []
-        training = Training(run, among, say if among.writes else _silence, state)
-        among.wait()  # every process has seen that the folder is free
-        if among.writes and not resume:
+            run, state, damaged = new_run(recipe, data, out), None, []
+        trainer = Trainer(run, processes, report if processes.writes else _ignore, state)
+        processes.wait()  # until every process has checked that the folder is free
+        if processes.writes and not resume:
             write_run(run)
-        with alone(out) if among.writes else nullcontext():
-            for path in torn if among.writes else []:
-                say(f"{path} is torn: passed over")
-            training.train(track, stop)
-        return not stop.asked
+        with lock_run(out) if processes.writes else nullcontext():
+            for path in damaged if processes.writes else []:
+                report(f"checkpoint {path} is damaged and was skipped")
+            trainer.train(track, stop)
+        return not stop.requested
 
 
-class Training:
-    """A run while it trains, from the start or from a checkpoint's `state`."""
+class Trainer:
+    """Trains a run from the start, or from a checkpoint's `state`."""
 
-    def __init__(self, run: Run, among: Processes, say: Callable[[str], None], state: dict[str, Any] | None) -> None:
-        self.run, self.recipe, self.processes, self.say = run, run.recipe, among, say
+    def __init__(
+        self, run: Run, processes: Processes, report: Callable[[str], None], state: dict[str, Any] | None
+    ) -> None:
+        self.run, self.recipe, self.processes, self.report = run, run.recipe, processes, report
         torch.manual_seed(self.recipe.seed)
-        self.model = place(run.new_model(), self.recipe.batch_norm, among)
-        self.labels = run.labels("train")
+        self.model = to_device(run.new_model(), self.recipe.batch_norm, processes)
+        self.labels = run.labels_of("train")
         balanced = self.recipe.imbalance == "balanced_sampling"
-        shape = (self.recipe.batch_size, self.recipe.seed, balanced, among.rank, among.count, self.recipe.accumulate)
+        shape = (
+            self.recipe.batch_size,
+            self.recipe.seed,
+            balanced,
+            processes.rank,
+            processes.count,
+            self.recipe.accumulate,
+        )
         try:
             self.batches = EpochBatches(self.labels, *shape)
         except ValueError as error:
             raise RecipeError(str(error)) from error
         self.updates = self.batches.updates * self.recipe.epochs
-        loss = Loss.of(self.labels, len(run.classes), self.recipe.imbalance, self.recipe.label_smoothing)
-        self.updater = Updater(self.model, optimizer(self.model, self.recipe), loss, self.recipe, among)
+        loss = Loss.from_labels(self.labels, len(run.classes), self.recipe.imbalance, self.recipe.label_smoothing)
+        self.updater = Updater(self.model, build_optimizer(self.model, self.recipe), loss, self.recipe, processes)
         for stage in self.recipe.stages:
-            trainable(self.model, stage)  # a stage that cannot be is an error now, not after hours
+            trainable_names(self.model, stage)  # raises for an impossible stage now, not after hours
         if state is None:
-            load_start(self.model, self.recipe)
+            load_start_weights(self.model, self.recipe)
         self.ema, self.progress, self._log_bytes = Ema(self.model, self.recipe.ema_decay), Progress(), 0
         if state is not None:
             self._restore(state)
-        self._bar = None if among.writes else True  # None: shown in a terminal only
+        self._hide_bar = None if processes.writes else True  # None: tqdm shows it in a terminal only
 
     def train(self, track: Sequence[str], stop: StopSignal) -> None:
-        """To the end, or to a signal."""
+        """Train until the end of the recipe or until a signal."""
         if self.progress.update:
-            self.say(f"going on after update {self.progress.update} of {self.updates}")
+            self.report(f"resuming after update {self.progress.update} of {self.updates}")
         self.log = Log(self.run.log, self._log_bytes) if self.processes.writes else None
         self.trackers: list[Tracker] = (
             trackers(track, self.run.folder, self.recipe, self.progress.update) if self.processes.writes else []
@@ -123,11 +135,11 @@ class Training:
         try:
             for epoch in range(self.progress.update // self.batches.updates, self.recipe.epochs):
                 if self._epoch(epoch, loader, stop):
-                    self.say(f"stopped after update {self.progress.update}: fit … --resume goes on from there")
+                    self.report(f"stopped after update {self.progress.update}: continue with fit … --resume")
                     return
             self._finish()
         except OSError as error:
-            raise TrainingError(f"a file could not be written ({error}): the last checkpoint stays") from error
+            raise TrainingError(f"a file could not be written ({error}): the last checkpoint is kept") from error
         finally:
             for tracker in self.trackers:
                 tracker.finish()
@@ -135,19 +147,21 @@ class Training:
                 self.log.close()
 
     def _epoch(self, epoch: int, loader: DataLoader[Any], stop: StopSignal) -> bool:
-        """The rest of one epoch. True if a signal ended it."""
+        """Train the rest of one epoch. Returns True if a signal stopped it."""
         stage, started, waited = self.recipe.stage_at(epoch), time.perf_counter(), 0.0
-        enter(self.model, stage, self.recipe.batch_norm)
+        apply_stage(self.model, stage, self.recipe.batch_norm)
         first = self.progress.update - epoch * self.batches.updates
         self.batches.start(epoch, first)
-        parts = iter(loader)
+        loaded = iter(loader)
         name = f"epoch {epoch + 1}/{self.recipe.epochs} {stage.name}"
-        bar = tqdm(total=self.batches.updates, initial=first, desc=name, unit="update", leave=False, disable=self._bar)
+        bar = tqdm(
+            total=self.batches.updates, initial=first, desc=name, unit="update", leave=False, disable=self._hide_bar
+        )
         for number in range(first, self.batches.updates):
             waiting = time.perf_counter()
-            views: list[Views] = [_loaded(parts) for _ in range(self.recipe.accumulate)]
+            parts: list[BatchPart] = [_next_part(loaded) for _ in range(self.recipe.accumulate)]
             waited += time.perf_counter() - waiting
-            stopped = self._update(views, epoch, number, stage.name, stop)
+            stopped = self._update(parts, epoch, number, stage.name, stop)
             bar.update()
             last = number == self.batches.updates - 1
             if not last and (stopped or self.progress.update % self.recipe.checkpoint_updates == 0):
@@ -166,18 +180,18 @@ class Training:
         self._save()
         return stopped
 
-    def _update(self, views: list[Views], epoch: int, number: int, stage: str, stop: StopSignal) -> bool:
-        """One update of weights and average. True if a process was asked to stop."""
+    def _update(self, parts: list[BatchPart], epoch: int, number: int, stage: str, stop: StopSignal) -> bool:
+        """Update the weights and their average once. Returns True if any process was asked to stop."""
         update = self.progress.update
         rates = set_rates(self.updater.adam, self.recipe, update, self.updates)
         labels = self.batches.labels_of_update(epoch, number)
-        sums = self.updater.gradients(views, labels, epoch, update, stop.asked)
+        sums = self.updater.gradients(parts, labels, epoch, update, stop.requested)
         record = None
         if update % self.recipe.log_updates == 0:
             record = {"kind": "update", "update": update, "epoch": epoch, "stage": stage, "loss": sums.loss}
             record |= {"gradient_norm": self.updater.gradient_norms(), "rate": rates}
         if not np.isfinite(sums.loss) or not self.updater.apply():
-            raise TrainingError(self._not_finite(views, epoch, number, sums.loss))
+            raise TrainingError(self._not_finite(parts, epoch, number, sums.loss))
         self.ema.update(self.model, update)
         self.progress.update += 1
         self.progress.loss_sum += sums.loss
@@ -186,39 +200,42 @@ class Training:
         return sums.stop
 
     def _end_epoch(self, epoch: int, name: str, timing: dict[str, float]) -> None:
-        """Evaluate the averaged weights and write the epoch's line."""
+        """Evaluate the averaged weights, and write the epoch's record."""
         val = self._evaluate()
         loss, self.progress.loss_sum = self.progress.loss_sum / self.batches.updates, 0.0
         stage = self.recipe.stage_at(epoch).name
-        place = {"kind": "epoch", "epoch": epoch, "update": self.progress.update, "stage": stage}
-        self._write({**place, "loss": loss, "val": val, "timing": timing})
-        figures = ", ".join(f"{figure} {value:.3f}" for figure, value in val.items())
-        self.say(
-            f"{name}: loss {loss:.4f}; val {figures}; {timing['images_per_s']:.1f} pictures/s, "
+        position = {"kind": "epoch", "epoch": epoch, "update": self.progress.update, "stage": stage}
+        self._write({**position, "loss": loss, "val": val, "timing": timing})
+        metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in val.items())
+        self.report(
+            f"{name}: loss {loss:.4f}; val {metrics}; {timing['images_per_s']:.1f} pictures/s, "
             f"{timing['waiting_share']:.1%} of the time waiting for data"
         )
         if self.trackers:
             self._show_overlays()
 
     def _evaluate(self) -> dict[str, float]:
-        """Figures of the averaged weights on val, every picture counted once however many processes share the work."""
-        labels = np.array(self.run.labels("val"))
-        samples = self.run.on("val")[self.processes.rank :: self.processes.count]
+        """Return the averaged weights' metrics on val.
+
+        The processes share the pictures, and each picture counts once.
+        """
+        labels = np.array(self.run.labels_of("val"))
+        samples = self.run.samples_of("val")[self.processes.rank :: self.processes.count]
         pictures = DataLoader(EvaluationSet(samples, self.recipe.model.image_size), 25, num_workers=self.recipe.workers)
-        own = predict(self.ema.model, pictures) if samples else np.empty((0, len(self.run.classes)), np.float32)
+        own_logits = predict(self.ema.model, pictures) if samples else np.empty((0, len(self.run.classes)), np.float32)
         logits = np.empty((len(labels), len(self.run.classes)))
-        for rank, part in enumerate(self.processes.gather(own)):
+        for rank, part in enumerate(self.processes.gather(own_logits)):
             logits[rank :: self.processes.count] = part
-        measures = figures(len(self.run.classes), Rule(None, None))
-        return {name: measures[name](softmax(logits), labels) for name in VAL_FIGURES}
+        metrics = classification_metrics(len(self.run.classes), DecisionRule(None, None))
+        return {name: metrics[name](softmax(logits), labels) for name in VAL_METRICS}
 
     def _finish(self) -> None:
         if self.processes.writes:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self.ema.model.state_dict().items()}
-            write_whole(self.run.weights, safetensors.torch.save(tensors))
+            write_atomically(self.run.weights, safetensors.torch.save(tensors))
         val = self._evaluate()
         self._write({"kind": "end", "update": self.progress.update, "val": val})
-        self.say(f"finished after {self.progress.update} updates: {self.run.weights}")
+        self.report(f"finished after {self.progress.update} updates: {self.run.weights}")
         self.processes.wait()
 
     def _save(self) -> None:
@@ -241,19 +258,23 @@ class Training:
         self.updater.scaler.load_state_dict(state["scaler"])
         self.progress, self._log_bytes = Progress(**state["progress"]), state["log_bytes"]
 
-    def _not_finite(self, views: list[Views], epoch: int, number: int, loss: float) -> str:
-        """Save what shows a loss or gradient that is not finite, and say so."""
+    def _not_finite(self, parts: list[BatchPart], epoch: int, number: int, loss: float) -> str:
+        """Save the weights and the batch of an update whose loss or gradient is not finite, and return the message."""
         where = f"at update {self.progress.update} (epoch {epoch + 1}, update {number + 1} of it)"
         path = self.run.folder / f"not-finite-{self.progress.update:08d}.pt"
         if self.processes.writes:
-            parts = [dict(zip(("cnn", "swin", "labels"), part, strict=True)) for part in views]
-            torch.save({"model": self.model.state_dict(), "parts": parts, "loss": loss}, path)
+            named_parts = [dict(zip(("cnn", "swin", "labels"), part, strict=True)) for part in parts]
+            torch.save({"model": self.model.state_dict(), "parts": named_parts, "loss": loss}, path)
         kind = "the gradient" if np.isfinite(loss) else f"the loss ({loss})"
-        return f"{kind} is not finite {where}: lower the rates, or look at the pictures; {path} holds weights and batch"
+        return (
+            f"{kind} is not finite {where}: lower the rates or check the pictures; {path} has the weights and the batch"
+        )
 
     def _loader(self) -> DataLoader[Any]:
         views = TwoViews(self.recipe.augmentation, self.recipe.model.image_size)
-        pictures = TrainingSet(self.run.on("train"), self.labels, views, self.recipe.model.image_size, self.recipe.seed)
+        pictures = TrainingSet(
+            self.run.samples_of("train"), self.labels, views, self.recipe.model.image_size, self.recipe.seed
+        )
         workers = self.recipe.workers
         return DataLoader(
             pictures,
@@ -265,12 +286,12 @@ class Training:
         )
 
     def _show_overlays(self, count: int = 4) -> None:
-        samples = self.run.on("val")[:: max(1, len(self.run.on("val")) // count)][:count]
-        images = torch.cat(list(prepared(samples, self.recipe.model.image_size))).permute(0, 2, 3, 1).numpy()
+        samples = self.run.samples_of("val")[:: max(1, len(self.run.samples_of("val")) // count)][:count]
+        images = torch.cat(list(prepared_batches(samples, self.recipe.model.image_size))).permute(0, 2, 3, 1).numpy()
         labels = [self.run.classes.index(sample.label) for sample in samples]
-        shown = overlays(self.ema.model, np.ascontiguousarray(images), labels, self.run.classes)
+        pictures = draw_overlays(self.ema.model, np.ascontiguousarray(images), labels, self.run.classes)
         for tracker in self.trackers:
-            tracker.pictures("val", self.progress.update, shown)
+            tracker.pictures("val", self.progress.update, pictures)
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.log is not None:
@@ -279,10 +300,10 @@ class Training:
             tracker.log(record)
 
 
-def _loaded(parts: Iterator[Any]) -> Views:
-    """The next part. A worker's DataError comes with its traceback, of which only the sentence is kept."""
+def _next_part(loaded: Iterator[Any]) -> BatchPart:
+    """Return the next part of a batch. Of a DataError with a worker's traceback, only the sentence is kept."""
     try:
-        cnn, swin, labels = next(parts)
+        cnn, swin, labels = next(loaded)
     except DataError as error:
         raise DataError(
             str(error).strip().splitlines()[-1].removeprefix("training.data.samples.DataError: ")
@@ -290,5 +311,5 @@ def _loaded(parts: Iterator[Any]) -> Views:
     return cnn, swin, labels
 
 
-def _silence(message: str) -> None:
-    """What the processes that do not write say."""
+def _ignore(message: str) -> None:
+    """Drop a message: only rank 0 reports."""

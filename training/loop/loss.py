@@ -1,4 +1,7 @@
-"""Cross-entropy as a sum over pictures, to be divided by the weights of the whole batch, wherever its parts are."""
+"""Cross-entropy as a sum over pictures and a normaliser for the whole batch.
+
+The sum and the normaliser are separate so that a batch can be split into parts, in one process or in several.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ from training.recipe.config import Imbalance
 
 @dataclass(frozen=True)
 class Loss:
-    """Weighted, smoothed cross-entropy on soft targets.
+    """Cross-entropy on soft targets with class weights, label smoothing and logit adjustment.
 
-    `weights` `[K]` counts a picture by its class, `log_prior` `[K]` is added to the logits while training.
+    `weights` `[K]` are the class weights. `log_prior` `[K]` is added to the logits during training. `smoothing` is the
+    share of each target that is spread evenly over all classes.
     """
 
     weights: Tensor
@@ -25,11 +29,12 @@ class Loss:
     smoothing: float
 
     @classmethod
-    def of(cls, labels: Sequence[int], classes: int, imbalance: Imbalance, smoothing: float) -> Loss:
-        """The loss for training labels.
+    def from_labels(cls, labels: Sequence[int], classes: int, imbalance: Imbalance, smoothing: float) -> Loss:
+        """Build the loss from all training labels.
 
-        `class_weights` are inverse to a class's frequency, with mean 1 over the pictures; `logit_adjustment` adds the
-        log of a class's frequency to its logit (Menon et al. 2021). The other choices leave the loss alone.
+        With `class_weights`, the weights are inverse to the class frequencies and have mean 1 over the pictures. With
+        `logit_adjustment`, the log of each class's frequency is added to its logit (Menon et al. 2021). The other
+        values of `imbalance` do not change the loss.
         """
         counts = torch.bincount(torch.tensor(labels), minlength=classes).double()
         frequency = counts / counts.sum()
@@ -40,13 +45,13 @@ class Loss:
             log_prior = frequency.log()
         return cls(weights, log_prior, smoothing)
 
-    def weight_of(self, labels: Sequence[int]) -> float:
-        """What the sum over a batch with these labels is to be divided by. Mixing within the batch leaves it alone."""
+    def normaliser(self, labels: Sequence[int]) -> float:
+        """Normaliser: the summed class weights of the batch; mixing does not change it."""
         return float(self.weights[list(labels)].sum())
 
     def __call__(self, logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
-        """The sum over the batch. `targets` are one-hot or mixed; they are smoothed here, and nowhere else."""
+        """Return the loss summed over the pictures. `targets` are one-hot or mixed; smoothing is applied here."""
         weights, log_prior = (t.to(logits.device, logits.dtype) for t in (self.weights, self.log_prior))
         smoothed = targets * (1 - self.smoothing) + self.smoothing / targets.shape[1]
-        each = -(smoothed * functional.log_softmax(logits + log_prior, dim=1)).sum(dim=1)
-        return (each * (targets @ weights)).sum()
+        per_picture = -(smoothed * functional.log_softmax(logits + log_prior, dim=1)).sum(dim=1)
+        return (per_picture * (targets @ weights)).sum()

@@ -1,7 +1,7 @@
 """Parameter groups and the learning-rate schedule.
 
-All groups exist from the first update, frozen parameters included, so that a change of stage neither loses Adam's
-state nor shifts the schedule.
+The optimizer has all parameters from the first update on, frozen ones included. A change of stage therefore neither
+discards Adam's state nor shifts the schedule.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from training.recipe.config import Recipe
 
 
 def group_of(name: str, parameter: nn.Parameter) -> tuple[str, bool]:
-    """The rate's name in `Rates` for one parameter of `CNNViTFusion`, and whether it decays.
+    """Return the name of a parameter's learning rate in `Rates`, and whether the parameter has weight decay.
 
-    Norms and biases of every part share one rate and never decay; position tables never decay.
+    `name` is the parameter's name in `CNNViTFusion`. Norms and biases of all parts share one rate. They and the
+    position tables have no weight decay.
     """
     if parameter.ndim == 1:
         return "norm_and_bias", False
@@ -24,8 +25,8 @@ def group_of(name: str, parameter: nn.Parameter) -> tuple[str, bool]:
     return name.split(".")[0], decays
 
 
-def optimizer(model: nn.Module, recipe: Recipe) -> optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) with every parameter in exactly one group, whose `rate` names it in `Rates`."""
+def build_optimizer(model: nn.Module, recipe: Recipe) -> optim.AdamW:
+    """Build AdamW (Loshchilov & Hutter 2019). Each group has one learning rate, whose name in `Rates` is its `rate`."""
     groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         groups.setdefault(group_of(name, parameter), []).append(parameter)
@@ -41,9 +42,10 @@ def optimizer(model: nn.Module, recipe: Recipe) -> optim.AdamW:
 
 
 def warmup_cosine(update: int, warmup: int, total: int) -> float:
-    """The factor on every group's rate at an update: linear from near 0 to 1, then a cosine to 0.
+    """Return the factor on all learning rates at an update: a linear warm-up to 1, then a cosine down to 0.
 
-    Loshchilov & Hutter 2017, with one factor for all groups, so that their ratios hold at every update.
+    `warmup` and `total` are numbers of updates. The cosine schedule is that of Loshchilov & Hutter 2017. All groups
+    have the same factor, so the ratios of their rates are constant.
     """
     if update < warmup:
         return (update + 1) / warmup
@@ -51,7 +53,7 @@ def warmup_cosine(update: int, warmup: int, total: int) -> float:
 
 
 def set_rates(adam: optim.AdamW, recipe: Recipe, update: int, total: int) -> dict[str, float]:
-    """Set every group's rate for one update, and return them by their names in `Rates`."""
+    """Set the learning rates for one update of `total`, and return them by their names in `Rates`."""
     factor = warmup_cosine(update, int(recipe.warmup_share * total), total)
     rates = {}
     for group in adam.param_groups:

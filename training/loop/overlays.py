@@ -1,4 +1,4 @@
-"""Grad-CAM overlays of a model that is not a bundle yet: for looking at a run while it trains."""
+"""Grad-CAM overlays of a model during training, before it is a bundle."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from app.drawing.overlay import Box, Style, draw
+from app.drawing.overlay import Style, draw
 from app.engines.torch import TorchEngine
 from app.explain.cam import gradcam
-from app.explain.merge import fuse
+from app.explain.merge import merge_sum
 from app.models.cnnswin import CNNViTFusion
+from app.pictures.rectangle import Rectangle
 from training.metrics.calibration import softmax
 
-Captioned = tuple[str, UInt8[np.ndarray, "h w 3"]]
+CaptionedPicture = tuple[str, UInt8[np.ndarray, "h w 3"]]
 
 
-def overlays(
+def draw_overlays(
     model: CNNViTFusion, images: UInt8[np.ndarray, "n h w 3"], labels: Sequence[int], classes: Sequence[str]
-) -> list[Captioned]:
-    """What speaks for the model's answer in each prepared picture, with a caption.
+) -> list[CaptionedPicture]:
+    """Draw the evidence for the model's answer over each picture, and caption it with label, answer and probability.
 
-    The model must be frozen and in eval mode.
+    `images` have the model's input size, and `labels` are their classes by number. The model must be frozen and in eval
+    mode.
     """
     engine = TorchEngine(model)
     maps = engine.encode(images)
     probabilities = softmax(engine.classify(maps))
     answers = probabilities.argmax(axis=1)
     head = engine.explain(maps, np.eye(len(classes), dtype=np.float32)[answers])
-    heatmaps = {branch: gradcam(each, getattr(head, f"{branch}_gradient")) for branch, each in maps.items()}
+    heatmaps = {branch: gradcam(branch_maps, head.gradients[branch]) for branch, branch_maps in maps.items()}
     height, width = images.shape[1:3]
     drawn = []
     for n, (image, label, answer) in enumerate(zip(images, labels, answers, strict=True)):
-        heatmap = fuse({branch: each[n] for branch, each in heatmaps.items()})
+        heatmap = merge_sum({branch: branch_maps[n] for branch, branch_maps in heatmaps.items()})
         caption = f"{classes[label]}, answered {classes[answer]} with {probabilities[n, answer]:.2f}"
-        drawn.append((caption, draw(Image.fromarray(image), heatmap, Box(0, 0, width, height), Style()).picture))
+        drawn.append((caption, draw(Image.fromarray(image), heatmap, Rectangle(0, 0, width, height), Style()).picture))
     return drawn

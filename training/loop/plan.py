@@ -1,4 +1,4 @@
-"""What a recipe will do, said before any data is touched: stages, rates, memory, and mistakes that are known."""
+"""A summary of a training run from its recipe alone: stages, learning rates, memory, and warnings."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ import torch
 from torch import nn
 
 from app.models.cnnswin import CNNViTFusion
-from training.loop.optim import optimizer, warmup_cosine
-from training.loop.stages import BatchNorm, enter, trainable
-from training.recipe.config import Last, Rates, Recipe, Stage
+from training.loop.optim import build_optimizer, warmup_cosine
+from training.loop.stages import BatchNorm, apply_stage, trainable_names
+from training.recipe.config import LastUnits, Rates, Recipe, Stage
 from training.runs.run import build_model
 
-HIGHEST_RATE = 2e-3  # AdamW on pretrained networks diverges above it
+HIGHEST_RATE = 2e-3  # above it, AdamW often diverges on pretrained networks
 LEVELS = " ▁▂▃▄▅▆▇█"
 MIB = 2**20
 
 
 def plan(recipe: Recipe, classes: int, pictures: int | None) -> str:
-    """The plan as text. Without a number of `pictures` nothing is said about updates. Raises RecipeError."""
+    """Describe the recipe's run as text.
+
+    `pictures` is the number of training pictures; if it is None, the text does not count updates. Raises RecipeError
+    if the model cannot be built.
+    """
     model = build_model(recipe, classes)
     total = sum(parameter.numel() for parameter in model.parameters())
     sections = [
@@ -29,21 +33,21 @@ def plan(recipe: Recipe, classes: int, pictures: int | None) -> str:
         "\n".join(_group_lines(model, recipe, total)),
         "\n".join(_schedule_lines(recipe, pictures)),
     ]
-    if found := list(warnings(model, recipe, classes, pictures)):
-        sections.append("\n".join(f"warning: {sentence}" for sentence in found))
+    if sentences := list(recipe_warnings(model, recipe, classes, pictures)):
+        sections.append("\n".join(f"warning: {sentence}" for sentence in sentences))
     return "\n\n".join(sections)
 
 
-def warnings(model: CNNViTFusion, recipe: Recipe, classes: int, pictures: int | None) -> Iterator[str]:
-    """A sentence for each known mistake in the recipe."""
+def recipe_warnings(model: CNNViTFusion, recipe: Recipe, classes: int, pictures: int | None) -> Iterator[str]:
+    """Yield a sentence for each likely mistake in the recipe."""
     yield from _rate_warnings(recipe, pictures)
     yield from _branch_warnings(model, recipe)
     part = recipe.batch_size // recipe.accumulate
     mixes = recipe.augmentation.mixup_alpha > 0 or recipe.augmentation.cutmix_alpha > 0
     if mixes and classes * classes**-recipe.batch_size > 0.05:
-        yield f"batches of {recipe.batch_size} often hold one class only: MixUp then mixes nothing; use larger ones"
+        yield f"batches of {recipe.batch_size} often hold one class only, and MixUp has no effect then: use larger ones"
     if recipe.batch_norm == "sync" and part < 8:
-        yield f"batch_norm: sync takes statistics of {part} pictures, which is noisy; frozen does not"
+        yield f"batch_norm: sync computes statistics of {part} pictures, which are noisy: consider frozen"
     if model.swin is not None:
         for number, stage in enumerate(model.swin.layers, 1):
             height, width = stage.blocks[0].input_resolution
@@ -51,57 +55,58 @@ def warnings(model: CNNViTFusion, recipe: Recipe, classes: int, pictures: int | 
             if height % rows or width % columns:
                 yield (
                     f"model.image_size: the Swin's grid at its stage {number}, {height} × {width}, is no multiple of "
-                    f"its window, {rows} × {columns}: it is padded, and attends to padding"
+                    f"its window, {rows} × {columns}: tokens will attend to padding"
                 )
 
 
 def activation_bytes(model: CNNViTFusion, stage: Stage, recipe: Recipe) -> int:
-    """What one picture leaves behind in a forward pass for the backward one, in fp32, weights not counted."""
-    enter(model, stage, "frozen")
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    seen: dict[int, int] = {}
+    """Return the fp32 bytes that one picture's forward pass saves for the backward pass in a stage, without weights."""
+    apply_stage(model, stage, "frozen")
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved_bytes: dict[int, int] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def record_storage(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in parameters:
+            saved_bytes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record_storage, lambda tensor: tensor):
         model(torch.zeros(1, 3, *recipe.model.image_size)).sum()
-    return sum(seen.values())
+    return sum(saved_bytes.values())
 
 
 def _branches(model: CNNViTFusion, recipe: Recipe) -> str:
     names = {"cnn": recipe.model.cnn, "swin": recipe.model.swin}
-    return " and ".join(names[branch] for branch, _ in model.map_shapes.items())
+    return " and ".join(names[branch] for branch in model.map_shapes)
 
 
 def _stage_lines(model: CNNViTFusion, recipe: Recipe, total: int) -> Iterator[str]:
-    width = max(len(_what(model, stage)) for stage in recipe.stages)
+    width = max(len(_trained_parts(model, stage)) for stage in recipe.stages)
     yield f"stage         epochs  {'trains':<{width}}  parameters   share     memory"
     part = recipe.batch_size // recipe.accumulate
-    ever: set[str] = set()
+    trained_so_far: set[str] = set()
     for stage in recipe.stages:
-        names = trainable(model, stage)
-        ever |= names
+        names = trainable_names(model, stage)
+        trained_so_far |= names
         sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
         count = sum(sizes[name] for name in names)
-        # Weights and average whole; gradients of what trains now; Adam's two moments of all that has trained so far.
-        held = 4 * (2 * total + count + 2 * sum(sizes[name] for name in ever))
-        memory = held + part * activation_bytes(model, stage, recipe)
+        # All weights and their average, gradients of the parameters that train in this stage, and Adam's two moments of
+        # every parameter that has trained so far.
+        fixed_bytes = 4 * (2 * total + count + 2 * sum(sizes[name] for name in trained_so_far))
+        memory = fixed_bytes + part * activation_bytes(model, stage, recipe)
         yield (
-            f"{stage.name:<12}  {stage.epochs:>6}  {_what(model, stage):<{width}}  {count:>10,}  {count / total:>6.1%}"
-            f"  {memory / MIB:>5,.0f} MiB"
+            f"{stage.name:<12}  {stage.epochs:>6}  {_trained_parts(model, stage):<{width}}  {count:>10,}"
+            f"  {count / total:>6.1%}  {memory / MIB:>5,.0f} MiB"
         )
-    yield f"Memory is an estimate for one process and parts of {part} pictures in fp32, buffers of kernels not counted."
+    yield f"Memory is an estimate for one process and parts of {part} pictures in fp32, without the kernels' buffers."
 
 
-def _what(model: CNNViTFusion, stage: Stage) -> str:
+def _trained_parts(model: CNNViTFusion, stage: Stage) -> str:
     parts = []
     if model.cnn is not None and stage.cnn != "frozen":
         last = stage.cnn
-        parts.append(f"CNN (last {last.last} {last.unit}s)" if isinstance(last, Last) else "CNN")
+        parts.append(f"CNN (last {last.last} {last.unit}s)" if isinstance(last, LastUnits) else "CNN")
     if model.swin is not None and stage.swin == "all":
         parts.append("Swin")
     return ", ".join([*parts, "attention and classifier" if model.fusion == "cross_attention" else "classifier"])
@@ -109,7 +114,7 @@ def _what(model: CNNViTFusion, stage: Stage) -> str:
 
 def _group_lines(model: CNNViTFusion, recipe: Recipe, total: int) -> Iterator[str]:
     yield "group          peak rate  weight decay  tensors  parameters   share"
-    for group in optimizer(model, recipe).param_groups:
+    for group in build_optimizer(model, recipe).param_groups:
         count = sum(parameter.numel() for parameter in group["params"])
         tables = not group["weight_decay"] and group["rate"] != "norm_and_bias"
         yield (
@@ -127,40 +132,40 @@ def _schedule_lines(recipe: Recipe, pictures: int | None, columns: int = 60) -> 
         end += stage.epochs
         width = round(columns * end / recipe.epochs) - len(marks)
         marks += ("|" + stage.name)[:width].ljust(width)
-    yield "rates, as a share of their peak, over the run"
+    yield "learning rates over the run, as a share of their peak"
     yield "".join(LEVELS[round(mean * (len(LEVELS) - 1))] for mean in means)
     yield marks
     if pictures is None:
-        yield f"{recipe.epochs} epochs; give --pictures N to see how many updates that is"
+        yield f"{recipe.epochs} epochs; give --pictures N to see the number of updates"
     else:
         updates = pictures // recipe.batch_size
         warmup = int(recipe.warmup_share * updates * recipe.epochs)
         yield (
             f"{recipe.epochs} epochs of {updates} updates of {recipe.batch_size} pictures: {updates * recipe.epochs} "
-            f"updates, {warmup} of them with rising rates"
+            f"updates, {warmup} of them warm-up"
         )
 
 
 def _rate_warnings(recipe: Recipe, pictures: int | None) -> Iterator[str]:
     for name in Rates.model_fields:
         if (rate := getattr(recipe.rates, name)) > HIGHEST_RATE:
-            yield f"rates.{name} is {rate:g}: above {HIGHEST_RATE:g} AdamW often diverges"
+            yield f"rates.{name} is {rate:g}: above {HIGHEST_RATE:g}, AdamW often diverges"
     if pictures is None:
         return
     updates = pictures // recipe.batch_size * recipe.epochs
     if updates == 0:
         yield f"batch_size {recipe.batch_size} is more than the {pictures} pictures: no update would be made"
     elif int(recipe.warmup_share * updates) == 0 and recipe.warmup_share > 0:
-        yield f"warmup_share {recipe.warmup_share:g} of {updates} updates is less than one: rates start at their peak"
+        yield f"warmup_share {recipe.warmup_share:g} of {updates} updates is less than one: there is no warm-up"
     if updates and 1 / (1 - recipe.ema_decay) > updates / 3:
         yield (
-            f"ema_decay {recipe.ema_decay:g} averages over about {1 / (1 - recipe.ema_decay):.0f} updates of the run's "
-            f"{updates}: the average never catches up; take less"
+            f"ema_decay {recipe.ema_decay:g} averages over about {1 / (1 - recipe.ema_decay):.0f} of the run's "
+            f"{updates} updates, so the average never catches up: choose a smaller one"
         )
 
 
 def _branch_warnings(model: CNNViTFusion, recipe: Recipe) -> Iterator[str]:
-    for branch, _ in model.map_shapes.items():
+    for branch in model.map_shapes:
         backbone: nn.Module = getattr(model, branch)
         start = getattr(recipe.start, branch)
         if start.pretrained or start.weights:
@@ -168,8 +173,8 @@ def _branch_warnings(model: CNNViTFusion, recipe: Recipe) -> Iterator[str]:
         settings = [getattr(stage, branch) for stage in recipe.stages]
         partly = [stage.name for stage, setting in zip(recipe.stages, settings, strict=True) if setting != "all"]
         if "all" not in settings:
-            yield f"the {branch} starts from chance and never trains as a whole: give start.{branch}, or train it"
+            yield f"the {branch} has random weights and never trains as a whole: give start.{branch}, or train it"
         elif partly:
-            yield f"the {branch} starts from chance, yet rests in {', '.join(partly)}: give start.{branch}"
+            yield f"the {branch} has random weights, but is frozen in {', '.join(partly)}: give start.{branch}"
         if recipe.batch_norm == "frozen" and any(isinstance(module, BatchNorm) for module in backbone.modules()):
-            yield f"the {branch} starts from chance, and its batch norms never learn statistics: take batch_norm: sync"
+            yield f"the {branch} has random weights, and its batch norms never learn statistics: use batch_norm: sync"

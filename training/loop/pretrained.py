@@ -1,7 +1,7 @@
-"""Where a branch's weights come from before training: a local file, or timm's own download.
+"""Initial weights of the branches, from a local file or from timm's download.
 
-Both go through timm's loading, which knows each model's classifier and fits a Swin's position tables to another
-picture size, and both must fill the backbone wholly.
+Both are loaded by timm, which drops the model's classifier and adapts a Swin's position tables to the picture size.
+Both must provide every tensor of the backbone.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import BRANCHES, Branch
 from training.recipe.config import Recipe
 
-# What reading damaged files raises, found by damaging them.
-_DAMAGE = (
+# The errors that reading damaged files has raised in tests.
+_READ_ERRORS = (
     *(safetensors.SafetensorError, pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError),
     *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
 )
-# The first base is the error of the HTTP library that the installed huggingface_hub is built on.
+# The base class is the error of the HTTP library that the installed huggingface_hub uses.
 _HTTP_ERROR = cast(type[Exception], HfHubHTTPError.__bases__[0])
-_NOT_DOWNLOADED = (_HTTP_ERROR, HfHubHTTPError, EntryNotFoundError, URLError, ConnectionError)
+_DOWNLOAD_ERRORS = (_HTTP_ERROR, HfHubHTTPError, EntryNotFoundError, URLError, ConnectionError)
 _METADATA_TIMEOUT_S = 10
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be had, or do not fit the backbone, and why."""
+    """Weights that cannot be read or downloaded, or that do not fit the backbone. The message says why."""
 
 
-def load_start(model: CNNViTFusion, recipe: Recipe) -> None:
-    """Give each branch the weights that `recipe.start` names for it; a branch without a start stays as it is.
+def load_start_weights(model: CNNViTFusion, recipe: Recipe) -> None:
+    """Load the initial weights that `recipe.start` names for each branch. Other branches keep their weights.
 
     Raises WeightsError.
     """
@@ -51,7 +51,9 @@ def load_start(model: CNNViTFusion, recipe: Recipe) -> None:
             continue
         if backbone is None:
             fusion = recipe.model.fusion
-            raise WeightsError(f"start.{branch} names weights, but fusion {fusion} has no {branch} branch: remove it")
+            raise WeightsError(
+                f"start.{branch} names weights, but fusion {fusion} has no {branch} branch: remove the key"
+            )
         name, options = getattr(recipe.model, branch), _options(recipe, branch)
         if start.weights is not None:
             load_backbone(backbone, name, start.weights, options)
@@ -60,12 +62,15 @@ def load_start(model: CNNViTFusion, recipe: Recipe) -> None:
 
 
 def load_backbone(backbone: nn.Module, timm_name: str, path: Path, options: Mapping[str, Any] | None = None) -> None:
-    """Load a safetensors file or a state dict made for `timm_name` with these options (its classifier is dropped).
+    """Load a local file of weights into a backbone, without their classifier.
 
-    A file with other names is accepted if its tensors stand in timm's order with timm's shapes, which is how
-    checkpoints converted from the same source differ. Raises WeightsError.
+    The file is a safetensors file or a state dict of the timm model `timm_name` with the constructor arguments
+    `options`. A file with other tensor names is accepted if its tensors have timm's order and shapes, since checkpoints
+    converted from the same source often differ in names only.
+
+    Raises WeightsError if the file cannot be read or does not fit.
     """
-    tensors, options = _read(path), options or {}
+    tensors, options = _read_tensors(path), options or {}
     expected = timm.create_model(timm_name, pretrained=False, **options).state_dict()
     if expected.keys() != tensors.keys():
         shapes = [tensor.shape for tensor in tensors.values()]
@@ -75,7 +80,7 @@ def load_backbone(backbone: nn.Module, timm_name: str, path: Path, options: Mapp
     try:
         _load(backbone, timm_name, options, {"state_dict": tensors})
     except RuntimeError as error:
-        raise WeightsError(f"{path.name} does not fit {_named(timm_name, options)}: {error}") from error
+        raise WeightsError(f"{path.name} does not fit {_with_options(timm_name, options)}: {error}") from error
 
 
 def _download(backbone: nn.Module, timm_name: str, branch: Branch, options: Mapping[str, Any]) -> None:
@@ -88,59 +93,70 @@ def _download(backbone: nn.Module, timm_name: str, branch: Branch, options: Mapp
     file = config.hf_hub_filename or "model.safetensors"
     try:
         if config.hf_hub_id:
-            _find(config.hf_hub_id, file)
+            _check_hub(config.hf_hub_id, file)
         _load(backbone, timm_name, options)
-    except (*_NOT_DOWNLOADED, safetensors.SafetensorError) as error:
-        place = f"{file} from https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
+    except (*_DOWNLOAD_ERRORS, safetensors.SafetensorError) as error:
+        address = f"{file} from https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
-            f"the pretrained weights of {timm_name} could not be downloaded ({reason}): fetch {place} where there is "
+            f"the pretrained weights of {timm_name} could not be downloaded ({reason}): fetch {address} where there is "
             f"internet, and give start.{branch}.weights: PATH instead of start.{branch}.pretrained: true"
         ) from error
     except RuntimeError as error:
-        raise WeightsError(f"timm's weights of {timm_name} do not fit {_named(timm_name, options)}: {error}") from error
+        raise WeightsError(
+            f"timm's weights of {timm_name} do not fit {_with_options(timm_name, options)}: {error}"
+        ) from error
 
 
-def _find(repository: str, file: str) -> None:
-    """Ask for a file that is not in the local cache, once. Offline, timm would try for most of a minute."""
+def _check_hub(repository: str, file: str) -> None:
+    """Request the metadata of a file that is not cached, so that being offline shows at once.
+
+    Without this, timm would retry for most of a minute. Raises the errors of huggingface_hub.
+    """
     if not isinstance(hub.try_to_load_from_cache(repository, file), str):
-        with suppress(EntryNotFoundError):  # the hub answers; timm knows under which other names to look
+        with suppress(EntryNotFoundError):  # the hub can be reached, and timm knows other file names
             hub.get_hf_file_metadata(hub.hf_hub_url(repository, file), timeout=_METADATA_TIMEOUT_S)
 
 
 def _load(
     backbone: nn.Module, timm_name: str, options: Mapping[str, Any], source: dict[str, Any] | None = None
 ) -> None:
-    """Through the whole model, classifier included: for a model without one, timm would let weights be missing."""
-    whole = timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=source, **options).state_dict()
-    own = backbone.state_dict().keys()
-    backbone.load_state_dict({name: tensor for name, tensor in whole.items() if name in own}, strict=True)
+    """Copy timm's pretrained weights into the backbone.
+
+    They are loaded into a whole model with a classifier first: for a model without one, timm would accept a file in
+    which weights are missing.
+    """
+    timm_state = timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=source, **options).state_dict()
+    backbone_names = backbone.state_dict().keys()
+    backbone.load_state_dict(
+        {name: tensor for name, tensor in timm_state.items() if name in backbone_names}, strict=True
+    )
 
 
 def _options(recipe: Recipe, branch: Branch) -> dict[str, Any]:
-    """The arguments that `CNNViTFusion` gives to the backbone of this branch."""
+    """Return the arguments that `CNNViTFusion` passes to timm for the branch."""
     if branch == "cnn":
         return recipe.model.cnn_options
     return {"img_size": recipe.model.image_size, **recipe.model.swin_options}
 
 
-def _named(timm_name: str, options: Mapping[str, Any]) -> str:
+def _with_options(timm_name: str, options: Mapping[str, Any]) -> str:
     return f"{timm_name} with {', '.join(f'{key}={value}' for key, value in options.items()) or 'its own options'}"
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file. Pickled objects other than tensors are refused, since loading them could run code."""
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a file's tensors. Other pickled objects are refused, since loading them could run code."""
     if not path.is_file():
         raise WeightsError(f"no weights at {path}")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except _DAMAGE as error:
-        # Not torch's own words: they say how to load such a file all the same.
+    except _READ_ERRORS as error:
+        # Torch's own message is left out, because it explains how to load an unsafe file anyway.
         raise WeightsError(
-            f"{path.name} is damaged or holds more than tensors: give a safetensors file, or a state dict alone"
+            f"{path.name} is damaged or contains more than tensors: give a safetensors file or a bare state dict"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"{path.name} holds other things than named tensors: give the state dict alone")
+        raise WeightsError(f"{path.name} contains more than named tensors: give the state dict alone")
     return content

@@ -1,7 +1,7 @@
-"""Several processes that train one model: who writes, and how sums are made.
+"""Data-parallel training in several processes.
 
-Gradients are added up once an update in one flat vector, after all accumulated parts. Nothing wraps the model, so a
-change of the trainable set needs nothing, and the same code runs with one process.
+Gradients are summed over processes once per update, in one flat vector, after all accumulated parts. The model is not
+wrapped, so the set of trainable parameters can change at any time, and the same code runs in a single process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from training.recipe.config import RecipeError
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's `rank` among `count`, and its device."""
+    """This process's place in the group: its `rank`, the number of processes `count`, and its device."""
 
     rank: int
     count: int
@@ -31,11 +31,11 @@ class Processes:
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes files, logs and messages. Only rank 0 does."""
+        """Whether this process writes files, logs and messages, which is rank 0's task."""
         return self.rank == 0
 
     def add_gradients(self, parameters: Sequence[nn.Parameter], extra: Float[Tensor, " e"]) -> Float[Tensor, " e"]:
-        """Replace every gradient by its sum over all processes, and return the sum of `extra` with it."""
+        """Replace every gradient by its sum over all processes, and return the sum of `extra` over all processes."""
         if self.count == 1:
             return extra
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -48,7 +48,7 @@ class Processes:
         return extra
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, in the order of their ranks, in every process."""
+        """Return all processes' values in the order of ranks."""
         if self.count == 1:
             return [value]
         values = [None] * self.count
@@ -56,26 +56,30 @@ class Processes:
         return values
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Wait until every process has called this."""
         if self.count > 1:
             distributed.barrier()
 
 
-def place(model: CNNViTFusion, batch_norm: str, among: Processes) -> CNNViTFusion:
-    """The model on this process's device; where `batch_norm` is `sync`, processes share their batches' statistics.
+def to_device(model: CNNViTFusion, batch_norm: str, processes: Processes) -> CNNViTFusion:
+    """Move the model to this process's device.
 
-    Raises RecipeError for that on CPUs, where torch has no such batch norm.
+    If `batch_norm` is `sync` and there are several processes, batch norms share their statistics between processes.
+    Raises RecipeError for this on CPUs, where torch does not support it.
     """
-    if batch_norm == "sync" and among.count > 1:
-        if among.device.type == "cpu":
-            raise RecipeError("batch_norm: sync needs GPUs where several processes train; take frozen, or one process")
+    if batch_norm == "sync" and processes.count > 1:
+        if processes.device.type == "cpu":
+            raise RecipeError("batch_norm: sync with several processes needs GPUs: use frozen, or one process")
         model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    return model.to(among.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 @contextmanager
-def processes() -> Iterator[Processes]:
-    """This process among those that torchrun started (NCCL on GPUs, gloo on CPUs), or alone. Can be nested."""
+def process_group() -> Iterator[Processes]:
+    """Join the processes that torchrun started, with NCCL on GPUs and gloo on CPUs. Calls can be nested.
+
+    Without torchrun, the group has this process alone.
+    """
     rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")

@@ -1,4 +1,4 @@
-"""What a training process sets up around the loop: repeatable arithmetic, and signals that wait for a good moment."""
+"""The set-up of a training process: deterministic algorithms and deferred stop signals."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @dataclass
 class StopSignal:
-    """Whether this process was asked to stop."""
+    """Whether a signal has asked this process to stop."""
 
-    asked: bool = False
+    requested: bool = False
 
 
 @contextmanager
 def stop_signal() -> Iterator[StopSignal]:
-    """Remember SIGTERM and SIGINT instead of dying of them. A second one of the same kind has its usual effect."""
+    """Record SIGTERM and SIGINT instead of exiting. A second signal of the same kind has its usual effect."""
     stop = StopSignal()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.asked = True
-        signal.signal(number, before[signal.Signals(number)])
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        stop.requested = True
+        signal.signal(number, previous[signal.Signals(number)])
 
     for number in SIGNALS:
-        signal.signal(number, ask)
+        signal.signal(number, request_stop)
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Have torch choose algorithms that give the same bits each time, and refuse those that cannot."""
+    """Make torch use deterministic algorithms, and raise RuntimeError where it has none."""
     if device.type == "cuda":
-        # cuBLAS reads this when it starts; without a fixed workspace torch refuses it.
+        # cuBLAS reads this variable when it starts. Without a fixed workspace, torch refuses to use cuBLAS.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
+    previous = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(previous)
 
 
 def ignore_interrupt(worker: int) -> None:
-    """For loading workers: Ctrl-C in a terminal reaches them too, but when to stop is the trainer's decision."""
+    """Make a loading worker ignore Ctrl-C, which reaches it too. The training process decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

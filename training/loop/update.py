@@ -1,4 +1,4 @@
-"""One update of the weights: the parts of a batch forward and backward, their sum, clipped, applied."""
+"""One optimizer update: forward and backward passes of a batch's parts, the summed gradient, clipping, the step."""
 
 from __future__ import annotations
 
@@ -12,51 +12,57 @@ from torch import Tensor, nn, optim
 from torch.nn import functional
 
 from app.models.cnnswin import CNNViTFusion
-from training.loading.forward import as_input
+from training.loading.forward import to_model_input
 from training.loading.mix import mix
 from training.loop.loss import Loss
 from training.loop.processes import Processes
 from training.recipe.config import Recipe, RecipeError
 
-Views = tuple[UInt8[Tensor, "b 3 h w"], UInt8[Tensor, "b 3 h w"], Int[Tensor, " b"]]
+# The CNN's views, the Swin's views and the labels of the pictures that go through the model at once.
+BatchPart = tuple[UInt8[Tensor, "b 3 h w"], UInt8[Tensor, "b 3 h w"], Int[Tensor, " b"]]
 
 
 @dataclass(frozen=True)
 class Sums:
-    """The loss of a whole batch over all processes, and whether any process was asked to stop."""
+    """Sums over all processes: the loss of the whole batch, and whether any process was asked to stop."""
 
     loss: float
     stop: bool
 
 
 class Updater:
-    """What an update needs. The model's stage is entered by the caller."""
+    """Computes and applies updates of a model. The caller applies the model's stage (see `apply_stage`)."""
 
     def __init__(self, model: CNNViTFusion, adam: optim.AdamW, loss: Loss, recipe: Recipe, processes: Processes):
         self.model, self.adam, self.loss, self.recipe, self.processes = model, adam, loss, recipe, processes
-        self.half = half_precision(recipe.precision, processes.device)
-        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.half is torch.float16)
+        self.autocast_dtype = autocast_dtype(recipe.precision, processes.device)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.autocast_dtype is torch.float16)
 
-    def gradients(self, parts: Iterable[Views], labels: list[int], epoch: int, update: int, stop: bool = False) -> Sums:
-        """Leave in every trainable parameter the gradient of the batch's mean loss, unscaled and not yet clipped.
+    def gradients(
+        self, parts: Iterable[BatchPart], labels: list[int], epoch: int, update: int, stop: bool = False
+    ) -> Sums:
+        """Compute the gradient of the batch's mean loss for every trainable parameter, unscaled and before clipping.
 
-        `parts` are this process's, `labels` those of the whole batch, `update` counts from the run's start. Dropout
-        and drop-path draw from (seed, update, part), MixUp from (seed, epoch, update): nothing depends on the past.
+        `parts` are this process's parts of the batch, and `labels` those of the whole batch. `update` is counted from
+        the start of the run. `stop` says that this process was asked to stop. Dropout and drop-path depend on (seed,
+        update, part), and MixUp on (seed, epoch, update), so that a resumed run repeats them.
         """
         device, dtype = self.processes.device, next(self.model.parameters()).dtype
-        weight = self.loss.weight_of(labels)
+        normaliser = self.loss.normaliser(labels)
         self.adam.zero_grad(set_to_none=True)
         total = torch.zeros((), device=device, dtype=dtype)
         for number, (cnn, swin, part_labels) in enumerate(parts):
             part = self.processes.rank * self.recipe.accumulate + number
             torch.manual_seed(_seed(self.recipe.seed, update, part))
             targets = functional.one_hot(part_labels.to(device), self.model.num_classes).to(dtype)
-            cnn_input, swin_input = (as_input(view.to(device, non_blocking=True)).to(dtype) for view in (cnn, swin))
-            place = {"seed": self.recipe.seed, "epoch": epoch, "update": update}
-            mixed = mix(cnn_input, swin_input, targets, config=self.recipe.augmentation, **place)
-            with torch.autocast(device.type, self.half, enabled=self.half is not None):
+            cnn_input, swin_input = (
+                to_model_input(view.to(device, non_blocking=True)).to(dtype) for view in (cnn, swin)
+            )
+            position = {"seed": self.recipe.seed, "epoch": epoch, "update": update}
+            mixed = mix(cnn_input, swin_input, targets, config=self.recipe.augmentation, **position)
+            with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
                 logits = self.model(mixed[0], mixed[1])
-            loss = self.loss(logits.to(dtype), mixed[2]) / weight
+            loss = self.loss(logits.to(dtype), mixed[2]) / normaliser
             self.scaler.scale(loss).backward()
             total += loss.detach()
         extra = torch.stack([total, torch.tensor(float(stop), device=device, dtype=dtype)])
@@ -65,7 +71,7 @@ class Updater:
         return Sums(loss_sum, stops > 0)
 
     def gradient_norms(self) -> dict[str, float]:
-        """The gradient's 2-norm in each part of the model that trains."""
+        """Return the 2-norm of the gradient in each trainable part of the model: cnn, swin, head."""
         norms = {}
         for part, module in self.model.named_children():
             gradients = [p.grad for p in module.parameters() if p.grad is not None]
@@ -74,9 +80,10 @@ class Updater:
         return norms
 
     def apply(self) -> bool:
-        """Clip and step. Where gradients are not finite nothing changes, and the answer is False.
+        """Clip the gradient and make the optimizer's step.
 
-        In fp16 such an update is skipped and the scale lowered, which is usual and no mistake: True.
+        Returns False, without a step, if the gradient is not finite. In fp16 such a step is expected: the gradient
+        scaler skips it and lowers its scale, and the result is True.
         """
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
@@ -88,13 +95,13 @@ class Updater:
         return True
 
 
-def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type of autocast, None for fp32. Raises RecipeError for fp16 without a GPU."""
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the data type of autocast, or None for fp32. Raises RecipeError for fp16 without a GPU."""
     cuda = device.type == "cuda"
     if precision == "auto":
         precision = "fp32" if not cuda else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     if precision == "fp16" and not cuda:
-        raise RecipeError("precision: fp16 needs a GPU; take auto, fp32 or bf16")
+        raise RecipeError("precision: fp16 needs a GPU: use auto, fp32 or bf16")
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 

@@ -1,7 +1,7 @@
-"""Figures of a classifier on labelled pictures, and how sure they are.
+"""Metrics of a classifier on labelled pictures, with bootstrap confidence intervals.
 
-A figure is a function of probabilities and labels. All are plain numpy: scikit-learn's checks cost milliseconds a
-call, and a bootstrap calls each figure a thousand times. The tests hold them to scikit-learn's values.
+A metric is a function of probabilities and labels. All metrics are plain numpy, because a bootstrap calls each of them
+a thousand times, and scikit-learn's input checks take milliseconds per call. Tests compare them with scikit-learn.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-Figure = Callable[[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]], float]
-BinaryFigure = Callable[[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]], float]
+Metric = Callable[[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]], float]
+BinaryMetric = Callable[[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]], float]
 
 SPECIFICITIES = (0.9, 0.95)
 BINS = 15
@@ -22,18 +22,18 @@ _DRAWS_PER_RESAMPLE = 100
 
 
 @dataclass(frozen=True)
-class Rule:
+class DecisionRule:
     """How probabilities become an answer.
 
-    With more than two classes, or without a threshold, the most probable class is answered. `positive` is the index
-    of the class looked for, of two; it is answered where its probability is at least `threshold`.
+    `positive` is the index of the positive class of two. It is answered if its probability is at least `threshold`.
+    With more than two classes, or without a threshold, the most probable class is answered.
     """
 
     positive: int | None = None
     threshold: float | None = None
 
     def answers(self, probabilities: Float[np.ndarray, "n k"]) -> Int[np.ndarray, " n"]:
-        """The index of the class answered for each picture."""
+        """Return the index of the class answered for each picture."""
         if self.positive is None or self.threshold is None:
             return np.asarray(probabilities.argmax(axis=1))
         return np.where(probabilities[:, self.positive] >= self.threshold, self.positive, 1 - self.positive)
@@ -41,7 +41,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure on all pictures, and its 95 % interval."""
+    """The value of a metric on all pictures, and the bounds of its 95 % confidence interval."""
 
     value: float
     low: float
@@ -50,33 +50,33 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Pictures sorted into bins by a probability; bins without pictures are left out."""
+    """A reliability diagram: pictures binned by a probability, without empty bins."""
 
     mean_probability: Float[np.ndarray, " bins"]
-    frequency: Float[np.ndarray, " bins"]  # of what the probability is for
+    frequency: Float[np.ndarray, " bins"]  # share of pictures with a positive outcome
     pictures: Int[np.ndarray, " bins"]
 
 
 def auroc(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
-    """Area under the ROC curve: how often a positive scores above a negative, ties counted half (Mann-Whitney)."""
-    positives, negatives = _sides(positive)
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    """Return the area under the ROC curve, computed as the Mann-Whitney statistic: ties count half."""
+    positives, negatives = _count_sides(positive)
+    _, position, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[position]
     return float((ranks[positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def average_precision(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
-    """Mean of the precisions at each threshold, weighted by the recall gained there; no interpolation."""
-    positives, _ = _sides(positive)
-    _, place, counts = np.unique(-scores, return_inverse=True, return_counts=True)
-    found = np.bincount(place, weights=positive)
-    return float((np.cumsum(found) / np.cumsum(counts) * found).sum() / positives)
+    """Return the mean of the precisions at all thresholds, weighted by the gain in recall, without interpolation."""
+    positives, _ = _count_sides(positive)
+    _, position, counts = np.unique(-scores, return_inverse=True, return_counts=True)
+    hits = np.bincount(position, weights=positive)
+    return float((np.cumsum(hits) / np.cumsum(counts) * hits).sum() / positives)
 
 
 def sensitivity_at(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], specificity: float) -> float:
-    """The highest sensitivity of a threshold on these scores whose specificity is at least the one given."""
-    _, negatives = _sides(positive)
-    # The tolerance: 90 % of ten negatives are nine, whatever 0.9 * 10 is in floating point.
+    """Return the highest sensitivity of a threshold on these scores whose specificity is at least `specificity`."""
+    _, negatives = _count_sides(positive)
+    # The tolerance is for rounding: 90 % of ten negatives are nine, whatever 0.9 * 10 is in floating point.
     false_alarms = negatives - int(np.ceil(specificity * negatives - 1e-9))
     if false_alarms >= negatives:
         return 1.0
@@ -85,9 +85,10 @@ def sensitivity_at(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, "
 
 
 def brier(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
-    """Mean squared error of the probabilities (Brier 1950), summed over classes.
+    """Return the mean squared error of the probabilities (Brier 1950), summed over classes.
 
-    Of two classes one is counted, so that the figure goes from 0 to 1, as is the custom; of more, from 0 to 2.
+    With two classes only one of them counts, as is usual, and the score is between 0 and 1. With more classes it is
+    between 0 and 2.
     """
     classes = probabilities.shape[1]
     squares = np.square(probabilities - np.eye(classes)[labels]).sum(axis=1)
@@ -95,53 +96,56 @@ def brier(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
 
 
 def nll(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
-    """Mean negative log-likelihood of the true classes, in nats. A probability of 0 counts as 2.2e-16."""
+    """Return the mean negative log-likelihood of the true classes, in nats. A probability of 0 counts as 2.2e-16."""
     true = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(true, np.finfo(np.float64).eps)).mean())
 
 
 def reliability(probability: Float[np.ndarray, " n"], outcome: Bool[np.ndarray, " n"], bins: int = BINS) -> Reliability:
-    """How often what the probability is for came true, in `bins` bins of equal width, each closed above."""
-    place = np.digitize(probability, np.linspace(0, 1, bins + 1)[1:-1], right=True)
-    pictures = np.bincount(place, minlength=bins)
+    """Compute the reliability diagram of a probability and its outcome.
+
+    The bins have equal width, and each includes its upper bound.
+    """
+    bin_index = np.digitize(probability, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    pictures = np.bincount(bin_index, minlength=bins)
     used = pictures > 0
-    sums = (np.bincount(place, weights=values, minlength=bins)[used] for values in (probability, outcome))
+    sums = (np.bincount(bin_index, weights=values, minlength=bins)[used] for values in (probability, outcome))
     mean_probability, frequency = (total / pictures[used] for total in sums)
     return Reliability(mean_probability, frequency, pictures[used])
 
 
 def calibration_error(probability: Float[np.ndarray, " n"], outcome: Bool[np.ndarray, " n"], bins: int = BINS) -> float:
-    """Expected calibration error: mean gap of probability and frequency over bins of equal width, weighted by pictures.
+    """Return the expected calibration error (Guo et al., "On Calibration of Modern Neural Networks", 2017).
 
-    Guo et al., "On Calibration of Modern Neural Networks", 2017.
+    It is the mean gap between probability and frequency over bins of equal width, weighted by their pictures.
     """
-    found = reliability(probability, outcome, bins)
-    return float((np.abs(found.mean_probability - found.frequency) * found.pictures).sum() / len(probability))
+    binned = reliability(probability, outcome, bins)
+    return float((np.abs(binned.mean_probability - binned.frequency) * binned.pictures).sum() / len(probability))
 
 
 def confidence(
-    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], rule: Rule
+    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], rule: DecisionRule
 ) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    """The probability whose reliability is looked at, and whether what it is for came true.
+    """Return the probability whose calibration is measured, and its outcome, for each picture.
 
-    With a positive class it is that class's probability, otherwise, as in Guo et al. 2017, the most probable one's.
-    Errors at low and at high probabilities of the positive class can thus not cancel.
+    With a positive class it is the probability of that class, so that errors at low and at high probabilities cannot
+    cancel. Otherwise, as in Guo et al. 2017, it is the probability of the most probable class.
     """
     if rule.positive is None:
         return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     return probabilities[:, rule.positive], labels == rule.positive
 
 
-def ranking_figures(index: int) -> dict[str, Figure]:
-    """Figures of one class against the rest which need no threshold, by name."""
-    measures: dict[str, BinaryFigure] = {"auroc": auroc, "average_precision": average_precision}
+def ranking_metrics(index: int) -> dict[str, Metric]:
+    """Return the metrics of one class against the rest that need no threshold, by name."""
+    metrics: dict[str, BinaryMetric] = {"auroc": auroc, "average_precision": average_precision}
     for specificity in SPECIFICITIES:
-        measures[f"sensitivity_at_specificity_{specificity:g}"] = partial(sensitivity_at, specificity=specificity)
-    return {name: _against_rest(measure, index) for name, measure in measures.items()}
+        metrics[f"sensitivity_at_specificity_{specificity:g}"] = partial(sensitivity_at, specificity=specificity)
+    return {name: _against_rest(metric, index) for name, metric in metrics.items()}
 
 
-def answer_figures(index: int, rule: Rule) -> dict[str, Figure]:
-    """Sensitivity (recall) and specificity of the answers for one class against the rest, by name."""
+def answer_metrics(index: int, rule: DecisionRule) -> dict[str, Metric]:
+    """Return sensitivity (recall) and specificity of the answers for one class against the rest, by name."""
 
     def sensitivity(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
         return float((rule.answers(probabilities)[labels == index] == index).mean())
@@ -152,8 +156,11 @@ def answer_figures(index: int, rule: Rule) -> dict[str, Figure]:
     return {"sensitivity": sensitivity, "specificity": specificity}
 
 
-def figures(classes: int, rule: Rule) -> dict[str, Figure]:
-    """All figures by name: with a positive class those of this class, otherwise the macro mean over all classes."""
+def classification_metrics(classes: int, rule: DecisionRule) -> dict[str, Metric]:
+    """Return all metrics by name.
+
+    Metrics of one class against the rest are those of the positive class or, without one, the macro mean over classes.
+    """
 
     def accuracy(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
         return float((rule.answers(probabilities) == labels).mean())
@@ -169,16 +176,16 @@ def figures(classes: int, rule: Rule) -> dict[str, Figure]:
         return calibration_error(*confidence(probabilities, labels, rule))
 
     if rule.positive is None:
-        per_class = [ranking_figures(index) for index in range(classes)]
-        of_classes = {name: _mean([one[name] for one in per_class]) for name in per_class[0]}
+        per_class = [ranking_metrics(index) for index in range(classes)]
+        class_metrics = {name: _macro_mean([metrics[name] for metrics in per_class]) for name in per_class[0]}
     else:
-        of_classes = ranking_figures(rule.positive) | answer_figures(rule.positive, rule)
-    whole: dict[str, Figure] = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
-    return of_classes | whole | {"brier": brier, "ece": ece, "nll": nll}
+        class_metrics = ranking_metrics(rule.positive) | answer_metrics(rule.positive, rule)
+    overall: dict[str, Metric] = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
+    return class_metrics | overall | {"brier": brier, "ece": ece, "nll": nll}
 
 
 def described_intervals(repeats: int, seed: int) -> dict[str, str | int]:
-    """How the intervals of `bootstrap` came about, for a document."""
+    """Describe the intervals of `bootstrap` for a JSON document."""
     return {
         "method": "bootstrap of whole groups, percentiles",
         "percent": 95,
@@ -188,25 +195,26 @@ def described_intervals(repeats: int, seed: int) -> dict[str, str | int]:
 
 
 def bootstrap(
-    figure: Figure,
+    metric: Metric,
     probabilities: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, " n"],
     groups: Sequence[str],
     repeats: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    """The figure with its 95 % percentile interval (Efron 1979), resampling whole groups of pictures.
+    """Compute a metric and its 95 % percentile interval (Efron 1979) by resampling whole groups of pictures.
 
-    `groups` names the lesion, patient or other source of each picture: pictures of one group are not independent. The
-    same labels, groups and seed give the same resamples, whatever the figure. Raises ValueError as `resamples` does.
+    `groups` names the lesion, patient or other source of each picture, since pictures of one group are not independent.
+    The resamples depend only on labels, groups and seed, and are the same for all metrics. Raises ValueError if there
+    are too few groups (see `resamples`).
     """
-    values = [figure(probabilities[rows], labels[rows]) for rows in resamples(labels, groups, repeats, seed)]
+    values = [metric(probabilities[rows], labels[rows]) for rows in resamples(labels, groups, repeats, seed)]
     low, high = np.percentile(values, [2.5, 97.5]).tolist()
-    return Estimate(figure(probabilities, labels), low, high)
+    return Estimate(metric(probabilities, labels), low, high)
 
 
 def paired_difference(
-    figure: Figure,
+    metric: Metric,
     a: Float[np.ndarray, "n k"],
     b: Float[np.ndarray, "n k"],
     labels: Int[np.ndarray, " n"],
@@ -214,11 +222,11 @@ def paired_difference(
     repeats: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    """The figure of model `a` less that of model `b` on the same pictures, both computed on the same resamples."""
+    """Compute a metric of model `a` minus that of model `b`, on the same pictures and the same resamples."""
     classes = a.shape[1]
 
     def difference(both: Float[np.ndarray, "n two_k"], labels: Int[np.ndarray, " n"]) -> float:
-        return figure(both[:, :classes], labels) - figure(both[:, classes:], labels)
+        return metric(both[:, :classes], labels) - metric(both[:, classes:], labels)
 
     return bootstrap(difference, np.hstack([a, b]), labels, groups, repeats, seed)
 
@@ -226,37 +234,38 @@ def paired_difference(
 def resamples(
     labels: Int[np.ndarray, " n"], groups: Sequence[str], repeats: int, seed: int
 ) -> Iterator[Int[np.ndarray, " m"]]:
-    """Row numbers of `repeats` resamples: as many groups as there are, drawn with replacement, each one whole.
+    """Yield the row numbers of `repeats` bootstrap resamples of whole groups.
 
-    A resample that lacks a class has no figures and is drawn again, so intervals hold for data with every class in
-    it. Raises ValueError where that hardly ever happens, because there are too few groups.
+    Each resample draws as many groups as there are, with replacement. A resample without pictures of some class has no
+    metrics and is drawn again, so the intervals are conditional on every class being present. Raises ValueError if
+    complete resamples are too rare, because there are too few groups.
     """
     if len(groups) != len(labels):
         raise ValueError(f"{len(groups)} groups are given for {len(labels)} pictures")
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
-    present = np.unique(labels)
+    occurring = np.unique(labels)
     rng, rows, made = np.random.default_rng(seed), np.arange(len(labels)), 0
     for _ in range(_DRAWS_PER_RESAMPLE * repeats):
         if made == repeats:
             return
         copies = np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names))[group_of]
-        if np.bincount(labels, weights=copies)[present].all():
+        if np.bincount(labels, weights=copies)[occurring].all():
             made += 1
             yield np.repeat(rows, copies)
     if made < repeats:
-        raise ValueError(f"{len(names)} groups are too few to resample {len(present)} classes: give more pictures")
+        raise ValueError(f"{len(names)} groups are too few to resample {len(occurring)} classes: give more pictures")
 
 
-def _sides(positive: Bool[np.ndarray, " n"]) -> tuple[int, int]:
+def _count_sides(positive: Bool[np.ndarray, " n"]) -> tuple[int, int]:
     positives = int(positive.sum())
     if not 0 < positives < len(positive):
-        raise ValueError("the figure needs pictures both of the class and of the rest")
+        raise ValueError("the metric needs pictures both of the class and of the rest")
     return positives, len(positive) - positives
 
 
-def _against_rest(measure: BinaryFigure, index: int) -> Figure:
-    return lambda probabilities, labels: measure(probabilities[:, index], labels == index)
+def _against_rest(metric: BinaryMetric, index: int) -> Metric:
+    return lambda probabilities, labels: metric(probabilities[:, index], labels == index)
 
 
-def _mean(parts: Sequence[Figure]) -> Figure:
+def _macro_mean(parts: Sequence[Metric]) -> Metric:
     return lambda probabilities, labels: float(np.mean([part(probabilities, labels) for part in parts]))

@@ -1,6 +1,6 @@
-"""A recipe: every choice of a training run, as typed data read from YAML.
+"""The recipe of a training run: all of its options, read from YAML and validated.
 
-Whatever does not fit is an error that names the key and, where one is near, the key that was probably meant.
+An error names the wrong key and, if there is a similar one, the key that was probably meant.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from app.models.cnnswin import Fusion
 
 
 class RecipeError(ValueError):
-    """A recipe that cannot be used, and why."""
+    """A recipe that cannot be used. The message says why."""
 
 
-class Part(BaseModel):
-    """A frozen part of a recipe: an unknown key is an error, never ignored."""
+class StrictModel(BaseModel):
+    """A frozen model in which unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class ModelConfig(Part):
-    """The arguments of `CNNViTFusion`."""
+class ModelConfig(StrictModel):
+    """The arguments of `CNNViTFusion`. The `…_options` are passed to timm's constructors."""
 
     cnn: str = "efficientnet_b0"
     swin: str = "swin_tiny_patch4_window7_224"
@@ -41,8 +41,8 @@ class ModelConfig(Part):
     swin_options: dict[str, Any] = {}
 
 
-class Start(Part):
-    """Where a branch's weights come from: chance, timm's own download, or a local file (never both)."""
+class Start(StrictModel):
+    """The initial weights of a branch: timm's download, a local file, or random numbers if neither is given."""
 
     pretrained: bool = False
     weights: Path | None = None
@@ -54,29 +54,29 @@ class Start(Part):
         return self
 
 
-class Starts(Part):
-    """The start of each branch. The head always starts from chance."""
+class Starts(StrictModel):
+    """The initial weights of both branches. The head always has random initial weights."""
 
     cnn: Start = Start()
     swin: Start = Start()
 
 
-class Last(Part):
-    """The last `last` blocks (or stages) of the CNN, with all that stands behind them."""
+class LastUnits(StrictModel):
+    """The last `last` blocks or stages of the CNN, and all layers behind them."""
 
     unit: Literal["block", "stage"] = "block"
     last: int = Field(ge=1)
 
 
-# Told apart by their form, so that a mistake is one sentence and not one for each thing that it might have been.
+# The discriminator picks one form, so that an error is one sentence and not one for each form.
 CnnSetting = Annotated[
-    Annotated[Literal["frozen", "all"], Tag("<word>")] | Annotated[Last, Tag("<last>")],
+    Annotated[Literal["frozen", "all"], Tag("<word>")] | Annotated[LastUnits, Tag("<last>")],
     Discriminator(lambda value: "<word>" if isinstance(value, str) else "<last>"),
 ]
 
 
-class Stage(Part):
-    """A stretch of epochs in which the same parameters train. The head trains in every stage."""
+class Stage(StrictModel):
+    """A number of epochs in which the same parameters train. The head trains in every stage."""
 
     name: str = Field(min_length=1)
     epochs: int = Field(ge=1)
@@ -86,28 +86,28 @@ class Stage(Part):
 
 PROGRESSIVE = (
     Stage(name="warmup", epochs=3, cnn="frozen"),
-    Stage(name="main", epochs=27, cnn=Last(unit="block", last=5)),
+    Stage(name="main", epochs=27, cnn=LastUnits(unit="block", last=5)),
 )
 
 
-class Geometry(Part):
-    """Drawn once for both branches, so that a token of each means the same place."""
+class Geometry(StrictModel):
+    """Random geometric changes, drawn once for both branches, so that their tokens show the same places."""
 
     flip: bool = True
     rotation_degrees: float = Field(180.0, ge=0, le=180)
     translate: float = Field(0.1, ge=0, lt=1, description="largest shift, as a share of the side")
-    scale: tuple[float, float] = Field((0.85, 1.2), description="smallest and largest")
+    scale: tuple[float, float] = Field((0.85, 1.2), description="smallest and largest factor")
 
     @field_validator("scale")
     @classmethod
     def _rising(cls, scale: tuple[float, float]) -> tuple[float, float]:
         if not 0 < scale[0] <= scale[1]:
-            raise ValueError("give the smallest first, both above 0")
+            raise ValueError("give two positive factors, the smallest first")
         return scale
 
 
-class Photometry(Part):
-    """Drawn for each branch on its own."""
+class Photometry(StrictModel):
+    """Random changes of the colours and the content, drawn for each branch separately."""
 
     brightness: float = Field(0.2, ge=0)
     contrast: float = Field(0.2, ge=0)
@@ -117,18 +117,20 @@ class Photometry(Part):
     erasing: float = Field(0.0, ge=0, le=1, description="probability of one erased rectangle")
 
 
-class Augmentation(Part):
-    """What is done to training pictures. The two branches' defaults follow their papers' habits."""
+class Augmentation(StrictModel):
+    """Augmentation of training pictures. The defaults of each branch follow what is usual for its architecture."""
 
     geometry: Geometry = Geometry()
     cnn: Photometry = Photometry()
     swin: Photometry = Photometry(brightness=0.3, contrast=0.3, saturation=0.3, blur=0.1, erasing=0.25)
-    mixup_alpha: float = Field(0.2, ge=0, description="0 switches MixUp off")
-    cutmix_alpha: float = Field(0.0, ge=0, description="0 switches CutMix off; with both on, a coin decides")
+    mixup_alpha: float = Field(0.2, ge=0, description="parameter of the beta distribution; 0 switches MixUp off")
+    cutmix_alpha: float = Field(
+        0.0, ge=0, description="the same for CutMix; if both are on, each update uses one of them at random"
+    )
 
 
-class Rates(Part):
-    """Peak learning rates. Norms and biases have their own, whichever part they are in."""
+class Rates(StrictModel):
+    """Peak learning rates. Norms and biases of all parts share one rate."""
 
     cnn: float = Field(1e-4, gt=0)
     swin: float = Field(1e-4, gt=0)
@@ -139,8 +141,11 @@ class Rates(Part):
 Imbalance = Literal["none", "class_weights", "balanced_sampling", "logit_adjustment"]
 
 
-class Recipe(Part):
-    """One training run. `batch_size` is the pictures of one update, over all processes and accumulated parts."""
+class Recipe(StrictModel):
+    """All options of one training run.
+
+    `batch_size` is the number of pictures per update, over all processes and accumulated parts.
+    """
 
     name: str = Field(min_length=1)
     seed: int = Field(0, ge=0)
@@ -150,18 +155,19 @@ class Recipe(Part):
     augmentation: Augmentation = Augmentation()
     rates: Rates = Rates()
     batch_size: int = Field(32, ge=1)
-    accumulate: int = Field(1, ge=1, description="parts that a process cuts its share of a batch into")
-    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of all updates with rising rates")
+    accumulate: int = Field(1, ge=1, description="parts into which a process splits its share of a batch")
+    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the updates with rising learning rates")
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     imbalance: Imbalance = "none"
     clip_norm: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.99, ge=0, lt=1)
     batch_norm: Literal["frozen", "sync"] = Field(
-        "frozen", description="frozen: running statistics stay; sync: those of the whole batch, where its block trains"
+        "frozen",
+        description="frozen: keep the running statistics; sync: blocks that train use those of the whole batch",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: fp32 on a CPU")
-    val_share: float = Field(0.2, gt=0, lt=1, description="used where the data has no split of its own")
+    val_share: float = Field(0.2, gt=0, lt=1, description="used if the data has no split of its own")
     workers: int = Field(2, ge=0, description="processes that load pictures, for each training process")
     log_updates: int = Field(10, ge=1, description="updates between two lines in the log")
     checkpoint_updates: int = Field(200, ge=1, description="updates between two checkpoints inside an epoch")
@@ -176,11 +182,11 @@ class Recipe(Part):
 
     @property
     def epochs(self) -> int:
-        """Epochs of all stages together."""
+        """The number of epochs of all stages together."""
         return sum(stage.epochs for stage in self.stages)
 
     def stage_at(self, epoch: int) -> Stage:
-        """The stage that an epoch (from 0) belongs to."""
+        """Return the stage of an epoch, counted from 0. Raises IndexError after the last one."""
         for stage in self.stages:
             if epoch < stage.epochs:
                 return stage
@@ -188,15 +194,15 @@ class Recipe(Part):
         raise IndexError(f"the recipe has {self.epochs} epochs")
 
 
-# Which part has the keys at a place in a recipe, for hints about unknown ones.
-_PARTS: dict[tuple[str, ...], type[Part]] = {
+# The model of each path in a recipe, for hints about unknown keys.
+_MODELS: dict[tuple[str, ...], type[StrictModel]] = {
     (): Recipe,
     ("model",): ModelConfig,
     ("start",): Starts,
     ("start", "cnn"): Start,
     ("start", "swin"): Start,
     ("stages",): Stage,
-    ("stages", "cnn"): Last,
+    ("stages", "cnn"): LastUnits,
     ("augmentation",): Augmentation,
     ("augmentation", "geometry"): Geometry,
     ("augmentation", "cnn"): Photometry,
@@ -206,14 +212,15 @@ _PARTS: dict[tuple[str, ...], type[Part]] = {
 
 
 def shipped_recipes() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Return the names of the recipes that come with the package."""
     return sorted(path.name.removesuffix(".yaml") for path in _recipes().iterdir() if path.name.endswith(".yaml"))
 
 
 def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
-    """The recipe in a YAML file, or a shipped one by name, after `changes` such as `stages.1.epochs=20`.
+    """Read a recipe from a YAML file, or a shipped recipe by its name, and apply `changes` to it.
 
-    Raises RecipeError, which names the key that does not fit and the nearest one that would.
+    A change is written like `stages.1.epochs=20`. Raises RecipeError, which names the wrong key and the most similar
+    valid one.
     """
     path = Path(name_or_path)
     if not path.suffix:
@@ -225,71 +232,71 @@ def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path.name} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise RecipeError(f"{path.name} holds no keys: a recipe is a mapping, such as `name: mine`")
+        raise RecipeError(f"{path.name} has no keys: a recipe is a mapping, such as `name: mine`")
     if changes:
-        # The whole recipe, so that parts which the file leaves at their defaults can be changed too.
-        content = _checked(content, path.name).model_dump(mode="json")
+        # Changes apply to the whole recipe with its defaults, so that keys that are not in the file can be changed.
+        content = _validated(content, path.name).model_dump(mode="json")
         for change in changes:
-            _change(content, change)
-    return _checked(content, path.name)
+            _apply_change(content, change)
+    return _validated(content, path.name)
 
 
 def _recipes() -> Any:
     return files("training.recipe")
 
 
-def _checked(content: dict[str, Any], source: str) -> Recipe:
+def _validated(content: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         entries = error.errors()
-        # A list whose items are wrong is also said to be too short.
-        told = [e for e in entries if e["type"] != "too_short" or not e["input"]]
-        raise RecipeError(f"{source}: " + "; ".join(_sentence(entry) for entry in told)) from error
+        # If an item of a list is wrong, pydantic also reports the list as too short.
+        relevant = [entry for entry in entries if entry["type"] != "too_short" or not entry["input"]]
+        raise RecipeError(f"{source}: " + "; ".join(_error_sentence(entry) for entry in relevant)) from error
 
 
-def _sentence(entry: Any) -> str:
+def _error_sentence(entry: Any) -> str:
     steps = [step for step in entry["loc"] if not str(step).startswith("<")]
     key = ".".join(map(str, steps))
     if entry["type"] == "extra_forbidden":
-        return f"unknown key {key}{_nearest(steps)}"
+        return f"unknown key {key}{_hint(steps)}"
     reason = entry["msg"].removeprefix("Value error, ")
     return f"{key}: {reason} (it is {entry['input']!r})" if key else reason
 
 
-def _nearest(place: list[int | str]) -> str:
-    """What was probably meant, among the keys that the part at this place has."""
-    known = list(_PARTS[tuple(str(step) for step in place[:-1] if not isinstance(step, int))].model_fields)
-    near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
-    return f": did you mean {near[0]}?" if near else f": there are {', '.join(known)}"
+def _hint(path: list[int | str]) -> str:
+    """Return a hint for an unknown key: the most similar key of the same model, or all of its keys."""
+    keys = list(_MODELS[tuple(str(step) for step in path[:-1] if not isinstance(step, int))].model_fields)
+    near = difflib.get_close_matches(str(path[-1]), keys, n=1, cutoff=0.5)
+    return f": did you mean {near[0]}?" if near else f": the keys are {', '.join(keys)}"
 
 
-def _change(content: dict[str, Any], change: str) -> None:
-    """Set one key, named by its path, in the plain form of a recipe."""
+def _apply_change(content: dict[str, Any], change: str) -> None:
+    """Set the key at a path of a recipe in plain form, in place."""
     path, equals, text = change.partition("=")
     *parents, key = path.split(".")
     if not equals:
         raise RecipeError(f"--set {change}: write KEY=VALUE, such as stages.1.epochs=20")
-    place: Any = content
+    node: Any = content
     for step in parents:
-        place = _inside(place, step, change)
-    if isinstance(place, list):
-        _inside(place, key, change)
-        place[int(key)] = yaml.safe_load(text)
-    elif isinstance(place, dict):
-        place[key] = yaml.safe_load(text)
+        node = _child(node, step, change)
+    if isinstance(node, list):
+        _child(node, key, change)
+        node[int(key)] = yaml.safe_load(text)
+    elif isinstance(node, dict):
+        node[key] = yaml.safe_load(text)
     else:
-        raise RecipeError(f"--set {change}: {'.'.join(parents)} is {place!r} and has no {key}")
+        raise RecipeError(f"--set {change}: {'.'.join(parents)} is {node!r} and has no {key}")
 
 
-def _inside(place: Any, step: str, change: str) -> Any:
-    if isinstance(place, list):
-        if not step.isdigit() or int(step) >= len(place):
-            raise RecipeError(f"--set {change}: {step!r} is not one of the {len(place)} places, counted from 0")
-        return place[int(step)]
-    if not isinstance(place, dict) or step not in place:
-        known = list(place) if isinstance(place, dict) else []
-        near = difflib.get_close_matches(step, known, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
+def _child(node: Any, step: str, change: str) -> Any:
+    if isinstance(node, list):
+        if not step.isdigit() or int(step) >= len(node):
+            raise RecipeError(f"--set {change}: {step!r} is not one of the {len(node)} places, counted from 0")
+        return node[int(step)]
+    if not isinstance(node, dict) or step not in node:
+        keys = list(node) if isinstance(node, dict) else []
+        near = difflib.get_close_matches(step, keys, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(keys) or 'none'}"
         raise RecipeError(f"--set {change}: no key {step}: {hint}")
-    return place[step]
+    return node[step]

@@ -1,4 +1,7 @@
-"""Checkpoints that are whole or not there: written aside, fsynced, renamed; the name holds the content's digest."""
+"""Checkpoints, written atomically and verified when read.
+
+A file is written under a temporary name, synced to disk and renamed. Its name has a digest of its content.
+"""
 
 from __future__ import annotations
 
@@ -15,41 +18,41 @@ _NAME = re.compile(r"(\d{8})-([0-9a-f]{16})\.pt")
 
 
 def save_checkpoint(folder: Path, update: int, state: dict[str, Any], keep: int) -> None:
-    """Write `state` as the checkpoint of `update`, and remove all but the newest `keep`.
+    """Write `state` as the checkpoint after `update` updates, and remove all but the newest `keep` checkpoints.
 
-    Raises OSError where it cannot be written; what was there before is then still there.
+    Raises OSError if it cannot be written. Older checkpoints are kept in that case.
     """
     content = io.BytesIO()
     torch.save(state, content)
     data = content.getbuffer()
-    write_whole(folder / f"{update:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
+    write_atomically(folder / f"{update:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt", data)
     for old in _newest_first(folder)[keep:]:
         old.unlink()
 
 
 def newest_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[Path]]:
-    """The newest whole checkpoint's state (None if there is none), and the torn ones that were passed over."""
-    torn: list[Path] = []
+    """Return the state of the newest intact checkpoint, or None, and the paths of newer ones that are damaged."""
+    damaged: list[Path] = []
     for path in _newest_first(folder):
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest()[:16] == path.stem.partition("-")[2]:
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), torn
-        torn.append(path)
-    return None, torn
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), damaged
+        damaged.append(path)
+    return None, damaged
 
 
-def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write a file that appears whole or not at all, also after a power cut. Raises OSError."""
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Write a file that is complete or absent, even after a power failure. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -58,5 +61,5 @@ def write_whole(path: Path, data: bytes | memoryview) -> None:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("*.pt") if _NAME.fullmatch(path.name)]
-    return sorted(found, reverse=True)
+    checkpoints = [path for path in folder.glob("*.pt") if _NAME.fullmatch(path.name)]
+    return sorted(checkpoints, reverse=True)

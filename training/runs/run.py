@@ -1,7 +1,7 @@
-"""A run's folder: what `fit` writes, what a resumed run goes on from, what `export` reads.
+"""The folder of a training run, which `fit` writes and `export` reads.
 
-`recipe.yaml` (resolved), `samples.csv` (every picture and its side of the split), `classes.json`, `log.jsonl`,
-`checkpoints/` while it trains, and `ema.safetensors` when it has finished.
+It has `recipe.yaml` with every value of the recipe, `samples.csv` with every picture and its split, `classes.json`,
+`log.jsonl`, the folder `checkpoints`, and, when the run has finished, `ema.safetensors`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import yaml
 from app.models.cnnswin import CNNViTFusion
 from training.data.samples import Sample, classes_of, load_samples, read_samples, split_samples, write_samples
 from training.recipe.config import Recipe, RecipeError, load_recipe
-from training.runs.checkpoint import newest_checkpoint, write_whole
+from training.runs.checkpoint import newest_checkpoint, write_atomically
 
 
 class RunError(ValueError):
-    """A run that cannot begin, go on or be read, and what to do."""
+    """A run that cannot be started, resumed or read. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk, and what it trains on."""
+    """A run on disk: its folder, its recipe, its classes and its samples with their splits."""
 
     folder: Path
     recipe: Recipe
@@ -39,86 +39,92 @@ class Run:
 
     @property
     def log(self) -> Path:
-        """One JSON object a line."""
+        """The path of the log, with one JSON object per line."""
         return self.folder / "log.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """Where training can go on from."""
+        """The folder of the checkpoints."""
         return self.folder / "checkpoints"
 
     @property
     def weights(self) -> Path:
-        """The averaged weights of a finished run."""
+        """The path of the averaged weights, which exists when the run has finished."""
         return self.folder / "ema.safetensors"
 
-    def on(self, split: str) -> list[Sample]:
-        """The samples of one side of the split."""
+    def samples_of(self, split: str) -> list[Sample]:
+        """Return the samples of one split."""
         return [sample for sample in self.samples if sample.split == split]
 
-    def labels(self, split: str) -> list[int]:
-        """Their classes, by number."""
-        return [self.classes.index(sample.label) for sample in self.on(split)]
+    def labels_of(self, split: str) -> list[int]:
+        """Return the class indices of the samples of one split."""
+        return [self.classes.index(sample.label) for sample in self.samples_of(split)]
 
     def new_model(self) -> CNNViTFusion:
-        """The recipe's model with random weights. Raises RecipeError if none can be built."""
+        """Build the recipe's model with random weights. Raises RecipeError if that is impossible."""
         return build_model(self.recipe, len(self.classes))
 
     def finished_model(self) -> CNNViTFusion:
-        """The model with the averaged weights, in eval mode and frozen. Raises RunError."""
+        """Load the averaged weights into a frozen model in eval mode. Raises RunError if the run is unfinished."""
         if not self.weights.is_file():
-            raise RunError(f"{self.folder} has no {self.weights.name}: it has not finished; fit … --resume goes on")
+            raise RunError(
+                f"{self.folder} has no {self.weights.name}: the run has not finished; continue it with fit … --resume"
+            )
         model = self.new_model()
         safetensors.torch.load_model(model, self.weights, strict=True)
         return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def build_model(recipe: Recipe, classes: int) -> CNNViTFusion:
-    """The recipe's model. Raises RecipeError if none can be built."""
+    """Build the recipe's model for a number of classes. Raises RecipeError if that is impossible."""
     try:
         return CNNViTFusion(classes, **recipe.model.model_dump())
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:  # what timm and torch say of bad options
-        raise RecipeError(f"model: none can be built of it ({error})") from error
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:  # raised by timm and torch for wrong options
+        raise RecipeError(f"model: it cannot be built ({error})") from error
 
 
 def new_run(recipe: Recipe, data: Path, folder: Path) -> Run:
-    """A run in `folder`, which must be new or empty; nothing is written yet. Raises RunError and DataError."""
+    """Prepare a run in `folder`, which must be new or empty, without writing. Raises RunError and DataError."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} exists and is not empty: choose another folder, or go on with --resume")
-    return _plan(recipe, data, folder)
+        raise RunError(f"{folder} exists and is not empty: choose another folder, or resume with --resume")
+    return _planned_run(recipe, data, folder)
 
 
 def write_run(run: Run) -> None:
-    """Make the run's folder, with what it was begun with."""
+    """Create the run's folder, and write its recipe, classes and samples."""
     run.folder.mkdir(parents=True, exist_ok=True)
     recipe = yaml.safe_dump(run.recipe.model_dump(mode="json"), sort_keys=False)
     write_samples(run.samples, run.folder / "samples.csv")
-    write_whole(run.folder / "classes.json", json.dumps(run.classes).encode())
-    write_whole(run.folder / "recipe.yaml", recipe.encode())
+    write_atomically(run.folder / "classes.json", json.dumps(run.classes).encode())
+    write_atomically(run.folder / "recipe.yaml", recipe.encode())
 
 
-def go_on(recipe: Recipe, data: Path, folder: Path) -> tuple[Run, dict[str, Any] | None, list[Path]]:
-    """The run in `folder`, its newest whole checkpoint (None if it has none yet), and torn ones passed over.
+def resume_run(recipe: Recipe, data: Path, folder: Path) -> tuple[Run, dict[str, Any] | None, list[Path]]:
+    """Read the run in `folder` and its newest intact checkpoint.
 
-    Raises RunError if there is no run, or if its recipe, classes or pictures are not the given ones.
+    Returns the run, the checkpoint's state (None if there is no checkpoint yet), and the paths of damaged checkpoints.
+    Raises RunError if there is no run, or if its recipe, classes or pictures differ from the given ones.
     """
     if not (folder / "recipe.yaml").is_file():
-        raise RunError(f"{folder} holds no run to go on with: leave --resume away to begin one")
-    begun = read_run(folder)
-    if changed := _differences(begun.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")):
-        raise RunError(f"the run's recipe differs in {', '.join(changed)}: give the same, {folder / 'recipe.yaml'}")
-    run = _plan(recipe, data, folder)
-    if run.classes != begun.classes:
+        raise RunError(f"{folder} has no run to resume: omit --resume to start one")
+    existing = read_run(folder)
+    if changed := _differences(existing.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")):
         raise RunError(
-            f"the data's classes are {', '.join(run.classes)}, the run's {', '.join(begun.classes)}: give the same data"
+            f"the run's recipe differs in {', '.join(changed)}: give the same recipe, {folder / 'recipe.yaml'}"
         )
-    if set(run.samples) != set(begun.samples):
-        raise RunError(f"{data} is not the data that the run began with, {folder / 'samples.csv'}")
-    return begun, *newest_checkpoint(begun.checkpoints)
+    run = _planned_run(recipe, data, folder)
+    if run.classes != existing.classes:
+        raise RunError(
+            f"the data's classes are {', '.join(run.classes)}, the run's {', '.join(existing.classes)}: "
+            "give the same data"
+        )
+    if set(run.samples) != set(existing.samples):
+        raise RunError(f"{data} is not the data that the run started with, {folder / 'samples.csv'}")
+    return existing, *newest_checkpoint(existing.checkpoints)
 
 
 def read_run(folder: Path) -> Run:
-    """The run in a folder. Raises RunError and DataError."""
+    """Read the run in a folder. Raises RunError and DataError."""
     for name in ("recipe.yaml", "classes.json", "samples.csv"):
         if not (folder / name).is_file():
             raise RunError(f"{folder} has no {name}: give the folder that fit wrote")
@@ -128,25 +134,25 @@ def read_run(folder: Path) -> Run:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep every other process from writing this run. Raises RunError where one does."""
+def lock_run(folder: Path) -> Iterator[None]:
+    """Lock the run against other processes. Raises RunError if another process has the lock."""
     with (folder / ".lock").open("w") as lock:
         try:
-            # Not flock, which loading workers would inherit, and hold for seconds after this process was killed.
+            # flock would be inherited by loading workers, which hold it for seconds after this process is killed.
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(f"another process is training {folder}: wait for it, or stop it") from error
         yield
 
 
-def _plan(recipe: Recipe, data: Path, folder: Path) -> Run:
-    # Absolute, as they are kept, so that a run can go on from another folder.
+def _planned_run(recipe: Recipe, data: Path, folder: Path) -> Run:
+    # Paths are absolute, so that a run can be resumed from another working directory.
     samples = split_samples(read_samples(data.absolute()), recipe.val_share, recipe.seed)
     return Run(folder, recipe, classes_of(samples), tuple(samples))
 
 
-def _differences(begun: Any, given: Any, path: str = "") -> list[str]:
-    if isinstance(begun, dict) and isinstance(given, dict):
-        keys = sorted(begun.keys() | given.keys())
-        return [d for key in keys for d in _differences(begun.get(key), given.get(key), f"{path}.{key}")]
-    return [] if begun == given else [path.removeprefix(".")]
+def _differences(existing: Any, given: Any, path: str = "") -> list[str]:
+    if isinstance(existing, dict) and isinstance(given, dict):
+        keys = sorted(existing.keys() | given.keys())
+        return [d for key in keys for d in _differences(existing.get(key), given.get(key), f"{path}.{key}")]
+    return [] if existing == given else [path.removeprefix(".")]

@@ -1,10 +1,10 @@
-"""Where a run's figures go: a JSONL file always, and Weights & Biases or TensorBoard where they are asked for.
+"""Logging of a run: always to a JSONL file, and on request to Weights & Biases or TensorBoard.
 
-A record is a mapping that names its `kind` and its `update` (how many updates came before it), with figures that may
-be grouped: `{"kind": "epoch", "update": 250, "loss": 0.4, "val": {"auroc": 0.8}}`. Kind `end` holds the final figures.
-Trackers show a figure under its kind and path, `epoch/val/auroc`, over the updates.
+A record is a mapping with its `kind`, its `update` (the number of updates before it) and values, which may be nested:
+`{"kind": "epoch", "update": 250, "loss": 0.4, "val": {"auroc": 0.8}}`. The record of kind `end` has the final values.
+Trackers plot a value over the updates under the name of its kind and path, such as `epoch/val/auroc`.
 
-The two packages are optional and are imported only where they are used.
+Both packages are optional, and are imported only if they are used.
 """
 
 from __future__ import annotations
@@ -24,70 +24,70 @@ from jaxtyping import UInt8
 from training.recipe.config import Recipe
 
 Record = Mapping[str, Any]
-Pictures = Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"]]]  # captions and RGB
+CaptionedPictures = Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"]]]  # pairs of caption and RGB picture
 
 
 class TrackingError(RuntimeError):
-    """Figures that cannot be kept as asked, and what to do."""
+    """A log or tracker that cannot be used. The message says what to do."""
 
 
 class Log:
-    """A file of records, one JSON object a line, to which each is added at once.
+    """A file of records with one JSON object per line. Each record is written immediately.
 
-    JSON has no NaN and no infinity: such a figure is written as null.
+    JSON has neither NaN nor infinity, so such a value is written as null.
     """
 
     def __init__(self, path: Path, size: int = 0) -> None:
-        """Open the log, cut to its first `size` bytes: what `sync` returned at the checkpoint to go on from.
+        """Open the log and truncate it to `size` bytes, the value of `sync` at the checkpoint to resume from.
 
-        Raises TrackingError if the file has no line that ends there, and OSError.
+        Raises TrackingError if no line of the file ends there, and OSError.
         """
         kept = path.read_bytes()[:size] if size else b""
         if size and (len(kept) < size or not kept.endswith(b"\n")):
             raise TrackingError(f"{path} has no line that ends at byte {size}: it is not the log of this checkpoint")
-        # Unbuffered: after a full disk there is nothing left that closing would try to write once more.
+        # Unbuffered, so that after a full disk no data is left that closing would try to write again.
         self._file = path.open("ab", buffering=0)
         self._file.truncate(size)
 
     def write(self, record: Record) -> None:
-        """Add a record as one line. Raises OSError where it cannot be written whole."""
-        line = memoryview(json.dumps(_finite(record), allow_nan=False).encode() + b"\n")
+        """Append a record as one line. Raises OSError if it cannot be written completely."""
+        line = memoryview(json.dumps(_json_value(record), allow_nan=False).encode() + b"\n")
         while line:
             line = line[self._file.write(line) :]
 
     def sync(self) -> int:
-        """The log's size in bytes, once all of it is safe from a power cut."""
+        """Sync the log to disk, and return its size in bytes."""
         os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
-        """Nothing is written after this."""
+        """Close the file. Nothing can be written afterwards."""
         self._file.close()
 
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Shows a run while it trains, and afterwards."""
+    """Shows a run during and after training."""
 
     def log(self, record: Record) -> None:
-        """Show the figures of a record."""
+        """Show the values of a record."""
 
-    def pictures(self, name: str, update: int, pictures: Pictures) -> None:
+    def pictures(self, name: str, update: int, pictures: CaptionedPictures) -> None:
         """Show pictures with their captions."""
 
     def finish(self) -> None:
-        """Bring everything to its place. Nothing is shown after this."""
+        """Write everything that is pending. Nothing can be shown afterwards."""
 
 
 class WandbTracker:
     """Weights & Biases, online or, with WANDB_MODE=offline, in `out/wandb`.
 
-    A run that is resumed from the same folder is the same run there. Figures that an interrupted run had shown
-    after its checkpoint are then shown twice, at the same update. The project's code and the machine are not told.
+    A run that is resumed from the same folder continues the same W&B run. Values that an interrupted run logged after
+    its last checkpoint then appear twice, at the same update. Neither the code nor details of the machine are sent.
     """
 
     def __init__(self, out: Path, recipe: Recipe) -> None:
-        """Begin the run, or go on with the one whose id is in `out/wandb-id`. Raises TrackingError."""
+        """Start a W&B run, or continue the one whose id is in `out/wandb-id`. Raises TrackingError."""
         import wandb
 
         id_file = out / "wandb-id"
@@ -114,53 +114,53 @@ class WandbTracker:
             )
         except wandb.errors.Error as error:
             raise TrackingError(
-                f"wandb cannot begin ({error}): run `wandb login`, or set WANDB_MODE=offline and `wandb sync` it later"
+                f"wandb cannot start ({error}): run `wandb login`, or set WANDB_MODE=offline and `wandb sync` it later"
             ) from error
         self._run.define_metric("update")
         self._run.define_metric("*", step_metric="update")
         self._ended = False
 
     def log(self, record: Record) -> None:
-        """Add a row to the run's history, or, for the end, the final figures to its summary."""
+        """Add a record to the run's history. The values of the `end` record go into its summary."""
         if record["kind"] == "end":
-            self._run.summary.update(_figures(record))
+            self._run.summary.update(_flat_values(record))
             self._ended = True
         else:
-            self._run.log({"update": record["update"], **_figures(record)})
+            self._run.log({"update": record["update"], **_flat_values(record)})
 
-    def pictures(self, name: str, update: int, pictures: Pictures) -> None:
-        """Add the pictures to the run's history, as PNG."""
+    def pictures(self, name: str, update: int, pictures: CaptionedPictures) -> None:
+        """Add the pictures to the run's history as PNG."""
         from wandb import Image
 
         images = [Image(rgb, mode="RGB", caption=caption, file_type="png") for caption, rgb in pictures]
         self._run.log({"update": update, name: images})
 
     def finish(self) -> None:
-        """Upload what is left. A run whose end was not logged counts as failed until it is resumed."""
+        """Upload what is pending. A run whose `end` was not logged counts as failed until it is resumed."""
         self._run.finish(exit_code=0 if self._ended else 1)
 
 
 class TensorBoardTracker:
-    """TensorBoard: event files in `out/tensorboard`. Words among the figures are left out, since it draws curves."""
+    """TensorBoard event files in `out/tensorboard`. Values that are not numbers are left out."""
 
     def __init__(self, out: Path, update: int) -> None:
-        """Begin, or go on after `update`: what an earlier process showed of later updates is hidden."""
+        """Open the event files. Entries of an earlier process after `update` are hidden."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=update + 1)
 
     def log(self, record: Record) -> None:
-        """Add a point to the curve of each figure."""
-        for name, figure in _figures(record).items():
-            if isinstance(figure, int | float):
-                self._writer.add_scalar(name, figure, record["update"])
+        """Add a point to the curve of each number."""
+        for name, value in _flat_values(record).items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(name, value, record["update"])
         self._writer.flush()
 
-    def pictures(self, name: str, update: int, pictures: Pictures) -> None:
-        """Add the pictures under their place in the sequence, and their captions as a numbered text."""
-        for place, (_, rgb) in enumerate(pictures):
-            self._writer.add_image(f"{name}/{place}", rgb, update, dataformats="HWC")
-        captions = (f"{place}. {caption}" for place, (caption, _) in enumerate(pictures))
+    def pictures(self, name: str, update: int, pictures: CaptionedPictures) -> None:
+        """Add the pictures under their numbers, and their captions as a numbered text."""
+        for number, (_, rgb) in enumerate(pictures):
+            self._writer.add_image(f"{name}/{number}", rgb, update, dataformats="HWC")
+        captions = (f"{number}. {caption}" for number, (caption, _) in enumerate(pictures))
         self._writer.add_text(name, "\n".join(captions), update)
         self._writer.flush()
 
@@ -176,9 +176,9 @@ TRACKERS: dict[str, Callable[[Path, Recipe, int], Tracker]] = {
 
 
 def trackers(names: Sequence[str], out: Path, recipe: Recipe, update: int) -> list[Tracker]:
-    """The trackers `names` of the run in the folder `out`, which begins, or goes on, after `update` updates.
+    """Create the named trackers for the run in the folder `out`, which starts or resumes after `update` updates.
 
-    Raises TrackingError for a name that is not in `TRACKERS` and for a package that is not installed.
+    Raises TrackingError for a name that is not in `TRACKERS`, and for a package that is not installed.
     """
     for name in names:
         if name not in TRACKERS:
@@ -189,30 +189,30 @@ def trackers(names: Sequence[str], out: Path, recipe: Recipe, update: int) -> li
 
 
 def _installed(package: str) -> bool:
-    """Whether it is a package, and not just a folder of that name, such as the one where wandb keeps its runs."""
-    found = importlib.util.find_spec(package)
-    return found is not None and found.origin is not None
+    """Whether the package is installed. A mere folder of that name, such as wandb's own, does not count."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
-def _figures(record: Record) -> dict[str, Any]:
-    """A record's figures by kind and path, such as `epoch/val/auroc`."""
-    figures: dict[str, Any] = {}
+def _flat_values(record: Record) -> dict[str, Any]:
+    """Return a record's values under their kind and path, such as `epoch/val/auroc`."""
+    values: dict[str, Any] = {}
 
     def collect(group: Mapping[str, Any], path: str) -> None:
         for name, value in group.items():
             if isinstance(value, Mapping):
                 collect(value, f"{path}/{name}")
             else:
-                figures[f"{path}/{name}"] = value
+                values[f"{path}/{name}"] = value
 
     collect({name: value for name, value in record.items() if name not in {"kind", "update"}}, record["kind"])
-    return figures
+    return values
 
 
-def _finite(value: Any) -> Any:
-    """The value as JSON can hold it."""
+def _json_value(value: Any) -> Any:
+    """Replace values that JSON cannot represent, NaN and infinities, by None."""
     if isinstance(value, Mapping):
-        return {name: _finite(entry) for name, entry in value.items()}
+        return {name: _json_value(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [_json_value(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

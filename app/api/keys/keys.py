@@ -1,6 +1,6 @@
-"""API keys: who may ask for what, and how much of it. The file holds digests, never a key.
+"""API keys with their rights and limits. The key file holds digests, never the keys.
 
-A key is 256 random bits, so one round of SHA-256 protects it: there is nothing to guess, as there is in a password.
+A key has 256 random bits, so a single round of SHA-256 is enough: unlike a password, it cannot be guessed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from app.errors import KeysError
 
 Right = Literal["predict", "metrics", "admin"]
-PREFIX = "fl_"  # so that scanners for leaked secrets can find one
+PREFIX = "fl_"  # lets scanners for leaked secrets recognise a key
 Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
 
 
 class Key(BaseModel):
-    """What one key may do. Two digests let a new key in before the old one goes."""
+    """The rights and the limits of one key. It may have two digests while a new key replaces an old one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,7 +50,7 @@ class Keys:
 
     @classmethod
     def read(cls, file: Path) -> Keys:
-        """Raises KeysError for a file that cannot be used."""
+        """Read a key file. Raises KeysError if it cannot be used."""
         try:
             return cls(_File.model_validate(tomllib.loads(file.read_text(encoding="utf-8"))).keys)
         except OSError as error:
@@ -62,12 +62,12 @@ class Keys:
             raise KeysError(f"{file}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
 
     def find(self, presented: bytes) -> tuple[str, Key] | None:
-        """The name and the key presented, compared with every one in the same time."""
-        digest, found = hashlib.sha256(presented).digest(), None
-        for known, name in self._digests:
-            if hmac.compare_digest(known, digest):
-                found = name
-        return None if found is None else (found, self._by_name[found])
+        """The name and the entry of the presented key, or None. It is compared with all digests in constant time."""
+        digest, matched = hashlib.sha256(presented).digest(), None
+        for stored_digest, name in self._digests:
+            if hmac.compare_digest(stored_digest, digest):
+                matched = name
+        return None if matched is None else (matched, self._by_name[matched])
 
     def __contains__(self, name: object) -> bool:
         return name in self._by_name
@@ -76,7 +76,7 @@ class Keys:
 def new_key(
     name: str, rights: Sequence[Right], requests_per_minute: float | None = None, concurrent: int | None = None
 ) -> tuple[str, str]:
-    """A new key, and the lines for the file of keys. Raises KeysError for a name or a limit that is not allowed."""
+    """A new key, and the lines for the key file. Raises KeysError for an invalid name or limit."""
     key = PREFIX + secrets.token_urlsafe(32)
     digest = hashlib.sha256(key.encode()).hexdigest()
     lines = [f"[keys.{name}]", f'sha256 = ["{digest}"]', f"rights = {json.dumps([*rights])}"]
@@ -88,5 +88,5 @@ def new_key(
     try:
         _File.model_validate(tomllib.loads(text))
     except (ValidationError, tomllib.TOMLDecodeError) as error:
-        raise KeysError(f"cannot make a key {name!r} with these limits: a name is letters, digits, _ and -") from error
+        raise KeysError(f"cannot make a key {name!r} with these limits: a name has letters, digits, _ and -") from error
     return key, text

@@ -1,8 +1,8 @@
-"""Limits of a key: how many requests a minute, and how many at once.
+"""The limits of a key: requests per minute, and concurrent requests.
 
-The rate is the generic cell rate algorithm (ITU-T I.371): one number a key, the time at which its allowance is used up.
-Up to ten seconds' worth may come at once. Replicas share the count through Redis; each keeps its own beside it, which
-still holds a key to its limits at that replica while Redis is gone.
+The rate limit is the generic cell rate algorithm (ITU-T I.371), which stores one number per key: the theoretical
+arrival time of its next request. A burst of ten seconds' worth of requests is tolerated. Replicas share these counts
+through Redis. Each replica also keeps local counts, which still limit a key at that replica while Redis is unavailable.
 """
 
 from __future__ import annotations
@@ -23,97 +23,107 @@ BURST_S = 10.0
 
 
 @dataclass(frozen=True)
-class Entered:
-    """What the shared count says: too early by so much, or as many under way as may be, or in, with a lease or not."""
+class LimitOutcome:
+    """The shared limiter's outcome: rate-limited, concurrency-limited, or admitted with a lease.
 
-    early_s: float = 0.0
-    full: bool = False
+    The request is rate-limited if `retry_after_s` is above 0. `lease` is None if the key has no concurrency limit.
+    """
+
+    retry_after_s: float = 0.0
+    at_concurrency_limit: bool = False
     lease: str | None = None
 
 
 @runtime_checkable
 class SharedLimits(Protocol):
-    """The count that replicas share."""
+    """The counts that replicas share."""
 
-    async def enter(self, name: str, emission_s: float, tolerance_s: float, concurrent: int | None) -> Entered:
-        """Raises StoreUnavailable."""
+    async def acquire(
+        self, name: str, emission_interval_s: float, tolerance_s: float, concurrent: int | None
+    ) -> LimitOutcome:
+        """Count a request of the key `name` if its limits allow it. Raises StoreUnavailable.
+
+        `emission_interval_s` and `tolerance_s` are the parameters of the rate limit, 0 for none. `concurrent` is the
+        limit of concurrent requests, None for none.
+        """
         ...
 
-    async def leave(self, name: str, lease: str) -> None:
-        """Raises StoreUnavailable."""
+    async def release(self, name: str, lease: str) -> None:
+        """End the lease of a request. Raises StoreUnavailable."""
         ...
 
 
 class Limiter:
-    """Lets a key's requests in, or refuses them."""
+    """Admits or refuses the requests of a key, by its local and its shared counts."""
 
     def __init__(self, shared: SharedLimits | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._shared, self._clock = shared, clock
-        self._used_until: dict[str, float] = {}
+        self._arrival_s: dict[str, float] = {}
         self._running: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def turn(self, name: str, key: Key) -> AsyncIterator[None]:
-        """One request of a key. Raises TooManyRequests."""
-        self._enter_here(name, key)
+    async def slot(self, name: str, key: Key) -> AsyncIterator[None]:
+        """The context of one request of a key, which holds its place until it ends. Raises TooManyRequests."""
+        self._acquire_local(name, key)
         lease = None
         try:
             try:
-                lease = await self._enter_shared(name, key)
+                lease = await self._acquire_shared(name, key)
             except TooManyRequests:
-                self._used_until[name] -= _rate(key)[0]  # or who waits as long as told would be refused here
+                # Taken back, or a client that waits as long as it was told would be refused here.
+                self._arrival_s[name] -= _gcra_parameters(key)[0]
                 raise
             yield
         finally:
             self._running[name] -= 1
             if lease is not None:
-                await self._leave_shared(name, lease)
+                await self._release_shared(name, lease)
 
-    def _enter_here(self, name: str, key: Key) -> None:
-        now, emission_s, tolerance_s = self._clock(), *_rate(key)
-        used_until = max(self._used_until.get(name, now), now)
-        if emission_s and (early_s := used_until + emission_s - now - tolerance_s) > 1e-6:
-            raise _too_often(key, early_s)
+    def _acquire_local(self, name: str, key: Key) -> None:
+        now, emission_interval_s, tolerance_s = self._clock(), *_gcra_parameters(key)
+        arrival_s = max(self._arrival_s.get(name, now), now)
+        if emission_interval_s and (retry_after_s := arrival_s + emission_interval_s - now - tolerance_s) > 1e-6:
+            raise _rate_limited(key, retry_after_s)
         if key.concurrent is not None and self._running[name] >= key.concurrent:
-            raise _too_many(key)
-        self._used_until[name] = used_until + emission_s
+            raise _concurrency_limited(key)
+        self._arrival_s[name] = arrival_s + emission_interval_s
         self._running[name] += 1
 
-    async def _enter_shared(self, name: str, key: Key) -> str | None:
-        """The lease taken, if the key needs one and the count can be reached. Raises TooManyRequests."""
+    async def _acquire_shared(self, name: str, key: Key) -> str | None:
+        """The lease, or None if the key needs none or the shared counts are unavailable. Raises TooManyRequests."""
         if self._shared is None or (key.requests_per_minute is None and key.concurrent is None):
             return None
         try:
-            entered = await self._shared.enter(name, *_rate(key), key.concurrent)
+            outcome = await self._shared.acquire(name, *_gcra_parameters(key), key.concurrent)
         except StoreUnavailable:
             return None
-        if entered.early_s:
-            raise _too_often(key, entered.early_s)
-        if entered.full:
-            raise _too_many(key)
-        return entered.lease
+        if outcome.retry_after_s:
+            raise _rate_limited(key, outcome.retry_after_s)
+        if outcome.at_concurrency_limit:
+            raise _concurrency_limited(key)
+        return outcome.lease
 
-    async def _leave_shared(self, name: str, lease: str) -> None:
+    async def _release_shared(self, name: str, lease: str) -> None:
         assert self._shared is not None
         try:
-            await asyncio.shield(self._shared.leave(name, lease))
+            await asyncio.shield(self._shared.release(name, lease))
         except StoreUnavailable:
-            return  # it ends by itself
+            return  # the lease expires by itself
 
 
-def _rate(key: Key) -> tuple[float, float]:
-    """Seconds between requests, 0 without a limit, and how far ahead of that a key may be."""
+def _gcra_parameters(key: Key) -> tuple[float, float]:
+    """The emission interval (0 without a rate limit) and the burst tolerance of a key, in seconds."""
     if key.requests_per_minute is None:
         return 0.0, 0.0
-    emission_s = 60 / key.requests_per_minute
-    return emission_s, max(emission_s, BURST_S)
+    emission_interval_s = 60 / key.requests_per_minute
+    return emission_interval_s, max(emission_interval_s, BURST_S)
 
 
-def _too_often(key: Key, early_s: float) -> TooManyRequests:
+def _rate_limited(key: Key, retry_after_s: float) -> TooManyRequests:
     return TooManyRequests(
-        f"This key may send {key.requests_per_minute:g} requests a minute", max(1, math.ceil(early_s))
+        f"This key may send {key.requests_per_minute:g} requests a minute", max(1, math.ceil(retry_after_s))
     )
 
 
-def _too_many(key: Key) -> TooManyRequests:
+def _concurrency_limited(key: Key) -> TooManyRequests:
     return TooManyRequests(f"This key may have {key.concurrent} requests under way at once", 1)

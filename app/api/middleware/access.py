@@ -1,4 +1,4 @@
-"""Who may ask: looked at when a request's headers are there, before a byte of its body is read."""
+"""Authentication and limits of API keys, checked before the body of a request is read."""
 
 from __future__ import annotations
 
@@ -13,46 +13,48 @@ from app.api.keys.limits import Limiter
 from app.api.middleware.admission import path_of
 from app.errors import Forbidden, FusionLensError, Unauthorized
 
-OPEN = {"/", "/health/live", "/health/ready", "/docs", "/openapi.json"}
-RIGHT_OF: dict[str, Right] = {"/metrics": "metrics", "/admin/reload": "admin"}
+PUBLIC_PATHS = {"/", "/health/live", "/health/ready", "/docs", "/openapi.json"}
+REQUIRED_RIGHT: dict[str, Right] = {"/metrics": "metrics", "/admin/reload": "admin"}
 
 
-class Doorkeeper:
-    """Knows the keys, if there are any, and lets requests in. Keys are read again with `read_keys`."""
+class Authenticator:
+    """Identifies the API key of a request, if the service has keys. `limiter` enforces their limits."""
 
     def __init__(self, file: Path | None, limiter: Limiter) -> None:
         self._file, self.limiter = file, limiter
         self._keys = None if file is None else Keys.read(file)
 
     def read_keys(self) -> None:
-        """Take up what the file of keys says now. Raises KeysError, and then the keys stay as they are."""
+        """Read the key file again. Raises KeysError if it cannot be used; the previous keys stay valid then."""
         if self._file is not None:
             self._keys = Keys.read(self._file)
 
     def identify(self, path: str, presented: bytes | None) -> tuple[str, Key] | None:
-        """Whose request this is: None where no key is needed. Raises Unauthorized and Forbidden."""
-        if path in OPEN or path.startswith("/web/"):
+        """The name and entry of the presented key, or None if no key is needed. Raises Unauthorized and Forbidden."""
+        if path in PUBLIC_PATHS or path.startswith("/web/"):
             return None
-        right = RIGHT_OF.get(path, "predict")
+        right = REQUIRED_RIGHT.get(path, "predict")
         if self._keys is None:
             if right == "admin":
-                raise Forbidden("This service has no keys, so nobody has this right: send its process SIGHUP instead.")
+                raise Forbidden(
+                    "This service has no keys, so nobody has this right: send SIGHUP to its process instead."
+                )
             return None
         if presented is None:
             raise Unauthorized("This needs a key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
-        if (found := self._keys.find(presented)) is None:
+        if (owner := self._keys.find(presented)) is None:
             raise Unauthorized("This key is not known here: it is wrong, or it was withdrawn.")
-        name, key = found
+        name, key = owner
         if right not in key.rights:
-            raise Forbidden(f"The key {name!r} has no right to this: it would take {right!r}.")
+            raise Forbidden(f"The key {name!r} has no right to this: the route requires the right {right!r}.")
         return name, key
 
 
-class Access:
-    """ASGI middleware: refuses what the doorkeeper does not let in, and tells the rest whose request it is."""
+class AccessMiddleware:
+    """ASGI middleware: refuses requests without a valid key, and stores the name of the key as `owner`."""
 
-    def __init__(self, app: ASGIApp, doorkeeper: Doorkeeper) -> None:
-        self._app, self._doorkeeper = app, doorkeeper
+    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+        self._app, self._authenticator = app, authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -60,22 +62,22 @@ class Access:
             await self._app(scope, receive, send)
             return
         try:
-            found = self._doorkeeper.identify(path_of(scope), _presented(scope))
-            if found is None:
+            owner = self._authenticator.identify(path_of(scope), _presented_key(scope))
+            if owner is None:
                 await self._app(scope, receive, send)
                 return
-            scope["state"]["owner"] = found[0]
-            async with self._doorkeeper.limiter.turn(*found):
+            scope["state"]["owner"] = owner[0]
+            async with self._authenticator.limiter.slot(*owner):
                 await self._app(scope, receive, send)
-        except FusionLensError as error:  # from here alone: the application answers its own
+        except FusionLensError as error:  # raised in this middleware: the application answers its own errors itself
             response = problems.response_to(Request(scope), error)
-            response.headers["Connection"] = "close"  # what is left of the body is never read
+            response.headers["Connection"] = "close"  # the rest of the body is not read
             if isinstance(error, Unauthorized):
                 response.headers["WWW-Authenticate"] = 'Bearer realm="fusionlens"'
             await response(scope, receive, send)
 
 
-def _presented(scope: Scope) -> bytes | None:
+def _presented_key(scope: Scope) -> bytes | None:
     presented = None
     for name, value in scope["headers"]:
         if name == b"x-api-key":

@@ -1,4 +1,4 @@
-"""Room in the queue: asked before a picture's route is entered, so that a refusal costs next to nothing."""
+"""Admission control: refuses pictures before their body is read if the queues are full, which costs almost nothing."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
 from app.errors import Overloaded
-from app.serving.registry import LoadedModels
+from app.serving.registry import ModelRegistry
 
-PICTURE_ROUTES = {"/predict", "/gradcam", "/attention", "/tokens"}
+PICTURE_ROUTES = {"/predict", "/explain", "/gradcam", "/attention", "/tokens"}
 
 
-class Admission:
-    """ASGI middleware: refuses pictures that would not be answered in time, before their body is read."""
+class AdmissionMiddleware:
+    """ASGI middleware: refuses uploads that would not be answered in time, before their body is read."""
 
-    def __init__(self, app: ASGIApp, models: LoadedModels) -> None:
+    def __init__(self, app: ASGIApp, models: ModelRegistry) -> None:
         self._app, self._models = app, models
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -25,13 +25,13 @@ class Admission:
             try:
                 service.admit(service.deadline())
             except Overloaded as error:
-                scope["state"]["route"] = route  # for the metrics: no route was entered
+                scope["state"]["route"] = route  # for the metrics, since no route handles this request
                 await problems.response_to(Request(scope), error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
 def path_of(scope: Scope) -> str:
-    """The path below where the application is mounted."""
+    """The path of a request below the mount point of the application."""
     path, prefix = str(scope["path"]), str(scope.get("root_path", ""))
     return path.removeprefix(prefix) if prefix else path

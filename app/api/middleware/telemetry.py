@@ -1,4 +1,4 @@
-"""What is known of every request: an id, a line in the log, its place in the metrics."""
+"""Telemetry of requests: each gets an id, one line in the log, and is counted in the metrics."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 logger = structlog.stdlib.get_logger("fusionlens.requests")
 
 
-class Observed:
-    """ASGI middleware around all others."""
+class TelemetryMiddleware:
+    """The outermost ASGI middleware."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, lifecycle: Lifecycle) -> None:
         self._app, self._metrics, self._lifecycle = app, metrics, lifecycle
@@ -30,9 +30,10 @@ class Observed:
             return
         state = scope.setdefault("state", {})
         state["request_id"], state["owner"], state["problem"], state["route"] = _request_id(scope), "", None, None
-        began, status = time.perf_counter(), 500  # what the application fails on is answered further out
+        # If the application raises, ServerErrorMiddleware outside this one answers 500.
+        began, status = time.perf_counter(), 500
 
-        async def sending(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -44,13 +45,13 @@ class Observed:
 
         self._metrics.in_progress.inc()
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send_with_headers)
         finally:
             self._metrics.in_progress.dec()
             self._record(scope, status, time.perf_counter() - began)
 
     def _record(self, scope: Scope, status: int, spent_s: float) -> None:
-        state, route = scope["state"], _template(scope)
+        state, route = scope["state"], _route_template(scope)
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.requests.labels(method, route, str(status)).inc()
         self._metrics.request_s.labels(route).observe(spent_s)
@@ -69,14 +70,14 @@ class Observed:
 
 
 def _request_id(scope: Scope) -> str:
-    """What the client calls its request, if that is short and plain; else a new name."""
+    """The client's id of the request, if it is short and has only plain characters; else a new random id."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return str(value.decode("ascii"))
     return secrets.token_hex(16)
 
 
-def _template(scope: Scope) -> str:
-    """The route, never the path: what clients make up must not become series."""
+def _route_template(scope: Scope) -> str:
+    """The template of the route. Paths would let clients create any number of time series."""
     path = getattr(scope.get("route"), "path", None) or scope["state"]["route"]
     return str(path) if path else "none"

@@ -1,11 +1,11 @@
-"""The model: what it is, what it can be asked, and its limits."""
+"""The route for the card of the model."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
 from app import __version__
-from app.api.dependencies import TheService, TheSettings
+from app.api.dependencies import ServiceDep, SettingsDep
 from app.api.schemas import ModelCard
 from app.drawing.overlay import COLORMAPS
 from app.explain.methods import DEFAULT, METHODS
@@ -14,8 +14,8 @@ router = APIRouter(tags=["model"])
 
 
 @router.get("/model", summary="The model's card")
-async def model(service: TheService, settings: TheSettings) -> ModelCard:
-    """The public part of the model's manifest: classes, figures, terms, and what may be asked."""
+async def model(service: ServiceDep, settings: SettingsDep) -> ModelCard:
+    """The public part of the manifest (classes, metrics, terms of use), the allowed parameters, and the limits."""
     predictor = service.predictor
     public = predictor.bundle.manifest.model_dump(
         mode="json",
@@ -26,8 +26,8 @@ async def model(service: TheService, settings: TheSettings) -> ModelCard:
         sha256=predictor.bundle.sha256,
         methods=sorted(METHODS, key=lambda name: name != DEFAULT),
         class_agnostic_methods=[name for name, method in METHODS.items() if method.class_agnostic],
-        branches=predictor.views,
-        token_stages=list(predictor.engine.token_stages),
+        branches=predictor.capabilities.views,
+        token_stages=list(predictor.capabilities.token_stages),
         colormaps=list(COLORMAPS),
         limits={
             "max_upload_bytes": settings.max_upload_bytes,

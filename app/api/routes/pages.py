@@ -1,4 +1,4 @@
-"""The pages for people: the application's own at /, and the list of routes at /docs."""
+"""The HTML pages: the application at /, and the list of routes at /docs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi.staticfiles import StaticFiles
 
 from app.files import WEB
 
-# The page is of this host alone, and of nobody's frame.
+# The page loads resources from this host alone, and cannot be framed by other sites.
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -26,7 +26,7 @@ DOCS_HEADERS = PAGE_HEADERS | {
 
 
 class PageFiles(StaticFiles):
-    """The page's modules. A browser asks each time whether they changed, so that it never mixes two versions."""
+    """The files of the page. Browsers revalidate each of them every time, so that they never mix two versions."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         """See StaticFiles."""
@@ -36,10 +36,10 @@ class PageFiles(StaticFiles):
 
 
 async def page() -> FileResponse:
-    """The page for people."""
+    """The page of the application."""
     return FileResponse(WEB / "index.html", headers=PAGE_HEADERS)
 
 
 async def docs() -> FileResponse:
-    """The routes. Its script is of another host, and is not run unless it is the one that is meant."""
+    """The list of routes. Its script comes from another host, and the page pins its digest."""
     return FileResponse(WEB / "docs.html", headers=DOCS_HEADERS)

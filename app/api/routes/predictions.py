@@ -1,4 +1,4 @@
-"""Predictions: make one, forget one."""
+"""Routes for predictions: make one, show its picture, delete it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from app import errors
-from app.api.dependencies import TheModels, TheOwner, TheService, UploadedPicture, unless_gone
-from app.api.problems import documented
-from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer, Seen
+from app.api.dependencies import OwnerDep, RegistryDep, ServiceDep, UploadedPicture, cancel_on_disconnect
+from app.api.problems import error_responses
+from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer
 from app.api.uploads import OPENAPI_BODY
 from app.predicting.predictor import Predictor
 from app.serving.stores.protocol import Receipt
 
 router = APIRouter(tags=["predictions"])
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
-    304: {"description": "Nothing changed since the ETag sent along."},
+    304: {"description": "The answer still has the ETag of If-None-Match."},
 }
 UPLOAD_ERRORS = (
     errors.EmptyUpload,
@@ -32,22 +32,27 @@ UPLOAD_ERRORS = (
 )
 
 
-PredictionId = Annotated[str, Path(description="from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])]
+PredictionId = Annotated[
+    str, Path(description="`prediction_id` from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
+]
 
 
-@router.post("/predict", summary="Classify a picture", responses=documented(*UPLOAD_ERRORS), openapi_extra=OPENAPI_BODY)
+@router.post(
+    "/predict", summary="Classify a picture", responses=error_responses(*UPLOAD_ERRORS), openapi_extra=OPENAPI_BODY
+)
 async def predict(
-    service: TheService, owner: TheOwner, picture: UploadedPicture, request: Request, response: Response
+    service: ServiceDep, owner: OwnerDep, picture: UploadedPicture, request: Request, response: Response
 ) -> PredictionAnswer:
-    """Classify one picture. The answer can be explained by its `prediction_id` until it expires.
+    """Classify one picture. The prediction can be explained by its `prediction_id` until it expires.
 
     Send the picture as multipart/form-data in a field `file`, or as the body with an `image/*` content type. The
-    picture itself is not kept: only the model's small input, its feature maps and a preview, until the prediction
-    expires. Where the store cannot be reached, the answer comes all the same, with `stored` false and without an id.
+    picture itself is not stored: only the model's small input, its feature maps and a preview are, until the prediction
+    expires. If the store cannot be reached, the picture is still classified; `stored` is false then, and there is no
+    id.
 
     `curl -F file=@picture.jpg http://127.0.0.1:8000/predict`
     """
-    predicted = await unless_gone(request, service.predict(picture, service.deadline()))
+    predicted = await cancel_on_disconnect(request, service.predict(picture, service.deadline()))
     response.headers["Cache-Control"] = "no-store"
     upload, notes = predicted.upload, list(predicted.upload.notes)
     try:
@@ -71,7 +76,7 @@ async def predict(
             height_px=upload.height_px,
             format=upload.format,
             notes=notes,
-            seen=Seen.model_validate(upload.frame, from_attributes=True),
+            seen=upload.frame,
         ),
         timings_ms={stage: round(spent, 2) for stage, spent in predicted.timings_ms.items()},
         links=_links(service.predictor, receipt),
@@ -80,28 +85,29 @@ async def predict(
 
 def _links(predictor: Predictor, receipt: Receipt | None) -> Links:
     if receipt is None:
-        return Links(picture=None, gradcam=None, attention=None, tokens=None)
+        return Links(picture=None, explain=None, gradcam=None, attention=None, tokens=None)
     query = f"?prediction_id={receipt.prediction_id}"
     return Links(
         picture=f"/predictions/{receipt.prediction_id}/picture",
+        explain=f"/explain{query}",
         gradcam=f"/gradcam{query}",
-        attention=f"/attention{query}" if predictor.has_attention else None,
-        tokens=f"/tokens{query}" if predictor.engine.token_stages else None,
+        attention=f"/attention{query}" if predictor.capabilities.has_attention else None,
+        tokens=f"/tokens{query}" if predictor.capabilities.token_stages else None,
     )
 
 
 @router.get(
     "/predictions/{prediction_id}/picture",
-    summary="The picture of a prediction",
+    summary="Picture of a prediction",
     response_class=Response,
-    responses=documented(errors.UnknownPrediction, errors.ModelGone, errors.StoreUnavailable)
+    responses=error_responses(errors.UnknownPrediction, errors.ModelGone, errors.StoreUnavailable)
     | {200: {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}}
     | NOT_MODIFIED,
 )
-async def picture(models: TheModels, owner: TheOwner, prediction_id: PredictionId, request: Request) -> Response:
-    """The upright picture that overlays are drawn on, bare, as JPEG, until the prediction expires."""
-    prediction = await models.current.store.get(prediction_id, owner)
-    caching = {"ETag": '"preview"', "Cache-Control": "private, no-cache"}  # it never changes
+async def picture(models: RegistryDep, owner: OwnerDep, prediction_id: PredictionId, request: Request) -> Response:
+    """The upright preview that overlays are drawn on, without a heatmap, as JPEG."""
+    prediction = await models.store.get(prediction_id, owner)
+    caching = {"ETag": '"preview"', "Cache-Control": "private, no-cache"}  # the preview never changes
     if caching["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=caching)
     return Response(prediction.upload.preview_jpeg, headers=caching, media_type="image/jpeg")
@@ -109,17 +115,17 @@ async def picture(models: TheModels, owner: TheOwner, prediction_id: PredictionI
 
 @router.delete(
     "/predictions/{prediction_id}",
-    summary="Forget a prediction",
+    summary="Delete a prediction",
     status_code=204,
-    response_description="It is forgotten.",
-    responses=documented(errors.UnknownPrediction, errors.StoreUnavailable),
+    response_description="The prediction is deleted.",
+    responses=error_responses(errors.UnknownPrediction, errors.StoreUnavailable),
 )
-async def forget(models: TheModels, owner: TheOwner, prediction_id: PredictionId) -> None:
-    """Forget a prediction now: its maps and its preview are gone, and its id is unknown from here on."""
+async def forget(models: RegistryDep, owner: OwnerDep, prediction_id: PredictionId) -> None:
+    """Delete a stored prediction with its feature maps and its preview."""
     await models.forget(prediction_id, owner)
 
 
 def model_version(predictor: Predictor) -> ModelVersion:
-    """Which model a predictor serves."""
+    """The name, version and digest of a predictor's model."""
     manifest = predictor.bundle.manifest
     return ModelVersion(name=manifest.name, version=manifest.version, sha256=predictor.bundle.sha256)

@@ -1,4 +1,4 @@
-"""Predictions kept in the memory of this process."""
+"""A store in the memory of this process."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from app.telemetry.metrics import Metrics
 
 
 class MemoryStore:
-    """A store in this process: bounded in bytes (least recently used go first) and in time.
+    """A `PredictionStore` bounded in bytes and in time. The least recently used predictions are dropped first.
 
-    A prediction larger than the whole budget is kept as the only one, so that every id given can be used once.
+    A prediction larger than the whole budget is stored as the only one, so that every id can be used at least once.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class MemoryStore:
 
     @property
     def used_bytes(self) -> int:
-        """What the stored predictions take."""
+        """The approximate memory of all stored predictions."""
         return self._bytes
 
     async def put(self, prediction: Prediction, owner: str) -> Receipt:
@@ -46,10 +46,10 @@ class MemoryStore:
     async def get(self, prediction_id: str, owner: str) -> Prediction:
         """See `PredictionStore.get`."""
         self._drop_expired()
-        _, stored_for, prediction = self._entries.get(prediction_id, (0.0, None, None))
-        found = prediction is not None and stored_for == owner
-        self._metrics.store_reads.labels("hit" if found else "miss").inc()
-        if prediction is None or not found:
+        _, stored_owner, prediction = self._entries.get(prediction_id, (0.0, None, None))
+        is_hit = prediction is not None and stored_owner == owner
+        self._metrics.store_reads.labels("hit" if is_hit else "miss").inc()
+        if prediction is None or not is_hit:
             raise unknown_prediction()
         self._entries.move_to_end(prediction_id)
         return prediction
@@ -60,7 +60,7 @@ class MemoryStore:
         self._remove(prediction_id)
 
     async def check(self) -> None:
-        """See `PredictionStore.check`: it is always there."""
+        """See `PredictionStore.check`: this store is always available."""
 
     async def usage(self) -> Usage:
         """See `PredictionStore.usage`."""
@@ -68,7 +68,7 @@ class MemoryStore:
         return Usage(len(self), self._bytes)
 
     async def close(self) -> None:
-        """See `PredictionStore.close`: it holds nothing open."""
+        """See `PredictionStore.close`: this store has no connections."""
 
     def _drop_expired(self) -> None:
         now = self._clock()

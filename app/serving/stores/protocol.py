@@ -1,4 +1,4 @@
-"""What a store of predictions does: keep them for a while, so that they are explained without the picture."""
+"""The protocol of a store, which keeps predictions for a while so that they can be explained without the picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.predicting.prediction import Prediction
 
 @dataclass(frozen=True)
 class Receipt:
-    """What the caller gets for a stored prediction."""
+    """The id of a stored prediction, and when it expires."""
 
     prediction_id: str
     expires_at: datetime
@@ -21,7 +21,7 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Usage:
-    """How many predictions a store keeps, and what they take."""
+    """The number of stored predictions, and the memory that they use."""
 
     entries: int
     used_bytes: int
@@ -29,21 +29,21 @@ class Usage:
 
 @runtime_checkable
 class PredictionStore(Protocol):
-    """Keeps predictions until they expire, are forgotten, or make room for newer ones."""
+    """Stores predictions until they expire, are deleted, or are dropped to make room for newer ones."""
 
     async def put(self, prediction: Prediction, owner: str) -> Receipt:
-        """Keep a prediction for its owner under a new id that cannot be guessed.
+        """Store a prediction of `owner` under a new id that cannot be guessed.
 
         Raises StoreUnavailable and EntryTooLarge.
         """
         ...
 
     async def get(self, prediction_id: str, owner: str) -> Prediction:
-        """Raises UnknownPrediction, also where it is another's, StoreUnavailable, and ModelGone."""
+        """Read a prediction. Raises UnknownPrediction, also if it has another owner, StoreUnavailable and ModelGone."""
         ...
 
     async def forget(self, prediction_id: str, owner: str) -> None:
-        """Raises what `get` raises."""
+        """Delete a prediction. Raises what `get` raises."""
         ...
 
     async def check(self) -> None:
@@ -51,22 +51,22 @@ class PredictionStore(Protocol):
         ...
 
     async def usage(self) -> Usage | None:
-        """How full it is, if that is known."""
+        """The use of the store, or None if it cannot be reached."""
         ...
 
     async def close(self) -> None:
-        """Let go of what the store holds open."""
+        """Close the connections of the store."""
         ...
 
 
 def new_receipt(ttl_s: float) -> Receipt:
-    """A new id of 128 random bits, and when it expires."""
+    """A new id of 128 random bits that expires in `ttl_s`."""
     return Receipt(secrets.token_urlsafe(16), datetime.now(UTC) + timedelta(seconds=ttl_s))
 
 
 def unknown_prediction() -> UnknownPrediction:
-    """The same sentence for an id that never was and for one that is another's."""
+    """The error for an unknown id. An id of another owner gets the same one, so that it reveals nothing."""
     return UnknownPrediction(
-        "There is no such prediction: its id is wrong, or it has expired or was forgotten. "
+        "There is no such prediction: its id is wrong, or it has expired or was deleted. "
         "Send the picture to /predict again."
     )

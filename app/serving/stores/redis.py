@@ -1,8 +1,8 @@
-"""Predictions in Redis, so that any replica explains what another predicted.
+"""A store in Redis, which several replicas share: any of them can explain what another one predicted.
 
-An entry is a frame around one safetensors blob: four bytes that name the format, and an HMAC-SHA256 over format, id and
-blob. Nothing of an entry is parsed before its HMAC was checked, so whoever can write to Redis cannot make the service
-decode what it did not write, nor read one prediction as another.
+An entry has a header of four bytes that name the format, an HMAC-SHA256 over format, id and payload, and the payload, a
+safetensors blob. No payload is parsed before its HMAC has been verified. So an attacker who can write to Redis cannot
+make the service decode foreign data, or pass one prediction off as another.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from app.telemetry.metrics import Metrics
 
 FORMAT = b"FLP2"
 _PREFIX = "fusionlens:prediction:"
-_MAC_BYTES = hashlib.sha256().digest_size
+_MAC_START, _MAC_END = len(FORMAT), len(FORMAT) + hashlib.sha256().digest_size
 logger = logging.getLogger("fusionlens.store")
 
 
 class RedisStore:
-    """A `PredictionStore` in Redis. Redis itself drops what has expired."""
+    """A `PredictionStore` in Redis, which drops expired entries itself."""
 
     def __init__(
         self, shared: SharedRedis, secret: bytes, ttl_s: float, max_entry_bytes: int, metrics: Metrics
@@ -43,13 +43,13 @@ class RedisStore:
     async def put(self, prediction: Prediction, owner: str) -> Receipt:
         """See `PredictionStore.put`."""
         receipt = new_receipt(self._ttl_s)
-        entry = seal(self._secret, receipt.prediction_id, to_bytes(prediction, owner))
+        entry = sign(self._secret, receipt.prediction_id, to_bytes(prediction, owner))
         if len(entry) > self._max_entry_bytes:
             self._metrics.store_writes.labels("too_large").inc()
-            raise EntryTooLarge(f"it takes {len(entry):,} bytes, more than the {self._max_entry_bytes:,} that are kept")
+            raise EntryTooLarge(f"it takes {len(entry):,} bytes, more than the limit of {self._max_entry_bytes:,}")
         key, ttl_ms = _PREFIX + receipt.prediction_id, max(1, round(self._ttl_s * 1e3))
         try:
-            await self._shared.ask(lambda: self._redis.set(key, entry, px=ttl_ms))
+            await self._shared.execute(lambda: self._redis.set(key, entry, px=ttl_ms))
         except StoreUnavailable:
             self._metrics.store_writes.labels("failed").inc()
             raise
@@ -57,22 +57,22 @@ class RedisStore:
         return receipt
 
     async def get(self, prediction_id: str, owner: str) -> Prediction:
-        """See `PredictionStore.get`. An entry that this service did not write is StoreUnavailable."""
+        """See `PredictionStore.get`. Raises StoreUnavailable for an entry that this service did not write."""
         outcome = "failed"
         try:
-            # No more than an entry may have: whoever can write to Redis cannot fill this process's memory.
-            key, most = _PREFIX + prediction_id, self._max_entry_bytes
-            entry = await self._shared.ask(lambda: self._redis.getrange(key, 0, most))
+            # Limited, so that an attacker who can write to Redis cannot fill the memory of this process.
+            key, max_bytes = _PREFIX + prediction_id, self._max_entry_bytes
+            entry = await self._shared.execute(lambda: self._redis.getrange(key, 0, max_bytes))
             if not entry:
                 outcome = "miss"
                 raise unknown_prediction()
             outcome = "forged"
-            stored_format, payload = unseal(self._secret, prediction_id, cast(bytes, entry))
+            stored_format, payload = verify(self._secret, prediction_id, cast(bytes, entry))
             outcome = "miss"
             if stored_format != FORMAT:
                 raise ModelGone("Another version of this service made this prediction: send the picture again.")
-            prediction, stored_for = from_bytes(payload)
-            if stored_for != owner:
+            prediction, stored_owner = from_bytes(payload)
+            if stored_owner != owner:
                 raise unknown_prediction()
             outcome = "hit"
             return prediction
@@ -82,18 +82,18 @@ class RedisStore:
     async def forget(self, prediction_id: str, owner: str) -> None:
         """See `PredictionStore.forget`."""
         await self.get(prediction_id, owner)
-        await self._shared.ask(lambda: self._redis.delete(_PREFIX + prediction_id))
+        await self._shared.execute(lambda: self._redis.delete(_PREFIX + prediction_id))
 
     async def check(self) -> None:
         """See `PredictionStore.check`."""
         if not self._shared.reached:
-            await self._shared.ask(self._redis.ping)
+            await self._shared.execute(self._redis.ping)
 
     async def usage(self) -> Usage | None:
-        """See `PredictionStore.usage`: of the whole database, which all replicas share."""
+        """See `PredictionStore.usage`: that of the whole database, which all replicas share."""
         try:
-            entries = await self._shared.ask(self._redis.dbsize)
-            memory = await self._shared.ask(lambda: self._redis.info("memory"))
+            entries = await self._shared.execute(self._redis.dbsize)
+            memory = await self._shared.execute(lambda: self._redis.info("memory"))
         except StoreUnavailable:
             return None
         return Usage(int(entries), int(memory["used_memory"]))
@@ -103,18 +103,17 @@ class RedisStore:
         await self._shared.close()
 
 
-def seal(secret: bytes, prediction_id: str, payload: bytes) -> bytes:
-    """An entry: format, HMAC, payload."""
+def sign(secret: bytes, prediction_id: str, payload: bytes) -> bytes:
+    """Build an entry from a payload: format, HMAC, payload."""
     return FORMAT + _mac(secret, FORMAT, prediction_id, payload) + payload
 
 
-def unseal(secret: bytes, prediction_id: str, entry: bytes) -> tuple[bytes, bytes]:
-    """The format and the payload of an entry. Raises StoreUnavailable if it is not as this service wrote it."""
-    ends = len(FORMAT), len(FORMAT) + _MAC_BYTES
-    stored_format, mac, payload = entry[: ends[0]], entry[ends[0] : ends[1]], entry[ends[1] :]
+def verify(secret: bytes, prediction_id: str, entry: bytes) -> tuple[bytes, bytes]:
+    """Verify the HMAC of an entry and return its format and payload. Raises StoreUnavailable if it does not match."""
+    stored_format, mac, payload = entry[:_MAC_START], entry[_MAC_START:_MAC_END], entry[_MAC_END:]
     if not hmac.compare_digest(mac, _mac(secret, stored_format, prediction_id, payload)):
-        logger.error("An entry in Redis was not written by this service, or with another redis_secret; it is not read.")
-        raise StoreUnavailable("What is stored under this id cannot be trusted. Send the picture to /predict again.")
+        logger.error("An entry in Redis was written by something else, or with another redis_secret; it is not read.")
+        raise StoreUnavailable("The entry stored under this id cannot be trusted. Send the picture to /predict again.")
     return stored_format, payload
 
 
@@ -126,7 +125,7 @@ def _mac(secret: bytes, stored_format: bytes, prediction_id: str, payload: bytes
 
 
 def to_bytes(prediction: Prediction, owner: str) -> bytes:
-    """A prediction and whose it is, as one safetensors blob."""
+    """Serialise a prediction and its owner as a safetensors blob."""
     upload = prediction.upload
     record = {
         "owner": owner,
@@ -138,15 +137,15 @@ def to_bytes(prediction: Prediction, owner: str) -> bytes:
         "frame": asdict(upload.frame),
     }
     arrays = {"logits": prediction.logits, "image": upload.image}
-    arrays |= {f"maps.{branch}": present for branch, present in prediction.maps.items()}
-    arrays |= {f"gradient.{branch}": present for branch, present in (prediction.gradient or {}).items()}
+    arrays |= {f"maps.{branch}": values for branch, values in prediction.maps.items()}
+    arrays |= {f"gradient.{branch}": values for branch, values in (prediction.gradient or {}).items()}
     arrays["preview_jpeg"] = np.frombuffer(upload.preview_jpeg, np.uint8)
     arrays["record"] = np.frombuffer(json.dumps(record).encode(), np.uint8)
     return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
 def from_bytes(payload: bytes) -> tuple[Prediction, str]:
-    """What `to_bytes` was given."""
+    """The prediction and the owner that were given to `to_bytes`."""
     arrays = safetensors.numpy.load(payload)
     record = json.loads(arrays["record"].tobytes())
     upload = Upload(
@@ -158,6 +157,8 @@ def from_bytes(payload: bytes) -> tuple[Prediction, str]:
         arrays["preview_jpeg"].tobytes(),
         Frame(**record["frame"]),
     )
-    maps = FeatureMaps(**{branch: arrays[f"maps.{branch}"] for branch in BRANCHES if f"maps.{branch}" in arrays})
-    gradient = {branch: arrays[f"gradient.{branch}"] for branch in BRANCHES if f"gradient.{branch}" in arrays}
+    maps, gradient = (
+        FeatureMaps({branch: arrays[f"{kind}.{branch}"] for branch in BRANCHES if f"{kind}.{branch}" in arrays})
+        for kind in ("maps", "gradient")
+    )
     return Prediction(record["bundle_sha256"], arrays["logits"], maps, upload, gradient or None), record["owner"]

@@ -1,4 +1,4 @@
-"""Commands to a Redis that replicas share, and that may be gone."""
+"""Commands to a Redis that replicas share, and that may be unavailable."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from app.errors import StoreUnavailable
 from app.telemetry.metrics import Metrics
 
 T = TypeVar("T")
-_PAUSE_S = 1.0  # after a failure nobody waits for Redis, for so long
+_PAUSE_S = 1.0  # after a failure, commands fail at once for this time
 _CONNECTIONS = 32
 logger = logging.getLogger("fusionlens.store")
 
 
 def connect(url: str, timeout_s: float) -> redis.asyncio.Redis:
-    """A client that gives up after `timeout_s` and, where a connection was lost, tries once more on a new one."""
+    """A client that gives up after `timeout_s`. If a connection was lost, it retries once on a new one."""
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
         max_connections=_CONNECTIONS,
@@ -36,10 +36,10 @@ def connect(url: str, timeout_s: float) -> redis.asyncio.Redis:
 
 
 class SharedRedis:
-    """Commands to a Redis that may be gone: each ends in time, and a failure is not waited for again at once.
+    """Runs commands with a time limit. After a failure, further commands fail at once for a second.
 
-    `reached` says whether it has ever answered. A caller that is cancelled leaves its command running, so that no reply
-    is left on the connection for another.
+    `reached` says whether Redis has ever answered. The command of a cancelled caller runs to its end, so that its reply
+    is not left on the connection, where the next command would read it.
     """
 
     def __init__(self, client: redis.asyncio.Redis, metrics: Metrics) -> None:
@@ -47,19 +47,19 @@ class SharedRedis:
         self.reached, self._pause_until = False, 0.0
         self._running: set[asyncio.Future[Any]] = set()
 
-    async def ask(self, command: Callable[[], Awaitable[T]]) -> T:
-        """What Redis answers. Raises StoreUnavailable."""
+    async def execute(self, command: Callable[[], Awaitable[T]]) -> T:
+        """Run a command and return the answer of Redis. Raises StoreUnavailable."""
         if time.monotonic() < self._pause_until:
             raise _unavailable()
         running = asyncio.ensure_future(command())
         self._running.add(running)
-        running.add_done_callback(self._ended)
+        running.add_done_callback(self._record_outcome)
         try:
             return await asyncio.shield(running)
         except RedisError as error:
             raise _unavailable() from error
 
-    def _ended(self, running: asyncio.Future[Any]) -> None:
+    def _record_outcome(self, running: asyncio.Future[Any]) -> None:
         self._running.discard(running)
         if running.cancelled():
             return

@@ -88,7 +88,9 @@ def foreign(root: Path) -> None:
     (root / "train" / "benign" / "03.png").write_text("<html>")
 
 
-@pytest.mark.parametrize(("spoil", "reason"), [(damaged, "damaged or cut off"), (foreign, "not a picture in a format")])
+@pytest.mark.parametrize(
+    ("spoil", "reason"), [(damaged, "damaged or cut off"), (foreign, "not a picture in a supported format")]
+)
 def test_a_file_that_serving_would_refuse_is_found(clean: Path, spoil: Callable[[Path], None], reason: str) -> None:
     spoil(clean)
     finding = only(clean)
@@ -107,10 +109,10 @@ def test_a_file_that_serving_would_read_otherwise_than_expected_is_found(clean: 
 @pytest.mark.parametrize(
     ("place", "says", "says_not"),
     [
-        ("train/benign", [], ["labels", "side"]),
-        ("val/benign", ["on more than one side (train, val)"], ["labels"]),
-        ("train/malignant", ["with different labels (benign, malignant)"], ["side"]),
-        ("val/malignant", ["with different labels (benign, malignant)", "on more than one side (train, val)"], []),
+        ("train/benign", [], ["labels", "split"]),
+        ("val/benign", ["in more than one split (train, val)"], ["labels"]),
+        ("train/malignant", ["with different labels (benign, malignant)"], ["split"]),
+        ("val/malignant", ["with different labels (benign, malignant)", "in more than one split (train, val)"], []),
     ],
 )
 @pytest.mark.parametrize("kind", ["duplicate", "near duplicate"])
@@ -165,7 +167,7 @@ def test_pictures_near_to_one_between_them_are_one_set(clean: Path) -> None:
 def test_a_group_on_two_sides_is_found(clean: Path) -> None:
     write_table(clean, train_benign_03="patient 7", val_malignant_13="patient 7", train_benign_04="patient 8")
     finding = only(clean)
-    assert (finding.kind, finding.sentence) == ("group", "group patient 7 is on more than one side (train, val)")
+    assert (finding.kind, finding.sentence) == ("group", "group patient 7 is in more than one split (train, val)")
     assert len(finding.paths) == 2
 
 
@@ -183,7 +185,7 @@ def test_a_class_with_few_pictures_is_found(clean: Path) -> None:
     write_table(clean)
     finding = only(clean)
     assert finding.kind == "balance"
-    assert finding.sentence == "class malignant has 9 picture(s) to train on, fewer than 10"
+    assert finding.sentence == "class malignant has 9 training picture(s), fewer than 10"
 
 
 def test_a_rare_class_is_found(tmp_path: Path) -> None:
@@ -195,7 +197,7 @@ def test_a_rare_class_is_found(tmp_path: Path) -> None:
             Image.fromarray(noise).save(tmp_path / label / f"{number}.png")
     (finding,) = examine(tmp_path, input_side_px=6).findings
     assert finding.kind == "balance"
-    assert finding.sentence == "class common has 210 pictures to train on and class rare 10, more than 20 to 1"
+    assert finding.sentence == "class common has 210 training pictures and class rare 10, more than 20 to 1"
     for number in range(10):
         (tmp_path / "common" / f"{number}.png").unlink()
     assert examine(tmp_path, input_side_px=6).findings == ()
@@ -208,7 +210,7 @@ def test_odd_sizes_are_found(clean: Path) -> None:
             image.resize(size).save(path)
     below, off = examine(clean).findings
     assert (below.kind, below.paths, off.kind, off.paths) == ("size", (small,), "size", (wide,))
-    assert "below the model's 224 px" in below.sentence and "3 times off the median" in off.sentence
+    assert "below the model's 224 px" in below.sentence and "from the median by a factor above 3" in off.sentence
 
 
 @pytest.mark.parametrize(

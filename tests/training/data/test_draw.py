@@ -13,7 +13,7 @@ import pytest
 from jaxtyping import Bool
 from PIL import Image
 
-from training.data.draw import Drawn, draw_dataset, draw_lesion
+from training.data.draw import DrawnPicture, draw_dataset, draw_lesion
 from training.data.samples import read_samples
 from training.metrics.classification import auroc
 
@@ -91,10 +91,10 @@ def test_in_a_set_too_the_mask_lies_on_the_lesion(drawn_set: Path) -> None:
     """Also where the lesion was seen again, turned."""
     for row in table(drawn_set):
         image, mask = np.asarray(Image.open(drawn_set / row["path"])), np.asarray(Image.open(drawn_set / row["mask"]))
-        assert contrast(Drawn(image, mask)) > 0.35
+        assert contrast(DrawnPicture(image, mask)) > 0.35
 
 
-def contrast(drawn: Drawn) -> float:
+def contrast(drawn: DrawnPicture) -> float:
     """How well the mask tells lesion from skin by brightness (Youden's index of the best threshold)."""
     grey = drawn.image.mean(axis=-1)
     levels = np.arange(256)
@@ -104,7 +104,7 @@ def contrast(drawn: Drawn) -> float:
 
 
 @cache
-def many() -> tuple[list[Drawn], Bool[np.ndarray, " n"]]:
+def many() -> tuple[list[DrawnPicture], Bool[np.ndarray, " n"]]:
     labels = ["benign", "malignant"] * 100
     lesions = [draw_lesion(np.random.default_rng([8, number]), label, 96) for number, label in enumerate(labels)]
     return lesions, np.array(labels) == "malignant"
@@ -113,7 +113,7 @@ def many() -> tuple[list[Drawn], Bool[np.ndarray, " n"]]:
 def test_masks_fit_their_lesions() -> None:
     lesions, _ = many()
     assert np.median([contrast(drawn) for drawn in lesions]) > 0.85
-    moved = [Drawn(drawn.image, np.roll(drawn.mask, 12, axis=1)) for drawn in lesions]
+    moved = [DrawnPicture(drawn.image, np.roll(drawn.mask, 12, axis=1)) for drawn in lesions]
     assert all(contrast(drawn) > contrast(away) for drawn, away in zip(lesions, moved, strict=True))
     assert all(0.02 < drawn.mask.mean() < 0.6 for drawn in lesions)
 
@@ -131,11 +131,11 @@ def test_size_alone_does_not_tell_the_label() -> None:
     assert 0.3 < auroc(np.array([drawn.mask.mean() for drawn in lesions]), malignant) < 0.7
 
 
-def colour_spread(drawn: Drawn) -> float:
+def colour_spread(drawn: DrawnPicture) -> float:
     return float(drawn.image[drawn.mask].std(axis=0).sum())
 
 
-def border_irregularity(drawn: Drawn) -> float:
+def border_irregularity(drawn: DrawnPicture) -> float:
     """Perimeter over the square root of the area."""
     mask = drawn.mask.astype(int)
     perimeter = np.abs(np.diff(mask, axis=0)).sum() + np.abs(np.diff(mask, axis=1)).sum()
@@ -143,6 +143,6 @@ def border_irregularity(drawn: Drawn) -> float:
 
 
 @pytest.mark.parametrize("feature", [colour_spread, border_irregularity])
-def test_what_a_dermatologist_looks_at_does(feature: Callable[[Drawn], float]) -> None:
+def test_what_a_dermatologist_looks_at_does(feature: Callable[[DrawnPicture], float]) -> None:
     lesions, malignant = many()
     assert auroc(np.array([feature(drawn) for drawn in lesions]), malignant) > 0.75

@@ -17,7 +17,7 @@ from training.data.samples import (
     DataError,
     Sample,
     classes_of,
-    groups_on_two_sides,
+    groups_in_several_splits,
     load_samples,
     read_samples,
     split_samples,
@@ -98,7 +98,7 @@ def test_folders_of_splits_are_read_with_their_splits(tmp_path: Path) -> None:
         ("m.png", "../m.png", r"\.\./m\.png leads out of the data"),
         ("b.png,dog", "no.png,dog", "1 of 5 files of .* are missing, the first is .*no.png"),
         ("m.png", "no.png", "1 of 5 files of .* are missing, the first is .*no.png"),
-        ("b.png", "./a.png", "a.png is named twice"),
+        ("b.png", "./a.png", "a.png is listed twice"),
         ("c.png,cat,kit,val,", "c.png,cat,kit,,", "1 of 4 pictures have no split, the first is .*c.png"),
         ("d.png,dog", "d.png,fox", "class fox has no picture in train"),
         (",dog", ",cat", "pictures of 1 class"),
@@ -188,7 +188,7 @@ def test_a_split_that_the_data_has_is_kept(pets: Path) -> None:
 
 def test_a_group_on_two_sides_of_a_given_split_is_refused(pets: Path) -> None:
     samples = [replace(sample, group="tom") for sample in read_samples(pets)]
-    assert groups_on_two_sides(samples) == {"tom": samples}
+    assert groups_in_several_splits(samples) == {"tom": samples}
     with pytest.raises(DataError, match=r"group tom has pictures in train and val; in all, 1 group"):
         split_samples(samples, 0.5, 0)
 
@@ -238,7 +238,7 @@ def test_groups_stay_whole_classes_stand_on_both_sides_and_order_does_not_matter
     ]
     placed = split_samples(samples, share, seed)
     assert [replace(sample, split=None) for sample in placed] == samples
-    assert not groups_on_two_sides(placed)
+    assert not groups_in_several_splits(placed)
     assert {(s.label, s.split) for s in placed} == {
         (f"c{number}", side) for number in range(len(classes)) for side in ("train", "val")
     }

@@ -25,7 +25,7 @@ from training.cli import main
 from training.data.draw import draw_dataset
 from training.data.samples import DataError, load_samples
 from training.evaluation.ablate import ablate, variant_recipes
-from training.evaluation.comparison import Comparison, Pictures, Variant, compare
+from training.evaluation.comparison import Comparison, LabelledPictures, Variant, compare
 from training.recipe.config import Recipe, RecipeError, Start, load_recipe
 
 SMALL = ["model.image_size=[32, 32]", "model.swin_options.window_size=2", "model.swin_options.depths=[1, 1, 1]"]
@@ -125,7 +125,7 @@ def test_only_what_is_not_finished_is_trained_again_and_the_table_stays(
     assert run_ablate(data, again) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if line.partition(":")[0] in NAMES]
     assert {line.partition(":")[0] for line in said} == {"concat-4", "cnn-3"}
-    assert "concat-4: going on after update 4 of 4" in said
+    assert "concat-4: resuming after update 4 of 4" in said
     assert kept == {name: (again / name / "ema.safetensors").stat().st_mtime_ns for name in NAMES[:2]}
     assert (again / "ablation.json").read_bytes() == (out / "ablation.json").read_bytes()
 
@@ -140,7 +140,7 @@ def test_a_signal_stops_the_run_and_the_ablation(data: Path, tmp_path: Path) -> 
 
     recipe = small("stages=[{name: main, epochs: 2}]")
     assert ablate(recipe, data, tmp_path, 2, VARIANTS, say) is None
-    assert said[-1] == "stopped: the same command goes on from there"
+    assert said[-1] == "stopped: the same command continues from here"
     assert {path.name for path in tmp_path.iterdir()} == {"data", "cross_attention-3"}
     assert not (tmp_path / "cross_attention-3" / "ema.safetensors").exists()
 
@@ -153,7 +153,7 @@ def test_finished_runs_of_another_recipe_are_refused(data: Path, out: Path, caps
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--variants", "cross_attention,concta"], "unknown variant concta: choose among"),
+        (["--variants", "cross_attention,concta"], "unknown variant concta: choose from"),
         (["--variants", "concat,late"], "needs cross_attention"),
         (["--seeds", "1"], "needs two or more"),
     ],
@@ -197,7 +197,7 @@ def count(module: torch.nn.Module) -> int:
 
 def test_a_size_that_no_dim_can_meet_is_refused() -> None:
     recipe = small("model.image_size=[256, 256]", "model.dim=64", "model.heads=64")
-    with pytest.raises(RecipeError, match=r"comes no nearer to cross_attention's .* take fewer heads"):
+    with pytest.raises(RecipeError, match=r"differs from cross_attention's .* choose fewer heads"):
         variant_recipes(recipe, ["cross_attention", "late"], 2)
 
 
@@ -224,7 +224,7 @@ def scored(*skills: float) -> Float[np.ndarray, "seeds n k"]:
 def compared(ours: tuple[float, ...], theirs: tuple[float, ...], groups: int = 30) -> Comparison:
     variants = [Variant("cross_attention", 8, 1, scored(*ours)), Variant("concat", 8, 1, scored(*theirs))]
     [comparison] = compare(
-        variants, Pictures(LABELS, tuple(f"g{row * groups // 60}" for row in range(60))), repeats=200
+        variants, LabelledPictures(LABELS, tuple(f"g{row * groups // 60}" for row in range(60))), repeats=200
     )
     return comparison
 
@@ -234,10 +234,10 @@ def compared(ours: tuple[float, ...], theirs: tuple[float, ...], groups: int = 3
     [
         ((4, 4.2), (0.5, 0.6), "better", "cross_attention is better than concat: AUROC +"),
         ((0.5, 0.6), (4, 4.2), "worse", "cross_attention is worse than concat: AUROC -"),
-        ((2, 2.1), (2.1, 2), "no difference shown", "since the interval contains 0"),
-        ((1, 1), (1, 1), "no difference shown", "since the interval contains 0: AUROC +0.000"),
-        ((4, 1.9), (0, 2), "no difference shown", "since the seeds disagree"),
-        ((0, 2), (4, 1.9), "no difference shown", "since the seeds disagree"),
+        ((2, 2.1), (2.1, 2), "no difference shown", "because the interval contains 0"),
+        ((1, 1), (1, 1), "no difference shown", "because the interval contains 0: AUROC +0.000"),
+        ((4, 1.9), (0, 2), "no difference shown", "because the seeds disagree"),
+        ((0, 2), (4, 1.9), "no difference shown", "because the seeds disagree"),
     ],
 )
 def test_a_verdict_claims_what_pictures_and_seeds_both_show(

@@ -25,8 +25,8 @@ from sklearn.metrics import (
 
 from app.bundles.reader import read_bundle
 from app.drawing.overlay import Style
-from app.predicting.explanation import Question
 from app.predicting.overlays import draw_over
+from app.predicting.request import HeatmapRequest
 from tests.support.bundles import write_tiny_bundle
 from tests.support.evaluated import Evaluated, decoded, evaluated, parsed, points, predictor_of
 from training.data.draw import draw_dataset
@@ -188,7 +188,9 @@ def relabelled(data: Path, place: Path, change: dict[str, str]) -> Path:
 
 def test_a_label_that_the_bundle_does_not_know_is_refused(tiny_bundle: Path, drawn: Path, tmp_path: Path) -> None:
     data = relabelled(drawn, tmp_path / "data", {"malignant": "melanoma"})
-    with pytest.raises(DataError, match="the bundle knows benign, malignant, but pictures are labelled melanoma"):
+    with pytest.raises(
+        DataError, match="the bundle's classes are benign, malignant, but pictures are labelled melanoma"
+    ):
         evaluate(tiny_bundle, data, None, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -209,7 +211,7 @@ def test_a_damaged_picture_is_named(tiny_bundle: Path, drawn: Path, tmp_path: Pa
 
 def test_splits_without_val_need_a_choice(tiny_bundle: Path, drawn: Path, tmp_path: Path) -> None:
     shutil.copytree(drawn / "train", tmp_path / "data" / "train")
-    with pytest.raises(DataError, match="has no split val: choose --split among train"):
+    with pytest.raises(DataError, match="has no split val: choose --split from train"):
         evaluate(tiny_bundle, tmp_path / "data", None, tmp_path / "out")
 
 
@@ -263,7 +265,7 @@ def test_the_worst_mistakes_come_first_each_with_its_overlay(two: Evaluated) -> 
     service = predictor_of(two.bundle)
     for index, shown, overlay in zip(worst, images[0::2], images[1::2], strict=True):
         prediction, _ = service.predict(service.open((two.data / rows[index]["path"]).read_bytes()))
-        explanation = service.gradcam(prediction, Question(target=rows[index]["answer"]))
+        explanation = service.explain_one(prediction, HeatmapRequest(target=rows[index]["answer"]))
         np.testing.assert_array_equal(decoded(overlay), draw_over(prediction, explanation, Style()).picture)
         original = np.asarray(Image.open(two.data / rows[index]["path"]).convert("RGB"), dtype=float)
         assert np.abs(np.asarray(decoded(shown)) - original).mean() < 4  # but for JPEG

@@ -30,7 +30,7 @@ from app.pictures.prepare import prepare
 from tests.support.bundles import describe, tiny_architecture, tiny_model, tiny_reference
 from training.data.draw import draw_dataset
 from training.data.samples import read_samples, write_samples
-from training.export.export import Card, ExportError, export, judge, load_card, write_bundle
+from training.export.export import Card, ExportError, calibrate, export, load_card, write_bundle
 from training.recipe.config import ModelConfig, Recipe, Start, Starts
 from training.runs.run import RunError
 
@@ -118,7 +118,7 @@ def test_the_threshold_is_the_best_on_val_by_youdens_index(exported: Exported) -
 def test_the_reference_is_the_mean_map_of_the_train_pictures(exported: Exported) -> None:
     images, _ = exported.pictures("train")
     maps = [exported.engine.encode(image[None]) for image in images]
-    for branch, mean in exported.bundle.reference.items():
+    for branch, mean in exported.bundle.baseline.items():
         own = np.mean([getattr(one, branch)[0] for one in maps], axis=0)
         np.testing.assert_allclose(mean, own, atol=1e-5 * np.abs(own).max())
 
@@ -155,9 +155,9 @@ def test_tensors_come_back_as_they_were_to_fp16_rounding(tmp_path: Path, fusion:
         # half an fp16 step: 2^-11 of the value, and 2^-25 where it is subnormal
         np.testing.assert_allclose(bundle.tensors[name].astype(np.float64), tensor, rtol=2**-11, atol=2**-25)
         assert tensor.is_floating_point() == (bundle.tensors[name].dtype == np.float16)
-    assert dict(bundle.reference.items()).keys() == dict(reference.items()).keys()
+    assert bundle.baseline.keys() == dict(reference.items()).keys()
     for branch, mean in reference.items():
-        np.testing.assert_array_equal(getattr(bundle.reference, branch), mean)
+        np.testing.assert_array_equal(getattr(bundle.baseline, branch), mean)
     assert description.model_dump().items() <= bundle.manifest.model_dump().items()
     assert bundle.sha256 == hashlib.sha256((tmp_path / "new" / MANIFEST).read_bytes()).hexdigest()
 
@@ -175,7 +175,7 @@ def test_for_five_classes_figures_are_sklearns_and_there_is_no_threshold() -> No
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 200)
     logits = rng.normal(size=(200, 5)) + np.eye(5)[labels]
-    calibration, decision, metrics = judge(logits, labels, "abcde", None)
+    calibration, decision, metrics = calibrate(logits, labels, "abcde", None)
     probabilities = softmax(logits / calibration.temperature)
     assert decision is None
     assert metrics.values == pytest.approx(
@@ -191,7 +191,7 @@ def test_either_class_can_be_the_positive_one() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 200)
     logits = rng.normal(size=(200, 2)) + np.eye(2)[labels]
-    (_, second, one), (_, first, other) = (judge(logits, labels, ("no", "yes"), name) for name in ("yes", "no"))
+    (_, second, one), (_, first, other) = (calibrate(logits, labels, ("no", "yes"), name) for name in ("yes", "no"))
     assert first is not None and second is not None
     assert (first.positive, second.positive) == ("no", "yes")
     assert one.values["auroc"] == pytest.approx(other.values["auroc"])
@@ -249,8 +249,8 @@ def test_a_run_without_its_files_is_refused(exported: Exported, tmp_path: Path, 
 def test_a_bundle_whose_answers_are_not_the_runs_is_refused(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.export.export.MOST_OFF", -1.0)  # even what is equal is too far off
-    with pytest.raises(ExportError, match=r"logits are .* off the run's"):
+    monkeypatch.setattr("training.export.export.MAX_LOGIT_ERROR", -1.0)  # even what is equal is too far off
+    with pytest.raises(ExportError, match=r"logits differ from the run's by"):
         export(exported.run, tmp_path / "out", CARD)
 
 

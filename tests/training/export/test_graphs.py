@@ -31,7 +31,13 @@ from training.export.graphs import GraphError, _check_exact, _check_stored, writ
 from training.export.tracing import trace
 
 OFF = 1.001
-HEAD_OUTPUTS = ("logits", "attention", "cnn_gradient", "swin_gradient", "attention_gradient")
+HEAD_OUTPUTS = {
+    "logits": "the head's logits",
+    "attention": "the head's attention",
+    "cnn_gradient": "the head's gradient with respect to the cnn map",
+    "swin_gradient": "the head's gradient with respect to the swin map",
+    "attention_gradient": "the head's gradient with respect to the attention",
+}
 
 
 @dataclass
@@ -43,14 +49,14 @@ class Erring:
     factor: float = OFF
     name: str = "erring"
     version: str = "1"
-    passes: int = 1
-    batch: int = 1
+    concurrency: int = 1
+    batch_size: int = 1
 
     token_stages: tuple[int, ...] = (16, 8, 4)
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         maps = self.right.encode(images)
-        return FeatureMaps(**{branch: m * (self.factor if branch == self.output else 1) for branch, m in maps.items()})
+        return FeatureMaps({branch: m * (self.factor if branch == self.output else 1) for branch, m in maps.items()})
 
     def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
         return self.right.classify(maps) * np.float32(self.factor if self.output == "classified" else 1)
@@ -59,18 +65,22 @@ class Erring:
         result = self.right.explain(maps, target)
         if self.output not in HEAD_OUTPUTS:
             return result
-        return replace(result, **{self.output: getattr(result, self.output) * np.float32(self.factor)})
+        factor, branch = np.float32(self.factor), self.output.removesuffix("_gradient")
+        if branch in result.gradients:
+            gradients = {name: g * (factor if name == branch else 1) for name, g in result.gradients.items()}
+            return replace(result, gradients=FeatureMaps(gradients))
+        return replace(result, **{self.output: getattr(result, self.output) * factor})
 
     def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
         return self.right.answer(maps, bias)
 
     def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
-        found = self.right.tokens(image, swin_gradient)
+        right = self.right.tokens(image, swin_gradient)
         factors = {
-            height: np.float32(self.factor if self.output == f"tokens_{height}" else 1) for height in found.saliency
+            height: np.float32(self.factor if self.output == f"tokens_{height}" else 1) for height in right.saliency
         }
-        attention = found.attention * np.float32(self.factor if self.output == "swin_attention" else 1)
-        return TokenResult({height: found.saliency[height] * factor for height, factor in factors.items()}, attention)
+        attention = right.attention * np.float32(self.factor if self.output == "swin_attention" else 1)
+        return TokenResult({height: right.saliency[height] * factor for height, factor in factors.items()}, attention)
 
 
 @pytest.fixture
@@ -82,7 +92,7 @@ def main_case(case_of: Callable[[str], Case]) -> Case:
     ("output", "named"),
     [
         *((branch, f"the trunk's {branch} map") for branch in ("cnn", "swin")),
-        *((output, f"the head's {output}") for output in HEAD_OUTPUTS),
+        *HEAD_OUTPUTS.items(),
         ("classified", "the head's logits without gradients"),
         ("tokens_16", "the saliency of 16 rows of tokens"),
         ("swin_attention", "the Swin's attention"),
@@ -93,9 +103,9 @@ def test_a_graph_that_errs_in_one_output_is_refused_by_its_name(main_case: Case,
     images = [main_case.images]
     _check_exact(right, Erring(right, output, 1 + 1e-7), images)
     # The trunk's limit is 1e-3, of a sum of thousands; the head's is 1e-5.
-    with pytest.raises(GraphError, match=rf"^{named} is .* of its scale off the model's"):
+    with pytest.raises(GraphError, match=rf"^{named}: the largest error is .* of its scale"):
         _check_exact(right, Erring(right, output, 1.01 if output in ("cnn", "swin") else OFF), images)
-    with pytest.raises(GraphError, match=rf"^{named} is nan"):
+    with pytest.raises(GraphError, match=rf"^{named}: the largest error is nan"):
         _check_exact(right, Erring(right, output, float("nan")), images)
 
 
@@ -106,7 +116,7 @@ def test_graphs_made_before_a_weight_changed_are_refused(main_case: Case, part: 
         weight = next(p for name, p in later.named_parameters() if name.startswith(f"{part}.") and p.ndim >= 2)
         weight[0] += 0.1 * weight.abs().max()
     named = "the head's logits without gradients" if part == "head" else f"the trunk's {part} map"
-    with pytest.raises(GraphError, match=f"^{named} is"):
+    with pytest.raises(GraphError, match=f"^{named}: the largest error is"):
         _check_exact(TorchEngine(later), main_case.engine("openvino"), [main_case.images])
 
 
@@ -148,7 +158,7 @@ def test_a_model_that_no_graph_can_stand_for_is_refused() -> None:
     model = tiny_model("cnn").half().float()
     projection = model.head.get_submodule("branches.cnn.projection")
     model.head.get_submodule("branches.cnn").projection = Fickle(projection)
-    with pytest.raises(GraphError, match=r"^the head's logits without gradients is"):
+    with pytest.raises(GraphError, match=r"^the head's logits without gradients: the largest error is"):
         write_graphs(model, [])
 
 

@@ -13,8 +13,9 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.linalg import spsolve
 from scipy.stats import pearsonr
 
-from app.drawing.overlay import Box, Style, draw
+from app.drawing.overlay import Style, draw
 from app.explain.fine import shifted
+from app.pictures.rectangle import Rectangle
 from training.heatmaps.faithfulness import (
     Heatmap,
     Score,
@@ -179,8 +180,10 @@ def test_enlarged_values_are_those_that_an_overlay_draws() -> None:
     heatmap = np.array([[0.0, 1.0, 0.2], [0.5, 0.1, 0.9]])
     style = Style(colormap="viridis", alpha_min=1.0, alpha_max=1.0)
     grey = Image.new("RGB", (60, 40), "grey")
-    drawn = draw(grey, heatmap, Box(0.0, 0.0, 60.0, 40.0), style).picture.astype(int)
-    levels = draw(Image.new("RGB", (256, 1)), np.linspace(0, 1, 256)[None], Box(0.0, 0.0, 256.0, 1.0), style).picture[0]
+    drawn = draw(grey, heatmap, Rectangle(0.0, 0.0, 60.0, 40.0), style).picture.astype(int)
+    levels = draw(
+        Image.new("RGB", (256, 1)), np.linspace(0, 1, 256)[None], Rectangle(0.0, 0.0, 256.0, 1.0), style
+    ).picture[0]
     nearest = np.abs(drawn[:, :, None] - levels.astype(int)).sum(axis=-1).argmin(axis=-1) / 255
     seen = (slice(1, -1), slice(1, -1))  # inside the line around what the model saw
     enlarged = enlarge(heatmap, (40, 60))

@@ -1,4 +1,4 @@
-"""`python -m training localisation`: how much of each heatmap lies in the masks, on drawn pictures."""
+"""`fusionlens-train localisation`: how much of each heatmap lies in the masks, on drawn pictures."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
 from app.pictures.decode import Limits
-from app.predicting.explanation import Question
 from app.predicting.predictor import Predictor
+from app.predicting.request import HeatmapRequest
 from tests.support.bundles import write_tiny_bundle
 from training.cli import main
 from training.data.draw import draw_dataset
-from training.evaluation.evaluate import chosen_samples
-from training.heatmaps.explain_pictures import open_picture
+from training.evaluation.evaluate import samples_of_split
 from training.heatmaps.faithfulness import energy_inside, enlarge
+from training.heatmaps.measure import open_picture
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,14 @@ def test_figures_are_means_over_the_pictures_with_masks(
     read = read_bundle(bundle)
     predictor = Predictor(read, load_engine(read, "torch"), Limits(), 64)
     energies: dict[str, list[float]] = {"grid": [], "fine": []}
-    for sample in chosen_samples(drawn, None):
+    for sample in samples_of_split(drawn, None):
         opened = open_picture(predictor, sample)
         if opened.mask is None:
             continue
         prediction, _ = predictor.predict(opened.upload)
         for detail, values in energies.items():
-            asked = Question(method="hirescam", detail="fine" if detail == "fine" else "grid")
-            heatmap = enlarge(predictor.gradcam(prediction, asked).heatmap, opened.mask.shape)
+            asked = HeatmapRequest(method="hirescam", detail="fine" if detail == "fine" else "grid")
+            heatmap = enlarge(predictor.explain_one(prediction, asked).heatmap, opened.mask.shape)
             values.append(energy_inside(heatmap, opened.mask))
     assert found["pictures"] == len(energies["grid"]) > 2
     grid, fine = (sum(values) / len(values) for values in energies.values())

@@ -19,7 +19,7 @@ from app.pictures.decode import Limits, decode
 from app.pictures.prepare import prepare
 from training.data.samples import DataError, Sample
 from training.loading.augment import TwoViews
-from training.loading.views import EpochBatches, EvaluationSet, Key, TrainingSet, epoch_order
+from training.loading.views import EpochBatches, EvaluationSet, SampleKey, TrainingSet, epoch_order
 from training.recipe.config import Augmentation, Geometry, Photometry
 
 STILL = Geometry(flip=False, rotation_degrees=0, translate=0, scale=(1, 1))
@@ -198,7 +198,7 @@ def test_a_visit_leaves_the_global_random_states_as_they_were(samples: list[Samp
 
 
 def test_another_epoch_position_or_seed_gives_other_views_of_the_same_picture(samples: list[Sample]) -> None:
-    keys: list[Key] = [(0, 0, 3), (1, 0, 3), (0, 1, 3), (2, 0, 3), (0, 2, 3)]
+    keys: list[SampleKey] = [(0, 0, 3), (1, 0, 3), (0, 1, 3), (2, 0, 3), (0, 2, 3)]
     visits = [training_set(samples)[key] for key in keys] + [training_set(samples, seed=1)[0, 0, 3]]
     for number, visit in enumerate(visits):
         assert not any(same(visit, other) for other in visits[:number])
@@ -224,7 +224,7 @@ def test_a_file_that_cannot_be_read_is_named(samples: list[Sample], damage: Call
 LABELS = [int(number % 10 == 0) for number in range(101)]  # 11 of class 1
 
 
-def keys_of(rank: int, world: int, accumulate: int, update: int = 0) -> list[list[Key]]:
+def keys_of(rank: int, world: int, accumulate: int, update: int = 0) -> list[list[SampleKey]]:
     batches = EpochBatches(LABELS, 24, 7, False, rank, world, accumulate)
     batches.start(3, update)
     assert len(batches) == len(list(batches))
@@ -287,10 +287,10 @@ def test_balanced_sampling_draws_every_class_and_every_picture_of_it_equally_oft
 @pytest.mark.parametrize(
     ("batch_size", "world", "accumulate", "message"),
     [
-        (20, 3, 1, "batch_size 20 cannot be cut into 3 equal parts .*choose a multiple of 6"),
-        (18, 1, 4, "batch_size 18 cannot be cut into 4 equal parts"),
-        (18, 2, 3, "even number of pictures, which are mixed in pairs: choose a multiple of 12"),
-        (102, 1, 1, "101 pictures to train on are fewer than one batch of 102"),
+        (20, 3, 1, "batch_size 20 cannot be split into 3 equal parts .*choose a multiple of 6"),
+        (18, 1, 4, "batch_size 18 cannot be split into 4 equal parts"),
+        (18, 2, 3, "of even size, which mixing in pairs needs: choose a multiple of 12"),
+        (102, 1, 1, "101 training pictures are fewer than one batch of 102"),
     ],
 )
 def test_batches_that_cannot_be_are_refused(batch_size: int, world: int, accumulate: int, message: str) -> None:

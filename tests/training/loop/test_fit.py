@@ -70,7 +70,7 @@ MISTAKES = [
     ("batch_size=2", "batches of 2 often hold one class"),
     ("batch_size=4096", "no update would be made"),
     ("model.image_size=[64, 96]", "no multiple of its window"),
-    ("start.cnn.pretrained=false", "the cnn starts from chance"),
+    ("start.cnn.pretrained=false", "the cnn has random weights"),
     ("ema_decay=0.99999", "never catches up"),
     ("batch_norm=sync accumulate=8", "statistics of 4 pictures"),
 ]
@@ -94,7 +94,7 @@ def _split(changes: str) -> list[str]:
 def test_every_command_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
-    assert f"example: python -m training {command}" in " ".join(capsys.readouterr().out.split())
+    assert f"example: fusionlens-train {command}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_mistake_is_told_in_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +107,7 @@ def test_a_mistake_is_told_in_a_sentence(folder: Path, capsys: pytest.CaptureFix
     assert "give a YAML file or one of demo, progressive, smoke" in said("fit", "no-such-recipe")
     assert "batch_size 6" in said("fit", tiny, "-s", "batch_size=6", "-s", "accumulate=2")
     assert "has 5" in said("fit", tiny, "-s", "stages.1.cnn.last=9")
-    assert "none can be built" in said("fit", tiny, "-s", "model.heads=3")
+    assert "cannot be built" in said("fit", tiny, "-s", "model.heads=3")
     assert main(["fit", "demo", "--data", str(folder / "nowhere"), "--out", str(folder / "x")]) == 1
     assert "nowhere" in capsys.readouterr().err
 
@@ -121,7 +121,7 @@ def test_a_picture_that_cannot_be_read_stops_the_run_with_its_name(
     arguments = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
     assert main(["fit", str(folder / "tiny.yaml"), *arguments]) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"training: {broken}") and "Traceback" not in error
+    assert error.startswith(f"fusionlens-train: {broken}") and "Traceback" not in error
 
 
 @pytest.mark.parametrize(

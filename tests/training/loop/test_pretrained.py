@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from app.models.cnnswin import CNNViTFusion
 from tests.support.bundles import tiny_architecture
-from training.loop.pretrained import WeightsError, load_backbone, load_start
+from training.loop.pretrained import WeightsError, load_backbone, load_start_weights
 from training.recipe.config import Recipe
 
 CNN = "test_efficientnet"
@@ -33,7 +33,7 @@ def tiny_recipe(start: dict[str, Any], **model: Any) -> Recipe:
 
 def started(recipe: Recipe) -> CNNViTFusion:
     model = CNNViTFusion(2, **recipe.model.model_dump())
-    load_start(model, recipe)
+    load_start_weights(model, recipe)
     return model
 
 

@@ -182,7 +182,7 @@ def test_a_torn_checkpoint_is_passed_over_and_said(data: Path, whole: Path, tmp_
     content[len(content) // 2] ^= 1  # torch would load this without a word
     newest.write_bytes(content)
     child = start(data, out, "--resume")
-    assert f"{newest} is torn" in child.said() and child.wait() == 0
+    assert f"{newest} is damaged" in child.said() and child.wait() == 0
     same(whole, out)
 
 
@@ -199,7 +199,7 @@ def test_a_full_disk_stops_the_run_with_a_sentence_and_leaves_the_last_checkpoin
     # A limit on the size of a file fails a write as a full disk does, and needs no disk to be filled.
     child = start(data, out, "--resume", file_limit_bytes=size // 2)
     said = child.said()
-    assert child.wait() == 1 and "the last checkpoint stays" in said and "Traceback" not in said
+    assert child.wait() == 1 and "the last checkpoint is kept" in said and "Traceback" not in said
     assert kept == {path.name for path in (out / "checkpoints").iterdir() if path.suffix == ".pt"}
     assert start(data, out, "--resume").wait() == 0
     same(whole, out)
@@ -213,7 +213,7 @@ def test_what_a_run_cannot_go_on_with_is_said(
         return capsys.readouterr().err
 
     assert "--resume" in refused(RECIPE, data, whole)
-    assert "holds no run" in refused(RECIPE, data, tmp_path / "nothing", "--resume")
+    assert "has no run to resume" in refused(RECIPE, data, tmp_path / "nothing", "--resume")
     assert "differs in seed" in refused([*RECIPE, "-s", "seed=3"], data, whole, "--resume")
     table = (data / "labels.csv").read_text().splitlines()
     (data / "labels.csv").rename(data / "kept.csv")

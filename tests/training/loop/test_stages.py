@@ -13,12 +13,12 @@ from app.models.cnnswin import CNNViTFusion
 from tests.support.bundles import tiny_architecture
 from training.loop.ema import Ema
 from training.loop.loss import Loss
-from training.loop.optim import group_of, optimizer, set_rates, warmup_cosine
+from training.loop.optim import build_optimizer, group_of, set_rates, warmup_cosine
 from training.loop.plan import activation_bytes
 from training.loop.processes import Processes
-from training.loop.stages import BatchNorm, cnn_blocks, enter, trainable
-from training.loop.update import Updater, Views
-from training.recipe.config import PROGRESSIVE, Last, ModelConfig, Recipe, RecipeError, Stage
+from training.loop.stages import BatchNorm, apply_stage, cnn_blocks, trainable_names
+from training.loop.update import BatchPart, Updater
+from training.recipe.config import PROGRESSIVE, LastUnits, ModelConfig, Recipe, RecipeError, Stage
 
 GOLDEN = Path(__file__).parent / "golden"
 WARMUP, MAIN = PROGRESSIVE
@@ -37,10 +37,12 @@ def updater_of(recipe: Recipe, dtype: torch.dtype = torch.float32) -> Updater:
     torch.manual_seed(recipe.seed)
     model = CNNViTFusion(2, **recipe.model.model_dump()).to(dtype)
     alone = Processes(0, 1, torch.device("cpu"))
-    return Updater(model, optimizer(model, recipe), Loss.of(LABELS, 2, recipe.imbalance, 0.1), recipe, alone)
+    return Updater(
+        model, build_optimizer(model, recipe), Loss.from_labels(LABELS, 2, recipe.imbalance, 0.1), recipe, alone
+    )
 
 
-def noise(seed: int, pictures: int = 8) -> Views:
+def noise(seed: int, pictures: int = 8) -> BatchPart:
     generator = torch.Generator().manual_seed(seed)
     cnn, swin = (torch.randint(0, 256, (pictures, 3, 64, 64), dtype=torch.uint8, generator=generator) for _ in "ab")
     return cnn, swin, torch.tensor(LABELS[:pictures])
@@ -61,7 +63,7 @@ def test_the_parameters_that_train_in_each_stage_are_the_golden_ones(cnn: str) -
     units = {"warmup": WARMUP, "main, 5 blocks": MAIN, "5 stages or all": Stage(name="s", epochs=1, cnn=_stages(cnn))}
     lines = []
     for name, stage in units.items():
-        names = trainable(model, stage)
+        names = trainable_names(model, stage)
         assert names <= {name for name, _ in model.named_parameters()}
         lines += [f"[{name}]", *whole_modules(model, names)]
     assert lines == (GOLDEN / f"stages-{cnn}.txt").read_text().splitlines()
@@ -82,13 +84,13 @@ def whole_modules(model: nn.Module, names: set[str], prefix: str = "") -> Iterat
     yield from (name for name in own if name in names)
 
 
-def _stages(cnn: str) -> Last:
-    return Last(unit="stage", last=4 if cnn == "resnet18" else 5)
+def _stages(cnn: str) -> LastUnits:
+    return LastUnits(unit="stage", last=4 if cnn == "resnet18" else 5)
 
 
 def test_the_head_only_stage_trains_the_head_alone() -> None:
     model = CNNViTFusion(2, **recipe_of().model.model_dump())
-    names = trainable(model, Stage(name="head-only", epochs=1, cnn="frozen", swin="frozen"))
+    names = trainable_names(model, Stage(name="head-only", epochs=1, cnn="frozen", swin="frozen"))
     assert names == {name for name, _ in model.named_parameters() if name.startswith("head.")}
 
 
@@ -97,19 +99,19 @@ def test_more_blocks_than_there_are_is_an_error_that_says_how_many() -> None:
     assert model.cnn is not None
     blocks = len(cnn_blocks(model.cnn, "block"))
     with pytest.raises(RecipeError, match=f"it has {blocks}"):
-        trainable(model, Stage(name="main", epochs=1, cnn=Last(last=blocks + 1)))
+        trainable_names(model, Stage(name="main", epochs=1, cnn=LastUnits(last=blocks + 1)))
 
 
 def test_what_rests_stays_bit_equal_and_what_trains_moves() -> None:
     updater = updater_of(recipe_of(batch_norm="sync", weight_decay=0.5))
     model, identities = updater.model, [id(parameter) for parameter in updater.model.parameters()]
-    for stage in (WARMUP, Stage(name="main", epochs=1, cnn=Last(last=2)), WARMUP):
-        enter(model, stage, "sync")
+    for stage in (WARMUP, Stage(name="main", epochs=1, cnn=LastUnits(last=2)), WARMUP):
+        apply_stage(model, stage, "sync")
         before = values(model)
         for update in range(2):
             updater.gradients([noise(update)], LABELS, 0, update)
             assert updater.apply()
-        changed, training = differing(before, values(model)), trainable(model, stage)
+        changed, training = differing(before, values(model)), trainable_names(model, stage)
         assert {name for name in changed if name in dict(model.named_parameters())} == training
         frozen = [name for name, parameter in model.named_parameters() if name not in training]
         assert all(model.get_parameter(name).grad is None for name in frozen)
@@ -120,12 +122,12 @@ def test_what_rests_stays_bit_equal_and_what_trains_moves() -> None:
 @pytest.mark.parametrize("batch_norm", ["frozen", "sync"])
 def test_batch_norms_learn_statistics_only_where_their_block_trains_and_the_recipe_says_so(batch_norm: str) -> None:
     updater = updater_of(recipe_of(batch_norm=batch_norm))
-    stage = Stage(name="main", epochs=1, cnn=Last(last=2))
-    enter(updater.model, stage, batch_norm)
+    stage = Stage(name="main", epochs=1, cnn=LastUnits(last=2))
+    apply_stage(updater.model, stage, batch_norm)
     before = values(updater.model)
     updater.gradients([noise(0)], LABELS, 0, 0)
     moved = {name for name in differing(before, values(updater.model)) if "running_mean" in name}
-    means, training = {name for name in before if "running_mean" in name}, trainable(updater.model, stage)
+    means, training = {name for name in before if "running_mean" in name}, trainable_names(updater.model, stage)
     expected = {name for name in means if name.replace("running_mean", "weight") in training}
     assert moved == (expected if batch_norm == "sync" else set())
     assert expected and expected < means
@@ -136,18 +138,18 @@ def test_a_frozen_branch_leaves_nothing_behind_for_a_backward_pass() -> None:
     model = CNNViTFusion(2, **recipe.model.model_dump())
     frozen, partly, whole = (
         activation_bytes(model, Stage(name="s", epochs=1, cnn=cnn, swin="frozen"), recipe)
-        for cnn in ("frozen", Last(last=1), "all")
+        for cnn in ("frozen", LastUnits(last=1), "all")
     )
     assert frozen < partly < whole
     assert model.cnn is not None
-    enter(model, WARMUP, "frozen")
+    apply_stage(model, WARMUP, "frozen")
     assert model.encode(torch.rand(1, 3, 64, 64)).cnn.requires_grad is False  # type: ignore[union-attr]
 
 
 def test_every_parameter_of_the_default_model_is_in_its_golden_group() -> None:
     recipe = Recipe(name="default", model=ModelConfig())
     model = CNNViTFusion(2, **recipe.model.model_dump())
-    groups = optimizer(model, recipe).param_groups
+    groups = build_optimizer(model, recipe).param_groups
     ids = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(ids) == len(set(ids)) and set(ids) == {id(parameter) for parameter in model.parameters()}
     group_with = {id(p): group for group in groups for p in group["params"]}
@@ -197,10 +199,10 @@ def test_the_rates_follow_the_golden_curve_and_keep_their_ratios() -> None:
 def test_adams_state_survives_the_change_of_stage() -> None:
     updater = updater_of(recipe_of())
     for stage in PROGRESSIVE[:1] * 3:
-        enter(updater.model, stage, "frozen")
+        apply_stage(updater.model, stage, "frozen")
         updater.gradients([noise(0)], LABELS, 0, 0)
         updater.apply()
-    enter(updater.model, Stage(name="main", epochs=1, cnn=Last(last=1)), "frozen")
+    apply_stage(updater.model, Stage(name="main", epochs=1, cnn=LastUnits(last=1)), "frozen")
     updater.gradients([noise(0)], LABELS, 0, 0)
     updater.apply()
     state = updater.adam.state
@@ -220,8 +222,8 @@ def test_parts_of_a_batch_add_up_to_the_batch() -> None:
     for accumulate in (1, 2, 4):
         recipe = recipe_of(model=UNDROPPED, accumulate=accumulate, imbalance="class_weights")
         updater = updater_of(recipe, torch.float64)
-        updater.loss = Loss.of([0] * 9 + [1] * 3, 2, "class_weights", 0.1)
-        enter(updater.model, Stage(name="all", epochs=1), "frozen")
+        updater.loss = Loss.from_labels([0] * 9 + [1] * 3, 2, "class_weights", 0.1)
+        apply_stage(updater.model, Stage(name="all", epochs=1), "frozen")
         size = 8 // accumulate
         parts = [tuple(t[k * size : (k + 1) * size] for t in views) for k in range(accumulate)]
         sums = updater.gradients(parts, labels, 1, 3)  # type: ignore[arg-type]
@@ -251,7 +253,7 @@ def test_clipping_bounds_the_step_and_leaves_small_gradients_alone() -> None:
     norms = {}
     for clip in (0.01, 1e6):
         updater = updater_of(recipe_of(clip_norm=clip))
-        enter(updater.model, MAIN_TINY, "frozen")
+        apply_stage(updater.model, MAIN_TINY, "frozen")
         updater.gradients([noise(0)], LABELS, 0, 0)
         before = updater.gradient_norms()
         updater.apply()
@@ -261,14 +263,14 @@ def test_clipping_bounds_the_step_and_leaves_small_gradients_alone() -> None:
     assert total == pytest.approx(0.01, rel=1e-3)
 
 
-MAIN_TINY = Stage(name="main", epochs=1, cnn=Last(last=2))
+MAIN_TINY = Stage(name="main", epochs=1, cnn=LastUnits(last=2))
 
 
 def test_half_precision_takes_nearly_the_same_step() -> None:
     gradients = []
     for precision in ("fp32", "bf16"):
         updater = updater_of(recipe_of(precision=precision))
-        enter(updater.model, MAIN_TINY, "frozen")
+        apply_stage(updater.model, MAIN_TINY, "frozen")
         updater.gradients([noise(0)], LABELS, 0, 0)
         gradients.append(torch.cat([p.grad.flatten() for p in updater.model.parameters() if p.grad is not None]))
     full, half = gradients

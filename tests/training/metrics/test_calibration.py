@@ -10,7 +10,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_curve
 from torch.nn.functional import cross_entropy
 
-from training.metrics.calibration import COLDEST, HOTTEST, fit_temperature, mean_nll, softmax, youden_threshold
+from training.metrics.calibration import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    fit_temperature,
+    mean_nll,
+    softmax,
+    youden_threshold,
+)
 
 
 def scores(classes: int, sharpness: float, seed: int) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]]:
@@ -32,7 +39,7 @@ def test_for_two_classes_temperature_is_a_logistic_regression_of_the_difference(
 def test_for_five_classes_no_temperature_has_a_smaller_loss() -> None:
     logits, labels = (torch.from_numpy(array) for array in scores(5, 3.0, 2))
     found = fit_temperature(logits.numpy(), labels.numpy())
-    others = [t for t in np.geomspace(COLDEST, HOTTEST, 2000).tolist() if abs(t - found) > 1e-6]
+    others = [t for t in np.geomspace(MIN_TEMPERATURE, MAX_TEMPERATURE, 2000).tolist() if abs(t - found) > 1e-6]
     losses = [cross_entropy(logits / temperature, labels).item() for temperature in [found, *others]]
     assert losses[0] == min(losses)
 
@@ -52,7 +59,7 @@ def test_huge_logits_give_finite_probabilities_and_losses() -> None:
 def test_temperature_stays_within_its_bounds_where_no_best_one_exists(sign: int) -> None:
     """Classes told apart without an error, or always mistaken."""
     labels = np.array([0, 1, 0, 1])
-    bound = COLDEST if sign == 1 else HOTTEST
+    bound = MIN_TEMPERATURE if sign == 1 else MAX_TEMPERATURE
     assert fit_temperature(sign * np.eye(2)[labels], labels) == pytest.approx(bound)
 
 

@@ -21,18 +21,18 @@ from sklearn.metrics import (
 )
 
 from training.metrics.classification import (
+    DecisionRule,
     Estimate,
-    Figure,
-    Rule,
-    answer_figures,
+    Metric,
+    answer_metrics,
     auroc,
     average_precision,
     bootstrap,
     calibration_error,
+    classification_metrics,
     confidence,
-    figures,
     paired_difference,
-    ranking_figures,
+    ranking_metrics,
     reliability,
     resamples,
     sensitivity_at,
@@ -94,9 +94,12 @@ def test_for_two_classes_figures_are_sklearns(positive: int) -> None:
     probabilities, labels = answered(2, 300, seed=positive)
     truth, score = labels == positive, probabilities[:, positive]
     answer = score >= 0.3
-    found = {name: figure(probabilities, labels) for name, figure in figures(2, Rule(positive, 0.3)).items()}
+    values = {
+        name: metric(probabilities, labels)
+        for name, metric in classification_metrics(2, DecisionRule(positive, 0.3)).items()
+    }
     false_rate, true_rate, _ = roc_curve(truth, score, drop_intermediate=False)
-    assert found == pytest.approx(
+    assert values == pytest.approx(
         {
             "auroc": roc_auc_score(truth, score),
             "average_precision": average_precision_score(truth, score),
@@ -117,9 +120,9 @@ def test_for_two_classes_figures_are_sklearns(positive: int) -> None:
 def test_for_five_classes_figures_are_sklearns_macro_means() -> None:
     probabilities, labels = answered(5, 300, seed=2)
     answer, one_hot = probabilities.argmax(axis=1), np.eye(5)[labels]
-    found = {name: figure(probabilities, labels) for name, figure in figures(5, Rule()).items()}
+    values = {name: metric(probabilities, labels) for name, metric in classification_metrics(5, DecisionRule()).items()}
     at = {s: np.mean([sensitivity_at(probabilities[:, k], labels == k, s) for k in range(5)]) for s in (0.9, 0.95)}
-    assert found == pytest.approx(
+    assert values == pytest.approx(
         {
             "auroc": roc_auc_score(labels, probabilities, multi_class="ovr"),
             "average_precision": average_precision_score(one_hot, probabilities),
@@ -137,17 +140,17 @@ def test_for_five_classes_figures_are_sklearns_macro_means() -> None:
 
 def test_figures_of_one_class_of_five_are_those_of_the_class_against_the_rest() -> None:
     probabilities, labels = answered(5, 300, seed=3)
-    of_class = ranking_figures(3) | answer_figures(3, Rule())
-    found = {name: figure(probabilities, labels) for name, figure in of_class.items()}
+    of_class = ranking_metrics(3) | answer_metrics(3, DecisionRule())
+    values = {name: metric(probabilities, labels) for name, metric in of_class.items()}
     answer = probabilities.argmax(axis=1) == 3
-    assert found["auroc"] == pytest.approx(roc_auc_score(labels == 3, probabilities[:, 3]))
-    assert found["sensitivity"] == pytest.approx(recall_score(labels == 3, answer))
-    assert found["specificity"] == pytest.approx(recall_score(labels == 3, answer, pos_label=False))
+    assert values["auroc"] == pytest.approx(roc_auc_score(labels == 3, probabilities[:, 3]))
+    assert values["sensitivity"] == pytest.approx(recall_score(labels == 3, answer))
+    assert values["specificity"] == pytest.approx(recall_score(labels == 3, answer, pos_label=False))
 
 
 def test_a_certain_mistake_has_a_finite_loss() -> None:
     probabilities, labels = np.eye(2), np.array([0, 0])
-    assert figures(2, Rule(1))["nll"](probabilities, labels) == pytest.approx(
+    assert classification_metrics(2, DecisionRule(1))["nll"](probabilities, labels) == pytest.approx(
         log_loss(labels, probabilities, labels=[0, 1])
     )
 
@@ -167,28 +170,28 @@ def test_calibration_error_of_a_case_by_hand() -> None:
     probability = np.array([0.9] * 4 + [0.2] * 6)
     outcome = np.array([True, True, False, False] + [False] * 6)
     assert calibration_error(probability, outcome, bins=2) == pytest.approx(0.4 * 0.4 + 0.6 * 0.2)
-    found = reliability(probability, outcome, bins=2)
-    assert (found.frequency.tolist(), found.pictures.tolist()) == ([0.0, 0.5], [6, 4])
-    np.testing.assert_allclose(found.mean_probability, [0.2, 0.9])
+    values = reliability(probability, outcome, bins=2)
+    assert (values.frequency.tolist(), values.pictures.tolist()) == ([0.0, 0.5], [6, 4])
+    np.testing.assert_allclose(values.mean_probability, [0.2, 0.9])
 
 
 def test_a_certain_probability_and_a_bins_own_edge_have_a_bin() -> None:
-    found = reliability(np.array([0.0, 0.5, 1.0]), np.array([False, False, True]), bins=2)
-    assert found.pictures.tolist() == [2, 1]
+    values = reliability(np.array([0.0, 0.5, 1.0]), np.array([False, False, True]), bins=2)
+    assert values.pictures.tolist() == [2, 1]
 
 
 def test_reliability_is_that_of_the_positive_class_or_of_the_answer() -> None:
     probabilities, labels = np.array([[0.8, 0.2], [0.3, 0.7]]), np.array([1, 1])
-    of_positive, of_top = (confidence(probabilities, labels, rule) for rule in (Rule(1, 0.5), Rule()))
+    of_positive, of_top = (confidence(probabilities, labels, rule) for rule in (DecisionRule(1, 0.5), DecisionRule()))
     assert (of_positive[0].tolist(), of_positive[1].tolist()) == ([0.2, 0.7], [True, True])
     assert (of_top[0].tolist(), of_top[1].tolist()) == ([0.8, 0.7], [False, True])
 
 
 def test_a_threshold_decides_for_the_positive_class() -> None:
     probabilities = np.array([[0.75, 0.25], [0.76, 0.24], [0.1, 0.9]])
-    assert Rule(1, 0.25).answers(probabilities).tolist() == [1, 0, 1]
-    assert Rule(0, 0.75).answers(probabilities).tolist() == [0, 0, 1]
-    assert Rule(1).answers(probabilities).tolist() == [0, 0, 1]
+    assert DecisionRule(1, 0.25).answers(probabilities).tolist() == [1, 0, 1]
+    assert DecisionRule(0, 0.75).answers(probabilities).tolist() == [0, 0, 1]
+    assert DecisionRule(1).answers(probabilities).tolist() == [0, 0, 1]
 
 
 def auroc_of(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
@@ -196,16 +199,18 @@ def auroc_of(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " 
     return auroc(probabilities[:, 1], labels == 1)
 
 
-@pytest.mark.parametrize("name", sorted(set(figures(2, Rule(1, 0.4))) - {"sensitivity_at_specificity_0.95"}))
+@pytest.mark.parametrize(
+    "name", sorted(set(classification_metrics(2, DecisionRule(1, 0.4))) - {"sensitivity_at_specificity_0.95"})
+)
 def test_copies_within_a_group_add_no_certainty(name: str) -> None:
     """The interval stays as with one picture each, and is much wider than where copies pass for new pictures."""
-    figure = figures(2, Rule(1, 0.4))[name]
+    metric = classification_metrics(2, DecisionRule(1, 0.4))[name]
     probabilities, labels = answered(2, 60, seed=4)
     copied = probabilities.repeat(6, axis=0), labels.repeat(6)
     names = [f"lesion {i}" for i in range(60)]
-    single = bootstrap(figure, probabilities, labels, names, repeats=300)
-    grouped = bootstrap(figure, *copied, list(np.repeat(names, 6)), repeats=300)
-    ungrouped = bootstrap(figure, *copied, [str(i) for i in range(360)], repeats=300)
+    single = bootstrap(metric, probabilities, labels, names, repeats=300)
+    grouped = bootstrap(metric, *copied, list(np.repeat(names, 6)), repeats=300)
+    ungrouped = bootstrap(metric, *copied, [str(i) for i in range(360)], repeats=300)
     assert width(grouped) > 1.5 * width(ungrouped)
     assert (grouped.value, grouped.low, grouped.high) == pytest.approx((single.value, single.low, single.high))
 
@@ -219,7 +224,8 @@ def test_a_perfect_classifier_is_certain() -> None:
     labels = np.array([0, 1] * 20)
     groups = [str(i) for i in range(40)]
     perfect = {
-        name: bootstrap(f, np.eye(2)[labels], labels, groups, 100) for name, f in figures(2, Rule(1, 0.5)).items()
+        name: bootstrap(f, np.eye(2)[labels], labels, groups, 100)
+        for name, f in classification_metrics(2, DecisionRule(1, 0.5)).items()
     }
     for name, estimate in perfect.items():
         best = 0 if name in ("brier", "ece", "nll") else 1
@@ -229,7 +235,7 @@ def test_a_perfect_classifier_is_certain() -> None:
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     """Accuracy of answers that are right in 70 % of cases, over 80 data sets."""
     rng, held = np.random.default_rng(5), 0
-    accuracy, groups = figures(2, Rule(1, 0.5))["accuracy"], [str(i) for i in range(100)]
+    accuracy, groups = classification_metrics(2, DecisionRule(1, 0.5))["accuracy"], [str(i) for i in range(100)]
     for _ in range(80):
         labels = rng.integers(0, 2, 100)
         right = np.where(rng.random(100) < 0.7, labels, 1 - labels)
@@ -281,7 +287,7 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> Non
 
 def test_groups_too_few_for_the_classes_are_refused() -> None:
     """Of twelve groups of one picture and one class each, a resample hardly ever holds all."""
-    accuracy: Figure = figures(12, Rule())["accuracy"]
+    accuracy: Metric = classification_metrics(12, DecisionRule())["accuracy"]
     with pytest.raises(ValueError, match="12 groups are too few to resample 12 classes"):
         bootstrap(accuracy, np.eye(12), np.arange(12), [str(i) for i in range(12)], 20)
     with pytest.raises(ValueError, match="3 groups are given for 12 pictures"):

@@ -1,0 +1,211 @@
+"""Requests for explanations as plain values: hashable, without HTTP and without a model.
+
+`Predictor.accept` checks a request once, against the capabilities of the model. `queue` names the queue of the service
+in which its work waits. `needs_moved_views` says whether it needs predictions of the picture moved by less than a cell.
+`needs_answer_gradient` says whether the gradient that explains the answer should be computed together with the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from app.errors import BadParameter, NotOffered
+from app.explain.attention import ATTENTION_METHODS, LAYERS, AttentionMethod, Layer, check_index
+from app.explain.merge import MergeRule
+from app.explain.methods import DEFAULT, METHODS, merge_rule_of
+from app.models.feature_maps import Branch
+
+View = Literal["fusion", Branch]
+Detail = Literal["grid", "fine"]
+Queue = Literal["explain", "swin"]
+DETAILS: tuple[Detail, ...] = get_args(Detail)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a model can answer: its classes, its branches, its fusion, and what can be shown of its Swin.
+
+    `token_stages` are the grid heights of the Swin's stages whose tokens can be explained. `queries` is the number of
+    cells in the Swin's feature map, which are the query tokens of the attention; it is 0 without a Swin.
+    """
+
+    classes: tuple[str, ...]
+    branches: tuple[Branch, ...]
+    fusion: str
+    token_stages: tuple[int, ...]
+    queries: int
+
+    @property
+    def views(self) -> list[View]:
+        """The views of a heatmap: all branches together, or one of them."""
+        return ["fusion", *self.branches]
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the branches are fused by cross-attention."""
+        return self.fusion == "cross_attention"
+
+    def check_classes(self, target: str | None, against: str | None) -> None:
+        """Raises BadParameter for an unknown class, and for a class that is contrasted with itself."""
+        for name in (target, against):
+            if name is not None and name not in self.classes:
+                raise BadParameter(f"Unknown class {name!r}: choose one of {', '.join(self.classes)}.")
+        if against is not None and against == target:
+            raise BadParameter(
+                f"{target} cannot be contrasted with itself: choose another class for target or against."
+            )
+
+    def check_tokens(self) -> None:
+        """Raises NotOffered where the Swin's tokens cannot be explained."""
+        if not self.token_stages:
+            raise NotOffered(
+                "This bundle cannot explain the Swin's tokens: its model has no suitable Swin, or the bundle lacks the "
+                "graph for them, which fusionlens-train compile BUNDLE OUT makes."
+            )
+
+
+@dataclass(frozen=True)
+class HeatmapRequest:
+    """A request for heatmaps of the evidence for a class, one for each of `views`.
+
+    `target` is the class to explain; None stands for the answer's label. `against` is a class to contrast it with.
+    `merge` is the rule that merges the branches' heatmaps; None stands for the method's default. With `detail` fine,
+    several moved views of the picture give a finer grid: see `app.explain.fine`. With `branch_values`, each branch's
+    Shapley value is computed too.
+    """
+
+    views: tuple[View, ...] = ("fusion",)
+    method: str = DEFAULT
+    target: str | None = None
+    against: str | None = None
+    merge: MergeRule | None = None
+    detail: Detail = "grid"
+    branch_values: bool = False
+
+    queue: ClassVar[Queue] = "explain"
+    needs_answer_gradient: ClassVar[bool] = True
+
+    @property
+    def needs_moved_views(self) -> bool:
+        """Whether the moved views of the picture must go through the whole model."""
+        return self.detail == "fine"
+
+    def check(self, capabilities: Capabilities) -> None:
+        """Raises BadParameter and NotOffered if the model cannot answer this request."""
+        if self.method not in METHODS:
+            raise BadParameter(f"Unknown method {self.method!r}: choose one of {', '.join(METHODS)}.")
+        if self.detail not in DETAILS:
+            raise BadParameter(f"Unknown detail {self.detail!r}: choose one of {', '.join(DETAILS)}.")
+        for view in self.views:
+            if view not in capabilities.views:
+                raise NotOffered(f"This model has no {view} branch: choose one of {', '.join(capabilities.views)}.")
+        if self.class_agnostic and (self.target or self.against):
+            raise BadParameter(
+                f"{self.method} is class-agnostic: leave out target and against, or choose another method."
+            )
+        capabilities.check_classes(self.target, self.against)
+        self._check_merge(capabilities)
+
+    def _check_merge(self, capabilities: Capabilities) -> None:
+        if self.merge is not None and "fusion" not in self.views:
+            views = " and ".join(self.views)
+            raise BadParameter(
+                f"With {views} alone there is nothing to fuse: leave out fuse, or choose the branch fusion."
+            )
+        if self.merge is not None and len(capabilities.branches) == 1:
+            raise NotOffered("This model has only one branch, so there is nothing to fuse: leave out fuse.")
+        merge_rule_of(self.method, self.merge)
+
+    @property
+    def class_agnostic(self) -> bool:
+        """Whether the method is class-agnostic."""
+        return METHODS[self.method].class_agnostic
+
+
+@dataclass(frozen=True)
+class AttentionRequest:
+    """A request for the attention of one query token and one head, or of their means where these are None.
+
+    In the layer `cross`, the Swin's tokens attend to the cells of the CNN's map. In the layer `swin`, the last one of
+    the Swin, they attend to each other within their window. The method `raw` gives the attention weights. The method
+    `gradient` gives attention × gradient of the score for `target` (None: the answer's label), contrasted with
+    `against` if that is given.
+    """
+
+    layer: Layer = "cross"
+    method: AttentionMethod = "raw"
+    query: int | None = None
+    head: int | None = None
+    target: str | None = None
+    against: str | None = None
+
+    needs_moved_views: ClassVar[bool] = False
+    needs_answer_gradient: ClassVar[bool] = False
+
+    @property
+    def queue(self) -> Queue:
+        """The queue `swin` for the Swin's own attention, which takes another pass through the Swin."""
+        return "swin" if self.layer == "swin" else "explain"
+
+    def check(self, capabilities: Capabilities) -> None:
+        """Raises BadParameter and NotOffered if the model cannot answer this request.
+
+        `head` is checked later, because the number of heads is not known before the attention is computed.
+        """
+        if self.layer not in LAYERS:
+            raise BadParameter(f"Unknown layer {self.layer!r}: choose one of {', '.join(LAYERS)}.")
+        if self.layer == "swin":
+            capabilities.check_tokens()
+            if self.method != "raw":
+                raise BadParameter("The Swin's own attention has the method raw alone: leave out method.")
+        elif not capabilities.has_attention:
+            raise NotOffered(f"This model fuses by {capabilities.fusion}, without cross-attention.")
+        if self.method not in ATTENTION_METHODS:
+            raise BadParameter(f"Unknown method {self.method!r}: choose one of {', '.join(ATTENTION_METHODS)}.")
+        if self.class_agnostic and (self.target or self.against):
+            raise BadParameter(
+                "Raw attention is class-agnostic: leave out target and against, or choose the method gradient."
+            )
+        capabilities.check_classes(self.target, self.against)
+        check_index("query", self.query, capabilities.queries)
+
+    @property
+    def class_agnostic(self) -> bool:
+        """Whether the map is class-agnostic, as raw attention is."""
+        return self.method == "raw"
+
+
+@dataclass(frozen=True)
+class TokenRequest:
+    """A request for the saliency of the Swin's tokens at one stage: |gradient × token| of a class's score.
+
+    `token_stage` is the height of the stage's grid; None stands for the last stage. `target` is the class to explain;
+    None stands for the answer's label. `against` is a class to contrast it with.
+    """
+
+    token_stage: int | None = None
+    target: str | None = None
+    against: str | None = None
+
+    queue: ClassVar[Queue] = "swin"
+    needs_moved_views: ClassVar[bool] = False
+    needs_answer_gradient: ClassVar[bool] = False
+
+    def check(self, capabilities: Capabilities) -> None:
+        """Raises BadParameter and NotOffered if the model cannot answer this request."""
+        capabilities.check_tokens()
+        if self.token_stage is not None and self.token_stage not in capabilities.token_stages:
+            stages = ", ".join(map(str, capabilities.token_stages))
+            raise BadParameter(f"There is no token_stage {self.token_stage}: choose one of {stages}.")
+        capabilities.check_classes(self.target, self.against)
+
+
+ExplanationRequest = HeatmapRequest | AttentionRequest | TokenRequest
+
+
+@dataclass(frozen=True)
+class AcceptedRequest:
+    """A checked request, which the model can answer. `Predictor.accept` makes it, `Predictor.explain` takes it."""
+
+    request: ExplanationRequest

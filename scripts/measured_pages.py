@@ -1,0 +1,30 @@
+"""Write the pages of measurements again from their JSON, without measuring: python -m scripts.measured_pages.
+
+For a change of words or layout in the programs that write these pages. docs/measured/benchmarks-page.md has no JSON and
+is not among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks import fit_speed, methods, page
+from reliability import results
+
+MEASURED = Path(__file__).parents[1] / "docs" / "measured"
+
+
+def measured_pages() -> Mapping[Path, str]:
+    """Every page, by its file, as the JSON beside it gives it."""
+    return {
+        MEASURED / "benchmarks.md": page.page(page.read(MEASURED)),
+        MEASURED / "benchmarks-methods.md": methods.read_page(MEASURED),
+        MEASURED / "benchmarks-training.md": fit_speed.read_page(MEASURED),
+        MEASURED / "reliability.md": results.read_page(MEASURED),
+    }
+
+
+if __name__ == "__main__":
+    for file, text in measured_pages().items():
+        file.write_text(text, encoding="utf-8")
