@@ -7,7 +7,7 @@ SKIN ?= ../shared/data/skin
 # Without compiled bytecode every process that the tests start would compile torch and all else for itself.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: serve test test-unit test-slow test-ray test-base image-test torture sbom audit lint docs bench quantus openapi demo clean
+.PHONY: serve test test-unit test-slow test-ray test-base test-oldest image-test torture sbom audit lint docs bench quantus openapi demo clean
 
 serve: $(VENV)/serve.done
 	$(BIN)/fusionlens serve
@@ -39,6 +39,18 @@ test-base:
 	$(PYTHON) -m venv .venv-base
 	.venv-base/bin/pip install --quiet --disable-pip-version-check -c constraints.txt .
 	$(PYTHON) tests/support/base_installation.py .venv-base/bin/python
+
+# The tests with the oldest versions that pyproject.toml allows: constraints-oldest.txt. Not those of the browser, of
+# deployments and of tools for developers. Not part of CI: it installs an old torch, and takes as long as make test.
+test-oldest: .venv-oldest/done
+	.venv-oldest/bin/python -m pytest -n auto tests $(patsubst %,--ignore=tests/%,benchmarks deploy docs ray reliability web)
+
+.venv-oldest/done: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --disable-pip-version-check -c constraints-oldest.txt \
+	  -e ".[notebook,otel,redis,tensorboard,train,wandb]" \
+	  beartype captum grad-cam hatchling httpx hypothesis pytest pytest-xdist schemathesis torchcam
+	touch $@
 
 # Build the image and run it, without a container engine: needs root, buildah and debootstrap. Minutes, then one or two.
 image-test: $(VENV)/dev.done
@@ -120,4 +132,4 @@ $(VENV)/dev.done: EXTRA := [dev]
 $(VENV)/bench.done: EXTRA := [bench]
 
 clean:
-	rm -rf $(VENV) .venv-base .venv-quantus .venv-ray .venv-sbom .mypy_cache .ruff_cache .pytest_cache .test_artifacts .hypothesis .cache build dist site
+	rm -rf $(VENV) .venv-base .venv-oldest .venv-quantus .venv-ray .venv-sbom .mypy_cache .ruff_cache .pytest_cache .test_artifacts .hypothesis .cache build dist site

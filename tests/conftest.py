@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 from tests.support.artifacts import build_once
@@ -18,7 +18,8 @@ from tests.support.artifacts import build_once
 # Models this small gain nothing from threads, which on a busy machine mostly wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 install_import_hook(["app", "training"], "beartype.beartype")
-settings.register_profile("unhurried", deadline=None)  # how fast the machine is at the moment is no law
+# How fast the machine is at the moment is no law.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
 if TYPE_CHECKING:
@@ -46,12 +47,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test with its kind: unit, integration or browser."""
-    from tests.support.workers import kind_of  # behind the hook
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark every test with its kind. Among several processes the browser's go first, then those of services."""
+    from tests.support.workers import KINDS, kind_of  # behind the hook
 
     for item in items:
         item.add_marker(kind_of(item.path.relative_to(ROOT / "tests")))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: [item.get_closest_marker(kind) is None for kind in KINDS])
 
 
 @pytest.fixture(autouse=True)

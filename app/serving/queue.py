@@ -108,7 +108,7 @@ class WorkQueue(Generic[Item, Result]):
         if entry in self._queue and not entry.answer.done():
             self._queue.remove(entry)
             entry.answer.set_exception(
-                DeadlineExceeded("The request waited in the queue until its time limit; try again later.")
+                DeadlineExceeded("The request did not leave the queue within the time limit; try again later.")
             )
 
     def _start_passes(self) -> None:

@@ -16,6 +16,8 @@ from scripts.check_site import ROOT
 from tests.support.deploy.tools import run
 from tests.support.programs import tool
 
+TOOLS_ALONE = {"bench", "dev", "docs"}  # extras for those who work on the project: constraints.txt has their versions
+
 
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
@@ -58,6 +60,24 @@ def test_a_commit_is_checked_as_make_lint_checks() -> None:
     commands = [line.removeprefix("\t$(BIN)/").split() for line in lint.splitlines()[1:]]
     before_commits = [hook["entry"].removeprefix(".venv/bin/").split() for hook in hooks]
     assert [command[0] for command in before_commits] == [command[0] for command in commands]
+
+
+def test_the_names_that_contributors_are_sent_to_are_there() -> None:
+    named = re.findall(r"`(\w+)`\s+(?:in|of)\s+`([\w/]+\.py)`", text("CONTRIBUTING.md"))
+    assert len(named) > 10
+    assert [(name, file) for name, file in named if not re.search(rf"\b{name}\b", text(file))] == []
+
+
+def test_the_oldest_versions_are_those_that_pyproject_allows(project: dict[str, Any]) -> None:
+    extras = (lines for extra, lines in project["optional-dependencies"].items() if extra not in TOOLS_ALONE)
+    requirements = [Requirement(line) for line in chain(project["dependencies"], *extras)]
+    allowed = {
+        requirement.name: str(requirement.specifier).removeprefix(">=")
+        for requirement in requirements
+        if requirement.name != project["name"]
+    }
+    lines = [line for line in text("constraints-oldest.txt").splitlines() if line and not line.startswith("#")]
+    assert dict(line.split("==") for line in lines) == allowed
 
 
 def test_every_direct_dependency_is_pinned(project: dict[str, Any]) -> None:

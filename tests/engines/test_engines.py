@@ -104,11 +104,11 @@ def test_gradients_are_linear_in_the_target(main_case: Case, kind: EngineKind) -
     engine = main_case.engine(kind)
     maps = engine.encode(main_case.images)
     other = np.roll(TARGETS, 1, axis=0)
-    one, two, both = (engine.explain(maps, target) for target in (TARGETS, other, 3 * TARGETS - 2 * other))
+    one, two, both = (arrays(engine.explain(maps, target)) for target in (TARGETS, other, 3 * TARGETS - 2 * other))
     for name in ("cnn_gradient", "swin_gradient", "attention_gradient"):
-        assert_close(getattr(both, name), 3 * getattr(one, name) - 2 * getattr(two, name), 1e-5)
+        assert_close(both[name], 3 * one[name] - 2 * two[name], 1e-5)
     for name in ("logits", "attention"):
-        np.testing.assert_array_equal(getattr(both, name), getattr(one, name))
+        np.testing.assert_array_equal(both[name], one[name])
     nothing = engine.explain(maps, np.zeros_like(TARGETS))
     assert not any(values.any() for name, values in arrays(nothing).items() if name.endswith("gradient"))
 

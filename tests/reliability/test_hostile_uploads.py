@@ -28,6 +28,7 @@ from reliability.uploads import Answer, UploadsReport, attack, fault, right_answ
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of bad files, which are meant to be bad
 COUNT, MOST_MB = 300, 250
+HOST = "127.0.0.7"  # where no other test gets the port that was free a moment ago
 # Pillow's loaders for our formats.
 LOADERS = {"JpegImageFile", "PngImageFile", "WebPImageFile", "GifImageFile", "TiffImageFile", "BmpImageFile"}
 DAMAGES = ("flipped bits", "cut off", "spliced", "wrong lengths", "wrong parts", "wrong header", "two things at once")
@@ -36,10 +37,10 @@ DAMAGES = ("flipped bits", "cut off", "spliced", "wrong lengths", "wrong parts",
 @pytest.fixture(scope="module")
 def report(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> UploadsReport:
     """What became of a served tiny bundle."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
     folder, little = tmp_path_factory.mktemp("hostile"), "10000000"
-    replica = Replica("127.0.0.1", port, folder, bundle=str(tiny_bundle), store_max_bytes=little)
+    replica = Replica(HOST, port, folder, bundle=str(tiny_bundle), store_max_bytes=little)
     with running(replica):
         return attack(replica.address, replica.pid, COUNT)
 

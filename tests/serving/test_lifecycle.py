@@ -271,7 +271,7 @@ def test_a_large_request_under_way_ends_on_the_bundle_that_it_began_with(folder:
         first = client.get("/model").json()["sha256"]
         sender = threading.Thread(target=lambda: answers.append(predict(client, picture)))
         sender.start()
-        wait_until(lambda: app.state.models.current._being_decoded, pause_s=0.001)
+        wait_until(lambda: app.state.models.current._decoding_count, pause_s=0.001)
         folder.turn_to(folder.versions[1])
         with another(client) as own:
             assert reload(own).json()["changed"] is True

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path, PurePath
 
+import pytest
+from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from app.engines.cpu import available_cores
 
+KINDS = ("browser", "integration", "unit")  # by what a file of them takes, longest first
 _MEMORY = Path("/proc/meminfo")
 _WORKER_BYTES = 1_500_000_000  # torch, OpenVINO, the models of a few files, and the services that they start
 # Folders whose tests are of several parts together: services, other processes and programs, training runs. A browser's
@@ -24,7 +27,14 @@ def kind_of(file: PurePath) -> str:
 
 
 class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
-    """Gives a worker the tests of a file, which share its fixtures, or all of the browser's, which share that."""
+    """Gives a worker the tests of a file, which share its fixtures, or all of the browser's, which share that.
+
+    Groups go out in the order of collection, so that short ones are left for the end.
+    """
+
+    def __init__(self, config: pytest.Config, log: Producer) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False
 
     def _split_scope(self, nodeid: str) -> str:
         file = PurePath(nodeid.partition("::")[0])

@@ -168,9 +168,12 @@ def served(whole: dict[str, Tensor]) -> Iterator[tuple[str, type[Hub]]]:
     thread.join()
 
 
-def nobody_there() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        return f"http://127.0.0.1:{closed.getsockname()[1]}"
+@pytest.fixture
+def nobody_there() -> Iterator[str]:
+    """An address that somebody has, so that nobody else gets it, and where nobody listens."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{silent.getsockname()[1]}"
 
 
 def ask_hub_at(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,21 +184,25 @@ def ask_hub_at(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_pretrained_weights_are_downloaded_once_and_then_offline(
-    tmp_path: Path, whole: dict[str, Tensor], served: tuple[str, type[Hub]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    whole: dict[str, Tensor],
+    served: tuple[str, type[Hub]],
+    nobody_there: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     address, hub = served
     ask_hub_at(address, tmp_path, monkeypatch)
     recipe = tiny_recipe({"cnn": {"pretrained": True}})
     assert is_filled_from(started(recipe).cnn, whole) and hub.asked
-    ask_hub_at(nobody_there(), tmp_path, monkeypatch)
+    ask_hub_at(nobody_there, tmp_path, monkeypatch)
     assert is_filled_from(started(recipe).cnn, whole)
 
 
 @pytest.mark.parametrize("cnn", [CNN, "test_byobnet"], ids=["nobody there", "a hub without the model"])
 def test_a_download_that_fails_says_soon_what_to_fetch_and_where_to_name_it(
-    tmp_path: Path, served: tuple[str, type[Hub]], cnn: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, served: tuple[str, type[Hub]], nobody_there: str, cnn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask_hub_at(nobody_there() if cnn == CNN else served[0], tmp_path, monkeypatch)
+    ask_hub_at(nobody_there if cnn == CNN else served[0], tmp_path, monkeypatch)
     recipe = tiny_recipe({"cnn": {"pretrained": True}}, cnn=cnn)
     begun_s = time.monotonic()
     with pytest.raises(WeightsError, match=rf"huggingface\.co/timm/{cnn}.*start\.cnn\.weights: PATH"):
