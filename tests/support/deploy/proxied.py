@@ -73,6 +73,14 @@ class Client:
     def __init__(self, data: Path) -> None:
         wait_until((data / "certificates/local/localhost/localhost.crt").exists)
         self._context = ssl.create_default_context(cafile=str(data / "pki/authorities/local/root.crt"))
+        wait_until(self._is_answered)  # Caddy writes its certificate before it answers with it
+
+    def _is_answered(self) -> bool:
+        try:
+            self.connected().close()
+        except OSError:
+            return False
+        return True
 
     def connected(self) -> ssl.SSLSocket:
         plain = socket.create_connection(("localhost", 443), timeout=60)
