@@ -54,6 +54,9 @@ class Erring:
 
     token_stages: tuple[int, ...] = (16, 8, 4)
 
+    def compile_tokens(self) -> None:
+        self.right.compile_tokens()
+
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         maps = self.right.encode(images)
         return FeatureMaps({branch: m * (self.factor if branch == self.output else 1) for branch, m in maps.items()})
