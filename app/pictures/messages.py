@@ -16,7 +16,11 @@ _MAX_FACTS_BYTES = 64 * 1024
 
 
 class BrokenMessage(Exception):
-    """The other side has ended, or what it sent is not a message."""
+    """What the other side sent is not a message."""
+
+
+class ConnectionEnded(BrokenMessage):
+    """The other side has ended."""
 
 
 def send_message(connection: socket.socket, facts: dict[str, Any], *blobs: bytes | memoryview) -> None:
@@ -29,7 +33,7 @@ def send_message(connection: socket.socket, facts: dict[str, Any], *blobs: bytes
 
 
 def receive_message(connection: socket.socket, max_bytes: int) -> tuple[dict[str, Any], bytearray]:
-    """Receive an object and at most `max_bytes` raw bytes. Raises BrokenMessage."""
+    """Receive an object and at most `max_bytes` raw bytes. Raises BrokenMessage and ConnectionEnded."""
     try:
         facts_bytes, size = _LENGTHS.unpack(_receive(connection, _LENGTHS.size))
         if facts_bytes > _MAX_FACTS_BYTES or size > max_bytes:
@@ -38,7 +42,9 @@ def receive_message(connection: socket.socket, max_bytes: int) -> tuple[dict[str
         if not isinstance(facts, dict):
             raise BrokenMessage("it is no object")
         return facts, _receive(connection, size)
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ConnectionEnded from error
+    except (ValueError, RecursionError) as error:
         raise BrokenMessage(str(error)) from error
 
 
@@ -48,6 +54,6 @@ def _receive(connection: socket.socket, size: int) -> bytearray:
     while rest:
         count = connection.recv_into(rest)
         if count == 0:
-            raise BrokenMessage("the other side has ended")
+            raise ConnectionEnded
         rest = rest[count:]
     return received

@@ -17,13 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field
 import app
 from app.errors import PictureTooLarge
 from app.pictures.decode import SIGNATURES
-from app.pictures.messages import BrokenMessage, receive_message, send_message
+from app.pictures.messages import BrokenMessage, ConnectionEnded, receive_message, send_message
 from app.pictures.opened import OpenedPicture, OpenOptions
 from app.pictures.worker import REFUSALS
 
 EndReason = Literal["time", "deadline", "client_gone", "died", "invalid_answer", "closed"]
 _REFUSALS = {refusal.__name__: refusal for refusal in REFUSALS}
 _INHERITED = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")  # no secrets
+_CLOSING_S = 1.0  # from the end of the connection to the end of the process
 _Side = Annotated[int, Field(ge=1, le=2**31)]
 
 
@@ -55,15 +56,18 @@ class _Refusal(BaseModel):
 
 
 class DecoderProcess:
-    """One process with limits for memory and for processor time per picture; blocking, for one caller at a time."""
+    """One process with limits for memory and for processor time per picture; blocking, for one caller at a time.
 
-    def __init__(self, memory_bytes: int, cpu_s: float) -> None:
+    `program` is a module that answers like `app.pictures.worker`.
+    """
+
+    def __init__(self, memory_bytes: int, cpu_s: float, program: str) -> None:
         self._connection, theirs = socket.socketpair()
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         packages = [str(Path(app.__file__).parents[1]), environment.get("PYTHONPATH", "")]
         environment |= {"PYTHONPATH": os.pathsep.join(filter(None, packages))}
         environment |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-P", "-m", "app.pictures.worker", str(theirs.fileno()), str(memory_bytes)]
+        command = [sys.executable, "-P", "-m", program, str(theirs.fileno()), str(memory_bytes)]
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603
                 [*command, str(cpu_s)],
@@ -80,6 +84,12 @@ class DecoderProcess:
         """The id of the process."""
         return self._process.pid
 
+    def is_alive(self) -> bool:
+        """Whether the process runs. If it has ended by itself, it counts as ended from now on."""
+        if self._process.poll() is not None:
+            self.end("died")
+        return self.end_reason is None
+
     def wait_until_ready(self) -> bool:
         """Wait until the process has set its limits. Returns whether its memory is limited. Raises DecoderEnded."""
         facts, _ = self._receive(0)
@@ -90,7 +100,7 @@ class DecoderProcess:
         try:
             send_message(self._connection, asdict(options), data)
         except OSError as error:
-            raise self._ended() from error
+            raise self._ended_by_itself() from error
         height, width = options.input_size
         input_bytes = height * width * 3
         facts, pixels = self._receive(input_bytes + options.preview_side_px**2 * 3)
@@ -99,8 +109,7 @@ class DecoderProcess:
                 return _opened(_Facts.model_validate(facts), pixels, options)
             refusal = _Refusal.model_validate(facts)
         except (ValueError, PictureTooLarge) as error:  # pydantic's ValidationError is a ValueError
-            self.end("invalid_answer")
-            raise self._ended() from error
+            raise self._ended("invalid_answer") from error
         raise _REFUSALS[refusal.error](refusal.message)
 
     def end(self, reason: EndReason) -> None:
@@ -117,18 +126,22 @@ class DecoderProcess:
     def _receive(self, max_bytes: int) -> tuple[dict[str, Any], bytearray]:
         try:
             return receive_message(self._connection, max_bytes)
+        except ConnectionEnded as error:
+            raise self._ended_by_itself() from error
         except BrokenMessage as error:
-            raise self._ended() from error
+            raise self._ended("invalid_answer") from error
 
-    def _ended(self) -> DecoderEnded:
-        """Why the process has ended. What is left of it is ended, too."""
-        if self.end_reason is None:
-            self._connection.close()  # a process that has sent an invalid message may still run
-            try:
-                status = self._process.wait(timeout=1)
-            except subprocess.TimeoutExpired:
-                status = None
-            self.end("time" if status == -signal.SIGPROF else "invalid_answer" if status is None else "died")
+    def _ended_by_itself(self) -> DecoderEnded:
+        """Why the process has closed the connection."""
+        try:
+            status = self._process.wait(timeout=_CLOSING_S)
+        except subprocess.TimeoutExpired:
+            return self._ended("invalid_answer")
+        return self._ended("time" if status == -signal.SIGPROF else "died")
+
+    def _ended(self, reason: EndReason) -> DecoderEnded:
+        """End what is left of the process, for this reason unless there was one before."""
+        self.end(reason)
         self._process.wait()
         assert self.end_reason is not None
         return DecoderEnded(self.end_reason)

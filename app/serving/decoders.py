@@ -32,13 +32,15 @@ class DecoderOptions:
     """How many processes decode pictures, and what one of them may use.
 
     `memory_bytes` is the address space of a process. `cpu_s` is the processor time that one picture may take.
-    `queue_limit` is the number of pictures that may wait.
+    `queue_limit` is the number of pictures that may wait. `program` is the module that the processes run, which answers
+    like `app.pictures.worker`.
     """
 
     processes: int
     memory_bytes: int
     cpu_s: float
     queue_limit: int
+    program: str = "app.pictures.worker"
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ class Decoders:
     async def _take(self, deadline: float) -> DecoderProcess:
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                return await self._idle.get()
+                while not (process := await self._idle.get()).is_alive():
+                    self._give_back(process)  # it ended while it was idle
+                return process
         except TimeoutError as error:
             raise DeadlineExceeded("No process was free to decode the picture in time; try again later.") from error
 
@@ -144,7 +148,7 @@ class Decoders:
                 return
 
     def _new_process(self) -> DecoderProcess:
-        process = DecoderProcess(self._options.memory_bytes, self._options.cpu_s)
+        process = DecoderProcess(self._options.memory_bytes, self._options.cpu_s, self._options.program)
         if not process.wait_until_ready():
             logger.warning("The memory of processes that decode pictures is not limited: this system cannot do that.")
         return process

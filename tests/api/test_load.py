@@ -160,7 +160,9 @@ def test_the_pictures_of_callers_who_hung_up_are_not_decoded(tiny_bundle: Path, 
     with serving(Settings(bundle=tiny_bundle)) as client, ThreadPoolExecutor(9) as callers:
         first = callers.submit(predict, client, large_picture)
         leaving = [callers.submit(hang_up, client, large_picture, all_wait.wait) for _ in range(8)]
-        wait_until(lambda: waiting() >= 7)  # one of all is being decoded: these callers have one address, so one process
+        wait_until(
+            lambda: waiting() >= 7
+        )  # one of all is being decoded: these callers have one address, so one process
         all_wait.set()
         wait(leaving)
         stayed = predict(client, png_bytes())
