@@ -15,6 +15,7 @@ from app.api import problems
 from app.api.keys.limits import Limiter
 from app.api.middleware.access import AccessMiddleware, Authenticator
 from app.api.middleware.admission import AdmissionMiddleware
+from app.api.middleware.head import HeadMiddleware
 from app.api.middleware.telemetry import TelemetryMiddleware
 from app.api.openapi import DocumentedAPI
 from app.api.routes import explanations, health, model, operation, pages, predictions
@@ -122,4 +123,5 @@ def _add_middleware(app: FastAPI, metrics: Metrics) -> None:
             allow_headers=REQUEST_HEADERS,
             expose_headers=RESPONSE_HEADERS,
         )
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(TelemetryMiddleware, metrics=metrics, lifecycle=app.state.lifecycle)

@@ -97,7 +97,7 @@ class Predictor:
         spent_ms = {"trunk": (encoded - began) * 1e3, "head": (time.perf_counter() - encoded) * 1e3}
         pictures = zip(uploads, logits, unbatched(rounded), gradients, strict=True)
         return [
-            (Prediction(self.bundle.sha256, of_picture, stored.map(np.copy), upload, gradient), spent_ms)
+            (_copied(Prediction(self.bundle.sha256, of_picture, stored, upload, gradient)), spent_ms)
             for upload, of_picture, stored, gradient in pictures
         ]
 
@@ -234,3 +234,14 @@ class Predictor:
     def _baseline_logits(self) -> Float32[np.ndarray, " k"]:
         """The logits of the baseline, the training data's mean maps."""
         return np.asarray(self.engine.classify(batched([self.bundle.baseline]))[0])
+
+
+def _copied(prediction: Prediction) -> Prediction:
+    """A prediction with arrays of its own. Its parts of a batch would keep the whole batch in memory."""
+    gradient = prediction.gradient
+    return replace(
+        prediction,
+        logits=prediction.logits.copy(),
+        maps=prediction.maps.map(np.copy),
+        gradient=None if gradient is None else gradient.map(np.copy),
+    )

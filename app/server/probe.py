@@ -13,8 +13,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 
-from app.addresses import is_loopback
-
 DESCRIPTION = "ask the service on this machine whether it accepts new clients"
 TIMEOUT_S = 5.0
 
@@ -37,8 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def why_not_ready(host: str, port: int) -> str | None:
     """The reason why the service on this machine accepts no new clients, as a sentence; None if it accepts them."""
-    if not is_loopback(host):
-        host = "127.0.0.1"  # the service listens on all addresses, this one included
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     url = f"http://[{host}]:{port}/health/ready" if ":" in host else f"http://{host}:{port}/health/ready"
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S):  # noqa: S310

@@ -14,12 +14,14 @@ from typing import Any
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.main import STARTUP_FAILURE  # type: ignore[attr-defined]
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from app import __version__
 from app.api.application import create_app
 from app.files import EXAMPLE
+from app.options import predictor_options
 from app.settings import Settings
 from app.telemetry.logs import set_up_logs
 
@@ -34,11 +36,14 @@ def serve(settings: Settings) -> int:
     """
     set_up_logs(settings.log)
     if settings.workers > 1:
+        settings.check_exposure()
+        predictor_options(settings).read_bundle()  # each worker would refuse it after the port is opened
         listener = _listen(settings)
         _announce(settings, listener)
         config = configure(partial(create_logging_app, settings), settings, factory=True, workers=settings.workers)
-        Multiprocess(config, sockets=[listener]).run()
-        return 0
+        supervisor = Multiprocess(config, sockets=[listener])
+        supervisor.run()
+        return 1 if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes) else 0
     app = create_app(settings)
     app.state.models.load()  # so that a bundle that must not be served is refused before the port is opened
     listener, server = _listen(settings), uvicorn.Server(configure(app, settings))
@@ -134,7 +139,10 @@ class LimitedHttp(HttpToolsProtocol):
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        both = (
+            settings.host == "::" and socket.has_dualstack_ipv6()
+        )  # all addresses of this machine, IPv4 ones included
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048, dualstack_ipv6=both)
     except OSError as error:
         reason = f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
         raise OSError(f"{reason}. Choose another with --host and --port.") from error

@@ -90,9 +90,7 @@ class Service:
         }
         self._decoding: Counter[str] = Counter()  # the pictures that are decoded or wait for it, by user
         self._compiling: asyncio.Future[None] | None = None
-        self.explanation_cache: ExplanationCache[tuple[bytes, dict[str, str]]] = ExplanationCache(
-            options.explanation_cache_bytes
-        )
+        self.explanation_cache = ExplanationCache(options.explanation_cache_bytes)
 
     @property
     def waiting(self) -> dict[str, int]:

@@ -224,7 +224,7 @@ async def _explain_stored(
     response = await cancel_on_disconnect(request, explained)
     response.headers.update(caching)
     answer = (bytes(response.body), dict(response.headers))
-    service.explanation_cache.put(query.prediction_id, caching["ETag"], answer, len(response.body))
+    service.explanation_cache.put(query.prediction_id, caching["ETag"], answer)
     return response
 
 
