@@ -24,6 +24,7 @@ if os.name == "posix":
 logger = logging.getLogger("fusionlens.decoders")
 # A process whose client is gone may end its picture within this time, since starting another takes longer.
 _GRACE_S = 0.1
+_REPLACED_S = 2.0  # the time that another process usually has to be ready
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0  # before a process that did not start is started again
 
 
@@ -102,7 +103,7 @@ class Decoders:
                     process.end("client_gone")
                 await asyncio.wait([opening])
             opening.exception()  # so that asyncio does not report it, if nobody waits for it
-            self._give_back(process)
+            await self._give_back(process)
         try:
             return [opening.result()]
         except DecoderEnded as ended:
@@ -112,12 +113,12 @@ class Decoders:
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 while not (process := await self._idle.get()).is_alive():
-                    self._give_back(process)  # it ended while it was idle
+                    await self._give_back(process)  # it ended while it was idle
                 return process
         except TimeoutError as error:
             raise DeadlineExceeded("No process was free to decode the picture in time; try again later.") from error
 
-    def _give_back(self, process: DecoderProcess) -> None:
+    async def _give_back(self, process: DecoderProcess) -> None:
         """Keep a process for the next picture, or replace it if it has ended."""
         if process.end_reason is None:
             self._idle.put_nowait(process)
@@ -131,6 +132,8 @@ class Decoders:
         task = asyncio.create_task(self._start_one())
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
+        # Until then this place stays taken: else its user would soon have the other processes, too.
+        await asyncio.wait([task], timeout=_REPLACED_S)
 
     async def _start_one(self) -> None:
         """Start a process. If that fails, try again, with longer and longer pauses."""

@@ -36,7 +36,7 @@ class ServiceOptions:
 
     `deadline_s` is the time limit for an answer. `queue_limit` is the number of requests that may wait in each queue.
     `gather_s` is how long a picture waits for others to form a batch on a GPU. `explainers` is the number of threads
-    that compute and draw explanations.
+    that compute and draw explanations for one user; there is one more for others.
     """
 
     deadline_s: float
@@ -61,7 +61,8 @@ class Service:
 
     There is one work queue for predictions, and two for explanations. Explanations take a few milliseconds and need not
     wait for a pass of the backbones. Those that need another pass of the Swin have a queue of their own. Decoding has a
-    queue that all services share. In each queue, users get their turns one after the other.
+    queue that all services share. In each queue, users get their turns one after the other. Where several passes run at
+    once, no user has all of them.
     """
 
     def __init__(
@@ -83,9 +84,15 @@ class Service:
             limit,
             engine.batch_size,
             gather_s,
+            max_passes_per_user=max(1, engine.concurrency - 1),
         )
         self._explanation_queues: dict[str, WorkQueue[Callable[[], Any], Any]] = {
-            "explain": WorkQueue(in_threads(run_calls, options.explainers), options.explainers, limit),
+            "explain": WorkQueue(
+                in_threads(run_calls, options.explainers + 1),
+                options.explainers + 1,
+                limit,
+                max_passes_per_user=options.explainers,
+            ),
             "swin": WorkQueue(in_threads(run_calls, 1), 1, limit),
         }
         self._decoding: Counter[str] = Counter()  # the pictures that are decoded or wait for it, by user
