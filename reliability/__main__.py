@@ -90,6 +90,7 @@ def _uploads(given: Given) -> Iterable[Row]:
 def _attacks(given: Given) -> Iterable[Row]:
     quick, picture = given.quick, given.picture.read_bytes()
     replica = Replica("127.0.0.1", 8112, given.folder(), bundle=str(given.demo))
+    yield results.of_price(attacks.price(picture, 50 if quick else 500))
     with running(replica):
         yield from results.of_costs(attacks.costs(replica))
         yield from results.of_beside(attacks.all_beside(replica, picture, 2 if quick else 10))

@@ -28,6 +28,9 @@ from urllib.parse import quote, urlencode
 import psutil
 from PIL import Image
 
+from app.pictures.decode import PREVIEW_SIDE_PX, Limits
+from app.pictures.opened import OpenOptions, open_picture
+from app.serving.decoder_process import DecoderProcess
 from benchmarks.timing import percentile
 from reliability import bombs
 from reliability.containers import png
@@ -134,6 +137,38 @@ def cost(replica: Replica, data: bytes) -> Cost:
     wait_until_idle(service)
     grown_mb = status_mb(service.pid, "VmHWM") - before_mb
     return Cost(status, len(data), cpu_s(service) - before_s, grown_mb, max(sizes_mb))
+
+
+@dataclass(frozen=True)
+class Price:
+    """What decoding in another process costs an honest picture: both ways in ms, and the idle process in MB."""
+
+    there_ms: tuple[float, ...]
+    here_ms: tuple[float, ...]
+    idle_mb: float
+
+    @property
+    def more_ms(self) -> float:
+        """The difference of the medians."""
+        return median(self.there_ms) - median(self.here_ms)
+
+
+def price(picture: bytes, rounds: int) -> Price:
+    """Open a picture by turns in a process of its own and in this one."""
+    options = OpenOptions((224, 224), Limits(), PREVIEW_SIDE_PX)
+    process = DecoderProcess(768_000_000, 2.0, PROGRAM)
+    process.wait_until_ready()
+    idle_mb = status_mb(process.pid, "VmRSS")
+    there_ms, here_ms = [], []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        process.open(picture, options)
+        between = time.perf_counter()
+        open_picture(picture, options)
+        there_ms.append((between - began) * 1e3)
+        here_ms.append((time.perf_counter() - between) * 1e3)
+    process.close()
+    return Price(tuple(there_ms), tuple(here_ms), idle_mb)
 
 
 def beside(replica: Replica, picture: bytes, attack: Callable[[Replica], int], seconds: float) -> Beside:
