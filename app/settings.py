@@ -53,7 +53,9 @@ class Settings(BaseSettings):
 
     max_upload_bytes: int = Field(20_000_000, ge=1, description="largest request body, in bytes")
     uploads_max_bytes: int = Field(
-        256_000_000, ge=1, description="memory for all request bodies being received, in bytes; beyond it, 429"
+        256_000_000,
+        ge=1,
+        description="memory for all request bodies being received, in bytes, half of it for one user; beyond it, 429",
     )
     max_pixels: int = Field(
         50_000_000, ge=1, le=178_000_000, description="largest number of pixels that a JPEG may declare"

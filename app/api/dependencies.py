@@ -51,7 +51,7 @@ async def uploaded_picture(
 ) -> AsyncIterator[bytes]:
     """The bytes of the picture in the request's body. Raises what `read_picture` raises."""
     memory: UploadMemory = request.app.state.upload_memory
-    with memory.reservation() as reserve:
+    with memory.reservation(user_of(request.scope)) as reserve:
         yield await read_picture(request, settings.max_upload_bytes, reserve, settings.deadline_s)
 
 

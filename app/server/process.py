@@ -7,6 +7,7 @@ import math
 import shlex
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from uvicorn.supervisors import Multiprocess
 
 from app import __version__
 from app.api.application import create_app
+from app.errors import FusionLensError
 from app.files import EXAMPLE
 from app.options import predictor_options
 from app.settings import Settings
@@ -36,14 +38,17 @@ def serve(settings: Settings) -> int:
     """
     set_up_logs(settings.log)
     if settings.workers > 1:
-        settings.check_exposure()
-        predictor_options(settings).read_bundle()  # each worker would refuse it after the port is opened
+        create_app(settings)  # what each worker would refuse after the port is opened: keys, missing packages,
+        predictor_options(settings).read_bundle()  # and a bundle that must not be served
         listener = _listen(settings)
         _announce(settings, listener)
         config = configure(partial(create_logging_app, settings), settings, factory=True, workers=settings.workers)
         supervisor = Multiprocess(config, sockets=[listener])
         supervisor.run()
-        return 1 if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes) else 0
+        if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
+            print("fusionlens: The worker processes did not start: the log says why.", file=sys.stderr)
+            return 1
+        return 0
     app = create_app(settings)
     app.state.models.load()  # so that a bundle that must not be served is refused before the port is opened
     listener, server = _listen(settings), uvicorn.Server(configure(app, settings))
@@ -74,9 +79,17 @@ def configure(app: FastAPI | Callable[[], FastAPI], settings: Settings, **option
 
 
 def create_logging_app(settings: Settings) -> FastAPI:
-    """Set up the logs, then create the application: the factory for new worker processes."""
+    """Set up the logs, then create the application: the factory for new worker processes.
+
+    Ends the process after a sentence if the application cannot be created. With another status than this one, uvicorn
+    would start workers without end.
+    """
     set_up_logs(settings.log)
-    return create_app(settings)
+    try:
+        return create_app(settings)
+    except FusionLensError as error:
+        print(f"fusionlens: {error}", file=sys.stderr)
+        raise SystemExit(STARTUP_FAILURE) from error
 
 
 class LimitedHttp(HttpToolsProtocol):

@@ -70,7 +70,7 @@ def set_up(folder: Path) -> Iterator[str]:
 
 def _first_key(keys: Path) -> str:
     """A key for a first user, with limits that the page does not reach and that leave room for others."""
-    return add_key(keys, "first", ["predict"], requests_per_minute=1200, concurrent=16)
+    return add_key(keys, "first", ["predict"], requests_per_minute=1200.0, concurrent=16)
 
 
 def _write(file: Path, content: str) -> None:
