@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None, program: str = "fusionlens") -> int
 
     `program` is the name of the command that usage messages show.
     """
-    args = _parser(program).parse_args(arguments)
+    args = make_parser(program).parse_args(arguments)
     overrides = {name: value for name in ("bundle", "host", "port") if (value := getattr(args, name, None)) is not None}
     try:
         settings = Settings(**overrides)
@@ -69,7 +69,8 @@ def main(arguments: list[str] | None = None, program: str = "fusionlens") -> int
         return 130
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
+def make_parser(program: str) -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
     parser = argparse.ArgumentParser(prog=program, description="An image classifier that explains its answers.")
     parser.add_argument("--version", action="version", version=f"fusionlens {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from app.pictures.decode import Limits
 from app.predicting.load import PredictorOptions
+from app.serving.decoders import DecoderOptions
 from app.serving.registry import RegistryOptions
 from app.serving.service import ServiceOptions
 from app.settings import Settings
@@ -20,8 +21,18 @@ def predictor_options(settings: Settings) -> PredictorOptions:
         engine=settings.engine,
         threads=settings.threads,
         cache=settings.cache,
-        limits=Limits(settings.max_pixels, settings.max_side_px),
+        limits=Limits(settings.max_pixels, settings.max_full_pixels, settings.max_side_px),
         preview_side_px=settings.preview_side_px,
+    )
+
+
+def decoder_options(settings: Settings) -> DecoderOptions:
+    """Options for the processes that decode pictures."""
+    return DecoderOptions(
+        processes=settings.decoders,
+        memory_bytes=settings.decoder_max_bytes,
+        cpu_s=settings.decoder_cpu_s,
+        queue_limit=settings.queue_limit,
     )
 
 
@@ -31,7 +42,7 @@ def registry_options(settings: Settings) -> RegistryOptions:
         deadline_s=settings.deadline_s,
         queue_limit=settings.queue_limit,
         gather_s=settings.gather_ms / 1e3,
-        decoders=settings.decoders,
+        explainers=settings.decoders,
         explanation_cache_bytes=settings.answers_max_bytes,
     )
     return RegistryOptions(

@@ -53,10 +53,18 @@ class Settings(BaseSettings):
 
     max_upload_bytes: int = Field(20_000_000, ge=1, description="largest request body, in bytes")
     uploads_max_bytes: int = Field(
-        256_000_000, ge=1, description="memory for all request bodies being received, in bytes; beyond it, 429"
+        256_000_000,
+        ge=1,
+        description="memory for all request bodies being received, in bytes, half of it for one user; beyond it, 429",
     )
     max_pixels: int = Field(
-        50_000_000, ge=1, le=178_000_000, description="largest number of pixels that a picture may declare"
+        50_000_000, ge=1, le=178_000_000, description="largest number of pixels that a JPEG may declare"
+    )
+    max_full_pixels: int = Field(
+        25_000_000,
+        ge=1,
+        le=178_000_000,
+        description="the same for pictures that are no JPEGs, which cannot be decoded at a reduced scale",
     )
     max_side_px: int = Field(16_384, ge=1, description="longest side that a picture may declare, in px")
 
@@ -77,7 +85,16 @@ class Settings(BaseSettings):
         description="time limit for an answer, in seconds: 429 at once if it cannot be met, 504 if it passes",
     )
     decoders: int = Field(
-        2, ge=1, description="threads that decode pictures, and threads that compute and draw explanations"
+        2,
+        ge=2,
+        description="processes that decode pictures, and threads that compute and draw explanations; no user has all "
+        "processes at once",
+    )
+    decoder_max_bytes: int = Field(
+        768_000_000, ge=256_000_000, description="largest address space of a process that decodes pictures, in bytes"
+    )
+    decoder_cpu_s: float = Field(
+        2.0, gt=0, description="processor time that decoding one picture may take, in seconds; beyond it, 422"
     )
 
     store_ttl_s: float = Field(900.0, gt=0, description="how long a prediction can be explained, in seconds")

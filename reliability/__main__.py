@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from app.files import DEMO_BUNDLE
-from reliability import faults, fleet, overload, results, soak, swaps, uploads
+from reliability import attacks, faults, fleet, overload, results, soak, swaps, uploads
 from reliability.replicas import ROOT, Replica, running
 from reliability.results import Row
 from tests.support.artifacts import build_once
@@ -87,6 +87,25 @@ def _uploads(given: Given) -> Iterable[Row]:
     yield from results.of_uploads(report)
 
 
+def _attacks(given: Given) -> Iterable[Row]:
+    quick, picture = given.quick, given.picture.read_bytes()
+    replica = Replica("127.0.0.1", 8112, given.folder(), bundle=str(given.demo))
+    yield results.of_price(attacks.price(picture, 50 if quick else 500))
+    with running(replica):
+        yield from results.of_costs(attacks.costs(replica))
+        yield from results.of_beside(attacks.all_beside(replica, picture, 2 if quick else 10))
+
+
+def _oddities(given: Given) -> Iterable[Row]:
+    quick, picture = given.quick, given.picture.read_bytes()
+    replica = Replica("127.0.0.1", 8113, given.folder(), bundle=str(given.tiny))
+    with running(replica):
+        statuses = attacks.mutated(replica, 400 if quick else 200_000, seed=1)
+        yield results.of_statuses("mutated pictures", statuses)
+        statuses = attacks.odd_queries(replica, picture, 400 if quick else 20_000, seed=1)
+        yield results.of_statuses("requests with odd query parameters", statuses)
+
+
 def _overload(given: Given) -> Iterable[Row]:
     found = overload.overload(given.demo, given.picture, given.folder(), 10 if given.quick else 60)
     yield from results.of_overload(found, *overload.hung_up(given.demo, given.picture, given.folder()))
@@ -122,6 +141,8 @@ def _soak(given: Given) -> Iterable[Row]:
 
 PARTS: dict[str, tuple[str, Callable[[Given], Iterable[Row]]]] = {
     "uploads": ("Hostile uploads", _uploads),
+    "attacks": ("Attacks on processor and memory", _attacks),
+    "oddities": ("Mutated pictures and odd queries", _oddities),
     "overload": ("Overload", _overload),
     "restarts": ("Restarted and killed replicas", _restarts),
     "swaps": ("Replacing the bundle under load", _swaps),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -17,6 +18,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.timing import percentile
+from reliability.attacks import Beside, Cost, Price
 from reliability.faults import BundleReplaced, ClockJumps, RedisLost
 from reliability.fleet import FleetRun
 from reliability.overload import Overload
@@ -105,6 +107,53 @@ def of_uploads(found: UploadsReport) -> Iterator[Row]:
         f"{found.slower:.2f} ×; {found.honest_lost} lost",
         found.slower <= 2 and found.honest_lost == 0,
     )
+
+
+def of_price(found: Price) -> Row:
+    """A row about what an honest picture pays."""
+    return Row(
+        "an honest picture, decoded in a process of its own instead of in the service",
+        "≤ 2 ms more",
+        f"{median(found.there_ms):.1f} ms instead of {median(found.here_ms):.1f} ms, medians of {len(found.here_ms)}; "
+        f"an idle process takes {found.idle_mb:.0f} MB",
+        found.more_ms <= 2,
+    )
+
+
+def of_costs(found: Mapping[str, Cost]) -> Iterator[Row]:
+    """Rows about the cost of single uploads."""
+    for what, unit, goal, costs in (
+        ("most processor time that one upload costs", "s", 2.5, {name: one.cpu_s for name, one in found.items()}),
+        ("most memory that one adds to the service", "MB", 64, {name: one.service_mb for name, one in found.items()}),
+        ("most memory of the process that decodes", "MB", 768, {name: one.decoder_mb for name, one in found.items()}),
+    ):
+        name = max(costs, key=lambda one: costs[one])
+        sizes = f"{len(costs)} hostile uploads of at most {max(one.size for one in found.values()) / 1e3:.0f} kB"
+        measured = f"{costs[name]:.2f} {unit} ({name})"
+        yield Row(f"{sizes}: {what}", f"≤ {goal:g} {unit}", measured, costs[name] <= goal)
+
+
+def of_beside(found: Mapping[str, Beside]) -> Iterator[Row]:
+    """Rows about an honest client beside each attack."""
+    for name, one in found.items():
+        yield Row(
+            f"attack at full speed: {name}",
+            "honest client: ≥ 95 % answered, median ≤ 3 × alone; /health/live p99 ≤ 100 ms; over after ≤ 5 s; no 5xx",
+            f"{one.answered:.0%} answered, {one.slower:.2f} × its {median(one.alone_ms):.0f} ms; "
+            f"{one.health_p99_ms:.0f} ms; {one.recovered_s:.1f} s; {one.failures} of {one.sent} answers 5xx",
+            one.answered >= 0.95
+            and one.slower <= 3
+            and one.health_p99_ms <= 100
+            and one.recovered_s <= 5
+            and not one.failures,
+        )
+
+
+def of_statuses(what: str, found: Counter[int]) -> Row:
+    """A row about answers that may be anything but a failure of the service."""
+    failures = sum(count for status, count in found.items() if status >= 500 or status == 0)
+    counts = ", ".join(f"{count} × {status}" for status, count in sorted(found.items()))
+    return Row(f"{found.total()} {what}", "0 × 5xx or no answer", f"{failures} ({counts})", failures == 0)
 
 
 def of_overload(found: Overload, passes: int, clients: int) -> Iterator[Row]:

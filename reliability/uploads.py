@@ -180,7 +180,9 @@ def right_answer(data: bytes, limits: Limits) -> tuple[str, Sequence[int]]:
         return "unsupported-media-type", ()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            if image.width * image.height > limits.max_pixels or max(image.size) > limits.max_side_px:
+            reducible = bool(getattr(image, "quantization", None))
+            max_pixels = limits.max_pixels if reducible else limits.max_full_pixels
+            if image.width * image.height > max_pixels or max(image.size) > limits.max_side_px:
                 return "picture-too-large", ()
             image.load()
             # Without its palette, a picture has no colours; Pillow would make some up.

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from app.cli import _parser as app_parser
-from training.cli import _parser as training_parser
+from app.cli import make_parser as app_parser
+from training.cli import make_parser as training_parser
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "cli.md"
 HEAD = """\

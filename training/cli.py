@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None, program: str = "fusionlens-train") 
 
     `program` is the name of the command in its usage.
     """
-    args = _parser(program).parse_args(arguments)
+    args = make_parser(program).parse_args(arguments)
     try:
         return int(args.run(args))
     except BrokenPipeError:  # the reader of the output, such as head, has closed the pipe
@@ -58,7 +58,8 @@ def main(arguments: list[str] | None = None, program: str = "fusionlens-train") 
         return 1
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
+def make_parser(program: str) -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
     parser = argparse.ArgumentParser(prog=program, description="Train, evaluate and export fusion classifiers.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

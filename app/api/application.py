@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from fastapi import FastAPI
@@ -15,13 +15,15 @@ from app.api import problems
 from app.api.keys.limits import Limiter
 from app.api.middleware.access import AccessMiddleware, Authenticator
 from app.api.middleware.admission import AdmissionMiddleware
+from app.api.middleware.head import HeadMiddleware
 from app.api.middleware.telemetry import TelemetryMiddleware
 from app.api.openapi import DocumentedAPI
 from app.api.routes import explanations, health, model, operation, pages, predictions
 from app.api.uploads import UploadMemory
 from app.errors import EngineError
 from app.files import WEB
-from app.options import registry_options
+from app.options import decoder_options, registry_options
+from app.serving.decoders import Decoders
 from app.serving.lifecycle import Lifecycle
 from app.serving.registry import ModelRegistry
 from app.serving.stores.memory import MemoryStore
@@ -47,17 +49,21 @@ def create_app(settings: Settings) -> FastAPI:
     settings.check_exposure()
     metrics, tracing, lifecycle = Metrics(), make_tracing(settings.otlp_endpoint), Lifecycle(settings.drain_s)
     store, limiter = _store_and_limiter(settings, metrics)
-    models = ModelRegistry(registry_options(settings), store, metrics, tracing.record)
+    decoders = Decoders(decoder_options(settings), metrics)
+    models = ModelRegistry(registry_options(settings), store, decoders, metrics, tracing.record)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if not models.services:
-            models.load()
-        await models.probe_store()
-        with lifecycle.handle_signals(partial(operation.reload_logged, app.state.authenticator, models)):
-            yield
-        await store.close()
-        tracing.shutdown()
+        async with AsyncExitStack() as opened:
+            opened.callback(tracing.shutdown)
+            opened.push_async_callback(store.close)
+            opened.push_async_callback(decoders.close)
+            if not models.services:
+                models.load()
+            await decoders.start()
+            await models.probe_store()
+            with lifecycle.handle_signals(partial(operation.reload_logged, app.state.authenticator, models)):
+                yield
 
     app = DocumentedAPI(
         title="FusionLens",
@@ -117,4 +123,5 @@ def _add_middleware(app: FastAPI, metrics: Metrics) -> None:
             allow_headers=REQUEST_HEADERS,
             expose_headers=RESPONSE_HEADERS,
         )
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(TelemetryMiddleware, metrics=metrics, lifecycle=app.state.lifecycle)

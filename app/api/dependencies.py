@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
+from app.api.keys.users import user_of
 from app.api.uploads import UploadMemory, read_picture
 from app.serving.registry import ModelRegistry
 from app.serving.service import Service
@@ -40,12 +41,17 @@ async def get_owner(request: Request) -> str:
     return owner
 
 
+async def get_user(request: Request) -> str:
+    """Whoever takes turns with others in the queues: see `user_of`."""
+    return user_of(request.scope)
+
+
 async def uploaded_picture(
     request: Request, settings: Annotated[Settings, Depends(get_settings)]
 ) -> AsyncIterator[bytes]:
     """The bytes of the picture in the request's body. Raises what `read_picture` raises."""
     memory: UploadMemory = request.app.state.upload_memory
-    with memory.reservation() as reserve:
+    with memory.reservation(user_of(request.scope)) as reserve:
         yield await read_picture(request, settings.max_upload_bytes, reserve, settings.deadline_s)
 
 
@@ -73,5 +79,6 @@ async def _disconnect(request: Request) -> None:
 RegistryDep = Annotated[ModelRegistry, Depends(get_registry)]
 ServiceDep = Annotated[Service, Depends(get_service)]
 SettingsDep = Annotated[Settings, Depends(get_settings)]
+UserDep = Annotated[str, Depends(get_user)]
 OwnerDep = Annotated[str, Depends(get_owner)]
 UploadedPicture = Annotated[bytes, Depends(uploaded_picture)]

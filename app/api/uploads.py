@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,13 +50,22 @@ class _InMemoryParser(MultiPartParser):
 
 
 class UploadMemory:
-    """The memory budget for all request bodies that are being received."""
+    """The memory budget for all request bodies that are being received.
+
+    All bodies of one user together have at most half of it. A single one may have more.
+    """
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self.used_bytes = max_bytes, 0
+        self._max_bytes = max_bytes
+        self._used_bytes: Counter[str] = Counter()  # by user
+
+    @property
+    def used_bytes(self) -> int:
+        """The memory of all bodies that are being received."""
+        return self._used_bytes.total()
 
     @contextmanager
-    def reservation(self) -> Iterator[Callable[[int], None]]:
+    def reservation(self, user: str) -> Iterator[Callable[[int], None]]:
         """A function that reserves memory for the chunks of one body, by their size in bytes.
 
         The function raises Overloaded if the budget is used up. The memory is released at the end of the context.
@@ -64,15 +74,18 @@ class UploadMemory:
 
         def reserve(nbytes: int) -> None:
             nonlocal reserved
-            if self.used_bytes + nbytes > self._max_bytes:
+            others = self._used_bytes[user] - reserved  # of the same user
+            too_much = others > 0 and others + reserved + nbytes > self._max_bytes / 2
+            if too_much or self.used_bytes + nbytes > self._max_bytes:
                 raise Overloaded(1)
             reserved += nbytes
-            self.used_bytes += nbytes
+            self._used_bytes[user] += nbytes
 
         try:
             yield reserve
         finally:
-            self.used_bytes -= reserved
+            self._used_bytes[user] -= reserved
+            self._used_bytes += Counter()  # forgets users who have nothing
 
 
 async def read_picture(request: Request, max_bytes: int, reserve: Callable[[int], None], timeout_s: float) -> bytes:

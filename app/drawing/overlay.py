@@ -237,7 +237,10 @@ def _draw_contour(inside: Bool[np.ndarray, "h w"], canvas: Image.Image, corner: 
     border = Image.fromarray((inside & ~inner).astype(np.uint8) * 255)
     line_px = 1 + max(canvas.size) // 500
     for colour, width_px in (("black", line_px + 2), ("white", line_px)):
-        canvas.paste(colour, corner, border.filter(ImageFilter.MaxFilter(width_px // 2 * 2 + 1)))
+        reach_px = width_px // 2
+        # Pillow 12.3 divides by zero, and ends the process, in a filter of one pixel.
+        line = border.filter(ImageFilter.MaxFilter(2 * reach_px + 1)) if reach_px else border
+        canvas.paste(colour, corner, line)
 
 
 def _draw_no_evidence_banner(canvas: Image.Image) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import math
 import mmap
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -81,11 +82,15 @@ class OpenVINOEngine:
         pictures = len(next(iter(maps.values())))
         return self._explain(maps, np.zeros((pictures, len(bias))), bias, choose=True)
 
-    def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
-        """See `Engine.tokens`. The graph is compiled at the first call. Raises BundleError and EngineError."""
+    def compile_tokens(self) -> None:
+        """See `Engine.compile_tokens`."""
         with self._compiling_tokens:
             if "tokens" not in self._exclusive:
                 self._exclusive["tokens"] = self._compile_graph("tokens", 1)
+
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
+        """See `Engine.tokens`. The graph is compiled at the first call. Raises BundleError and EngineError."""
+        self.compile_tokens()
         with self._graph("tokens") as tokens:
             results = tokens.run({"images": image[None], "swin_gradient": swin_gradient[None].astype(np.float32)})
         saliency = {height: results[token_output(height)][0] for height in self.token_stages}
@@ -205,9 +210,11 @@ def _write_atomically(file: Path, content: bytes) -> bool:
 
     Returns False, after a warning in the log, if the disk is full. Raises other OSErrors.
     """
-    temporary = Path(mkstemp(dir=file.parent)[1])
+    descriptor, name = mkstemp(dir=file.parent)
+    temporary = Path(name)
     try:
-        temporary.write_bytes(content)
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(content)
         temporary.replace(file)
     except OSError as error:
         temporary.unlink()

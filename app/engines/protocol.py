@@ -75,6 +75,10 @@ class Engine(Protocol):
         """`explain` in one pass, where the target of each picture is the class with the highest `logits + bias`."""
         ...
 
+    def compile_tokens(self) -> None:
+        """Compile what `tokens` needs, unless that is done. It may take seconds. Raises BundleError and EngineError."""
+        ...
+
     def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
         """The saliency and attention of the Swin's tokens, by a forward and a backward pass through the Swin.
 

@@ -58,6 +58,9 @@ class TorchEngine:
             maps, lambda logits: one_hot((logits + torch.from_numpy(bias).to(logits)).argmax(dim=1), len(bias))
         )
 
+    def compile_tokens(self) -> None:
+        """See `Engine.compile_tokens`: here nothing is compiled."""
+
     def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
         """See `Engine.tokens`."""
         assert self._tokens is not None

@@ -40,6 +40,22 @@ def check_container(data: bytes, format_name: str) -> None:
         )
 
 
+def webp_size(data: bytes) -> tuple[int, int]:
+    """The width and height that the first chunk of a WebP file declares, in px. Raises struct.error if it is cut off.
+
+    Source: RFC 9649, sections 2.5 to 2.7.
+    """
+    kind, body = data[12:16], data[20:30]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(body[start : start + 3], "little") + 1 for start in (4, 7))
+    elif kind == b"VP8L":
+        (bits,) = struct.unpack_from("<xL", body)
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    else:
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<6xHH", body))
+    return width, height
+
+
 def _jpeg_exceeds_limits(data: bytes) -> bool:
     scans = segments = exif_segments = 0
     position = data.find(b"\xff", 2)

@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from app.errors import EmptyUpload, PictureTooLarge, UnreadablePicture, UnsupportedMediaType
-from app.pictures.container_limits import check_container
+from app.pictures.container_limits import check_container, webp_size
 from app.pictures.orientation import DECODE_ERRORS, Sides, read_orientation, turn_upright
 
 # The supported formats and the first bytes of their files. Pillow's other loaders are never called.
@@ -25,6 +25,7 @@ SIGNATURES: dict[str, tuple[bytes, ...]] = {
     "BMP": (b"BM",),
 }
 PREVIEW_SIDE_PX = 1024
+TOO_MUCH_MEMORY = "Decoding the picture needs more memory than it may use: send a smaller picture."
 _PILLOW_MAX_PIXELS = 178_956_970
 # A picture is first reduced by a whole factor, then resized smoothly. As with Pillow's `reducing_gap`, the reduced
 # picture must exceed the result by this factor, so that the resize hides the coarse averaging. The values were measured
@@ -39,15 +40,32 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
 class Limits:
     """The largest size that a picture may declare in its header; checked before any pixel is decoded.
 
-    Raises ValueError if `max_pixels` is larger than what Pillow decodes.
+    `max_pixels` is for JPEGs, which can be decoded at a reduced scale, and `max_full_pixels` for all other pictures,
+    which are decoded at full size. Raises ValueError if one of them is larger than what Pillow decodes.
     """
 
     max_pixels: int = 50_000_000
+    max_full_pixels: int = 25_000_000
     max_side_px: int = 16_384
 
     def __post_init__(self) -> None:
-        if self.max_pixels > _PILLOW_MAX_PIXELS:
-            raise ValueError(f"max_pixels is {self.max_pixels}, but Pillow decodes at most {_PILLOW_MAX_PIXELS}")
+        if max(self.max_pixels, self.max_full_pixels) > _PILLOW_MAX_PIXELS:
+            raise ValueError(f"the limits are {self}, but Pillow decodes at most {_PILLOW_MAX_PIXELS} pixels")
+
+    def check(self, what: str, width_px: int, height_px: int, can_reduce: bool = False) -> None:
+        """Raises PictureTooLarge, in a sentence about `what`, for a size that a picture may not have."""
+        if width_px * height_px > self._largest(can_reduce) or max(width_px, height_px) > self.max_side_px:
+            raise PictureTooLarge(f"The {what} is {width_px} × {height_px} px. {self.describe(can_reduce)}")
+
+    def describe(self, can_reduce: bool = False) -> str:
+        """A sentence about the limits for someone whose picture is larger."""
+        return (
+            f"It may have {self._largest(can_reduce) / 1e6:g} million pixels and {self.max_side_px} px a side: "
+            f"send a smaller one{'' if can_reduce else ', or a JPEG'}."
+        )
+
+    def _largest(self, can_reduce: bool) -> int:
+        return self.max_pixels if can_reduce else min(self.max_pixels, self.max_full_pixels)
 
 
 @dataclass(frozen=True)
@@ -111,9 +129,10 @@ def decode(data: bytes, limits: Limits, sizes: TargetSizes | None = None) -> Pic
     notes = []
     try:
         check_container(data, format_name)
+        if format_name == "WEBP":  # Pillow reserves memory for the pixels when it opens the file
+            limits.check("picture", *webp_size(data))
         image = _opened(data, format_name)
-        if image.width * image.height > limits.max_pixels or max(image.size) > limits.max_side_px:
-            raise PictureTooLarge(f"The picture is {image.width} × {image.height} px. {_too_large(limits)}")
+        limits.check("picture", *image.size, can_reduce=_can_reduce(image))
         _check_tiles(image, limits)
         if getattr(image, "is_animated", False):
             notes.append("The file holds several frames; only the first was used.")
@@ -122,7 +141,9 @@ def decode(data: bytes, limits: Limits, sizes: TargetSizes | None = None) -> Pic
         image.load()
         rgb = _to_rgb(image)
     except Image.DecompressionBombError as error:
-        raise PictureTooLarge(_too_large(limits)) from error
+        raise PictureTooLarge(f"The picture has far too many pixels. {limits.describe()}") from error
+    except MemoryError as error:
+        raise PictureTooLarge(TOO_MUCH_MEMORY) from error
     except DECODE_ERRORS as error:
         raise UnreadablePicture(
             f"The {format_name} picture is damaged or cut off and cannot be decoded: send the whole file."
@@ -163,24 +184,28 @@ def _silence_pillow() -> None:
 def _reduce(image: Image.Image, sizes: TargetSizes | None) -> tuple[int, Sides]:
     """Let Pillow decode a JPEG at a reduced scale. Returns the factor and the overhang; call it before `image.load`.
 
-    libjpeg averages squares, starting at the upper left corner, and rounds the sides up. It cannot reduce lossless
-    JPEGs, which have no quantization tables.
+    libjpeg averages squares, starting at the upper left corner, and rounds the sides up.
     """
     width, height = image.size
-    factor = sizes.reduction(width, height) if sizes and getattr(image, "quantization", None) else 1
+    factor = sizes.reduction(width, height) if sizes and _can_reduce(image) else 1
     if factor == 1 or image.draft(None, (width // factor, height // factor)) is None:
         return 1, (0.0, 0.0, 0.0, 0.0)
     return factor, (0.0, 0.0, image.width - width / factor, image.height - height / factor)
 
 
+def _can_reduce(image: Image.Image) -> bool:
+    """Whether libjpeg can decode the picture at a reduced scale. A lossless JPEG has no quantization tables."""
+    return bool(getattr(image, "quantization", None))
+
+
 def _check_tiles(image: Image.Image, limits: Limits) -> None:
-    """Raises PictureTooLarge for a TIFF whose tiles are larger than a picture may be: each is decoded whole."""
+    """Raises PictureTooLarge for a TIFF whose tiles are much larger than the picture: each is decoded whole."""
     tags = getattr(image, "tag_v2", {})
     width, height = (tags.get(tag, 0) for tag in _TILE_SIDES)
     if isinstance(width, int) and isinstance(height, int):
-        area = max(image.width * image.height, _LARGEST_SPARE_TILE_PX)
-        if width * height > min(limits.max_pixels, 4 * area):
-            raise PictureTooLarge(f"The picture's tiles are {width} × {height} px. {_too_large(limits)}")
+        limits.check("picture's tile", width, height)
+        if width * height > 4 * max(image.width * image.height, _LARGEST_SPARE_TILE_PX):
+            raise PictureTooLarge(f"The picture's tiles are {width} × {height} px, much larger than the picture.")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -206,10 +231,3 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     white = 2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
     grey = (np.asarray(image).astype(np.uint32) * 255 + white // 2) // white
     return Image.fromarray((255 - grey if tags.get(_PHOTOMETRIC) == 0 else grey).astype(np.uint8))
-
-
-def _too_large(limits: Limits) -> str:
-    return (
-        f"Pictures may have {limits.max_pixels / 1e6:g} million pixels and {limits.max_side_px} px a side: "
-        "send a smaller one."
-    )

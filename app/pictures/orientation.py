@@ -12,7 +12,7 @@ from app.pictures.container_limits import BYTE_ORDERS, tiff_exceeds_limits
 # The exceptions of Pillow's loaders on damaged files. AssertionError is one of them, for a missing palette.
 DECODE_ERRORS = (
     *(OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, LookupError, TypeError),
-    *(AssertionError, AttributeError, ArithmeticError, MemoryError),
+    *(AssertionError, AttributeError, ArithmeticError),
 )
 Sides = tuple[float, float, float, float]  # a value for each side: left, top, right, bottom
 _ORIENTATION = 0x0112

@@ -10,9 +10,8 @@ from jaxtyping import Float16, Float32, UInt8
 from PIL import Image
 
 from app.models.feature_maps import FeatureMaps
-from app.pictures.decode import Limits, TargetSizes, decode
-from app.pictures.prepare import Frame, prepare
-from app.pictures.preview import preview
+from app.pictures.opened import OpenedPicture
+from app.pictures.prepare import Frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,21 +27,16 @@ class Upload:
     frame: Frame  # what the model sees, in pixels of the upright picture
 
 
-def open_upload(data: bytes, input_size: tuple[int, int], limits: Limits, preview_side_px: int) -> Upload:
-    """Decode an upload for a model whose input has `input_size` (rows, columns).
-
-    Raises what `app.pictures.decode.decode` raises.
-    """
-    picture = decode(data, limits, TargetSizes(input_size, preview_side_px))
-    prepared = prepare(picture, input_size)
+def upload_of(opened: OpenedPicture) -> Upload:
+    """What is kept of a picture that was opened: the preview as JPEG, and the frame of the model's input."""
     return Upload(
-        picture.width_px,
-        picture.height_px,
-        picture.format,
-        picture.notes,
-        prepared.image,
-        _to_jpeg(preview(picture, preview_side_px)),
-        prepared.frame,
+        opened.width_px,
+        opened.height_px,
+        opened.format,
+        opened.notes,
+        opened.image,
+        _to_jpeg(Image.fromarray(opened.preview)),
+        Frame.shortest_side((opened.width_px, opened.height_px), opened.image.shape[:2]),
     )
 
 

@@ -21,6 +21,7 @@ from app.explain.fine import moved_views
 from app.explain.shapley import shapley_values
 from app.models.feature_maps import FeatureMaps, batched, to_float16, to_float32, unbatched
 from app.pictures.decode import Limits
+from app.pictures.opened import OpenOptions, open_picture
 from app.predicting.answer import Answer, answer_of, decision_bias
 from app.predicting.explanation import (
     Explanation,
@@ -30,7 +31,7 @@ from app.predicting.explanation import (
     with_branch_values,
 )
 from app.predicting.overlays import draw_over
-from app.predicting.prediction import Prediction, Upload, open_upload
+from app.predicting.prediction import Prediction, Upload, upload_of
 from app.predicting.request import (
     AcceptedRequest,
     AttentionRequest,
@@ -43,14 +44,17 @@ from app.predicting.target import HeadScore, target_weights
 
 
 class Predictor:
-    """Predicts and explains with one bundle on one engine. `capabilities` says which requests its model can answer."""
+    """Predicts and explains with one bundle on one engine.
+
+    `capabilities` says which requests its model can answer, `open_options` how its pictures are opened.
+    """
 
     def __init__(self, bundle: Bundle, engine: Engine, limits: Limits, preview_side_px: int) -> None:
         self.bundle, self.engine = bundle, engine
-        self._limits, self._preview_side_px = limits, preview_side_px
         manifest = bundle.manifest
         self._bias = decision_bias(manifest)
         self._input_size = (manifest.input.height_px, manifest.input.width_px)
+        self.open_options = OpenOptions(self._input_size, limits, preview_side_px)
         _, rows, columns = manifest.map_shapes.get("swin", (0, 0, 0))
         self.capabilities = Capabilities(
             manifest.classes,
@@ -66,8 +70,8 @@ class Predictor:
         return f"{self.engine.name} {self.engine.version}"
 
     def open(self, data: bytes) -> Upload:
-        """Decode an upload. Raises what `app.pictures.decode.decode` raises."""
-        return open_upload(data, self._input_size, self._limits, self._preview_side_px)
+        """Decode an upload in this process. Raises what `app.pictures.decode.decode` raises."""
+        return upload_of(open_picture(data, self.open_options))
 
     def predict(self, upload: Upload, with_gradient: bool = False) -> tuple[Prediction, dict[str, float]]:
         """The prediction for a picture, and the durations of trunk and head in ms.
@@ -93,7 +97,7 @@ class Predictor:
         spent_ms = {"trunk": (encoded - began) * 1e3, "head": (time.perf_counter() - encoded) * 1e3}
         pictures = zip(uploads, logits, unbatched(rounded), gradients, strict=True)
         return [
-            (Prediction(self.bundle.sha256, of_picture, stored.map(np.copy), upload, gradient), spent_ms)
+            (_copied(Prediction(self.bundle.sha256, of_picture, stored, upload, gradient)), spent_ms)
             for upload, of_picture, stored, gradient in pictures
         ]
 
@@ -230,3 +234,14 @@ class Predictor:
     def _baseline_logits(self) -> Float32[np.ndarray, " k"]:
         """The logits of the baseline, the training data's mean maps."""
         return np.asarray(self.engine.classify(batched([self.bundle.baseline]))[0])
+
+
+def _copied(prediction: Prediction) -> Prediction:
+    """A prediction with arrays of its own. Its parts of a batch would keep the whole batch in memory."""
+    gradient = prediction.gradient
+    return replace(
+        prediction,
+        logits=prediction.logits.copy(),
+        maps=prediction.maps.map(np.copy),
+        gradient=None if gradient is None else gradient.map(np.copy),
+    )

@@ -12,8 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-
-from app.addresses import is_loopback
+from http.client import HTTPException
 
 DESCRIPTION = "ask the service on this machine whether it accepts new clients"
 TIMEOUT_S = 5.0
@@ -37,17 +36,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def why_not_ready(host: str, port: int) -> str | None:
     """The reason why the service on this machine accepts no new clients, as a sentence; None if it accepts them."""
-    if not is_loopback(host):
-        host = "127.0.0.1"  # the service listens on all addresses, this one included
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     url = f"http://[{host}]:{port}/health/ready" if ":" in host else f"http://{host}:{port}/health/ready"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the service is on this machine: no proxy
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S):  # noqa: S310
+        with opener.open(url, timeout=TIMEOUT_S):
             return None
     except urllib.error.HTTPError as error:
         body = error.read()
         try:
             return str(json.loads(body)["detail"])
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             return f"{url} answers {error.code}."
+    except HTTPException:
+        return f"What answers at {url} is no HTTP service."
     except (urllib.error.URLError, OSError) as error:
         return f"Nothing answers at {url}: {getattr(error, 'reason', error)}."

@@ -7,6 +7,7 @@ import math
 import shlex
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.main import STARTUP_FAILURE  # type: ignore[attr-defined]
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from app import __version__
 from app.api.application import create_app
+from app.errors import FusionLensError
 from app.files import EXAMPLE
+from app.options import predictor_options
 from app.settings import Settings
 from app.telemetry.logs import set_up_logs
 
@@ -34,10 +38,16 @@ def serve(settings: Settings) -> int:
     """
     set_up_logs(settings.log)
     if settings.workers > 1:
+        create_app(settings)  # what each worker would refuse after the port is opened: keys, missing packages,
+        predictor_options(settings).read_bundle()  # and a bundle that must not be served
         listener = _listen(settings)
         _announce(settings, listener)
         config = configure(partial(create_logging_app, settings), settings, factory=True, workers=settings.workers)
-        Multiprocess(config, sockets=[listener]).run()
+        supervisor = Multiprocess(config, sockets=[listener])
+        supervisor.run()
+        if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
+            print("fusionlens: The worker processes did not start: the log says why.", file=sys.stderr)
+            return 1
         return 0
     app = create_app(settings)
     app.state.models.load()  # so that a bundle that must not be served is refused before the port is opened
@@ -69,9 +79,17 @@ def configure(app: FastAPI | Callable[[], FastAPI], settings: Settings, **option
 
 
 def create_logging_app(settings: Settings) -> FastAPI:
-    """Set up the logs, then create the application: the factory for new worker processes."""
+    """Set up the logs, then create the application: the factory for new worker processes.
+
+    Ends the process after a sentence if the application cannot be created. With another status than this one, uvicorn
+    would start workers without end.
+    """
     set_up_logs(settings.log)
-    return create_app(settings)
+    try:
+        return create_app(settings)
+    except FusionLensError as error:
+        print(f"fusionlens: {error}", file=sys.stderr)
+        raise SystemExit(STARTUP_FAILURE) from error
 
 
 class LimitedHttp(HttpToolsProtocol):
@@ -134,7 +152,10 @@ class LimitedHttp(HttpToolsProtocol):
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        both = (
+            settings.host == "::" and socket.has_dualstack_ipv6()
+        )  # all addresses of this machine, IPv4 ones included
+        return socket.create_server((settings.host, settings.port), family=family, backlog=2048, dualstack_ipv6=both)
     except OSError as error:
         reason = f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
         raise OSError(f"{reason}. Choose another with --host and --port.") from error

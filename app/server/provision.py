@@ -54,7 +54,7 @@ def set_up(folder: Path) -> Iterator[str]:
     keys, password = folder / "keys.toml", secrets.token_urlsafe(32)
     if not keys.exists():
         _write(folder / "metrics_key", add_key(keys, "prometheus", ["metrics"]))
-        yield f"The first API key, shown only once: {add_key(keys, 'first', ['predict'])}"
+        yield f"The first API key, shown only once: {_first_key(keys)}"
     if not (folder / "redis.conf").exists():
         _write(folder / "fusionlens_redis_url", f"redis://:{password}@redis:6379/0")
         _write(folder / "redis.conf", REDIS_CONF.format(password=password))
@@ -66,6 +66,11 @@ def set_up(folder: Path) -> Iterator[str]:
         if not (folder / name).exists():
             _write(folder / name, content)
     yield f"{folder} has all keys and secrets of the deployment."
+
+
+def _first_key(keys: Path) -> str:
+    """A key for a first user, with limits that the page does not reach and that leave room for others."""
+    return add_key(keys, "first", ["predict"], requests_per_minute=1200.0, concurrent=16)
 
 
 def _write(file: Path, content: str) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
-from typing import Generic, TypeVar
+from collections.abc import Mapping
 
-T = TypeVar("T")
+# The body of an answer and its headers.
+CachedAnswer = tuple[bytes, Mapping[str, str]]
+_ENTRY_BYTES = (
+    400  # of the dictionaries of an entry and the key itself, as tests/serving/test_explanation_cache.py shows
+)
 
 
-class ExplanationCache(Generic[T]):
+class ExplanationCache:
     """Answers about stored predictions, bounded in bytes. The least recently used answers are dropped first.
 
     The cache does not check access: the store decides whether a prediction still exists and who may ask for it.
@@ -16,26 +21,28 @@ class ExplanationCache(Generic[T]):
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._bytes = max_bytes, 0
-        self._entries: OrderedDict[tuple[str, str], tuple[T, int]] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str], tuple[CachedAnswer, int]] = OrderedDict()
 
     @property
     def used_bytes(self) -> int:
-        """The size of all cached answers."""
+        """The memory of all cached answers, with their headers and keys."""
         return self._bytes
 
-    def get(self, prediction_id: str, etag: str) -> T | None:
+    def get(self, prediction_id: str, etag: str) -> CachedAnswer | None:
         """The cached answer of a prediction with this ETag, if there is one."""
         if (prediction_id, etag) not in self._entries:
             return None
         self._entries.move_to_end((prediction_id, etag))
         return self._entries[prediction_id, etag][0]
 
-    def put(self, prediction_id: str, etag: str, answer: T, nbytes: int) -> None:
-        """Cache an answer of `nbytes`. An answer larger than the whole budget is not cached."""
-        self._remove((prediction_id, etag))
+    def put(self, prediction_id: str, etag: str, answer: CachedAnswer) -> None:
+        """Cache an answer. One that is larger than the whole budget is not cached."""
+        key = (prediction_id, etag)
+        self._remove(key)
+        nbytes = _memory_of(key, answer)
         if nbytes > self._max_bytes:
             return
-        self._entries[prediction_id, etag] = (answer, nbytes)
+        self._entries[key] = (answer, nbytes)
         self._bytes += nbytes
         while self._bytes > self._max_bytes:
             self._remove(next(iter(self._entries)))
@@ -48,3 +55,9 @@ class ExplanationCache(Generic[T]):
     def _remove(self, key: tuple[str, str]) -> None:
         _, nbytes = self._entries.pop(key, (None, 0))
         self._bytes -= nbytes
+
+
+def _memory_of(key: tuple[str, str], answer: CachedAnswer) -> int:
+    body, headers = answer
+    parts: list[object] = [body, headers, *headers.keys(), *headers.values(), *key]
+    return sum(map(sys.getsizeof, parts)) + _ENTRY_BYTES

@@ -12,6 +12,7 @@ import anyio.to_thread
 from app.bundles.reader import Bundle
 from app.errors import BundleError, EngineError, ModelGone, ReloadRefused, StoreUnavailable
 from app.predicting.load import PredictorOptions
+from app.serving.decoders import Decoders
 from app.serving.service import Service, ServiceOptions
 from app.serving.stores.protocol import PredictionStore
 from app.telemetry.metrics import Metrics
@@ -35,13 +36,16 @@ class RegistryOptions:
 
 
 class ModelRegistry:
-    """The current service and its predecessors, which share one store.
+    """The current service and its predecessors, which share one store and the processes that decode pictures.
 
     A request keeps the service that it started with, even if another bundle is loaded meanwhile.
     """
 
-    def __init__(self, options: RegistryOptions, store: PredictionStore, metrics: Metrics, trace: Trace) -> None:
+    def __init__(
+        self, options: RegistryOptions, store: PredictionStore, decoders: Decoders, metrics: Metrics, trace: Trace
+    ) -> None:
         self._options, self.store, self._metrics, self._trace = options, store, metrics, trace
+        self._decoders = decoders
         self._services: list[Service] = []  # the current one first
         self._loading = asyncio.Lock()
 
@@ -111,7 +115,7 @@ class ModelRegistry:
     def _make_service(self, bundle: Bundle) -> Service:
         predictor = self._options.predictor.make_predictor(bundle)
         predictor.warm_up()
-        return Service(predictor, self.store, self._options.service, self._metrics, self._trace)
+        return Service(predictor, self.store, self._decoders, self._options.service, self._metrics, self._trace)
 
     def _make_current(self, service: Service) -> None:
         self._services = [service, *self._services][: 1 + self._options.previous_bundles]

@@ -66,6 +66,11 @@ class Metrics:
             "model_info", "Always 1; the labels name the model that is served.", "name", "version", "sha256", "engine"
         )
         self.ready = self._gauge("ready", "1 if the service accepts new clients.")
+        self.decoder_ends = self._counter(
+            "decoder_ends",
+            "Processes for decoding that were ended: time, deadline, client_gone, died, invalid_answer.",
+            "reason",
+        )
         self.reloads = self._counter("reloads", "Reloads of the bundle: loaded, unchanged, refused.", "outcome")
 
         # Created at 0: increase() misses the first event of a counter that appears together with it.
@@ -73,6 +78,7 @@ class Metrics:
             (self.store_reads, ("hit", "miss", "failed", "forged")),
             (self.store_writes, ("stored", "failed", "too_large")),
             (self.cache_reads, ("hit", "miss")),
+            (self.decoder_ends, ("time", "deadline", "client_gone", "died", "invalid_answer")),
             (self.reloads, ("loaded", "unchanged", "refused")),
         ):
             for outcome in outcomes:

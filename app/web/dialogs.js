@@ -32,6 +32,7 @@ export function tellAbout(card) {
   const figures = Object.entries(card.metrics.values).map(([name, value]) => `${name} ${value.toFixed(3)}`);
   const backbones = ["cnn", "swin"].filter((branch) => card.branches.includes(branch));
   const { architecture, decision, limits } = card;
+  const millions = (count) => Math.round(count / 1e6);
   const rows = [
     ["Classes", card.classes.join(", ")],
     ["Measured", `${figures.join(", ")} on ${card.metrics.split} (${card.metrics.pictures} pictures)`],
@@ -41,7 +42,8 @@ export function tellAbout(card) {
     ["Data", card.data],
     ["Terms", card.licence],
     ["Runs on", `${card.engine}, FusionLens ${card.fusionlens}`],
-    ["Takes", `up to ${Math.round(limits.max_upload_bytes / 1e6)} MB and ${Math.round(limits.max_pixels / 1e6)} megapixels`],
+    ["Takes", `up to ${millions(limits.max_upload_bytes)} MB and ${millions(limits.max_full_pixels)} megapixels, ` +
+      `as JPEG ${millions(limits.max_pixels)}`],
     ["Keeps", `pictures and answers for ${minutes(limits.store_ttl_s)} at most`],
     ["Digest", card.sha256],
   ];

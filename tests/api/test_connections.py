@@ -227,11 +227,14 @@ def test_many_requests_sent_in_one_go_are_answered(client: httpx.Client) -> None
         sender.join()
 
 
+OTHER = "203.0.113.7"  # the address of another user
+
+
 @contextmanager
 def holding(client: httpx.Client, app: FastAPI, nbytes: int) -> Iterator[socket.socket]:
-    """An upload that has sent so many bytes, and goes on to hold the memory that they take."""
+    """An upload of another user that has sent so many bytes, and goes on to hold the memory that they take."""
     before = app.state.upload_memory.used_bytes
-    head = POST + b"Content-Length: %d\r\n\r\n" % (nbytes + 1)
+    head = POST + b"X-Forwarded-For: %s\r\nContent-Length: %d\r\n\r\n" % (OTHER.encode(), nbytes + 1)
     with connected(client, head, bytes(nbytes)) as connection:
         wait_until(lambda: app.state.upload_memory.used_bytes == before + nbytes)
         yield connection
@@ -256,6 +259,18 @@ def test_uploads_share_a_budget_and_give_it_back(frugal: httpx.Client, frugal_ap
         ENDS[end](connection)
         wait_until(lambda: frugal_app.state.upload_memory.used_bytes == 0)
     assert predict(frugal, BIG)["label"]
+
+
+def test_one_user_cannot_take_the_whole_budget(frugal: httpx.Client, frugal_app: FastAPI) -> None:
+    nbytes = UPLOADS_MAX_BYTES // 2 - 1000
+    with holding(frugal, frugal_app, nbytes) as connection:
+        of_the_same = frugal.post("/predict", content=BIG, headers={**PNG, "x-forwarded-for": OTHER})
+        assert_problem(of_the_same, 429, "overloaded")
+        assert predict(frugal, BIG)["label"]
+        connection.close()
+        wait_until(lambda: frugal_app.state.upload_memory.used_bytes == 0)
+    again = frugal.post("/predict", content=BIG, headers={**PNG, "x-forwarded-for": OTHER})
+    assert again.status_code == 200
 
 
 def test_refused_uploads_give_back_what_they_took(frugal: httpx.Client, frugal_app: FastAPI) -> None:

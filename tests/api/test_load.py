@@ -35,8 +35,8 @@ SIZES_PX = ((96, 64), (64, 96), (40, 40), (200, 30))
 
 @pytest.fixture(scope="module")
 def large_picture() -> bytes:
-    """32 million black pixels in a small file: what takes longest to decode for its bytes."""
-    return png(6400, 5000, 8, 2, bytes(5000 * (1 + 3 * 6400)))
+    """25 million black pixels in a small file: as many as a PNG may have."""
+    return png(6250, 4000, 8, 2, bytes(4000 * (1 + 3 * 6250)))
 
 
 def test_the_event_loop_answers_while_a_large_picture_is_decoded(client: httpx.Client, large_picture: bytes) -> None:
@@ -157,10 +157,12 @@ def test_the_pictures_of_callers_who_hung_up_are_not_decoded(tiny_bundle: Path, 
         return next(one.value for one in samples if (one.name, *one.labels.values()) == QUEUE)
 
     all_wait = threading.Event()
-    with serving(Settings(bundle=tiny_bundle, decoders=1)) as client, ThreadPoolExecutor(9) as callers:
+    with serving(Settings(bundle=tiny_bundle)) as client, ThreadPoolExecutor(9) as callers:
         first = callers.submit(predict, client, large_picture)
         leaving = [callers.submit(hang_up, client, large_picture, all_wait.wait) for _ in range(8)]
-        wait_until(lambda: waiting() >= 7)  # the first of all is being decoded, whichever that is
+        wait_until(
+            lambda: waiting() >= 7
+        )  # one of all is being decoded: these callers have one address, so one process
         all_wait.set()
         wait(leaving)
         stayed = predict(client, png_bytes())
@@ -181,7 +183,7 @@ def all_at_once(client: httpx.Client, picture: bytes, callers: int) -> list[http
 
 
 def test_a_full_queue_is_429_with_the_time_to_come_back(tiny_bundle: Path, large_picture: bytes) -> None:
-    with serving(Settings(bundle=tiny_bundle, decoders=1, queue_limit=0)) as client:
+    with serving(Settings(bundle=tiny_bundle, queue_limit=0)) as client:
         responses = all_at_once(client, large_picture, callers=4)
         refused = [response for response in responses if response.status_code != 200]
         assert 0 < len(refused) < 4
@@ -199,7 +201,7 @@ def decode_s(client: httpx.Client, large_picture: bytes) -> float:
 
 
 def test_a_wait_that_comes_to_the_deadline_is_504(tiny_bundle: Path, large_picture: bytes, decode_s: float) -> None:
-    with serving(Settings(bundle=tiny_bundle, decoders=1, deadline_s=decode_s / 2)) as client:
+    with serving(Settings(bundle=tiny_bundle, deadline_s=decode_s / 2)) as client:
         responses = all_at_once(client, large_picture, callers=6)
         late = [response for response in responses if response.status_code == 504]
         # 408: on a busy machine a sender may be too slow for it, too.
@@ -210,7 +212,7 @@ def test_a_wait_that_comes_to_the_deadline_is_504(tiny_bundle: Path, large_pictu
 def test_who_cannot_be_answered_in_time_is_told_so_at_once(
     tiny_bundle: Path, large_picture: bytes, decode_s: float
 ) -> None:
-    with serving(Settings(bundle=tiny_bundle, decoders=1, deadline_s=2 * decode_s)) as client:
+    with serving(Settings(bundle=tiny_bundle, deadline_s=2 * decode_s)) as client:
         predict(client, large_picture)  # now it is known what one takes
         responses = all_at_once(client, large_picture, callers=12)
         refused = [response for response in responses if response.status_code == 429]

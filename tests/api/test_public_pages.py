@@ -21,6 +21,7 @@ def test_the_card_says_what_the_manifest_says_and_what_may_be_asked(client: http
     assert {name: card[name] for name in public} == {name: manifest[name] for name in public}
     assert not {"files", "recipe", "path"} & card.keys()
     assert card["limits"]["max_upload_bytes"] == MAX_UPLOAD_BYTES
+    assert (card["limits"]["max_pixels"], card["limits"]["max_full_pixels"]) == (50_000_000, 25_000_000)
     answer = predict(client, png_bytes())
     assert card["sha256"] == answer["model"]["sha256"]
     offered = {"method": card["methods"], "branch": card["branches"], "colormap": card["colormaps"]}

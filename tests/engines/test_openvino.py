@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from jaxtyping import UInt8
 from app.bundles.graph_names import GRAPHS, TOKENS
 from app.bundles.reader import Bundle, read_bundle
 from app.engines.load import load_engine
-from app.engines.openvino import openvino_engine
+from app.engines.openvino import _write_atomically, openvino_engine
 from app.engines.protocol import Engine
 from app.errors import BundleError, EngineError
 from app.explain.cam import gradcam
@@ -180,6 +181,35 @@ def test_a_cache_serves_several_bundles_and_numbers_of_cores(
             found = load_engine(one, "openvino", threads, tmp_path).encode(images)
             for branch, values in expected.items():
                 np.testing.assert_allclose(getattr(found, branch), values, rtol=0, atol=1e-5 * np.abs(values).max())
+
+
+def open_files() -> int:
+    """How many files and connections this process has open."""
+    folder = Path("/proc/self/fd")
+    if not folder.is_dir():
+        pytest.skip("SKIPPED LOUDLY: this system does not say which files a process has open")
+    gc.collect()  # an engine keeps its graphs' files open as long as it lives
+    return len(list(folder.iterdir()))
+
+
+def test_a_cache_leaves_no_file_open(bundle: Bundle, tmp_path: Path) -> None:
+    load_engine(bundle, "openvino", cache=tmp_path / "first")  # whatever is opened once and for all
+    before = open_files()
+    for n in range(3):
+        for _ in ("written", "read"):
+            load_engine(bundle, "openvino", cache=tmp_path / f"cache {n}")
+    assert open_files() == before
+
+
+def test_a_file_of_the_cache_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "graph.blob").mkdir()
+    before = open_files()
+    for _ in range(3):
+        with pytest.raises(IsADirectoryError):
+            _write_atomically(tmp_path / "graph.blob", b"a graph")
+    assert open_files() == before and [file.name for file in tmp_path.iterdir()] == ["graph.blob"]
+    assert _write_atomically(tmp_path / "other.blob", b"a graph")
+    assert open_files() == before and (tmp_path / "other.blob").read_bytes() == b"a graph"
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5])

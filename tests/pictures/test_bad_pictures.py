@@ -96,6 +96,8 @@ def declaring(format_name: str, width: int, height: int) -> bytes:
         data[6:10] = struct.pack("<HH", width, height)
     elif format_name == "BMP":
         data[18:26] = struct.pack("<ii", width, height)
+    elif format_name == "WEBP":
+        data[12:30] = b"VP8X" + struct.pack("<LL", 10, 0) + struct.pack("<LL", width - 1, height - 1)[:3] + b"..."
     return bytes(data)
 
 
@@ -109,10 +111,11 @@ SIZES = {
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-@pytest.mark.parametrize("format_name", ["PNG", "JPEG", "GIF", "BMP"])
+@pytest.mark.parametrize("format_name", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
 def test_a_huge_picture_is_refused_by_its_header(format_name: str, size: tuple[int, int]) -> None:
     """With no pixels behind the header, decoding first would find a damaged picture."""
-    with pytest.raises(PictureTooLarge, match="50 million pixels and 16384 px a side: send a smaller one"):
+    pixels = "50 million pixels" if format_name == "JPEG" else "25 million pixels"
+    with pytest.raises(PictureTooLarge, match=f"{pixels} and 16384 px a side: send a smaller one"):
         decode(declaring(format_name, *size), Limits())
 
 
@@ -159,8 +162,10 @@ def test_limits_are_met_exactly() -> None:
 
 
 def test_a_limit_that_pillow_would_undercut_is_refused() -> None:
-    with pytest.raises(ValueError, match="max_pixels is 400000000"):
+    with pytest.raises(ValueError, match="at most 178956970"):
         Limits(max_pixels=400_000_000)
+    with pytest.raises(ValueError, match="at most 178956970"):
+        Limits(max_full_pixels=400_000_000)
 
 
 TEXT_BOMBS = {

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from app.errors import DeadlineExceeded, UnreadablePicture
-from app.serving.queue import TimedResult, WorkQueue
+from app.serving.queue import TimedResult, WorkQueue, in_threads
 from tests.serving.test_queue import Gate, cancelled, in_time, so, tried
 
 Names = WorkQueue[str, str]
@@ -28,7 +28,7 @@ async def said(callers: Sequence[asyncio.Task[TimedResult[str]]]) -> str:
 def test_what_came_during_a_pass_goes_together_into_the_next() -> None:
     async def test() -> None:
         gate = Gate()
-        lane = Names(gate.batch, 1, queue_limit=50, max_batch=3)
+        lane = Names(in_threads(gate.batch, 1), 1, queue_limit=50, max_batch=3)
         callers = ask(lane, "a")
         await so(lambda: gate.inside == 1)
         callers += ask(lane, "bcdef")
@@ -44,7 +44,7 @@ def test_a_full_batch_does_not_wait() -> None:
     async def test() -> None:
         gate = Gate()
         gate.open()
-        lane = Names(gate.batch, 1, queue_limit=50, max_batch=4, gather_s=100.0)
+        lane = Names(in_threads(gate.batch, 1), 1, queue_limit=50, max_batch=4, gather_s=100.0)
         assert await said(ask(lane, "abcd")) == "ABCD"
         assert gate.began == [("a", "b", "c", "d")]
 
@@ -55,7 +55,7 @@ def test_one_who_is_alone_waits_for_others_only_so_long() -> None:
     async def test() -> None:
         gate = Gate()
         gate.open()
-        lane = Names(gate.batch, 1, queue_limit=50, max_batch=4, gather_s=1.0)
+        lane = Names(in_threads(gate.batch, 1), 1, queue_limit=50, max_batch=4, gather_s=1.0)
         first = ask(lane, "a")
         await asyncio.sleep(0.05)
         second = ask(lane, "b")
@@ -69,7 +69,7 @@ def test_one_who_is_alone_waits_for_others_only_so_long() -> None:
 def test_who_waited_behind_a_pass_need_not_wait_for_others_too() -> None:
     async def test() -> None:
         gate = Gate()
-        lane = Names(gate.batch, 1, queue_limit=50, max_batch=2, gather_s=1.0)
+        lane = Names(in_threads(gate.batch, 1), 1, queue_limit=50, max_batch=2, gather_s=1.0)
         callers = ask(lane, "ab")
         await so(lambda: gate.inside == 1)
         callers += ask(lane, "c")
@@ -87,7 +87,7 @@ def test_who_leaves_while_a_batch_gathers_is_not_in_it() -> None:
     async def test() -> None:
         gate = Gate()
         gate.open()
-        lane = Names(gate.batch, 1, queue_limit=50, max_batch=4, gather_s=0.5)
+        lane = Names(in_threads(gate.batch, 1), 1, queue_limit=50, max_batch=4, gather_s=0.5)
         callers = ask(lane, "abc")
         await asyncio.sleep(0.01)
         await cancelled(callers.pop(1))
@@ -106,7 +106,7 @@ def test_who_leaves_while_a_batch_gathers_is_not_in_it() -> None:
 def test_who_leaves_a_batch_that_runs_takes_nothing_from_the_others() -> None:
     async def test() -> None:
         gate = Gate()
-        lane = Names(gate.batch, 1, queue_limit=50, max_batch=4, gather_s=0.05)
+        lane = Names(in_threads(gate.batch, 1), 1, queue_limit=50, max_batch=4, gather_s=0.05)
         callers = ask(lane, "abcd")
         await so(lambda: gate.inside == 1)
         assert gate.began == [("a", "b", "c", "d")]
@@ -125,7 +125,7 @@ def test_what_a_pass_raises_comes_to_all_that_were_in_it_and_to_no_others() -> N
         return [name.upper() for name in names]
 
     async def test() -> None:
-        lane = Names(picky, 1, queue_limit=50, max_batch=2, gather_s=0.05)
+        lane = Names(in_threads(picky, 1), 1, queue_limit=50, max_batch=2, gather_s=0.05)
         outcomes = await asyncio.gather(*ask(lane, "axbc"), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [
             UnreadablePicture,

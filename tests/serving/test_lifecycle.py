@@ -265,13 +265,13 @@ def test_swaps_under_load_lose_nothing_and_every_answer_is_of_one_version(folder
 
 
 def test_a_large_request_under_way_ends_on_the_bundle_that_it_began_with(folder: Folder, operated: Operated) -> None:
-    picture = png(6400, 5000, 8, 2, bytes(5000 * (1 + 3 * 6400)))
+    picture = png(6250, 4000, 8, 2, bytes(4000 * (1 + 3 * 6250)))
     answers: list[dict[str, Any]] = []
     with operated() as (app, client):
         first = client.get("/model").json()["sha256"]
         sender = threading.Thread(target=lambda: answers.append(predict(client, picture)))
         sender.start()
-        wait_until(lambda: app.state.models.current._decoding_count, pause_s=0.001)
+        wait_until(lambda: app.state.models.current._decoding, pause_s=0.001)
         folder.turn_to(folder.versions[1])
         with another(client) as own:
             assert reload(own).json()["changed"] is True

@@ -94,6 +94,19 @@ def test_the_least_used_make_room() -> None:
     assert [is_kept(store, name) for name in (first, second, third, fourth)] == [True, False, True, True]
 
 
+def test_who_has_most_makes_room() -> None:
+    size = prediction().nbytes
+    store = MemoryStore(TTL_S, 4 * size, Metrics())
+    first = put(store, prediction())
+    others = [asyncio.run(store.put(prediction(), "greedy")).prediction_id for _ in range(20)]
+    assert is_kept(store, first) and len(store) == 4
+    second = put(store, prediction())
+    assert is_kept(store, first) and is_kept(store, second) and len(store) == 4
+    asyncio.run(store.get(others[-1], "greedy"))
+    with pytest.raises(UnknownPrediction):
+        asyncio.run(store.get(others[-3], "greedy"))
+
+
 def test_several_small_ones_make_room_for_a_large_one() -> None:
     store = MemoryStore(TTL_S, 4 * prediction().nbytes, Metrics())
     small = [put(store, prediction()) for _ in range(4)]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.errors import DeadlineExceeded, UnreadablePicture
-from app.serving.queue import WorkQueue, run_calls
+from app.serving.queue import WorkQueue, in_threads, run_calls
 from tests.support.waiting import PATIENCE_S
 
 Calls = WorkQueue[Callable[[], Any], Any]
@@ -45,6 +45,11 @@ class Gate:
     def open(self) -> None:
         """Let all go, now and later."""
         self._open.set()
+
+
+def calls_queue(threads: int, queue_limit: int) -> Calls:
+    """A queue of function calls, which run in so many threads."""
+    return Calls(in_threads(run_calls, threads), threads, queue_limit)
 
 
 def in_time() -> float:
@@ -91,7 +96,7 @@ async def is_free(lane: Calls, width: int) -> bool:
 @pytest.mark.parametrize("width", [1, 2, 5])
 def test_as_many_as_the_width_run_at_once_and_never_more(width: int) -> None:
     async def test() -> None:
-        lane, gate = Calls(run_calls, width, queue_limit=50), Gate()
+        lane, gate = calls_queue(width, queue_limit=50), Gate()
         calls = [call(lane, gate.work, name) for name in range(30)]
         await so(lambda: gate.inside == width)
         gate.open()
@@ -103,7 +108,7 @@ def test_as_many_as_the_width_run_at_once_and_never_more(width: int) -> None:
 
 def test_work_runs_beside_the_event_loop_and_is_timed() -> None:
     async def test() -> None:
-        lane, gate = Calls(run_calls, 1, 5), Gate()
+        lane, gate = calls_queue(1, 5), Gate()
         first, second = call(lane, gate.work), call(lane, threading.current_thread)
         await so(lambda: gate.inside == 1)
         await asyncio.sleep(0.3)  # the loop goes on
@@ -118,7 +123,7 @@ def test_work_runs_beside_the_event_loop_and_is_timed() -> None:
 
 def test_first_come_is_first_served() -> None:
     async def test() -> None:
-        lane, gate = Calls(run_calls, 1, 50), Gate()
+        lane, gate = calls_queue(1, 50), Gate()
         calls = []
         for name in range(20):
             calls.append(call(lane, gate.work, name))
@@ -135,7 +140,7 @@ def test_what_the_work_raises_comes_through_and_frees_the_lane() -> None:
         raise UnreadablePicture("damaged")
 
     async def test() -> None:
-        lane = Calls(run_calls, 2, queue_limit=5)
+        lane = calls_queue(2, queue_limit=5)
         outcomes = await asyncio.gather(*(call(lane, fail) for _ in range(6)), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [UnreadablePicture] * 6
         assert lane.expected_wait_s() == 0
@@ -146,7 +151,7 @@ def test_what_the_work_raises_comes_through_and_frees_the_lane() -> None:
 
 def test_a_wait_that_comes_to_its_deadline_ends_there_and_costs_nothing() -> None:
     async def test() -> None:
-        lane, gate = Calls(run_calls, 1, queue_limit=5), Gate()
+        lane, gate = calls_queue(1, queue_limit=5), Gate()
         running, patient = call(lane, gate.work, "first"), call(lane, gate.work, "patient")
         await so(lambda: gate.inside == 1)
         came = time.monotonic()
@@ -163,7 +168,7 @@ def test_a_wait_that_comes_to_its_deadline_ends_there_and_costs_nothing() -> Non
 
 def test_a_deadline_does_not_cut_off_what_runs() -> None:
     async def test() -> None:
-        lane, gate = Calls(run_calls, 1, queue_limit=5), Gate()
+        lane, gate = calls_queue(1, queue_limit=5), Gate()
         running = asyncio.create_task(lane.run(partial(gate.work, "done"), time.monotonic() + 1))
         await so(lambda: gate.inside == 1)
         await asyncio.sleep(1.1)
@@ -175,7 +180,7 @@ def test_a_deadline_does_not_cut_off_what_runs() -> None:
 
 def test_a_caller_that_leaves_the_queue_leaves_no_trace() -> None:
     async def test() -> None:
-        lane, gate = Calls(run_calls, 1, queue_limit=2), Gate()
+        lane, gate = calls_queue(1, queue_limit=2), Gate()
         running = call(lane, gate.work, "first")
         await so(lambda: gate.inside == 1)
         for _ in range(5):  # more than the queue holds
@@ -195,7 +200,7 @@ def test_a_caller_that_leaves_the_queue_leaves_no_trace() -> None:
 
 def test_when_half_of_a_queue_leaves_the_other_half_is_served_and_nothing_else_is_done() -> None:
     async def test() -> None:
-        lane, gate = Calls(run_calls, 2, queue_limit=50), Gate()
+        lane, gate = calls_queue(2, queue_limit=50), Gate()
         calls = [call(lane, gate.work, name) for name in range(42)]
         await so(lambda: gate.inside == 2)
         for left in calls[2::2]:
@@ -211,7 +216,7 @@ def test_when_half_of_a_queue_leaves_the_other_half_is_served_and_nothing_else_i
 
 def test_a_caller_that_leaves_its_work_does_not_make_the_lane_wider() -> None:
     async def test() -> None:
-        lane, gate = Calls(run_calls, 1, queue_limit=5), Gate()
+        lane, gate = calls_queue(1, queue_limit=5), Gate()
         left = call(lane, gate.work, "left")
         await so(lambda: gate.inside == 1)
         await cancelled(left)
@@ -228,7 +233,7 @@ def test_a_caller_that_leaves_its_work_does_not_make_the_lane_wider() -> None:
 
 def test_callers_that_come_and_go_at_random_never_crowd_or_block_the_lane() -> None:
     async def test() -> None:
-        lane, gate = Calls(run_calls, 3, queue_limit=1000), Gate()
+        lane, gate = calls_queue(3, queue_limit=1000), Gate()
         gate.open()
         calls: list[asyncio.Task[Any]] = []
         for name in range(300):

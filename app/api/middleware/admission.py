@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
+from app.api.keys.users import user_of
 from app.errors import Overloaded
 from app.serving.registry import ModelRegistry
 
@@ -23,7 +24,7 @@ class AdmissionMiddleware:
         if scope["type"] == "http" and scope["method"] == "POST" and (route := path_of(scope)) in PICTURE_ROUTES:
             service = self._models.current
             try:
-                service.admit(service.deadline())
+                service.admit(service.deadline(), user_of(scope))
             except Overloaded as error:
                 scope["state"]["route"] = route  # for the metrics, since no route handles this request
                 await problems.response_to(Request(scope), error)(scope, receive, send)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from app import __version__, errors
-from app.api.dependencies import OwnerDep, RegistryDep, ServiceDep, UploadedPicture, cancel_on_disconnect
+from app.api.dependencies import OwnerDep, RegistryDep, ServiceDep, UploadedPicture, UserDep, cancel_on_disconnect
 from app.api.encoding import encode
 from app.api.problems import error_responses
 from app.api.queries import (
@@ -65,14 +65,18 @@ GRAPH_ERRORS = (errors.BundleError, errors.EngineError)
     responses=error_responses(*STORED_ERRORS) | CONTENT | NOT_MODIFIED,
 )
 async def stored_explanation(
-    models: RegistryDep, owner: OwnerDep, query: Annotated[StoredExplainQuery, Query()], request: Request
+    models: RegistryDep,
+    owner: OwnerDep,
+    user: UserDep,
+    query: Annotated[StoredExplainQuery, Query()],
+    request: Request,
 ) -> Response:
     """Explain a stored prediction: what speaks for a class in the picture.
 
     The default method is the most faithful one in the project's measurements. No second pass through the backbones is
     needed, except for fine detail, which takes eight more passes.
     """
-    return await _explain_stored(models, owner, query, request)
+    return await _explain_stored(models, owner, user, query, request)
 
 
 @router.get(
@@ -82,10 +86,14 @@ async def stored_explanation(
     responses=error_responses(*STORED_ERRORS) | CONTENT | NOT_MODIFIED,
 )
 async def stored_gradcam(
-    models: RegistryDep, owner: OwnerDep, query: Annotated[StoredGradcamQuery, Query()], request: Request
+    models: RegistryDep,
+    owner: OwnerDep,
+    user: UserDep,
+    query: Annotated[StoredGradcamQuery, Query()],
+    request: Request,
 ) -> Response:
     """Explain a stored prediction, like `/explain`, but with Grad-CAM as the default method."""
-    return await _explain_stored(models, owner, query, request)
+    return await _explain_stored(models, owner, user, query, request)
 
 
 @router.get(
@@ -95,10 +103,14 @@ async def stored_gradcam(
     responses=error_responses(*STORED_ERRORS, *GRAPH_ERRORS) | CONTENT | NOT_MODIFIED,
 )
 async def stored_attention(
-    models: RegistryDep, owner: OwnerDep, query: Annotated[StoredAttentionQuery, Query()], request: Request
+    models: RegistryDep,
+    owner: OwnerDep,
+    user: UserDep,
+    query: Annotated[StoredAttentionQuery, Query()],
+    request: Request,
 ) -> Response:
     """Show where the Swin's tokens look, for a stored prediction."""
-    return await _explain_stored(models, owner, query, request)
+    return await _explain_stored(models, owner, user, query, request)
 
 
 @router.get(
@@ -108,10 +120,14 @@ async def stored_attention(
     responses=error_responses(*STORED_ERRORS, *GRAPH_ERRORS) | CONTENT | NOT_MODIFIED,
 )
 async def stored_tokens(
-    models: RegistryDep, owner: OwnerDep, query: Annotated[StoredTokensQuery, Query()], request: Request
+    models: RegistryDep,
+    owner: OwnerDep,
+    user: UserDep,
+    query: Annotated[StoredTokensQuery, Query()],
+    request: Request,
 ) -> Response:
     """Show how much the Swin's tokens at one stage matter for a class, for a stored prediction."""
-    return await _explain_stored(models, owner, query, request)
+    return await _explain_stored(models, owner, user, query, request)
 
 
 @router.post(
@@ -122,13 +138,17 @@ async def stored_tokens(
     openapi_extra=OPENAPI_BODY,
 )
 async def explanation(
-    service: ServiceDep, query: Annotated[ExplainQuery, Query()], picture: UploadedPicture, request: Request
+    service: ServiceDep,
+    user: UserDep,
+    query: Annotated[ExplainQuery, Query()],
+    picture: UploadedPicture,
+    request: Request,
 ) -> Response:
     """Explain the uploaded picture: what speaks for a class in it. Nothing is stored.
 
     The default method is the most faithful one in the project's measurements.
     """
-    return await _explain_upload(service, query, picture, request)
+    return await _explain_upload(service, user, query, picture, request)
 
 
 @router.post(
@@ -139,10 +159,14 @@ async def explanation(
     openapi_extra=OPENAPI_BODY,
 )
 async def gradcam(
-    service: ServiceDep, query: Annotated[GradcamQuery, Query()], picture: UploadedPicture, request: Request
+    service: ServiceDep,
+    user: UserDep,
+    query: Annotated[GradcamQuery, Query()],
+    picture: UploadedPicture,
+    request: Request,
 ) -> Response:
     """Explain the uploaded picture, like `/explain`, but with Grad-CAM as the default method. Nothing is stored."""
-    return await _explain_upload(service, query, picture, request)
+    return await _explain_upload(service, user, query, picture, request)
 
 
 @router.post(
@@ -153,10 +177,14 @@ async def gradcam(
     openapi_extra=OPENAPI_BODY,
 )
 async def attention(
-    service: ServiceDep, query: Annotated[AttentionQuery, Query()], picture: UploadedPicture, request: Request
+    service: ServiceDep,
+    user: UserDep,
+    query: Annotated[AttentionQuery, Query()],
+    picture: UploadedPicture,
+    request: Request,
 ) -> Response:
     """Show where the Swin's tokens look in the uploaded picture. Nothing is stored."""
-    return await _explain_upload(service, query, picture, request)
+    return await _explain_upload(service, user, query, picture, request)
 
 
 @router.post(
@@ -167,13 +195,19 @@ async def attention(
     openapi_extra=OPENAPI_BODY,
 )
 async def tokens(
-    service: ServiceDep, query: Annotated[TokensQuery, Query()], picture: UploadedPicture, request: Request
+    service: ServiceDep,
+    user: UserDep,
+    query: Annotated[TokensQuery, Query()],
+    picture: UploadedPicture,
+    request: Request,
 ) -> Response:
     """Show how much the Swin's tokens at one stage matter for a class. Nothing is stored."""
-    return await _explain_upload(service, query, picture, request)
+    return await _explain_upload(service, user, query, picture, request)
 
 
-async def _explain_stored(models: ModelRegistry, owner: str, query: StoredQuery, request: Request) -> Response:
+async def _explain_stored(
+    models: ModelRegistry, owner: str, user: str, query: StoredQuery, request: Request
+) -> Response:
     prediction = await models.store.get(query.prediction_id, owner)
     service = models.service_of(prediction.bundle_sha256)
     caching = {"ETag": _etag(query, prediction.bundle_sha256), "Cache-Control": "private, no-cache"}
@@ -186,30 +220,37 @@ async def _explain_stored(models: ModelRegistry, owner: str, query: StoredQuery,
         return Response(body, headers=headers)
     query.style()  # raises BadParameter before anything is computed
     accepted = service.predictor.accept(query.request())
-    explained = _explain(service, prediction, accepted, query, service.deadline())
+    explained = _explain(service, prediction, accepted, query, service.deadline(), user)
     response = await cancel_on_disconnect(request, explained)
     response.headers.update(caching)
     answer = (bytes(response.body), dict(response.headers))
-    service.explanation_cache.put(query.prediction_id, caching["ETag"], answer, len(response.body))
+    service.explanation_cache.put(query.prediction_id, caching["ETag"], answer)
     return response
 
 
-async def _explain_upload(service: Service, query: ExplanationQuery, picture: bytes, request: Request) -> Response:
+async def _explain_upload(
+    service: Service, user: str, query: ExplanationQuery, picture: bytes, request: Request
+) -> Response:
     query.style()  # raises BadParameter before anything is computed
     accepted, deadline = service.predictor.accept(query.request()), service.deadline()
 
     async def predict_and_explain() -> Response:
-        predicted = await service.predict(picture, deadline, with_gradient=accepted.request.needs_answer_gradient)
-        return await _explain(service, predicted.prediction, accepted, query, deadline)
+        predicted = await service.predict(picture, deadline, user, with_gradient=accepted.request.needs_answer_gradient)
+        return await _explain(service, predicted.prediction, accepted, query, deadline, user)
 
     return await cancel_on_disconnect(request, predict_and_explain())
 
 
 async def _explain(
-    service: Service, prediction: Prediction, accepted: AcceptedRequest, query: ExplanationQuery, deadline: float
+    service: Service,
+    prediction: Prediction,
+    accepted: AcceptedRequest,
+    query: ExplanationQuery,
+    deadline: float,
+    user: str,
 ) -> Response:
     encoding = partial(encode, service.predictor, prediction, query)
-    return await service.explain(prediction, accepted, encoding, deadline)
+    return await service.explain(prediction, accepted, encoding, deadline, user)
 
 
 def _etag(query: StoredQuery, bundle_sha256: str) -> str:

@@ -32,6 +32,7 @@ async def model(service: ServiceDep, settings: SettingsDep) -> ModelCard:
         limits={
             "max_upload_bytes": settings.max_upload_bytes,
             "max_pixels": settings.max_pixels,
+            "max_full_pixels": settings.max_full_pixels,
             "max_side_px": settings.max_side_px,
             "store_ttl_s": settings.store_ttl_s,
             "preview_side_px": settings.preview_side_px,

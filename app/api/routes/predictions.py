@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from app import errors
-from app.api.dependencies import OwnerDep, RegistryDep, ServiceDep, UploadedPicture, cancel_on_disconnect
+from app.api.dependencies import OwnerDep, RegistryDep, ServiceDep, UploadedPicture, UserDep, cancel_on_disconnect
 from app.api.problems import error_responses
 from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer
 from app.api.uploads import OPENAPI_BODY
@@ -41,7 +41,12 @@ PredictionId = Annotated[
     "/predict", summary="Classify a picture", responses=error_responses(*UPLOAD_ERRORS), openapi_extra=OPENAPI_BODY
 )
 async def predict(
-    service: ServiceDep, owner: OwnerDep, picture: UploadedPicture, request: Request, response: Response
+    service: ServiceDep,
+    owner: OwnerDep,
+    user: UserDep,
+    picture: UploadedPicture,
+    request: Request,
+    response: Response,
 ) -> PredictionAnswer:
     """Classify one picture. The prediction can be explained by its `prediction_id` until it expires.
 
@@ -52,7 +57,7 @@ async def predict(
 
     `curl -F file=@picture.jpg http://127.0.0.1:8000/predict`
     """
-    predicted = await cancel_on_disconnect(request, service.predict(picture, service.deadline()))
+    predicted = await cancel_on_disconnect(request, service.predict(picture, service.deadline(), user))
     response.headers["Cache-Control"] = "no-store"
     upload, notes = predicted.upload, list(predicted.upload.notes)
     try:

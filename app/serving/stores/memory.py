@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from app.predicting.prediction import Prediction
@@ -12,9 +12,10 @@ from app.telemetry.metrics import Metrics
 
 
 class MemoryStore:
-    """A `PredictionStore` bounded in bytes and in time. The least recently used predictions are dropped first.
+    """A `PredictionStore` bounded in bytes and in time.
 
-    A prediction larger than the whole budget is stored as the only one, so that every id can be used at least once.
+    The owner who has most loses the least recently used predictions first. A prediction larger than the whole budget is
+    stored as the only one, so that every id can be used at least once.
     """
 
     def __init__(
@@ -22,7 +23,7 @@ class MemoryStore:
     ) -> None:
         self._ttl_s, self._max_bytes, self._metrics, self._clock = ttl_s, max_bytes, metrics, clock
         self._entries: OrderedDict[str, tuple[float, str, Prediction]] = OrderedDict()
-        self._bytes = 0
+        self._bytes: Counter[str] = Counter()  # by owner
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -30,16 +31,17 @@ class MemoryStore:
     @property
     def used_bytes(self) -> int:
         """The approximate memory of all stored predictions."""
-        return self._bytes
+        return self._bytes.total()
 
     async def put(self, prediction: Prediction, owner: str) -> Receipt:
         """See `PredictionStore.put`."""
         self._drop_expired()
         receipt = new_receipt(self._ttl_s)
         self._entries[receipt.prediction_id] = (self._clock() + self._ttl_s, owner, prediction)
-        self._bytes += prediction.nbytes
-        while self._bytes > self._max_bytes and len(self._entries) > 1:
-            self._remove(next(iter(self._entries)))
+        self._bytes[owner] += prediction.nbytes
+        while self.used_bytes > self._max_bytes and len(self._entries) > 1:
+            most = max(self._bytes, key=lambda one: self._bytes[one])
+            self._remove(next(key for key, (_, of, _) in self._entries.items() if of == most))
         self._metrics.store_writes.labels("stored").inc()
         return receipt
 
@@ -65,7 +67,7 @@ class MemoryStore:
     async def usage(self) -> Usage:
         """See `PredictionStore.usage`."""
         self._drop_expired()
-        return Usage(len(self), self._bytes)
+        return Usage(len(self), self.used_bytes)
 
     async def close(self) -> None:
         """See `PredictionStore.close`: this store has no connections."""
@@ -76,5 +78,7 @@ class MemoryStore:
             self._remove(prediction_id)
 
     def _remove(self, prediction_id: str) -> None:
-        _, _, prediction = self._entries.pop(prediction_id)
-        self._bytes -= prediction.nbytes
+        _, owner, prediction = self._entries.pop(prediction_id)
+        self._bytes[owner] -= prediction.nbytes
+        if not self._bytes[owner]:
+            del self._bytes[owner]

@@ -14,6 +14,7 @@ import logging
 from dataclasses import asdict
 from typing import cast
 
+import anyio.to_thread
 import numpy as np
 import safetensors.numpy
 
@@ -43,7 +44,7 @@ class RedisStore:
     async def put(self, prediction: Prediction, owner: str) -> Receipt:
         """See `PredictionStore.put`."""
         receipt = new_receipt(self._ttl_s)
-        entry = sign(self._secret, receipt.prediction_id, to_bytes(prediction, owner))
+        entry = await anyio.to_thread.run_sync(self._entry, receipt.prediction_id, prediction, owner)
         if len(entry) > self._max_entry_bytes:
             self._metrics.store_writes.labels("too_large").inc()
             raise EntryTooLarge(f"it takes {len(entry):,} bytes, more than the limit of {self._max_entry_bytes:,}")
@@ -67,11 +68,13 @@ class RedisStore:
                 outcome = "miss"
                 raise unknown_prediction()
             outcome = "forged"
-            stored_format, payload = verify(self._secret, prediction_id, cast(bytes, entry))
+            stored_format, payload = await anyio.to_thread.run_sync(
+                verify, self._secret, prediction_id, cast(bytes, entry)
+            )
             outcome = "miss"
             if stored_format != FORMAT:
                 raise ModelGone("Another version of this service made this prediction: send the picture again.")
-            prediction, stored_owner = from_bytes(payload)
+            prediction, stored_owner = await anyio.to_thread.run_sync(from_bytes, payload)
             if stored_owner != owner:
                 raise unknown_prediction()
             outcome = "hit"
@@ -101,6 +104,9 @@ class RedisStore:
     async def close(self) -> None:
         """See `PredictionStore.close`."""
         await self._shared.close()
+
+    def _entry(self, prediction_id: str, prediction: Prediction, owner: str) -> bytes:
+        return sign(self._secret, prediction_id, to_bytes(prediction, owner))
 
 
 def sign(secret: bytes, prediction_id: str, payload: bytes) -> bytes:

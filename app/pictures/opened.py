@@ -1,0 +1,46 @@
+"""From the bytes of an upload to all that is kept of it: the model's input, a preview and a few facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+from app.pictures.decode import Limits, TargetSizes, decode
+from app.pictures.prepare import prepare
+from app.pictures.preview import preview
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """The model's input size (height, width), the limits for uploads, and the longest side of the preview."""
+
+    input_size: tuple[int, int]
+    limits: Limits
+    preview_side_px: int
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedPicture:
+    """A decoded upload. `width_px` and `height_px` are those of the upright upload, `image` is the model's input."""
+
+    width_px: int
+    height_px: int
+    format: str
+    notes: tuple[str, ...]
+    image: UInt8[np.ndarray, "h w 3"]
+    preview: UInt8[np.ndarray, "preview_h preview_w 3"]
+
+
+def open_picture(data: bytes, options: OpenOptions) -> OpenedPicture:
+    """Decode an upload for a model. Raises what `app.pictures.decode.decode` raises."""
+    picture = decode(data, options.limits, TargetSizes(options.input_size, options.preview_side_px))
+    return OpenedPicture(
+        picture.width_px,
+        picture.height_px,
+        picture.format,
+        picture.notes,
+        prepare(picture, options.input_size).image,
+        np.asarray(preview(picture, options.preview_side_px)),
+    )
