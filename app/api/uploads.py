@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fastapi import Request
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -122,8 +123,9 @@ async def _from_form(request: Request, stream: AsyncGenerator[bytes, None], max_
     parser.spool_max_size = max_bytes + 1  # more than the limit, so nothing is spooled to disk
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise MalformedUpload(f"The multipart body is invalid: {error.message} Send one file.") from error
+    except (MultiPartException, FormParserError) as error:  # the latter comes through Starlette in some cases
+        reason = error.message if isinstance(error, MultiPartException) else f"{error}."
+        raise MalformedUpload(f"The multipart body is invalid: {reason} Send one file.") from error
     if parser.has_part and not parser.complete:
         raise MalformedUpload("The multipart body ends before its closing boundary: send it again.")
     if not parser.complete:

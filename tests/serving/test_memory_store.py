@@ -123,6 +123,16 @@ def test_what_is_larger_than_the_budget_is_kept_as_the_only_one_until_the_next()
     assert store.used_bytes == prediction().nbytes
 
 
+@pytest.mark.parametrize("preview_bytes", [70_000, 200_000])
+def test_a_large_one_of_somebody_who_has_no_other_is_kept_too(preview_bytes: int) -> None:
+    """Its owner has most of all then, and still can use its id."""
+    store = MemoryStore(TTL_S, 100_000, Metrics())
+    small = [put(store, prediction(10_000)) for _ in range(4)]
+    large = asyncio.run(store.put(prediction(preview_bytes), "somebody")).prediction_id
+    assert asyncio.run(store.get(large, "somebody"))
+    assert sum(is_kept(store, name) for name in small) == (2 if preview_bytes < 100_000 else 0)
+
+
 def test_a_forgotten_prediction_is_unknown_and_takes_nothing() -> None:
     store = MemoryStore(TTL_S, ENOUGH_BYTES, Metrics())
     name, other = put(store, prediction(500)), put(store, prediction())

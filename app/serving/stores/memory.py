@@ -40,8 +40,9 @@ class MemoryStore:
         self._entries[receipt.prediction_id] = (self._clock() + self._ttl_s, owner, prediction)
         self._bytes[owner] += prediction.nbytes
         while self.used_bytes > self._max_bytes and len(self._entries) > 1:
-            most = max(self._bytes, key=lambda one: self._bytes[one])
-            self._remove(next(key for key, (_, of, _) in self._entries.items() if of == most))
+            older = list(self._entries.items())[:-1]  # not the new one: every id can be used at least once
+            most = max((of for _, (_, of, _) in older), key=lambda one: self._bytes[one])
+            self._remove(next(key for key, (_, of, _) in older if of == most))
         self._metrics.store_writes.labels("stored").inc()
         return receipt
 
