@@ -90,7 +90,10 @@ class WorkQueue(Generic[Item, Result]):
         own = counts[user]
         others = sum(min(count, own + 1) for other, count in counts.items() if other != user)  # they have their turns
         before = len(self._passes) + (own + others) // self._max_batch
-        return max(0, before - self._max_passes + 1) * self._usual_pass_s() / self._max_passes
+        own_before = self._running()[user] + own // self._max_batch
+        rounds = max(0, before - self._max_passes + 1) / self._max_passes
+        own_rounds = max(0, own_before - self._max_passes_per_user + 1) / self._max_passes_per_user
+        return max(rounds, own_rounds) * self._usual_pass_s()
 
     def admit(self, deadline: float, user: str = "", ahead: Mapping[str, int] | None = None) -> None:
         """Raises Overloaded if there is no place for a new item of this user, or if it would miss its deadline."""
@@ -167,8 +170,12 @@ class WorkQueue(Generic[Item, Result]):
 
     def _next_users(self) -> list[str]:
         """The users with waiting items who may be in one more pass, the next one first."""
-        running = Counter(user for batch in self._passes.values() for user in {entry.user for entry in batch.entries})
+        running = self._running()
         return [user for user in self._waiting if running[user] < self._max_passes_per_user]
+
+    def _running(self) -> Counter[str]:
+        """The numbers of passes by user."""
+        return Counter(user for batch in self._passes.values() for user in {entry.user for entry in batch.entries})
 
     def _start_passes(self) -> None:
         while len(self._passes) < self._max_passes and (users := self._next_users()):

@@ -198,7 +198,7 @@ def test_a_cache_leaves_no_file_open(bundle: Bundle, tmp_path: Path) -> None:
     for n in range(3):
         for _ in ("written", "read"):
             load_engine(bundle, "openvino", cache=tmp_path / f"cache {n}")
-    assert open_files() == before
+    assert open_files() <= before
 
 
 def test_a_file_of_the_cache_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -207,9 +207,9 @@ def test_a_file_of_the_cache_that_cannot_be_written_leaves_nothing_behind(tmp_pa
     for _ in range(3):
         with pytest.raises(IsADirectoryError):
             _write_atomically(tmp_path / "graph.blob", b"a graph")
-    assert open_files() == before and [file.name for file in tmp_path.iterdir()] == ["graph.blob"]
+    assert open_files() <= before and [file.name for file in tmp_path.iterdir()] == ["graph.blob"]
     assert _write_atomically(tmp_path / "other.blob", b"a graph")
-    assert open_files() == before and (tmp_path / "other.blob").read_bytes() == b"a graph"
+    assert open_files() <= before and (tmp_path / "other.blob").read_bytes() == b"a graph"
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5])

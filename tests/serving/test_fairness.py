@@ -149,6 +149,24 @@ def test_the_wait_that_is_expected_is_that_of_the_user() -> None:
     tried(test)
 
 
+def test_who_may_have_few_passes_is_expected_to_wait_for_them() -> None:
+    async def test() -> None:
+        turns = Turns()
+        queue = Names(turns.work, 3, queue_limit=100, max_passes_per_user=1)
+        (first,) = send(queue, "greedy", 1)
+        await asyncio.sleep(0.2)
+        turns.end(1)
+        usual_s = (await first).ran_ms / 1e3
+        greedy = send(queue, "greedy", 4)
+        await so(lambda: queue.waiting == 3)
+        assert queue.expected_wait_s("greedy") == pytest.approx(4 * usual_s)
+        assert queue.expected_wait_s("modest") == 0
+        turns.end(4)
+        await asyncio.gather(*greedy)
+
+    tried(test)
+
+
 def test_nobody_has_more_passes_than_allowed_and_what_is_free_is_used_by_others() -> None:
     async def test() -> None:
         turns = Turns()
