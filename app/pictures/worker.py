@@ -1,8 +1,8 @@
 """A process that decodes pictures for the service: `python -m app.pictures.worker FD MEMORY_BYTES CPU_S`.
 
 A decoder may need any amount of time and memory for a hostile picture, and may even run code that is hidden in it. So
-this process has limits, no secrets and no way to open files. It ends with the first picture that takes more than
-`CPU_S` of processor time. It reads requests from the socket FD and ends with it. POSIX only.
+this process has limits, no secrets, and no way to open files or to start programs. It ends with the first picture that
+takes more than `CPU_S` of processor time. It reads requests from the socket FD and ends with it. POSIX only.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ def _limit(memory_bytes: int) -> bool:
     os.close(devnull)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # no process can be started
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # open files and sockets stay, no new ones can be opened
     try:
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))

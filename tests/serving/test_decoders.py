@@ -87,7 +87,8 @@ def test_a_process_has_no_secrets_and_opens_nothing(process: DecoderProcess, mon
     assert not [name for name in running.environ() if name.startswith("FUSIONLENS")]
     # Its standard input and outputs, a copy of the last for Python, and the socket.
     assert running.num_fds() == 5 and running.rlimit(psutil.RLIMIT_NOFILE) == (0, 0)
-    assert running.rlimit(psutil.RLIMIT_FSIZE) == running.rlimit(psutil.RLIMIT_CORE) == (0, 0)
+    for limit in (psutil.RLIMIT_FSIZE, psutil.RLIMIT_CORE, psutil.RLIMIT_NPROC):
+        assert running.rlimit(limit) == (0, 0)
     assert running.rlimit(psutil.RLIMIT_AS) == (768 * MB, 768 * MB)
     started.close()
     assert not psutil.pid_exists(started.pid)
