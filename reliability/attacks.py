@@ -36,6 +36,7 @@ from reliability import bombs
 from reliability.containers import png
 from reliability.hostile import hostile_uploads
 from reliability.replicas import Replica
+from reliability.uploads import status_mb
 
 ATTACKER, HONEST = "203.0.113.7", "198.51.100.1"  # addresses for documentation, RFC 5737
 SENDERS = 8  # connections of the attacker
@@ -323,11 +324,6 @@ def sampled(service: psutil.Process) -> Iterator[list[float]]:
     finally:
         over.set()
         thread.join()
-
-
-def status_mb(process_id: int, name: str) -> float:
-    lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":"))
 
 
 def costs(replica: Replica) -> dict[str, Cost]:

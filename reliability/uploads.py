@@ -116,7 +116,7 @@ def attack(
             for upload, answer in zip(sent, answers, strict=True):
                 _record(report, upload, answer, limits)
     report.honest_lost = honest.lost
-    report.grown_mb = _status_mb(process_id, "VmHWM") - report.before_mb
+    report.grown_mb = status_mb(process_id, "VmHWM") - report.before_mb
     return report
 
 
@@ -254,10 +254,11 @@ def _record(report: UploadsReport, upload: Hostile, answer: Answer, limits: Limi
 def _reset_peak(process_id: int) -> float:
     """Let the kernel count the peak anew from here. Returns the memory taken now, in MB."""
     Path(f"/proc/{process_id}/clear_refs").write_text("5")
-    return _status_mb(process_id, "VmRSS")
+    return status_mb(process_id, "VmRSS")
 
 
-def _status_mb(process_id: int, name: str) -> float:
+def status_mb(process_id: int, name: str) -> float:
+    """A figure of /proc/PID/status in MB, such as VmRSS, the memory now, or VmHWM, its peak."""
     lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name + ":"))
 
