@@ -31,9 +31,10 @@ from PIL import Image
 from app.pictures.decode import PREVIEW_SIDE_PX, Limits
 from app.pictures.opened import OpenOptions, open_picture
 from app.serving.decoder_process import DecoderProcess
+from app.serving.decoders import DecoderOptions
 from benchmarks.timing import percentile
 from reliability import bombs
-from reliability.containers import png
+from reliability.containers import png, riff, webp
 from reliability.hostile import hostile_uploads
 from reliability.replicas import Replica
 from reliability.uploads import status_mb
@@ -44,7 +45,7 @@ MUTATORS = 2  # connections that send mutated pictures
 HANGS_UP_AFTER_S = 0.05
 STEADY = 8  # so many answers in a row, as quick as before, and an attack is over
 TIMEOUT_S = 40.0
-PROGRAM = "app.pictures.worker"
+PROGRAM = DecoderOptions.program
 
 
 @dataclass
@@ -98,7 +99,7 @@ def uploads() -> dict[str, bytes]:
     return {
         "JPEG of 50 million pixels, arithmetic coding, 32 empty scans": scans(32),
         "JPEG of 50 million pixels, arithmetic coding, 400 empty scans": scans(400),
-        "progressive JPEG of 50 million black pixels": jpeg.getvalue()[:100_000],
+        "progressive JPEG of 50 million black pixels, cut off": jpeg.getvalue()[:100_000],
         "PNG of 25 million black pixels": png(6250, 4000, zlib.compress(bytes(black), 9)),
         "GIF of 25 million black pixels": gif.getvalue(),
         "TIFF of 25 million black pixels, cut off": tiff.getvalue()[:100_000],
@@ -122,8 +123,7 @@ def lossless_webp(width: int, height: int) -> bytes:
     """A WebP file of one colour: a header, and codes that take no bits."""
     bits = (width - 1) | (height - 1) << 14
     body = b"\x2f" + struct.pack("<L", bits) + bytes.fromhex("8888080000") + bytes(2)
-    chunk = b"VP8L" + struct.pack("<L", len(body)) + body + b"\0" * (len(body) % 2)
-    return b"RIFF" + struct.pack("<L", 4 + len(chunk)) + b"WEBP" + chunk
+    return webp(riff(b"VP8L", body))
 
 
 def cost(replica: Replica, data: bytes) -> Cost:
@@ -220,7 +220,7 @@ def recovery_s(replica: Replica, picture: bytes, usual_ms: float) -> float:
         if not quick:
             began = sent
         quick += 1
-    return began - ended if quick else float("inf")
+    return began - ended if quick == STEADY else float("inf")
 
 
 def one_upload(data: bytes, path: str = "/predict") -> Callable[[Replica], int]:

@@ -152,9 +152,8 @@ class LimitedHttp(HttpToolsProtocol):
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        both = (
-            settings.host == "::" and socket.has_dualstack_ipv6()
-        )  # all addresses of this machine, IPv4 ones included
+        # "::" means all addresses of this machine, those of IPv4 included.
+        both = settings.host == "::" and socket.has_dualstack_ipv6()
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048, dualstack_ipv6=both)
     except OSError as error:
         reason = f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
