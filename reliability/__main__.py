@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from app.files import DEMO_BUNDLE
-from reliability import attacks, faults, fleet, overload, results, soak, swaps, uploads
+from reliability import attacks, costs, faults, fleet, oddities, overload, results, soak, swaps, uploads
 from reliability.replicas import ROOT, Replica, running
 from reliability.results import Row
 from tests.support.artifacts import build_once
@@ -90,9 +90,9 @@ def _uploads(given: Given) -> Iterable[Row]:
 def _attacks(given: Given) -> Iterable[Row]:
     quick, picture = given.quick, given.picture.read_bytes()
     replica = Replica("127.0.0.1", 8112, given.folder(), bundle=str(given.demo))
-    yield results.of_price(attacks.price(picture, 50 if quick else 500))
+    yield results.of_price(costs.price(picture, 50 if quick else 500))
     with running(replica):
-        yield from results.of_costs(attacks.costs(replica))
+        yield from results.of_costs(costs.all_costs(replica))
         yield from results.of_beside(attacks.all_beside(replica, picture, 2 if quick else 10))
 
 
@@ -100,9 +100,9 @@ def _oddities(given: Given) -> Iterable[Row]:
     quick, picture = given.quick, given.picture.read_bytes()
     replica = Replica("127.0.0.1", 8113, given.folder(), bundle=str(given.tiny))
     with running(replica):
-        statuses = attacks.mutated(replica, 400 if quick else 200_000, seed=1)
+        statuses = oddities.mutated(replica, 400 if quick else 200_000, seed=1)
         yield results.of_statuses("mutated pictures", statuses)
-        statuses = attacks.odd_queries(replica, picture, 400 if quick else 20_000, seed=1)
+        statuses = oddities.odd_queries(replica, picture, 400 if quick else 20_000, seed=1)
         yield results.of_statuses("requests with odd query parameters", statuses)
 
 

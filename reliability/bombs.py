@@ -105,6 +105,21 @@ def many_texts() -> bytes:
     return png(2, 1, zlib.compress(bytes(3)), chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(500_000))) * 2_000)
 
 
+def empty_scans(count: int) -> bytes:
+    """A progressive JPEG with arithmetic coding and so many scans, of headers alone."""
+    tables = b"\xff\xdb\0\x43\0" + b"\x10" * 64
+    frame = b"\xff\xca\0\x11\x08" + struct.pack(">HH", 7070, 7070) + b"\x03\x01\x11\0\x02\x11\0\x03\x11\0"
+    scan = b"\xff\xda\0\x0c\x03\x01\0\x02\0\x03\0\0\0\0"
+    return b"\xff\xd8" + tables + frame + scan * count + b"\xff\xd9"
+
+
+def flat_webp(width: int, height: int) -> bytes:
+    """A WebP file of one colour: a header, and codes that take no bits."""
+    bits = (width - 1) | (height - 1) << 14
+    body = b"\x2f" + struct.pack("<L", bits) + bytes.fromhex("8888080000") + bytes(2)
+    return webp(riff(b"VP8L", body))
+
+
 def many_entries(count: int) -> bytes:
     """A TIFF, or EXIF block, with nearly as many entries as there are tags, all with the same `count` values."""
     base = _base_entries(8, 8, 1)

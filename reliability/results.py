@@ -18,7 +18,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.timing import percentile
-from reliability.attacks import Beside, Cost, Price
+from reliability.attacks import Beside
+from reliability.costs import Cost, Price
 from reliability.faults import BundleReplaced, ClockJumps, RedisLost
 from reliability.fleet import FleetRun
 from reliability.overload import Overload

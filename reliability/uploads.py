@@ -12,28 +12,26 @@ import os
 import re
 import struct
 import threading
-import time
 import warnings
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
 from itertools import islice
 from pathlib import Path
 from random import Random
 from statistics import median
-from urllib.parse import urlsplit
 
 from PIL import Image
 
 from app.api.problems import MEDIA_TYPE, PROBLEMS
 from app.pictures.decode import Limits
 from benchmarks.timing import percentile
+from reliability.client import Answer, Client
 from reliability.hostile import Hostile, hostile_uploads, saved, scene
 
-ROUND, ALONE, TIMEOUT_S = 100, 25, 30.0
+ROUND, ALONE = 100, 25
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"BM")
 STATUS_OF = {name: status for status, name in PROBLEMS.values()}
@@ -43,16 +41,6 @@ UNREADABLE = (
     *(OSError, SyntaxError, ValueError, LookupError, TypeError, AssertionError, AttributeError, EOFError),
     *(struct.error, zlib.error, ArithmeticError, MemoryError, RuntimeError),
 )
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came back; `status` is 0 where no whole answer came, and `body` says why then."""
-
-    status: int
-    kind: str
-    body: str
-    took_ms: float
 
 
 @dataclass
@@ -118,26 +106,6 @@ def attack(
     report.honest_lost = honest.lost
     report.grown_mb = status_mb(process_id, "VmHWM") - report.before_mb
     return report
-
-
-class Client:
-    """One connection, made anew where the service closed it."""
-
-    def __init__(self, address: str) -> None:
-        parts = urlsplit(address)
-        self._connection = HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
-
-    def post(self, path: str, body: bytes, content_type: str) -> Answer:
-        began = time.perf_counter()
-        try:
-            self._connection.request("POST", path, body, {"Content-Type": content_type})
-            with self._connection.getresponse() as response:
-                body, kind = response.read(), response.headers.get("Content-Type", "")
-            took_ms = (time.perf_counter() - began) * 1e3
-            return Answer(response.status, kind, body.decode("utf-8", "replace"), took_ms)
-        except (OSError, HTTPException) as error:
-            self._connection.close()
-            return Answer(0, "", f"{type(error).__name__}: {error}", (time.perf_counter() - began) * 1e3)
 
 
 class Honest:
