@@ -22,6 +22,10 @@ class EngineError(FusionLensError):
     """The chosen engine cannot run on this machine."""
 
 
+class MalformedPath(FusionLensError):
+    """The path has characters that no path of this service has."""
+
+
 class EmptyUpload(FusionLensError):
     """The request carries no picture."""
 

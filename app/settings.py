@@ -44,6 +44,11 @@ class Settings(BaseSettings):
     drain_s: float = Field(
         5.0, ge=0, description="after SIGTERM, how long to keep serving so that proxies can notice, in seconds"
     )
+    max_connections: int = Field(
+        1024,
+        ge=4,
+        description="connections of a process, a quarter of them from one address; fewer if it may open fewer files",
+    )
     header_s: float = Field(10.0, gt=0, description="time limit for the headers of a request to arrive, in seconds")
 
     keys: Path | None = Field(None, description="TOML file of API keys; `fusionlens new-key` writes one")

@@ -7,15 +7,16 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.api import problems
+from app.api.keys.access import Authenticator, authorize, authorize_unrouted
 from app.api.keys.limits import Limiter
-from app.api.middleware.access import AccessMiddleware, Authenticator
-from app.api.middleware.admission import AdmissionMiddleware
+from app.api.middleware.connection import ConnectionMiddleware
 from app.api.middleware.head import HeadMiddleware
+from app.api.middleware.path import PathMiddleware
 from app.api.middleware.telemetry import TelemetryMiddleware
 from app.api.openapi import DocumentedAPI
 from app.api.routes import explanations, health, model, operation, pages, predictions
@@ -70,6 +71,8 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
+        dependencies=[Depends(authorize)],
+        redirect_slashes=False,  # a redirect would tell those without a key what there is
         responses=problems.DEFAULT_RESPONSE,
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,
@@ -81,7 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.upload_memory = UploadMemory(settings.uploads_max_bytes)
     # python_multipart would log every malformed form, but the error answer already tells the sender.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    problems.install_handlers(app)
+    problems.install_handlers(app, authorize_unrouted)
     routers = [predictions.router, explanations.router, model.router, health.router, operation.admin_router]
     for router in routers + [operation.metrics_router] * settings.metrics:
         app.include_router(router)
@@ -113,8 +116,7 @@ def _store_and_limiter(settings: Settings, metrics: Metrics) -> tuple[Prediction
 
 def _add_middleware(app: FastAPI, metrics: Metrics) -> None:
     """Add the middleware. The last one added is the outermost, so refused requests are counted and get CORS headers."""
-    app.add_middleware(AdmissionMiddleware, models=app.state.models)
-    app.add_middleware(AccessMiddleware, authenticator=app.state.authenticator)
+    app.add_middleware(PathMiddleware)
     if origins := app.state.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -124,4 +126,5 @@ def _add_middleware(app: FastAPI, metrics: Metrics) -> None:
             expose_headers=RESPONSE_HEADERS,
         )
     app.add_middleware(HeadMiddleware)
-    app.add_middleware(TelemetryMiddleware, metrics=metrics, lifecycle=app.state.lifecycle)
+    app.add_middleware(TelemetryMiddleware, metrics=metrics)
+    app.add_middleware(ConnectionMiddleware, lifecycle=app.state.lifecycle)

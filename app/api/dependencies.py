@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
 from app.api.keys.users import user_of
-from app.api.uploads import UploadMemory, read_picture
+from app.api.uploads import read_picture
 from app.serving.registry import ModelRegistry
 from app.serving.service import Service
 from app.settings import Settings
@@ -47,11 +47,18 @@ async def get_user(request: Request) -> str:
 
 
 async def uploaded_picture(
-    request: Request, settings: Annotated[Settings, Depends(get_settings)]
+    request: Request,
+    settings: Annotated[Settings, Depends(get_settings)],
+    service: Annotated[Service, Depends(get_service)],
 ) -> AsyncIterator[bytes]:
-    """The bytes of the picture in the request's body. Raises what `read_picture` raises."""
-    memory: UploadMemory = request.app.state.upload_memory
-    with memory.reservation(user_of(request.scope)) as reserve:
+    """The bytes of the picture in the request's body.
+
+    Raises Overloaded before the body is read if the picture would not be answered in time, and what `read_picture`
+    raises.
+    """
+    memory, user = request.app.state.upload_memory, user_of(request.scope)
+    service.admit(service.deadline(), user)
+    with memory.reservation(user) as reserve:
         yield await read_picture(request, settings.max_upload_bytes, reserve, settings.deadline_s)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -21,6 +22,7 @@ from app import errors
 MEDIA_TYPE = "application/problem+json"
 CLIENT_GONE = 499  # nobody receives this status; it marks such requests in the log and the metrics
 PROBLEMS: dict[type[errors.FusionLensError], tuple[int, str]] = {
+    errors.MalformedPath: (400, "malformed-path"),
     errors.EmptyUpload: (400, "empty-upload"),
     errors.MalformedUpload: (400, "malformed-upload"),
     errors.Unauthorized: (401, "unauthorized"),
@@ -61,11 +63,23 @@ class Problem(BaseModel):
 DEFAULT_RESPONSE: dict[int | str, dict[str, Any]] = {"default": {"model": Problem, "description": "Any other error."}}
 
 
-def install_handlers(app: FastAPI) -> None:
-    """Answer every error of the application, of validation and of routing with a problem."""
+def install_handlers(app: FastAPI, authorize_unrouted: Callable[[Request], Awaitable[None]]) -> None:
+    """Answer every error of the application, of validation and of routing with a problem.
+
+    `authorize_unrouted` is called before a client is told that there is no such route or method. It may raise a
+    FusionLensError, which is the answer then.
+    """
+
+    async def http_exception(request: Request, error: Exception) -> Response:
+        try:
+            await authorize_unrouted(request)
+        except errors.FusionLensError as refused:
+            return response_to(request, refused)
+        return _http_exception(request, error)
+
     app.add_exception_handler(errors.FusionLensError, _domain_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(HTTPException, http_exception)
     app.add_exception_handler(ClientDisconnect, _client_disconnected)
     app.add_exception_handler(Exception, _unexpected_error)
 
@@ -91,9 +105,14 @@ def response_to(request: Request, error: Exception) -> Response:
     status, name = _status_and_name(type(error))
     retry_after_s = getattr(error, "retry_after_s", None)
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-    if isinstance(error, errors.UploadTooSlow):
-        headers["Connection"] = "close"
+    if isinstance(error, errors.Unauthorized):
+        headers |= {"WWW-Authenticate": 'Bearer realm="fusionlens"', "Connection": "close"}
     return _problem(request, status, name, str(error), headers)
+
+
+def problem(status: int, name: str, detail: str) -> Problem:
+    """The problem of this name."""
+    return Problem(type=f"urn:fusionlens:problem:{name}", title=HTTPStatus(status).phrase, status=status, detail=detail)
 
 
 def _status_and_name(error_class: type[errors.FusionLensError]) -> tuple[int, str]:
@@ -109,11 +128,8 @@ def _status_and_name(error_class: type[errors.FusionLensError]) -> tuple[int, st
 
 def _problem(request: Request, status: int, name: str, detail: str, headers: dict[str, str] | None = None) -> Response:
     request.state.problem = name  # for the log and the metrics
-    problem = Problem(
-        type=f"urn:fusionlens:problem:{name}", title=HTTPStatus(status).phrase, status=status, detail=detail
-    )
     return Response(
-        json.dumps(problem.model_dump(), ensure_ascii=False),
+        json.dumps(problem(status, name, detail).model_dump(), ensure_ascii=False),
         status,
         {"Cache-Control": "no-store", **(headers or {})},
         MEDIA_TYPE,
@@ -129,7 +145,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     return _problem(request, 422, "bad-parameter", " ".join(_sentence(fault) for fault in error.errors()))
 
 
-async def _http_exception(request: Request, error: Exception) -> Response:
+def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     name, headers = phrase.lower().replace(" ", "-"), dict(error.headers or {})

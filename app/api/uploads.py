@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -24,6 +25,7 @@ from app.errors import (
 )
 
 FIELD = "file"
+MAX_CONTENT_TYPE_CHARS = 1000
 _PICTURE = {"type": "string", "format": "binary"}
 OPENAPI_BODY: dict[str, Any] = {
     "requestBody": {
@@ -119,6 +121,7 @@ async def _read_picture(request: Request, stream: AsyncGenerator[bytes, None], m
 
 
 async def _from_form(request: Request, stream: AsyncGenerator[bytes, None], max_bytes: int) -> bytes:
+    _check_form_type(request.headers["content-type"])
     parser = _InMemoryParser(request.headers, stream, max_files=1, max_fields=20)
     parser.spool_max_size = max_bytes + 1  # more than the limit, so nothing is spooled to disk
     try:
@@ -133,6 +136,15 @@ async def _from_form(request: Request, stream: AsyncGenerator[bytes, None], max_
     if not isinstance(part := form.get(FIELD), UploadFile):
         raise MissingField(f"The form has no file in a field named {FIELD!r}: put the picture there.")
     return await part.read()
+
+
+def _check_form_type(content_type: str) -> None:
+    """Raises MalformedUpload for a charset other than UTF-8: with some of Python's, decoding a name takes minutes."""
+    if len(content_type) > MAX_CONTENT_TYPE_CHARS:
+        raise MalformedUpload(f"The Content-Type has more than {MAX_CONTENT_TYPE_CHARS} characters: shorten it.")
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8")
+    if charset.lower() not in (b"utf-8", b"utf8", b"us-ascii"):
+        raise MalformedUpload("The form has a charset other than UTF-8: leave the charset out.")
 
 
 async def _limited(request: Request, max_bytes: int, reserve: Callable[[int], None]) -> AsyncGenerator[bytes, None]:

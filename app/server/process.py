@@ -1,8 +1,7 @@
-"""The server process: it listens, and limits the time and size of a request's headers."""
+"""The server process: it listens, and runs uvicorn."""
 
 from __future__ import annotations
 
-import asyncio
 import math
 import shlex
 import signal
@@ -16,7 +15,6 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.main import STARTUP_FAILURE  # type: ignore[attr-defined]
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from app import __version__
@@ -24,11 +22,12 @@ from app.api.application import create_app
 from app.errors import FusionLensError
 from app.files import EXAMPLE
 from app.options import predictor_options
+from app.server.connections import Connections, room_for_connections
+from app.server.http import BoundedHttp
 from app.settings import Settings
 from app.telemetry.logs import set_up_logs
 
 KEEP_ALIVE_S = 65  # longer than the idle timeout of usual proxies, so that the proxy closes first
-MAX_HEADERS_BYTES = 64 * 1024
 
 
 def serve(settings: Settings) -> int:
@@ -64,9 +63,10 @@ def configure(app: FastAPI | Callable[[], FastAPI], settings: Settings, **option
 
     uvicorn logs nothing itself: `TelemetryMiddleware` does.
     """
+    pool = Connections(room_for_connections(settings.max_connections))
     return uvicorn.Config(
         app,
-        http=partial(LimitedHttp, header_s=settings.header_s),  # type: ignore[arg-type]
+        http=partial(BoundedHttp, header_s=settings.header_s, pool=pool),  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         log_config=None,
@@ -90,63 +90,6 @@ def create_logging_app(settings: Settings) -> FastAPI:
     except FusionLensError as error:
         print(f"fusionlens: {error}", file=sys.stderr)
         raise SystemExit(STARTUP_FAILURE) from error
-
-
-class LimitedHttp(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with limits on the time (`header_s`) and the size of a request's headers.
-
-    The timer starts when the connection opens, and again at the first byte of each further request. The limits of
-    bodies are in `app.api.uploads`.
-    """
-
-    def __init__(self, *args: Any, header_s: float, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._header_s, self._header_bytes = header_s, 0
-        self._header_timer: asyncio.TimerHandle | None = None
-        self._reading_headers = True
-
-    def connection_made(self, transport: Any) -> None:  # Any: the transport of uvloop is no asyncio.Transport
-        """See asyncio.Protocol."""
-        super().connection_made(transport)
-        self._start_header_timer()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio.Protocol."""
-        self._stop_header_timer()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
-        super().data_received(data)
-        if self._reading_headers:
-            self._header_bytes += len(data)
-            if self._header_bytes > MAX_HEADERS_BYTES:
-                self._refuse(b"431 Request Header Fields Too Large")
-
-    def on_message_begin(self) -> None:
-        """See httptools: called at the first byte of a request."""
-        super().on_message_begin()
-        if not self._reading_headers:
-            self._start_header_timer()
-
-    def on_headers_complete(self) -> None:
-        """See httptools: called after the last header."""
-        self._stop_header_timer()
-        super().on_headers_complete()
-
-    def _start_header_timer(self) -> None:
-        self._reading_headers, self._header_bytes = True, 0
-        self._header_timer = self.loop.call_later(self._header_s, self._refuse, b"408 Request Timeout")
-
-    def _stop_header_timer(self) -> None:
-        self._reading_headers = False
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-
-    def _refuse(self, status: bytes) -> None:
-        if self._header_bytes and not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
-        self.transport.close()
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -146,5 +146,5 @@ def test_the_log_says_head_the_template_and_the_key(tiny_bundle: Path, tmp_path:
         ("HEAD", "/predictions/{prediction_id}/picture", 200, None, "hospital"),
         ("HEAD", "/gradcam", 422, "bad-parameter", "hospital"),
         ("HEAD", "/predict", 405, "method-not-allowed", "hospital"),
-        ("HEAD", "none", 401, "unauthorized", None),
+        ("HEAD", "/model", 401, "unauthorized", None),
     ]

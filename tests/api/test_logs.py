@@ -55,7 +55,7 @@ def test_every_request_is_one_line_of_json_without_its_content(tiny_bundle: Path
         ("GET", "/gradcam", 200, None, "hospital"),
         ("POST", "/predict", 415, "unsupported-media-type", "hospital"),
         ("GET", "none", 404, "not-found", "hospital"),
-        ("GET", "none", 401, "unauthorized", None),
+        ("GET", "/model", 401, "unauthorized", None),
     ]
     assert lines[1]["request_id"] == "ours-1"
     assert all(line["duration_ms"] > 0 and line["timestamp"] and line["level"] == "info" for line in lines)

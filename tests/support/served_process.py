@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.support.waiting import PATIENCE_S
@@ -52,8 +54,11 @@ def environment(*python_path: Path, **settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(folder: Path, env: dict[str, str], *arguments: str) -> Iterator[Served]:
-    """Start the service in `folder` on a free port and wait until it listens; it is gone afterwards."""
+def serving(folder: Path, env: dict[str, str], *arguments: str, files: int | None = None) -> Iterator[Served]:
+    """Start the service in `folder` on a free port and wait until it listens; it is gone afterwards.
+
+    It may open no more than so many `files`.
+    """
     process = subprocess.Popen(
         [*SERVE, "--port", "0", *arguments],
         cwd=folder,
@@ -61,6 +66,7 @@ def serving(folder: Path, env: dict[str, str], *arguments: str) -> Iterator[Serv
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=files and partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files)),
     )
     try:
         yield _announced(process)

@@ -9,7 +9,6 @@ import time
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.serving.lifecycle import Lifecycle
 from app.telemetry.metrics import Metrics
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -20,8 +19,8 @@ logger = structlog.stdlib.get_logger("fusionlens.requests")
 class TelemetryMiddleware:
     """The outermost ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, lifecycle: Lifecycle) -> None:
-        self._app, self._metrics, self._lifecycle = app, metrics, lifecycle
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -29,7 +28,7 @@ class TelemetryMiddleware:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        state["request_id"], state["owner"], state["problem"], state["route"] = _request_id(scope), "", None, None
+        state["request_id"], state["owner"], state["problem"] = _request_id(scope), None, None
         # If the application raises, ServerErrorMiddleware outside this one answers 500.
         began, status = time.perf_counter(), 500
 
@@ -39,8 +38,6 @@ class TelemetryMiddleware:
                 status = message["status"]
                 headers = message.setdefault("headers", [])
                 headers += [(b"x-request-id", state["request_id"].encode()), (b"x-content-type-options", b"nosniff")]
-                if self._lifecycle.draining and (b"connection", b"close") not in headers:
-                    headers.append((b"connection", b"close"))
             await send(message)
 
         self._metrics.in_progress.inc()
@@ -79,5 +76,4 @@ def _request_id(scope: Scope) -> str:
 
 def _route_template(scope: Scope) -> str:
     """The template of the route. Paths would let clients create any number of time series."""
-    path = getattr(scope.get("route"), "path", None) or scope["state"]["route"]
-    return str(path) if path else "none"
+    return str(getattr(scope.get("route"), "path", None) or "none")

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 
 from app import errors
 from app.api.dependencies import RegistryDep
+from app.api.keys.access import requires
 from app.api.problems import error_responses
 from app.api.schemas import Health
 from app.serving.lifecycle import Lifecycle
@@ -15,6 +16,7 @@ router = APIRouter(prefix="/health", tags=["health"])
 
 
 @router.get("/live", summary="Is the process up?")
+@requires(None)
 async def live() -> Health:
     """The process answers. This depends on nothing else."""
     return Health(status="live")
@@ -25,6 +27,7 @@ async def live() -> Health:
     summary="Does the service accept new clients?",
     responses=error_responses(errors.NotReady, errors.StoreUnavailable),
 )
+@requires(None)
 async def ready(models: RegistryDep, request: Request) -> Health:
     """The bundle is verified and warmed up, and the store has been reached once.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app import errors
 from app.api.dependencies import RegistryDep
-from app.api.middleware.access import Authenticator
+from app.api.keys.access import Authenticator, refuse_cross_site, requires
 from app.api.problems import error_responses
 from app.api.routes.health import check_ready
 from app.api.routes.predictions import model_version
@@ -17,7 +17,8 @@ from app.api.schemas import Reloaded
 from app.serving.registry import ModelRegistry
 
 logger = logging.getLogger("fusionlens.operation")
-metrics_router, admin_router = APIRouter(tags=["operation"]), APIRouter(tags=["operation"], prefix="/admin")
+metrics_router = APIRouter(tags=["operation"])
+admin_router = APIRouter(tags=["operation"], prefix="/admin", dependencies=[Depends(refuse_cross_site)])
 
 
 @metrics_router.get(
@@ -26,6 +27,7 @@ metrics_router, admin_router = APIRouter(tags=["operation"]), APIRouter(tags=["o
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
+@requires("metrics")
 async def metrics(models: RegistryDep, request: Request) -> Response:
     """Metrics for Prometheus. If the service has keys, this requires one with the right `metrics`."""
     metrics_now = models.current.metrics
@@ -44,6 +46,7 @@ async def metrics(models: RegistryDep, request: Request) -> Response:
 
 
 @admin_router.post("/reload", summary="Reload keys and bundle", responses=error_responses(errors.ReloadRefused))
+@requires("admin")
 async def reload(models: RegistryDep, request: Request) -> Reloaded:
     """Read the key file and the bundle again. This requires a key with the right `admin`.
 

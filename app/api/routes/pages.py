@@ -8,6 +8,7 @@ from fastapi import Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
+from app.api.keys.access import requires
 from app.files import WEB
 
 # The page loads resources from this host alone, and cannot be framed by other sites.
@@ -25,6 +26,7 @@ DOCS_HEADERS = PAGE_HEADERS | {
 }
 
 
+@requires(None)
 class PageFiles(StaticFiles):
     """The files of the page. Browsers revalidate each of them every time, so that they never mix two versions."""
 
@@ -35,11 +37,13 @@ class PageFiles(StaticFiles):
         return response
 
 
+@requires(None)
 async def page() -> FileResponse:
     """The page of the application."""
     return FileResponse(WEB / "index.html", headers=PAGE_HEADERS)
 
 
+@requires(None)
 async def docs() -> FileResponse:
     """The list of routes. Its script comes from another host, and the page pins its digest."""
     return FileResponse(WEB / "docs.html", headers=DOCS_HEADERS)

@@ -1,0 +1,244 @@
+"""The HTTP protocol of the server: uvicorn's, with bounds on what a client can make it keep, wait for or do.
+
+uvicorn trusts its clients: it keeps all trailers, reads on after an early answer, drops the body of a request that asks
+for another protocol, and waits for ever for a client that does not read. The limits of bodies are in `app.api.uploads`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.api.problems import MEDIA_TYPE, problem
+from app.server.closing import ClosingTransport
+from app.server.connections import Connections
+
+MAX_HEADERS_BYTES = 64 * 1024
+MAX_HEADERS = 256
+SLICE_BYTES = 16 * 1024  # parsed at once, so that the event loop is never busy for long
+FRAMING = (b"content-length", b"transfer-encoding")
+REFUSALS = {
+    400: ("malformed-request", "This is no request of HTTP/1.1: send one, without TLS."),
+    408: ("request-timeout", "The headers did not arrive in time: send the request again."),
+    431: ("headers-too-large", f"Send at most {MAX_HEADERS} headers and {MAX_HEADERS_BYTES} bytes of them."),
+    503: ("too-many-connections", "There are too many connections from this address: close some, or wait."),
+}
+
+
+class RefusedRequest(Exception):
+    """A request that is refused while it is parsed. `status` is one of REFUSALS."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """One connection. The headers of a request must arrive within `header_s`.
+
+    Their timer starts when the connection opens, and again at the first byte after a request. Trailers and the framing
+    of chunks may be as many bytes again, and as many as the body has.
+    """
+
+    transport: ClosingTransport  # type: ignore[assignment]
+
+    def __init__(self, *args: Any, header_s: float, pool: Connections, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._header_s, self._pool = header_s, pool
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._reads_headers, self._has_begun, self.was_answered = True, False, False
+        self._unparsed = b""
+        self._overhead_bytes = self._body_bytes = 0  # of a request: its headers and framing, and its body
+        self._refusal: int | None = None  # the status of a request that is refused after the answers to earlier ones
+        self._replays_head = False  # while the head of a request is parsed again, without its wish for an upgrade
+
+    # Called by the event loop.
+
+    def connection_made(self, transport: Any) -> None:
+        """See asyncio.Protocol."""
+        super().connection_made(ClosingTransport(transport, self._is_receiving))  # type: ignore[arg-type]
+        self._start_headers()
+        if not self._pool.admit(self):
+            self._refuse(503)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._stop_header_timer()
+        self._pool.discard(self)
+        self.transport.lost()
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        if self.transport.is_closing():
+            self.transport.discard(len(data))
+            return
+        self._unset_keepalive_if_required()
+        if self._is_idle and not self._reads_headers:
+            self._start_headers()
+        self._unparsed += data
+        self._parse()
+
+    # Called by the parser.
+
+    def on_message_begin(self) -> None:
+        """See httptools: called at the first byte of a request."""
+        if self._replays_head:
+            return
+        super().on_message_begin()
+        if not self._reads_headers:
+            self._start_headers()
+        self._has_begun = True
+
+    def on_url(self, url: bytes) -> None:
+        """See httptools."""
+        if not self._replays_head:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools: called for trailers as well, which no route reads."""
+        if not self._reads_headers:
+            return
+        if len(self.headers) >= MAX_HEADERS:
+            raise RefusedRequest(431)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """See httptools: called after the last header."""
+        if self._replays_head:
+            return
+        self._stop_header_timer()
+        self._reads_headers = self._has_begun = False
+        if self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # RFC 9110, section 10.1.1
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """See httptools."""
+        self._body_bytes += len(body)
+        self._overhead_bytes -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """See httptools: called too early for a request that asks for an upgrade, since its body is still to come."""
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    # Called by uvicorn and by the pool.
+
+    def on_response_complete(self) -> None:
+        """Called after each answer. The rest of a body that was not read is not waited for."""
+        self.was_answered = True
+        self._pool.answered(self)
+        if self.cycle.response_complete and self.cycle.more_body:
+            self.transport.close()
+        super().on_response_complete()
+        if self._refusal is not None:
+            self._refuse(self._refusal)
+        self._parse()
+
+    def shutdown(self) -> None:
+        """See HttpToolsProtocol: called when the server ends."""
+        if self._is_idle or self.transport.is_closing():
+            self.transport.close_now()
+        else:
+            super().shutdown()
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether nothing can be answered before the client has sent more."""
+        return self.transport.is_closing() or self._is_idle or (self.cycle.more_body and not self.pipeline)
+
+    def displace(self) -> None:
+        """Close the connection for another one."""
+        self.transport.close_now()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether all requests that began were answered."""
+        return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
+
+    def _is_receiving(self) -> bool:
+        """Whether the client is within a request."""
+        if self._unparsed or (self.cycle is not None and self.cycle.more_body):
+            return True
+        return self._has_begun
+
+    def _parse(self) -> None:
+        """Parse what has arrived. Requests that wait for earlier answers are not parsed before their turn."""
+        while self._unparsed and not self._must_answer_first and not self.transport.is_closing():
+            data, self._unparsed = self._unparsed[:SLICE_BYTES], self._unparsed[SLICE_BYTES:]
+            self._overhead_bytes += len(data)
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                (offset,) = upgrade.args
+                self._unparsed = data[offset:] + self._unparsed
+                self._overhead_bytes -= len(data) - offset
+                self._go_on_without_upgrade()
+            except httptools.HttpParserError as error:
+                refused = error.__context__
+                self._refuse(refused.status if isinstance(refused, RefusedRequest) else 400)
+                return
+            allowed_bytes = MAX_HEADERS_BYTES * (1 if self._reads_headers else 2) + self._body_bytes
+            if self._overhead_bytes > allowed_bytes:
+                self._refuse(431)
+        self.transport.hold(bool(self._unparsed))
+
+    @property
+    def _must_answer_first(self) -> bool:
+        """Whether what was parsed has to be answered before anything else is parsed."""
+        return bool(self.pipeline) or self._refusal is not None
+
+    def _go_on_without_upgrade(self) -> None:
+        """Let the body of a request follow that asks for another protocol: servers may ignore that (RFC 9110, 7.8).
+
+        The parser stops after such a head, so another one is told how the body is framed.
+        """
+        framing = [name + b": " + value + b"\r\n" for name, value in self.headers if name in FRAMING]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._replays_head = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n")
+        self._replays_head = False
+
+    def _start_headers(self) -> None:
+        self._stop_header_timer()
+        self._reads_headers, self._overhead_bytes, self._body_bytes = True, 0, 0
+        self._header_timer = self.loop.call_later(self._header_s, self._headers_timed_out)
+
+    def _stop_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _headers_timed_out(self) -> None:
+        if not self._is_idle:  # an earlier request is still being answered, and must not get this answer
+            self._header_timer = self.loop.call_later(self._header_s, self._headers_timed_out)
+        elif self._has_begun:
+            self._refuse(408)
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int) -> None:
+        """Answer with a problem, in its turn and unless the answer has begun, and close."""
+        is_answering = not self._is_idle
+        if self.pipeline or (is_answering and not self.cycle.more_body):
+            self._refusal = status
+            return
+        if not is_answering or not self.cycle.response_started:
+            name, detail = REFUSALS[status]
+            body = json.dumps(problem(status, name, detail).model_dump()).encode()
+            head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\n"
+            head += f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n\r\n"
+            self.transport.write(head.encode() + body)
+        self.transport.close()
+        if is_answering:  # its route waits for a body that will not come
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()

@@ -1,0 +1,310 @@
+"""What a client can do below HTTP's surface: it keeps no memory, holds up nobody, and loses no honest request."""
+
+from __future__ import annotations
+
+import json
+import select
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from app.server import closing
+from app.server.connections import Connections
+from app.server.http import MAX_HEADERS
+from app.settings import Settings
+from tests.support import served_process as process
+from tests.support.asking import PNG, png_bytes
+from tests.support.serving import serving
+from tests.support.waiting import PATIENCE_S, wait_until
+from tests.support.wire import answer, answers, connected, drip, is_closed, is_problem
+
+HEADER_S = 0.5
+PICTURE = png_bytes()
+HOST = b"Host: test\r\n"
+HEALTH = b"GET /health/live HTTP/1.1\r\n" + HOST
+POST = b"POST /predict HTTP/1.1\r\n" + HOST + b"Content-Type: image/png\r\n"
+TEXT = POST.replace(b"image", b"text")
+LENGTH = b"Content-Length: %d\r\n" % len(PICTURE)
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+WHOLE = POST + LENGTH + b"\r\n" + PICTURE
+# Buffers of the two kernels: what can be sent although nobody reads it.
+UNREAD_BYTES = 16_000_000
+
+
+@pytest.fixture(scope="module")
+def client(tiny_bundle: Path) -> Iterator[httpx.Client]:
+    """A client of a service that does not wait long for headers."""
+    with serving(Settings(bundle=tiny_bundle, header_s=HEADER_S)) as client:
+        yield client
+
+
+def sent_until_refused(connection: socket.socket, piece: bytes, most_bytes: int) -> int:
+    """Send a piece again and again until the other side answers or closes. Returns how many bytes were sent."""
+    sent = 0
+    with suppress(ConnectionError):
+        while sent < most_bytes and not select.select([connection], [], [], 0)[0]:
+            connection.sendall(piece)
+            sent += len(piece)
+    return sent
+
+
+# Each is a whole request but for an end, and what then goes on without one.
+ENDLESS = {
+    "trailers": (POST + CHUNKED + b"\r\n0\r\n", b"X-A: b\r\n" * 1000),
+    "one trailer": (POST + CHUNKED + b"\r\n0\r\nX-A: ", b"a" * 8000),
+    "trailers after an answer": (HEALTH + CHUNKED + b"\r\n0\r\n", b"X-A: b\r\n" * 1000),
+    "a chunk's extension": (POST + CHUNKED + b"\r\n1;", b"a" * 8000),
+    "extensions of chunks": (POST + CHUNKED + b"\r\n", (b"1;" + b"a" * 1000 + b"\r\nb\r\n") * 8),
+    "chunks of one byte": (POST + CHUNKED + b"\r\n", b"1\r\nb\r\n" * 2000),
+    "zeros before a chunk's size": (POST + CHUNKED + b"\r\n", b"0" * 8000),
+    "empty lines before a request": (b"", b"\r\n" * 4000),
+    "empty lines after a request": (HEALTH + b"\r\n", b"\r\n" * 4000),
+    "tiny headers": (HEALTH, b"a:\r\n" * 2000),
+    "a body of a route without one": (HEALTH + b"Content-Length: 999999999999\r\n\r\n", bytes(8000)),
+    "a body of no route": (b"PUT /x HTTP/1.1\r\n" + HOST + CHUNKED + b"\r\n", b"1000\r\n" + bytes(4096) + b"\r\n"),
+    "a body of another type": (
+        POST.replace(b"image", b"text") + CHUNKED + b"\r\n",
+        b"1000\r\n" + bytes(4096) + b"\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_what_has_no_end_is_ended(client: httpx.Client, kind: str) -> None:
+    start, piece = ENDLESS[kind]
+    with connected(client, start) as connection:
+        assert sent_until_refused(connection, piece, UNREAD_BYTES) < UNREAD_BYTES
+        with suppress(ConnectionError):  # and whoever does not listen is cut off
+            while select.select([connection], [], [], 0)[0] and connection.recv(65_536):
+                continue
+            sent = sent_until_refused(connection, piece, 2 * closing.LINGER_BYTES)
+            assert sent < closing.LINGER_BYTES + UNREAD_BYTES
+    assert client.get("/health/live").status_code == 200
+
+
+def test_trailers_and_extensions_are_allowed_as_far_as_anyone_needs_them(client: httpx.Client) -> None:
+    body = b"%x;name=value\r\n%b\r\n0\r\nX-Checksum: abc\r\n\r\n" % (len(PICTURE), PICTURE)
+    with connected(client, POST + CHUNKED + b"\r\n", body, HEALTH + b"\r\n") as connection:
+        assert [status for status, _, _ in answers(connection, 2)] == [200, 200]
+
+
+@pytest.mark.parametrize(("count", "status"), [(MAX_HEADERS - 1, 200), (MAX_HEADERS, 431)])
+def test_so_many_headers_are_taken(client: httpx.Client, count: int, status: int) -> None:
+    with connected(client, HEALTH + b"X-A: b\r\n" * count + b"\r\n") as connection:
+        assert answer(connection)[0] == status
+
+
+def test_an_upload_that_is_too_large_gets_its_answer_although_it_goes_on(tiny_bundle: Path) -> None:
+    with serving(Settings(bundle=tiny_bundle, max_upload_bytes=1_000_000)) as client:
+        for _ in range(10):
+            with connected(client, POST + b"Content-Length: 20000000\r\n\r\n", bytes(20_000_000)) as connection:
+                found = answer(connection)
+                assert is_problem(found, 413, "upload-too-large")
+                assert found[1]["connection"] == "close"
+                assert is_closed(connection)
+
+
+UPGRADES = {
+    "h2c, as curl sends it": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n",
+    "websocket": b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+    "another protocol": b"Connection: upgrade\r\nUpgrade: TLS/1.0, irc/6.9\r\n",
+}
+BODIES = {
+    "a length": LENGTH + b"\r\n" + PICTURE,
+    "chunks": CHUNKED + b"\r\n" + b"%x\r\n%b\r\n0\r\n\r\n" % (len(PICTURE), PICTURE),
+}
+
+
+@pytest.mark.parametrize("piece_bytes", [1000, 1_000_000])
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("upgrade", UPGRADES)
+def test_the_wish_for_another_protocol_is_ignored(
+    client: httpx.Client, upgrade: str, body: str, piece_bytes: int
+) -> None:
+    sent = POST + UPGRADES[upgrade] + BODIES[body] + HEALTH + UPGRADES[upgrade] + b"\r\n" + WHOLE
+    with connected(client) as connection:
+        for at in range(0, len(sent), piece_bytes):
+            connection.sendall(sent[at : at + piece_bytes])
+        found = answers(connection, 3)
+    assert [status for status, _, _ in found] == [200, 200, 200]
+    labels = [json.loads(body)["label"] for _, _, body in (found[0], found[2])]
+    assert labels[0] == labels[1]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="SKIPPED LOUDLY: curl is not installed")
+@pytest.mark.parametrize("option", ["--http1.1", "--http2", "--http1.0"])
+def test_curl_gets_an_answer_with_any_of_its_protocols(client: httpx.Client, tmp_path: Path, option: str) -> None:
+    (file := tmp_path / "picture.png").write_bytes(PICTURE)
+    for form in (["-F", f"file=@{file}"], ["--data-binary", f"@{file}", "-H", "Content-Type: image/png"]):
+        for expect in ([], ["-H", "Expect: 100-continue"]):
+            command = ["curl", "-sS", "--noproxy", "*", option, *form, *expect, f"{client.base_url}/predict"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+            assert "label" in json.loads(done.stdout), (command, done)
+
+
+EXPECT = b"Expect: 100-Continue\r\n"
+
+
+def test_who_asks_first_is_told_to_go_on(client: httpx.Client) -> None:
+    with connected(client, POST + EXPECT + LENGTH + b"\r\n") as connection:
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(PICTURE + HEALTH + b"\r\n")
+        assert [status for status, _, _ in answers(connection, 2)] == [200, 200]
+
+
+def test_who_asks_first_and_is_refused_sends_nothing(client: httpx.Client) -> None:
+    with connected(client, TEXT + EXPECT + LENGTH + b"\r\n") as connection:
+        found = answer(connection)
+        assert (found[0], found[1]["connection"]) == (415, "close")
+        assert is_closed(connection)
+
+
+def test_a_client_of_http_1_0_gets_no_interim_answer(client: httpx.Client) -> None:
+    old = POST.replace(b"HTTP/1.1", b"HTTP/1.0") + EXPECT + LENGTH + b"\r\n"
+    with connected(client, old + PICTURE) as connection:
+        assert answer(connection)[0] == 200
+        assert is_closed(connection)
+
+
+def test_half_a_request_takes_nothing_from_those_before_it(client: httpx.Client) -> None:
+    count = 60  # whose answers take longer than the headers of one may
+    with connected(client, WHOLE * count + HEALTH) as connection:
+        found = answers(connection, count + 1)
+        assert [status for status, _, _ in found] == [200] * count + [408]
+        assert is_closed(connection)
+
+
+def test_nonsense_takes_nothing_from_the_request_before_it(client: httpx.Client) -> None:
+    with connected(client, WHOLE * 3 + b"\0 nonsense \0\r\n\r\n") as connection:
+        found = answers(connection, 4)
+        assert [status for status, _, _ in found] == [200, 200, 200, 400]
+        assert is_problem(found[-1], 400, "malformed-request")
+        assert is_closed(connection)
+
+
+def test_empty_lines_keep_no_connection_open(client: httpx.Client) -> None:
+    with connected(client, HEALTH + b"\r\n") as connection:
+        assert answer(connection)[0] == 200
+        drip(connection, b"\r\n", 0.05)
+        assert is_closed(connection)
+
+
+def test_requests_by_the_thousand_do_not_pile_up(client: httpx.Client) -> None:
+    with connected(client) as connection:  # which reads no answer, so no more than kernels hold may be taken
+        connection.settimeout(1.0)
+        sent = 0
+        with suppress(TimeoutError, ConnectionError):
+            while sent < 2 * UNREAD_BYTES:
+                sent += connection.send((HEALTH + b"\r\n") * 1000)
+        assert sent < 2 * UNREAD_BYTES
+
+
+def test_who_does_not_read_is_disconnected(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closing, "STALL_S", 0.3)
+    ask, count = b"GET /openapi.json HTTP/1.1\r\n" + HOST + b"\r\n", 2000
+    with serving(Settings(bundle=tiny_bundle)) as client, connected(client, ask * count) as connection:
+        own = connection.getsockname()
+        this_process = psutil.Process()
+        wait_until(lambda: all(held.raddr != own for held in this_process.net_connections("tcp")))
+        with pytest.raises(ConnectionError):
+            answers(connection, count)
+
+
+def test_who_reads_slowly_gets_everything(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(closing, "STALL_S", 0.5)
+    monkeypatch.setattr(closing, "MIN_READ_BYTES", 1)
+    ask, count = b"GET /openapi.json HTTP/1.1\r\n" + HOST, 400
+    last = ask + b"Connection: close\r\n\r\n"
+    with serving(Settings(bundle=tiny_bundle)) as client, connected(client, (ask + b"\r\n") * count + last) as reader:
+        began_s, read = time.monotonic(), []
+        while data := reader.recv(100_000):
+            read.append(data)
+            time.sleep(0.01)
+        assert b"".join(read).count(b"HTTP/1.1 200 OK") == count + 1
+        assert time.monotonic() - began_s > 2 * closing.STALL_S
+
+
+FILES = 128
+IDLE: dict[str, bytes] = {
+    "nothing": b"",
+    "half a line": b"GET /he",
+    "half the headers": POST,
+    "half a body": POST + LENGTH + b"\r\n" + PICTURE[:100],
+    "a whole request": HEALTH + b"\r\n",
+    "a chunk and no more": POST + CHUNKED + b"\r\n5\r\nabcde\r\n",
+}
+
+
+@pytest.fixture(scope="module")
+def crowded(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[process.Served]:
+    """A service that may open few files."""
+    env = process.environment(process.ROOT, FUSIONLENS_BUNDLE=str(tiny_bundle), FUSIONLENS_DRAIN_S="0")
+    with process.serving(tmp_path_factory.mktemp("crowded"), env, files=FILES) as served:
+        yield served
+
+
+@pytest.mark.parametrize("kind", IDLE)
+def test_honest_clients_are_answered_beside_a_thousand_connections_of_one_address(
+    crowded: process.Served, kind: str
+) -> None:
+    with ExitStack() as stack, httpx.Client(base_url=crowded.address, trust_env=False, timeout=PATIENCE_S) as honest:
+        assert honest.post("/predict", content=PICTURE, headers=PNG).status_code == 200
+        for number in range(1000):
+            idle = stack.enter_context(socket.create_connection(("127.0.0.1", crowded.port), timeout=PATIENCE_S))
+            with suppress(ConnectionError):
+                idle.sendall(IDLE[kind])
+            if number % 50 == 0:  # on the same connection, and on new ones
+                assert honest.get("/health/live").status_code == 200
+                assert httpx.get(f"{crowded.address}/health/live", trust_env=False).status_code == 200
+        for _ in range(20):
+            assert honest.post("/predict", content=PICTURE, headers=PNG).status_code == 200
+        assert psutil.Process(crowded.process.pid).num_fds() < FILES
+
+
+class Client:
+    """A connection to a pool."""
+
+    def __init__(self, address: str, waits_for_client: bool = True, was_answered: bool = False) -> None:
+        self.client, self.waits_for_client, self.was_answered = (address, 1), waits_for_client, was_answered
+        self.displaced = False
+
+    def displace(self) -> None:
+        self.displaced = True
+
+
+def test_who_has_most_connections_makes_room() -> None:
+    pool = Connections(max_connections=8)
+    crowd = [Client("192.0.2.1"), Client("192.0.2.1"), *(Client(f"192.0.2.{n}") for n in range(2, 8))]
+    assert all(pool.admit(connection) for connection in crowd)
+    assert pool.admit(Client("192.0.2.9"))
+    assert [connection.displaced for connection in crowd] == [True] + [False] * 7
+
+
+def test_one_address_has_its_share_and_its_useful_connections_go_last() -> None:
+    pool = Connections(max_connections=12)
+    answered, idle, busy = (
+        Client("2001:db8::1", was_answered=True),
+        Client("2001:db8::2"),
+        Client("2001:db8::3", waits_for_client=False),
+    )
+    assert all(pool.admit(connection) for connection in (answered, idle, busy))
+    assert pool.admit(Client("2001:db8::4", waits_for_client=False)) and idle.displaced
+    assert pool.admit(Client("2001:db8::5", waits_for_client=False)) and answered.displaced
+    assert not pool.admit(Client("2001:db8::6")) and not busy.displaced
+    assert len(pool) == 3 and pool.admit(Client("2001:db9::6"))
+
+
+def test_a_pool_forgets_what_is_closed() -> None:
+    pool, connection = Connections(max_connections=4), Client("192.0.2.1")
+    for _ in range(3):
+        assert pool.admit(connection)
+        pool.discard(connection)
+    assert len(pool) == 0
