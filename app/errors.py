@@ -22,8 +22,12 @@ class EngineError(FusionLensError):
     """The chosen engine cannot run on this machine."""
 
 
-class MalformedPath(FusionLensError):
-    """The path has characters that no path of this service has."""
+class MalformedTarget(FusionLensError):
+    """The path has control characters, or the query has too many parameters."""
+
+
+class TargetTooLong(FusionLensError):
+    """The path and the query are longer than any that this service understands."""
 
 
 class EmptyUpload(FusionLensError):

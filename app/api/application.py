@@ -16,7 +16,7 @@ from app.api.keys.access import Authenticator, authorize, authorize_unrouted
 from app.api.keys.limits import Limiter
 from app.api.middleware.connection import ConnectionMiddleware
 from app.api.middleware.head import HeadMiddleware
-from app.api.middleware.path import PathMiddleware
+from app.api.middleware.target import TargetMiddleware
 from app.api.middleware.telemetry import TelemetryMiddleware
 from app.api.openapi import DocumentedAPI
 from app.api.routes import explanations, health, model, operation, pages, predictions
@@ -116,7 +116,7 @@ def _store_and_limiter(settings: Settings, metrics: Metrics) -> tuple[Prediction
 
 def _add_middleware(app: FastAPI, metrics: Metrics) -> None:
     """Add the middleware. The last one added is the outermost, so refused requests are counted and get CORS headers."""
-    app.add_middleware(PathMiddleware)
+    app.add_middleware(TargetMiddleware)
     if origins := app.state.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -22,7 +22,7 @@ from app import errors
 MEDIA_TYPE = "application/problem+json"
 CLIENT_GONE = 499  # nobody receives this status; it marks such requests in the log and the metrics
 PROBLEMS: dict[type[errors.FusionLensError], tuple[int, str]] = {
-    errors.MalformedPath: (400, "malformed-path"),
+    errors.MalformedTarget: (400, "malformed-target"),
     errors.EmptyUpload: (400, "empty-upload"),
     errors.MalformedUpload: (400, "malformed-upload"),
     errors.Unauthorized: (401, "unauthorized"),
@@ -33,6 +33,7 @@ PROBLEMS: dict[type[errors.FusionLensError], tuple[int, str]] = {
     errors.ModelGone: (410, "model-gone"),
     errors.UploadTooLarge: (413, "upload-too-large"),
     errors.PictureTooLarge: (413, "picture-too-large"),
+    errors.TargetTooLong: (414, "uri-too-long"),
     errors.UnsupportedMediaType: (415, "unsupported-media-type"),
     errors.MissingField: (422, "missing-field"),
     errors.UnreadablePicture: (422, "unreadable-picture"),

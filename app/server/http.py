@@ -20,7 +20,9 @@ from app.server.connections import Connections
 
 MAX_HEADERS_BYTES = 64 * 1024
 MAX_HEADERS = 256
-SLICE_BYTES = 16 * 1024  # parsed at once, so that the event loop is never busy for long
+# Parsed at once, so that the event loop is never busy for long: of a body of known length, and of anything else, where
+# each byte may be work.
+BODY_SLICE_BYTES, SLICE_BYTES = 64 * 1024, 4 * 1024
 FRAMING = (b"content-length", b"transfer-encoding")
 REFUSALS = {
     400: ("malformed-request", "This is no request of HTTP/1.1: send one, without TLS."),
@@ -42,7 +44,7 @@ class BoundedHttp(HttpToolsProtocol):
     """One connection. The headers of a request must arrive within `header_s`.
 
     Their timer starts when the connection opens, and again at the first byte after a request. Trailers and the framing
-    of chunks may be as many bytes again, and as many as the body has.
+    of chunks may be as many bytes again, and an eighth of the body.
     """
 
     transport: ClosingTransport  # type: ignore[assignment]
@@ -53,7 +55,10 @@ class BoundedHttp(HttpToolsProtocol):
         self._header_timer: asyncio.TimerHandle | None = None
         self._reads_headers, self._has_begun, self.was_answered = True, False, False
         self._unparsed = b""
-        self._overhead_bytes = self._body_bytes = 0  # of a request: its headers and framing, and its body
+        self._next_slice: asyncio.Handle | None = None
+        self._overhead_bytes = self._body_bytes = self._length_bytes = (
+            0  # of a request: its headers and framing, and its body
+        )
         self._refusal: int | None = None  # the status of a request that is refused after the answers to earlier ones
         self._replays_head = False  # while the head of a request is parsed again, without its wish for an upgrade
 
@@ -69,6 +74,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         self._stop_header_timer()
+        self._unparsed = b""
         self._pool.discard(self)
         self.transport.lost()
         super().connection_lost(exc)
@@ -83,7 +89,8 @@ class BoundedHttp(HttpToolsProtocol):
         if self._is_idle and not self._reads_headers:
             self._start_headers()
         self._unparsed += data
-        self._parse()
+        if self._next_slice is None:
+            self._parse()
 
     # Called by the parser.
 
@@ -115,6 +122,7 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self._stop_header_timer()
         self._reads_headers = self._has_begun = False
+        self._length_bytes = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
         if self.parser.get_http_version() == "1.0":
             self.expect_100_continue = False  # RFC 9110, section 10.1.1
         super().on_headers_complete()
@@ -171,25 +179,40 @@ class BoundedHttp(HttpToolsProtocol):
         return self._has_begun
 
     def _parse(self) -> None:
-        """Parse what has arrived. Requests that wait for earlier answers are not parsed before their turn."""
-        while self._unparsed and not self._must_answer_first and not self.transport.is_closing():
-            data, self._unparsed = self._unparsed[:SLICE_BYTES], self._unparsed[SLICE_BYTES:]
-            self._overhead_bytes += len(data)
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                (offset,) = upgrade.args
-                self._unparsed = data[offset:] + self._unparsed
-                self._overhead_bytes -= len(data) - offset
-                self._go_on_without_upgrade()
-            except httptools.HttpParserError as error:
-                refused = error.__context__
-                self._refuse(refused.status if isinstance(refused, RefusedRequest) else 400)
-                return
-            allowed_bytes = MAX_HEADERS_BYTES * (1 if self._reads_headers else 2) + self._body_bytes
+        """Parse some of what has arrived. Requests that wait for earlier answers are not parsed before their turn."""
+        if self._unparsed and not self._must_answer_first and not self.transport.is_closing():
+            size = self._slice_bytes()
+            data, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+            self._parse_slice(data)
+        if self._unparsed and not self._must_answer_first and self._next_slice is None:
+            self._next_slice = self.loop.call_soon(self._parse_next)
+        self.transport.hold(bool(self._unparsed))
+
+    def _parse_next(self) -> None:
+        self._next_slice = None
+        self._parse()
+
+    def _slice_bytes(self) -> int:
+        if self._reads_headers:
+            return SLICE_BYTES
+        return max(SLICE_BYTES, min(BODY_SLICE_BYTES, self._length_bytes - self._body_bytes))
+
+    def _parse_slice(self, data: bytes) -> None:
+        self._overhead_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            (offset,) = upgrade.args
+            self._unparsed = data[offset:] + self._unparsed
+            self._overhead_bytes -= len(data) - offset
+            self._go_on_without_upgrade()
+        except httptools.HttpParserError as error:
+            refused = error.__context__
+            self._refuse(refused.status if isinstance(refused, RefusedRequest) else 400)
+        else:
+            allowed_bytes = MAX_HEADERS_BYTES * (1 if self._reads_headers else 2) + self._body_bytes // 8
             if self._overhead_bytes > allowed_bytes:
                 self._refuse(431)
-        self.transport.hold(bool(self._unparsed))
 
     @property
     def _must_answer_first(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import encodings.aliases
 import io
 import pickle
 import select
@@ -20,7 +21,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tests.api.conftest import MAX_UPLOAD_BYTES
-from tests.support.asking import PNG, noise_bytes, png_bytes, predict, scene
+from tests.support.asking import PNG, assert_problem, noise_bytes, png_bytes, predict, scene
 from tests.support.pictures import encoded, exif
 from tests.support.waiting import PATIENCE_S
 
@@ -116,3 +117,23 @@ def test_a_sender_that_hangs_up_leaves_no_error_in_the_log(
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert predict(client, png_bytes())["label"]
     assert not caplog.records
+
+
+CODECS = sorted({*encodings.aliases.aliases.values(), "undefined", "idna", "unicode_escape"} - {"utf_8", "ascii"})
+
+
+@pytest.mark.parametrize("codec", [*CODECS, "no-such-charset", "x" * 2000, ""])
+def test_a_form_in_another_charset_than_utf_8_is_refused_before_it_is_decoded(client: httpx.Client, codec: str) -> None:
+    name = b"a" * 100_000  # which punycode would take minutes for
+    body = b'--line\r\nContent-Disposition: form-data; name="other"\r\n\r\n' + name + b"\r\n"
+    body += KINDS["multipart/form-data; boundary=line"] + png_bytes() + b"\r\n--line--\r\n"
+    kind = f"multipart/form-data; boundary=line; charset={codec}"
+    answered = client.post("/predict", content=body, headers={"content-type": kind})
+    assert "Content-Type" in (text := assert_problem(answered, 400, "malformed-upload")) or "charset" in text
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf8"', "us-ascii"])
+def test_a_form_may_say_that_it_is_utf_8(client: httpx.Client, charset: str) -> None:
+    body = KINDS["multipart/form-data; boundary=line"] + png_bytes() + b"\r\n--line--\r\n"
+    kind = f"multipart/form-data; boundary=line; charset={charset}"
+    assert client.post("/predict", content=body, headers={"content-type": kind}).status_code == 200
