@@ -33,7 +33,12 @@ UPLOAD_ERRORS = (
 
 
 PredictionId = Annotated[
-    str, Path(description="`prediction_id` from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"])
+    str,
+    Path(
+        description="`prediction_id` from the answer of POST /predict",
+        examples=["tpMCQLqvrsyPlbwVraAaYQ"],
+        json_schema_extra={"pattern": "^[A-Za-z0-9_-]+$"},  # for the document alone: any other is unknown, with 404
+    ),
 ]
 
 
