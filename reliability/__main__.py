@@ -18,7 +18,8 @@ from pathlib import Path
 from PIL import Image
 
 from app.files import DEMO_BUNDLE
-from reliability import attacks, costs, faults, fleet, oddities, overload, results, soak, swaps, uploads
+from app.server.provision import add_key
+from reliability import attacks, costs, faults, fleet, oddities, overload, protocol, results, soak, swaps, uploads
 from reliability.replicas import ROOT, Replica, running
 from reliability.results import Row
 from tests.support.artifacts import build_once
@@ -106,6 +107,25 @@ def _oddities(given: Given) -> Iterable[Row]:
         yield results.of_statuses("requests with odd query parameters", statuses)
 
 
+def _protocol(given: Given) -> Iterable[Row]:
+    quick, picture = given.quick, given.picture.read_bytes()
+    keys = given.folder() / "keys.toml"
+    add_key(keys, "somebody", ["predict"])
+    guarded = Replica("127.0.0.1", 8114, given.folder(), bundle=str(given.tiny), keys=str(keys))
+    open_to_all = Replica("127.0.0.1", 8116, given.folder(), bundle=str(given.tiny))
+    with running(guarded, open_to_all):
+        requests = protocol.requests().items()
+        yield results.of_waits({name: protocol.busy(open_to_all, one) for name, one in requests})
+        yield results.of_memory({name: protocol.busy(guarded, one) for name, one in requests})
+        yield results.of_fuzzed(protocol.fuzzed(open_to_all, picture, 200 if quick else 10_000, seed=1))
+    files, count = 128, 100 if quick else 1000
+    crowded = Replica("127.0.0.1", 8115, given.folder(), bundle=str(given.tiny))
+    crowded.limit_files(files)
+    with running(crowded):
+        found = {name: protocol.beside_idle(crowded, sent, count) for name, sent in protocol.IDLE.items()}
+        yield from results.of_idle(found, count, files)
+
+
 def _overload(given: Given) -> Iterable[Row]:
     found = overload.overload(given.demo, given.picture, given.folder(), 10 if given.quick else 60)
     yield from results.of_overload(found, *overload.hung_up(given.demo, given.picture, given.folder()))
@@ -143,6 +163,7 @@ PARTS: dict[str, tuple[str, Callable[[Given], Iterable[Row]]]] = {
     "uploads": ("Hostile uploads", _uploads),
     "attacks": ("Attacks on processor and memory", _attacks),
     "oddities": ("Mutated pictures and odd queries", _oddities),
+    "protocol": ("Attacks on connections and on the protocol", _protocol),
     "overload": ("Overload", _overload),
     "restarts": ("Restarted and killed replicas", _restarts),
     "swaps": ("Replacing the bundle under load", _swaps),

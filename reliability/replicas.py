@@ -24,6 +24,7 @@ class Replica:
 
     def __init__(self, host: str, port: int, folder: Path, core: int | None = None, **settings: str) -> None:
         self.host, self.port, self._core = host, port, core
+        self._files: int | None = None
         self.log = folder / f"{host}-{port}.log"
         own = {name: value for name, value in os.environ.items() if not name.startswith("FUSIONLENS_")}
         chosen = {f"FUSIONLENS_{name.upper()}": value for name, value in settings.items()}
@@ -33,6 +34,10 @@ class Replica:
     def extend_environment(self, **variables: str) -> None:
         """Variables that are no settings of the service, for its next start."""
         self._environment |= variables
+
+    def limit_files(self, count: int) -> None:
+        """How many files it may have open, from its next start."""
+        self._files = count
 
     @property
     def address(self) -> str:
@@ -48,6 +53,8 @@ class Replica:
         command = [sys.executable, "-m", "app", "serve", "--host", self.host, "--port", str(self.port)]
         if self._core is not None:
             command = ["taskset", "-c", str(self._core), *command]
+        if self._files is not None:
+            command = ["prlimit", f"--nofile={self._files}:{self._files}", *command]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environment, stdout=log, stderr=log)
         if wait:

@@ -23,6 +23,7 @@ from reliability.costs import Cost, Price
 from reliability.faults import BundleReplaced, ClockJumps, RedisLost
 from reliability.fleet import FleetRun
 from reliability.overload import Overload
+from reliability.protocol import Busy
 from reliability.soak import Soak
 from reliability.swaps import Swaps
 from reliability.uploads import UploadsReport
@@ -155,6 +156,41 @@ def of_statuses(what: str, found: Counter[int]) -> Row:
     failures = sum(count for status, count in found.items() if status >= 500 or status == 0)
     counts = ", ".join(f"{count} × {status}" for status, count in sorted(found.items()))
     return Row(f"{found.total()} {what}", "0 × 5xx or no answer", f"{failures} ({counts})", failures == 0)
+
+
+def of_waits(found: Mapping[str, Busy]) -> Row:
+    """A row about how long the event loop is busy with one request, to a service without keys."""
+    name = max(found, key=lambda one: found[one].longest_ms)
+    wait_ms = found[name].longest_ms
+    what = f"{len(found)} requests of at most 20 MB: longest wait of /health/live beside one"
+    return Row(what, "≤ 50 ms", f"{wait_ms:.0f} ms ({name})", wait_ms <= 50)
+
+
+def of_memory(found: Mapping[str, Busy]) -> Row:
+    """A row about the memory that one request without a key takes, of a service with keys."""
+    name = max(found, key=lambda one: found[one].grown_mb)
+    grown_mb = found[name].grown_mb
+    return Row("the same without a key: most memory", "≤ 16 MB", f"{grown_mb:.1f} MB ({name})", grown_mb <= 16)
+
+
+def of_idle(found: Mapping[str, tuple[int, int]], connections: int, files: int) -> Iterator[Row]:
+    """Rows about probes beside connections that are held for nothing."""
+    for name, (answered, probes) in found.items():
+        what = f"{connections} connections of one address {name}, and a service that may open {files} files: probes"
+        yield Row(what, "all answered", f"{answered} of {probes}", answered == probes)
+
+
+def of_fuzzed(found: Counter[str]) -> Row:
+    """A row about requests that are none."""
+    failures = sum(count for outcome, count in found.items() if outcome == "broken" or outcome.startswith("5"))
+    counts = ", ".join(f"{count} × {outcome}" for outcome, count in sorted(found.items()))
+    connections = found["closed"] + found["silent"]
+    return Row(
+        f"{connections} connections with requests put together at random",
+        "0 × 5xx, or no HTTP",
+        f"{failures} ({counts})",
+        failures == 0,
+    )
 
 
 def of_overload(found: Overload, passes: int, clients: int) -> Iterator[Row]:
