@@ -75,8 +75,9 @@ def test_an_entry_is_the_prediction_and_its_owner(tiny_bundle: Path) -> None:
     predictor = app.state.models.current.predictor
     prediction, _ = predictor.predict(predictor.open(png_bytes()), with_gradient=True)
     for one in (prediction, replace(prediction, gradient=None)):
-        again, owner = from_bytes(to_bytes(one, "hospital"))
-        assert (owner, again.bundle_sha256, again.upload.frame) == ("hospital", one.bundle_sha256, one.upload.frame)
+        again, owner, expires_s = from_bytes(to_bytes(one, "hospital", 12.5))
+        assert (owner, expires_s, again.bundle_sha256) == ("hospital", 12.5, one.bundle_sha256)
+        assert again.upload.frame == one.upload.frame
         assert again.upload.preview_jpeg == one.upload.preview_jpeg and again.upload.notes == one.upload.notes
         for kept, given in zip(arrays(again), arrays(one), strict=True):
             assert kept.dtype == given.dtype and np.array_equal(kept, given)
@@ -201,6 +202,91 @@ def test_the_entry_of_another_version_is_gone_not_wrong(
     entries.set(key, sign(SECRET.encode(), name, payload))
     monkeypatch.undo()
     assert "Another version" in assert_problem(client.get(answer["links"]["gradcam"]), 410, "model-gone")
+
+
+TYPES: dict[str, Callable[[redis.Redis, str], Any]] = {
+    "a list": lambda entries, key: entries.rpush(key, "x"),
+    "a hash": lambda entries, key: entries.hset(key, "x", "y"),
+    "a set": lambda entries, key: entries.sadd(key, "x"),
+    "a stream": lambda entries, key: entries.xadd(key, {"x": "y"}),
+    "a sorted set": lambda entries, key: entries.zadd(key, {"x": 1}),
+    "nothing that is one": lambda entries, key: entries.set(key, "nan"),
+    "infinity": lambda entries, key: entries.set(key, "inf"),
+    "no number": lambda entries, key: entries.set(key, "\0" * 1_000_000),
+    "a far future": lambda entries, key: entries.set(key, "99999999999"),
+    "a number in another notation": lambda entries, key: entries.set(key, "0x7fffffffffff"),
+}
+
+
+@pytest.mark.parametrize("poison", TYPES)
+def test_a_value_of_another_type_is_an_error_of_its_key_alone(
+    replicas: tuple[httpx.Client, httpx.Client], entries: redis.Redis, poison: str
+) -> None:
+    one, other = replicas
+    poisoned, sound = predict(one, png_bytes()), predict(one, png_bytes())
+    entries.delete(KEY + poisoned["prediction_id"])
+    TYPES[poison](entries, KEY + poisoned["prediction_id"])
+    for _ in range(3):
+        assert_problem(other.get(poisoned["links"]["gradcam"]), 503, "store-unavailable")
+        assert other.get(sound["links"]["picture"]).status_code == 200
+        assert predict(other, png_bytes())["stored"]
+    assert "fusionlens_store_up 1.0" in other.get("/metrics").text
+
+
+@pytest.mark.parametrize("poison", TYPES)
+def test_poisoned_counts_are_replaced(
+    tiny_bundle: Path, shared: RedisServer, entries: redis.Redis, tmp_path: Path, poison: str
+) -> None:
+    key = add_key(file := tmp_path / "keys.toml", "poisoned", ["predict"], requests_per_minute=60.0, concurrent=2)
+    rate, running = "fusionlens:limit:{poisoned}:rate", "fusionlens:limit:{poisoned}:running"
+    settings = Settings(bundle=tiny_bundle, keys=file, **shared.settings)  # type: ignore[arg-type]
+    with serving(settings) as client:
+        for name in (rate, running):
+            entries.delete(rate, running)
+            TYPES[poison](entries, name)
+            assert client.get("/model", headers={"x-api-key": key}).status_code == 200
+            assert 0 < entries.pttl(rate) <= 12_000
+            assert entries.type(running) in (b"none", b"zset") and entries.zcard(running) <= 1
+
+
+def test_forged_leases_end(tiny_bundle: Path, shared: RedisServer, entries: redis.Redis, tmp_path: Path) -> None:
+    key = add_key(file := tmp_path / "keys.toml", "leased", ["predict"], concurrent=2)
+    running = "fusionlens:limit:{leased}:running"
+    settings = Settings(bundle=tiny_bundle, keys=file, **shared.settings)  # type: ignore[arg-type]
+    with serving(settings) as client:
+        for score in ("+inf", "9e99", "99999999999"):
+            entries.zadd(running, {"forged": score, "also": score, "third": score})
+            assert client.get("/model", headers={"x-api-key": key}).status_code == 200, score
+            assert entries.ttl(running) <= 300
+
+
+def test_what_was_deleted_does_not_come_back(replicas: tuple[httpx.Client, httpx.Client], entries: redis.Redis) -> None:
+    one, other = replicas
+    answer = predict(one, png_bytes())
+    key = KEY + answer["prediction_id"]
+    kept = cast(bytes, entries.get(key))
+    assert one.delete(f"/predictions/{answer['prediction_id']}").status_code == 204
+    entries.set(key, kept)
+    for client in replicas:
+        for link in answer["links"].values():
+            assert_problem(client.get(link), 404, "unknown-prediction")
+        assert_problem(client.delete(f"/predictions/{answer['prediction_id']}"), 404, "unknown-prediction")
+    assert 0 < entries.pttl(f"fusionlens:deleted:{answer['prediction_id']}") <= 900_000
+    assert other.post("/gradcam", content=png_bytes(), headers=PNG).status_code == 200
+
+
+def test_nobody_can_keep_a_prediction_beyond_its_time(
+    tiny_bundle: Path, shared: RedisServer, entries: redis.Redis
+) -> None:
+    settings = Settings(bundle=tiny_bundle, store_ttl_s=1.0, **shared.settings)  # type: ignore[arg-type]
+    with serving(settings) as client:
+        answer = predict(client, png_bytes())
+        link, key = answer["links"]["picture"], KEY + answer["prediction_id"]
+        assert client.get(link).status_code == 200
+        entries.persist(key)
+        wait_until(lambda: client.get(link).status_code != 200)
+        assert_problem(client.get(link), 404, "unknown-prediction")
+        assert entries.exists(key)
 
 
 def test_a_key_has_its_limits_over_all_replicas(tiny_bundle: Path, shared: RedisServer, tmp_path: Path) -> None:

@@ -10,22 +10,28 @@ from app.serving.stores.redis_client import SharedRedis
 _LEASE_S = 300.0  # requests of a replica that was killed are counted no longer than this
 # KEYS: theoretical arrival time, leases. ARGV: emission interval in s or 0, tolerance in s, concurrency limit or 0,
 # name of the lease, its lifetime in s. Returns {0, 0} if the request is admitted, {1, wait in ms} if the rate limit is
-# reached, and {2, 1000} if the concurrency limit is reached.
+# reached, and {2, 1000} if the concurrency limit is reached. What this script cannot have written counts for nothing
+# and is replaced: keys of another type, and times that are no number or too far ahead.
 _ACQUIRE = """
 local t = redis.call('TIME')
 local now = tonumber(t[1]) + tonumber(t[2]) / 1e6
 local emission, tolerance, concurrent = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local arrival = now
+local arrival, lifetime = now, tonumber(ARGV[5])
+for key, kind in pairs({[KEYS[1]] = 'string', [KEYS[2]] = 'zset'}) do
+  if redis.call('TYPE', key).ok ~= kind then redis.call('DEL', key) end
+end
 if emission > 0 then
-  arrival = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now)
+  local stored = tonumber(redis.call('GETRANGE', KEYS[1], 0, 63)) or now
+  if stored > now and stored <= now + tolerance + emission then arrival = stored end
   local early = arrival + emission - now - tolerance
   if early > 1e-6 then return {1, math.ceil(early * 1000)} end
 end
 if concurrent > 0 then
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+  redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. string.format('%.6f', now + lifetime), '+inf')
   if redis.call('ZCARD', KEYS[2]) >= concurrent then return {2, 1000} end
-  redis.call('ZADD', KEYS[2], now + tonumber(ARGV[5]), ARGV[4])
-  redis.call('PEXPIRE', KEYS[2], math.ceil(tonumber(ARGV[5]) * 1000))
+  redis.call('ZADD', KEYS[2], now + lifetime, ARGV[4])
+  redis.call('PEXPIRE', KEYS[2], math.ceil(lifetime * 1000))
 end
 if emission > 0 then
   arrival = arrival + emission

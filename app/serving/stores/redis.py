@@ -3,6 +3,9 @@
 An entry has a header of four bytes that name the format, an HMAC-SHA256 over format, id and payload, and the payload, a
 safetensors blob. No payload is parsed before its HMAC has been verified. So an attacker who can write to Redis cannot
 make the service decode foreign data, or pass one prediction off as another.
+
+The payload has the time when the entry expires, by the clock of Redis. A deleted entry leaves a tombstone for as long.
+So a copy that someone writes back is not read: after its time never, and before it only if they remove the tombstone.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import hmac
 import json
 import logging
 from dataclasses import asdict
+from functools import partial
 from typing import cast
 
 import anyio.to_thread
@@ -26,8 +30,8 @@ from app.serving.stores.protocol import Receipt, Usage, new_receipt, unknown_pre
 from app.serving.stores.redis_client import SharedRedis
 from app.telemetry.metrics import Metrics
 
-FORMAT = b"FLP2"
-_PREFIX = "fusionlens:prediction:"
+FORMAT = b"FLP3"
+_PREFIX, _TOMBSTONE = "fusionlens:prediction:", "fusionlens:deleted:"
 _MAC_START, _MAC_END = len(FORMAT), len(FORMAT) + hashlib.sha256().digest_size
 logger = logging.getLogger("fusionlens.store")
 
@@ -40,17 +44,23 @@ class RedisStore:
     ) -> None:
         self._shared, self._redis, self._secret = shared, shared.client, secret
         self._ttl_s, self._max_entry_bytes, self._metrics = ttl_s, max_entry_bytes, metrics
+        self._ttl_ms = max(1, round(ttl_s * 1e3))
 
     async def put(self, prediction: Prediction, owner: str) -> Receipt:
         """See `PredictionStore.put`."""
         receipt = new_receipt(self._ttl_s)
-        entry = await anyio.to_thread.run_sync(self._entry, receipt.prediction_id, prediction, owner)
+        try:
+            expires_s = await self._now_s() + self._ttl_s
+        except StoreUnavailable:
+            self._metrics.store_writes.labels("failed").inc()
+            raise
+        to_entry = partial(self._entry, receipt.prediction_id, prediction, owner, expires_s)
+        entry = await anyio.to_thread.run_sync(to_entry)
         if len(entry) > self._max_entry_bytes:
             self._metrics.store_writes.labels("too_large").inc()
             raise EntryTooLarge(f"it takes {len(entry):,} bytes, more than the limit of {self._max_entry_bytes:,}")
-        key, ttl_ms = _PREFIX + receipt.prediction_id, max(1, round(self._ttl_s * 1e3))
         try:
-            await self._shared.execute(lambda: self._redis.set(key, entry, px=ttl_ms))
+            await self._shared.execute(lambda: self._redis.set(_PREFIX + receipt.prediction_id, entry, px=self._ttl_ms))
         except StoreUnavailable:
             self._metrics.store_writes.labels("failed").inc()
             raise
@@ -62,9 +72,12 @@ class RedisStore:
         outcome = "failed"
         try:
             # Limited, so that an attacker who can write to Redis cannot fill the memory of this process.
-            key, max_bytes = _PREFIX + prediction_id, self._max_entry_bytes
-            entry = await self._shared.execute(lambda: self._redis.getrange(key, 0, max_bytes))
-            if not entry:
+            reading = self._redis.pipeline(transaction=False)
+            reading.getrange(_PREFIX + prediction_id, 0, self._max_entry_bytes)
+            reading.exists(_TOMBSTONE + prediction_id)
+            reading.time()
+            entry, is_deleted, now = await self._shared.execute(reading.execute)
+            if not entry or is_deleted:
                 outcome = "miss"
                 raise unknown_prediction()
             outcome = "forged"
@@ -74,8 +87,8 @@ class RedisStore:
             outcome = "miss"
             if stored_format != FORMAT:
                 raise ModelGone("Another version of this service made this prediction: send the picture again.")
-            prediction, stored_owner = await anyio.to_thread.run_sync(from_bytes, payload)
-            if stored_owner != owner:
+            prediction, stored_owner, expires_s = await anyio.to_thread.run_sync(from_bytes, payload)
+            if stored_owner != owner or expires_s < _seconds(now):
                 raise unknown_prediction()
             outcome = "hit"
             return prediction
@@ -85,7 +98,10 @@ class RedisStore:
     async def forget(self, prediction_id: str, owner: str) -> None:
         """See `PredictionStore.forget`."""
         await self.get(prediction_id, owner)
-        await self._shared.execute(lambda: self._redis.delete(_PREFIX + prediction_id))
+        deleting = self._redis.pipeline(transaction=False)
+        deleting.set(_TOMBSTONE + prediction_id, 1, px=self._ttl_ms)
+        deleting.delete(_PREFIX + prediction_id)
+        await self._shared.execute(deleting.execute)
 
     async def check(self) -> None:
         """See `PredictionStore.check`."""
@@ -105,8 +121,16 @@ class RedisStore:
         """See `PredictionStore.close`."""
         await self._shared.close()
 
-    def _entry(self, prediction_id: str, prediction: Prediction, owner: str) -> bytes:
-        return sign(self._secret, prediction_id, to_bytes(prediction, owner))
+    async def _now_s(self) -> float:
+        return _seconds(await self._shared.execute(self._redis.time))
+
+    def _entry(self, prediction_id: str, prediction: Prediction, owner: str, expires_s: float) -> bytes:
+        return sign(self._secret, prediction_id, to_bytes(prediction, owner, expires_s))
+
+
+def _seconds(time: tuple[int, int]) -> float:
+    """The answer of the command TIME, seconds and microseconds, in seconds since 1970."""
+    return time[0] + time[1] / 1e6
 
 
 def sign(secret: bytes, prediction_id: str, payload: bytes) -> bytes:
@@ -130,11 +154,12 @@ def _mac(secret: bytes, stored_format: bytes, prediction_id: str, payload: bytes
     return mac.digest()
 
 
-def to_bytes(prediction: Prediction, owner: str) -> bytes:
-    """Serialise a prediction and its owner as a safetensors blob."""
+def to_bytes(prediction: Prediction, owner: str, expires_s: float) -> bytes:
+    """Serialise a prediction, its owner and when it expires, in seconds since 1970, as a safetensors blob."""
     upload = prediction.upload
     record = {
         "owner": owner,
+        "expires_s": expires_s,
         "bundle_sha256": prediction.bundle_sha256,
         "width_px": upload.width_px,
         "height_px": upload.height_px,
@@ -150,8 +175,8 @@ def to_bytes(prediction: Prediction, owner: str) -> bytes:
     return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
-def from_bytes(payload: bytes) -> tuple[Prediction, str]:
-    """The prediction and the owner that were given to `to_bytes`."""
+def from_bytes(payload: bytes) -> tuple[Prediction, str, float]:
+    """The prediction, its owner and the time that were given to `to_bytes`."""
     arrays = safetensors.numpy.load(payload)
     record = json.loads(arrays["record"].tobytes())
     upload = Upload(
@@ -167,4 +192,5 @@ def from_bytes(payload: bytes) -> tuple[Prediction, str]:
         FeatureMaps({branch: arrays[f"{kind}.{branch}"] for branch in BRANCHES if f"{kind}.{branch}" in arrays})
         for kind in ("maps", "gradient")
     )
-    return Prediction(record["bundle_sha256"], arrays["logits"], maps, upload, gradient or None), record["owner"]
+    prediction = Prediction(record["bundle_sha256"], arrays["logits"], maps, upload, gradient or None)
+    return prediction, record["owner"], record["expires_s"]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from app.errors import StoreUnavailable
 from app.telemetry.metrics import Metrics
@@ -36,7 +36,9 @@ def connect(url: str, timeout_s: float) -> redis.asyncio.Redis:
 
 
 class SharedRedis:
-    """Runs commands with a time limit. After a failure, further commands fail at once for a second.
+    """Runs commands with a time limit. While Redis cannot be reached, commands fail at once for a second.
+
+    An error that Redis answers, as for a key of another type, is that command's error and nobody else's.
 
     `reached` says whether Redis has ever answered. The command of a cancelled caller runs to its end, so that its reply
     is not left on the connection, where the next command would read it.
@@ -48,7 +50,7 @@ class SharedRedis:
         self._running: set[asyncio.Future[Any]] = set()
 
     async def execute(self, command: Callable[[], Awaitable[T]]) -> T:
-        """Run a command and return the answer of Redis. Raises StoreUnavailable."""
+        """Run a command and return the answer of Redis. Raises StoreUnavailable, if it is an error as well."""
         if time.monotonic() < self._pause_until:
             raise _unavailable()
         running = asyncio.ensure_future(command())
@@ -57,22 +59,38 @@ class SharedRedis:
         try:
             return await asyncio.shield(running)
         except RedisError as error:
-            raise _unavailable() from error
+            raise _unreadable() if _concerns_one_key(error) else _unavailable() from error
 
     def _record_outcome(self, running: asyncio.Future[Any]) -> None:
         self._running.discard(running)
         if running.cancelled():
             return
         error = running.exception()
-        self._metrics.store_up.set(0 if error else 1)
-        self.reached |= error is None
+        is_usable = error is None or _concerns_one_key(error)
+        self._metrics.store_up.set(is_usable)
+        self.reached |= is_usable
         if error and time.monotonic() >= self._pause_until:
-            self._pause_until = time.monotonic() + _PAUSE_S
+            if is_usable:  # the error itself would show the id of a prediction
+                logger.warning("A key in Redis has a value that this service did not write.")
+                return
+            if not isinstance(error, ResponseError):
+                self._pause_until = time.monotonic() + _PAUSE_S
             logger.warning("Redis cannot be used: %s", error)
 
     async def close(self) -> None:
         """Close the connections."""
         await self.client.aclose()
+
+
+def _concerns_one_key(error: BaseException) -> bool:
+    """Whether Redis answered that it cannot do this with this key. It answers so of itself as well: of its memory,
+    its disk and its replicas, for all of which but two the client has classes.
+    """
+    return type(error) is ResponseError and not str(error).startswith(("MISCONF", "NOREPLICAS"))
+
+
+def _unreadable() -> StoreUnavailable:
+    return StoreUnavailable("The entry stored under this id cannot be read. Send the picture to /predict again.")
 
 
 def _unavailable() -> StoreUnavailable:
