@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import sys
 from typing import Protocol, runtime_checkable
 
 from app.addresses import network_of
@@ -90,6 +90,10 @@ def room_for_connections(wanted: int) -> int:
 
     The soft limit of open files is raised as far as needed and allowed.
     """
+    if sys.platform == "win32":  # which has no such limit
+        return wanted
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + RESERVED_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -273,7 +273,8 @@ class Client:
     """A connection to a pool."""
 
     def __init__(self, address: str, waits_for_client: bool = True, was_answered: bool = False) -> None:
-        self.client, self.waits_for_client, self.was_answered = (address, 1), waits_for_client, was_answered
+        self.client: tuple[str, int] | None = (address, 1)
+        self.waits_for_client, self.was_answered = waits_for_client, was_answered
         self.displaced = False
 
     def displace(self) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from http.client import HTTPResponse
 from pathlib import Path
+from typing import get_args
 
 import httpx
 import pytest
@@ -84,8 +85,8 @@ ALLOWED_NOTHING = (400, 401, 403, 404, 405)
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """A file of keys with one right each, and the keys by their right."""
-    file, rights = tmp_path_factory.mktemp("keys") / "keys.toml", ("predict", "metrics", "admin")
-    return file, {right: add_key(file, right, [right]) for right in rights}
+    file = tmp_path_factory.mktemp("keys") / "keys.toml"
+    return file, {right: add_key(file, right, [right]) for right in get_args(Right)}
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,11 @@ from app.errors import FusionLensError, PictureTooLarge, UnreadablePicture
 from app.pictures.decode import SIGNATURES, Limits, Picture, TargetSizes, decode
 from app.pictures.prepare import prepare
 from reliability import bombs
+from reliability.client import Answer
 from reliability.containers import chunk, png
 from reliability.hostile import FAMILIES, drawn, hostile_uploads, saved, scene
 from reliability.replicas import Replica, running
-from reliability.uploads import Answer, UploadsReport, attack, fault, right_answer
+from reliability.uploads import UploadsReport, attack, fault, right_answer
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of bad files, which are meant to be bad
 COUNT, MOST_MB = 300, 250

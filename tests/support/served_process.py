@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from tests.support.waiting import PATIENCE_S
@@ -59,14 +57,14 @@ def serving(folder: Path, env: dict[str, str], *arguments: str, files: int | Non
 
     It may open no more than so many `files`.
     """
+    limited = [] if files is None else ["prlimit", f"--nofile={files}:{files}"]
     process = subprocess.Popen(
-        [*SERVE, "--port", "0", *arguments],
+        [*limited, *SERVE, "--port", "0", *arguments],
         cwd=folder,
         env=env,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=files and partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files)),
     )
     try:
         yield _announced(process)
