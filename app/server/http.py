@@ -56,9 +56,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._reads_headers, self._has_begun, self.was_answered = True, False, False
         self._unparsed = b""
         self._next_slice: asyncio.Handle | None = None
-        self._overhead_bytes = self._body_bytes = self._length_bytes = (
-            0  # of a request: its headers and framing, and its body
-        )
+        # Of a request: all but its body, its body as far as it came, and its declared length, 0 if there is none.
+        self._overhead_bytes = self._body_bytes = self._length_bytes = 0
         self._refusal: int | None = None  # the status of a request that is refused after the answers to earlier ones
         self._replays_head = False  # while the head of a request is parsed again, without its wish for an upgrade
 
@@ -164,7 +163,9 @@ class BoundedHttp(HttpToolsProtocol):
         return self.transport.is_closing() or self._is_idle or (self.cycle.more_body and not self.pipeline)
 
     def displace(self) -> None:
-        """Close the connection for another one."""
+        """Close the connection for another one. Who is within a request is told."""
+        if self._has_begun or not self._is_idle:
+            self._refuse(503)
         self.transport.close_now()
 
     @property

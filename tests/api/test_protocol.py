@@ -269,6 +269,19 @@ def test_honest_clients_are_answered_beside_a_thousand_connections_of_one_addres
         assert psutil.Process(crowded.process.pid).num_fds() < FILES
 
 
+def test_who_makes_room_within_a_request_is_told(crowded: process.Served) -> None:
+    with ExitStack() as stack:
+        held = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", crowded.port), timeout=PATIENCE_S))
+            for _ in range(FILES)
+        ]
+        for connection in held:
+            with suppress(ConnectionError):
+                connection.sendall(POST + LENGTH + b"\r\n" + PICTURE[:100])
+        assert is_problem(answer(held[0]), 503, "too-many-connections")
+        assert is_closed(held[0])
+
+
 class Client:
     """A connection to a pool."""
 
