@@ -17,7 +17,7 @@ import sys
 before = set(sys.modules)
 from app.__main__ import main
 main(["health", "--port", "1"])
-imported = {name.partition(".")[0] for name in set(sys.modules) - before}
+imported = {name.partition(".")[0] for name, module in sys.modules.items() if module and name not in before}
 print(*sorted(imported - sys.stdlib_module_names))
 """
 

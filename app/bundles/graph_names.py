@@ -1,4 +1,4 @@
-"""File names and output names of a bundle's compiled graphs.
+"""File names and output names of a bundle's compiled graphs, and the limit of their XML.
 
 The export writes the graphs and an engine reads them. Both take the names from here.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 GRAPHS = ("trunk.xml", "trunk.bin", "head.xml", "head.bin")
 TOKENS = "tokens.xml.gz"  # its constants are in trunk.bin
+MAX_XML_BYTES = 32 << 20  # unpacked; the token graph of the demo model has 2 MB
 
 
 def gradient_output(source: str) -> str:

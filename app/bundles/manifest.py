@@ -28,6 +28,7 @@ MANIFEST, WEIGHTS, BASELINE = "manifest.json", "model.safetensors", "reference.s
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+Side = Annotated[int, Field(gt=0, le=4096)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -40,8 +41,8 @@ class Section(BaseModel):
 class InputRule(Section):
     """How a picture becomes the model's input: see `app.pictures.prepare.prepare`."""
 
-    height_px: PositiveInt
-    width_px: PositiveInt
+    height_px: Side
+    width_px: Side
     rule: Literal["shortest_side_center_crop"]
     interpolation: Literal["bicubic"]
 

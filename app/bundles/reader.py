@@ -8,6 +8,7 @@ that does not match is refused. Nothing is unpickled.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,17 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from app.bundles.graph_names import GRAPHS, TOKENS
+from app.bundles.graph_names import GRAPHS, MAX_XML_BYTES, TOKENS
 from app.bundles.manifest import BASELINE, MANIFEST, WEIGHTS, Manifest, parse_manifest
 from app.errors import BundleError
 from app.models.feature_maps import FeatureMaps
+
+# Far more than a bundle needs. What is larger is refused before it is read: a file of holes costs its author nothing.
+# Files of weights have the first limit, and all others one of their own.
+MAX_WEIGHTS_BYTES = 2 << 30
+MAX_BYTES = {MANIFEST: 1 << 20, BASELINE: 64 << 20}
+MAX_BYTES |= dict.fromkeys([name for name in (*GRAPHS, TOKENS) if ".xml" in name], MAX_XML_BYTES)
+MAX_HEADER_BYTES = 4 << 20  # of a safetensors file: the names and shapes of its tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +86,11 @@ def _read(folder: Path, name: str) -> bytes:
             raise BundleError(name, f"is missing in {folder}: copy the whole bundle")
         if not file.resolve().is_relative_to(folder.resolve()):
             raise BundleError(name, f"is a link to {file.resolve()}, outside the bundle: put the file itself there")
-        return file.read_bytes()
+        with file.open("rb") as opened:
+            size, limit = os.fstat(opened.fileno()).st_size, MAX_BYTES.get(name, MAX_WEIGHTS_BYTES)
+            if size > limit:
+                raise BundleError(name, f"has {size:,} bytes, but at most {limit:,} are read: export another bundle")
+            return opened.read(size)
     except OSError as error:
         raise BundleError(name, f"cannot be read: {error.strerror}") from error
 
@@ -91,6 +103,9 @@ def _read_verified(folder: Path, name: str, expected: str) -> bytes:
 
 
 def _tensors(name: str, data: bytes) -> dict[str, np.ndarray]:
+    if (header := int.from_bytes(data[:8], "little")) > MAX_HEADER_BYTES:
+        reason = f"its header has {header:,} bytes, but at most {MAX_HEADER_BYTES:,} are read: export it again"
+        raise BundleError(name, f"is not a readable safetensors file ({reason})")
     try:
         tensors: dict[str, np.ndarray] = safetensors.numpy.load(data)
     except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a number format that numpy lacks

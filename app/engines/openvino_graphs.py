@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
+from pathlib import Path
 
 import numpy as np
 import openvino as ov
@@ -12,7 +11,8 @@ import openvino.opset13 as ops
 from app.bundles.graph_names import TOKENS, gradient_output, token_output
 from app.bundles.manifest import Manifest
 from app.bundles.reader import Bundle
-from app.errors import BundleError
+from app.engines import graph_xml
+from app.errors import BundleError, EngineError
 
 # One ov.Core for the whole process. OpenVINO's CPU plugin installs an alternative signal stack with a Core and frees it
 # with that Core. If several Cores are destroyed in another order than they were created, a freed stack stays in use,
@@ -29,13 +29,14 @@ _FILES = {
 def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
     """A bundle's graph `trunk`, `tokens`, `explainer` or `classifier`. The last two are derived from the head.
 
-    Raises BundleError if the graph does not match the manifest.
+    Raises BundleError if the graph does not match the manifest, and EngineError as `read_graph` does.
     """
     structure, weights = _FILES[name]
     try:
         graph = read_graph(bundle.graph(structure), bundle.graph(weights))
-    except (RuntimeError, OSError, EOFError, zlib.error) as error:
-        raise BundleError(structure, f"is not a graph that OpenVINO {ov.get_version()} reads: {error}") from error
+    except (RuntimeError, ValueError) as error:
+        reason = f"is not a graph that OpenVINO {ov.get_version()} reads safely ({error}): compile it again"
+        raise BundleError(structure, reason) from error
     inputs, outputs = _ports(bundle.manifest, name)
     input_shapes = {port.any_name: port.partial_shape for port in graph.inputs}
     if input_shapes != {port: ov.PartialShape(shape) for port, shape in inputs.items()}:
@@ -49,9 +50,14 @@ def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
 def read_graph(structure: bytes, weights: bytes) -> ov.Model:
     """The float32 graph of two files: its `structure` as XML, which may be gzipped, and its `weights`.
 
-    Raises RuntimeError as OpenVINO does, and OSError, EOFError or zlib.error if the structure cannot be unpacked.
+    Raises ValueError if the structure is not what a bundle may have, RuntimeError as OpenVINO does, and EngineError if
+    OpenVINO would not use `weights`.
     """
-    plain = gzip.decompress(structure) if structure.startswith(b"\x1f\x8b") else structure
+    plain = graph_xml.unpack(structure) if structure.startswith(b"\x1f\x8b") else structure
+    graph_xml.check(plain, len(weights))
+    # OpenVINO looks for weights beside the XML even if it is given both as bytes: then, in the working directory.
+    if (other := Path(".bin")).exists() and not other.is_dir():
+        raise EngineError(f"OpenVINO would use the file {other.absolute()} as weights: remove it, or start elsewhere.")
     graph = CORE.read_model(plain, weights)
     # The compiler would keep fp16 weights as they are, which makes the matrix products a tenth slower.
     for convert in graph.get_ops():

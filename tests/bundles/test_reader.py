@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,14 +18,12 @@ import safetensors.numpy
 
 from app.bundles.graph_names import GRAPHS, TOKENS
 from app.bundles.manifest import BASELINE, MANIFEST, WEIGHTS
-from app.bundles.reader import read_bundle
+from app.bundles.reader import MAX_BYTES, MAX_WEIGHTS_BYTES, read_bundle
 from app.engines.load import load_engine
 from app.errors import BundleError
 from app.models.cnnswin import Fusion
-from tests.support.bundles import describe, tiny_model, tiny_reference
+from tests.support.bundles import Fields, describe, edit, seal, tiny_model, tiny_reference
 from training.export.export import write_bundle
-
-Fields = dict[str, Any]
 
 
 @pytest.fixture
@@ -41,20 +38,6 @@ def with_graphs(folder: Path) -> Path:
     for name in (*GRAPHS, TOKENS):
         (folder / name).write_bytes(f"the bytes of {name}".encode())
     return seal(folder, (*GRAPHS, TOKENS))
-
-
-def edit(folder: Path, change: Callable[[Fields], object]) -> None:
-    """Change the manifest's fields in place."""
-    fields = json.loads((folder / MANIFEST).read_text())
-    change(fields)
-    (folder / MANIFEST).write_text(json.dumps(fields))
-
-
-def seal(folder: Path, names: tuple[str, ...] = (WEIGHTS, BASELINE)) -> Path:
-    """Make the manifest's digests of these files right again."""
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    edit(folder, lambda fields: fields["files"].update(digests))
-    return folder
 
 
 def edit_tensors(folder: Path, name: str, change: Callable[[dict[str, np.ndarray]], object]) -> None:
@@ -218,11 +201,30 @@ def test_text_that_is_not_json_is_refused(folder: Path, text: bytes) -> None:
     assert "is not JSON" in refusal(folder, MANIFEST)
 
 
+@pytest.mark.parametrize("name", [MANIFEST, WEIGHTS, BASELINE, *GRAPHS, TOKENS])
+def test_a_file_of_holes_is_refused_before_it_is_read(with_graphs: Path, name: str) -> None:
+    os.truncate(with_graphs / name, MAX_BYTES.get(name, MAX_WEIGHTS_BYTES) + 1)
+    tracemalloc.start()
+    assert "bytes, but at most" in refusal(with_graphs, name)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 16 << 20
+
+
+def test_a_header_without_end_is_refused_before_it_is_parsed(folder: Path) -> None:
+    tensors = b",".join(b'"%d":{"dtype":"F16","shape":[0],"data_offsets":[0,0]}' % n for n in range(100_000))
+    header = b"{" + tensors + b"}"
+    (folder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header)
+    seal(folder)
+    assert "its header has 5" in refusal(folder, WEIGHTS)
+
+
 WRONG: dict[str, tuple[Callable[[Fields], object], str]] = {
     "an unknown key": (lambda f: f.update(colour="red"), "colour: Extra inputs"),
     "an unknown inner key": (lambda f: f["input"].update(crop=1), "input.crop: Extra inputs"),
     "a missing key": (lambda f: f.pop("licence"), "licence: Field required"),
     "a number in quotes": (lambda f: f["input"].update(height_px="64"), "input.height_px: "),
+    "an input of a million px": (lambda f: f["input"].update(width_px=1_000_000), "input.width_px: "),
     "an unknown crop rule": (lambda f: f["input"].update(rule="stretch"), "input.rule: "),
     "one class": (lambda f: f.update(classes=["benign"]), "classes: "),
     "an empty class name": (lambda f: f.update(classes=["", "malignant"]), "classes.0: "),

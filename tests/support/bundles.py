@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.bundles.manifest import Architecture, Calibration, Decision, Description, Metrics
+from app.bundles.manifest import BASELINE, MANIFEST, WEIGHTS, Architecture, Calibration, Decision, Description, Metrics
 from app.models.cnnswin import CNNViTFusion, Fusion
 from app.models.feature_maps import FeatureMaps
 from training.export.export import mean_maps, write_bundle
 from training.export.graphs import write_graphs
+
+Fields = dict[str, Any]
 
 
 def tiny_architecture(fusion: Fusion = "cross_attention") -> Architecture:
@@ -95,6 +100,20 @@ def write_tiny_bundle(
 def write_compiled_bundle(path: Path) -> Path:
     """The bundle of `tiny_model()` with graphs, as a bundle is usually served, written to `path`. Takes seconds."""
     return write_tiny_bundle(path, graphs=write_graphs(tiny_model().half().float(), []))
+
+
+def edit(folder: Path, change: Callable[[Fields], object]) -> None:
+    """Change the fields of a bundle's manifest in place."""
+    fields = json.loads((folder / MANIFEST).read_text())
+    change(fields)
+    (folder / MANIFEST).write_text(json.dumps(fields))
+
+
+def seal(folder: Path, names: tuple[str, ...] = (WEIGHTS, BASELINE)) -> Path:
+    """Make the manifest's digests of these files right again."""
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    edit(folder, lambda fields: fields["files"].update(digests))
+    return folder
 
 
 def _blurred_noise(count: int, size: tuple[int, ...]) -> Float[Tensor, "b 3 h w"]:

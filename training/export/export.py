@@ -50,6 +50,7 @@ from training.loading.forward import predict, prepared_batches, to_model_input
 from training.metrics.calibration import fit_temperature, mean_nll, softmax, youden_threshold
 from training.metrics.classification import auroc
 from training.recipe.config import Recipe, StrictModel
+from training.recipe.plain_yaml import parse_yaml
 from training.runs.run import read_run
 
 CHECKED_PICTURES = 25  # number of pictures on which a new bundle is compared with its model
@@ -74,7 +75,7 @@ class Card(StrictModel):
 def load_card(path: Path) -> Card:
     """Read a card from a YAML file. Raises ExportError."""
     try:
-        return Card.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Card.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise ExportError(f"the card {path} cannot be used: {error}") from error
 

@@ -58,11 +58,14 @@ def write_graphs(model: CNNViTFusion, pictures: Iterable[Images]) -> dict[str, b
     _check_exact(module, openvino_engine(*graphs, available_cores()), batches)
     files = to_fp16_files(graphs)
     constants = files["trunk.bin"]
-    stored = Graphs(
-        read_graph(files["trunk.xml"], constants),
-        read_graph(files["head.xml"], files["head.bin"]),
-        read_graph(files[TOKENS], constants) if TOKENS in files else None,
-    )
+    try:
+        stored = Graphs(
+            read_graph(files["trunk.xml"], constants),
+            read_graph(files["head.xml"], files["head.bin"]),
+            read_graph(files[TOKENS], constants) if TOKENS in files else None,
+        )
+    except ValueError as error:
+        raise GraphError(f"OpenVINO {ov.get_version()} writes a graph that no bundle may have: {error}") from error
     _check_stored(module, openvino_engine(*stored, available_cores()), batches)
     return files
 

@@ -81,7 +81,7 @@ def trunk_graph(model: CNNViTFusion) -> ov.Model:
     height, width = model.image_size
     shape = (1, height, width, 3)
     program = torch.export.export(Trunk(model), (torch.zeros(shape, dtype=torch.uint8),))
-    graph = _convert_unfused(program)
+    graph = _convert_program(program)
     graph.reshape(list(shape))
     return _name_ports(graph, ["images"], list(model.map_shapes))
 
@@ -100,7 +100,7 @@ def head_graph(model: CNNViTFusion) -> ov.Model:
     )(*example)
     batch = torch.export.Dim("batch")
     program = torch.export.export(traced, tuple(example), dynamic_shapes=tuple({0: batch} for _ in example))
-    graph = ov.convert_model(program)
+    graph = _fold_constants(_convert_program(program))
     for parameter, shape in zip(list(graph.inputs), shapes, strict=True):
         parameter.get_node().set_partial_shape(ov.PartialShape([-1, *shape]))
     graph.validate_nodes_and_infer_types()
@@ -116,11 +116,7 @@ def tokens_graph(model: CNNViTFusion, tokens: SwinTokens) -> ov.Model:
     with sdpa_kernel(SDPBackend.MATH):  # fused kernels have no backward pass that a graph could express
         traced = make_fx(tokens, decomposition_table=_decompositions(), _allow_non_fake_inputs=True)(*example)
     decoder = TorchFXPythonDecoder(traced, None, traced, input_shapes=[list(value.shape) for value in example])
-    graph = _convert(decoder)
-    # Without this pass, OpenVINO compiles a graph whose saliency is several percent off, because a constant changes.
-    folding = Manager()
-    folding.register_pass(ConstantFolding())
-    folding.run_passes(graph)
+    graph = _fold_constants(_convert(decoder))
     stages = [token_output(stage_height) for stage_height in tokens.heights]
     return _name_ports(graph, ["images", "swin_gradient"], [*stages, "swin_attention"])
 
@@ -134,11 +130,12 @@ def _decompositions() -> dict[Any, Any]:
     return table
 
 
-def _convert_unfused(program: torch.export.ExportedProgram) -> ov.Model:
+def _convert_program(program: torch.export.ExportedProgram) -> ov.Model:
     """Convert a program to a graph whose constants are the model's weights.
 
     `openvino.convert_model` would also fold batch norms into the convolutions before them. fp16 cannot represent the
-    products exactly: the demo's logits were 2e-2 off. Folding happens at compile time instead, in float32.
+    products exactly: the demo's logits were 2e-2 off. Folding happens at compile time instead, in float32. It would
+    also report the conversion to an analytics host where OpenVINO was imported before `app`.
     """
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)  # the decoder logs tracebacks about operators that this torch lacks
@@ -152,6 +149,18 @@ def _convert_unfused(program: torch.export.ExportedProgram) -> ov.Model:
 def _convert(decoder: TorchFXPythonDecoder) -> ov.Model:
     frontend = FrontEndManager().load_by_framework("pytorch")
     return frontend.convert(frontend.load(decoder))
+
+
+def _fold_constants(graph: ov.Model) -> ov.Model:
+    """Compute what depends on constants alone. Returns the graph, which is changed.
+
+    Of a graph with a backward pass that has not been folded, OpenVINO compiles something else: the gradients of the
+    demo's head were off by their own size, and the saliency of its tokens by several percent.
+    """
+    folding = Manager()
+    folding.register_pass(ConstantFolding())
+    folding.run_passes(graph)
+    return graph
 
 
 def _name_ports(graph: ov.Model, inputs: list[str], outputs: list[str]) -> ov.Model:

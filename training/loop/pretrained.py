@@ -17,13 +17,13 @@ from urllib.error import URLError
 import huggingface_hub as hub
 import safetensors.torch
 import timm
-import torch
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import Tensor, nn
 
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import BRANCHES, Branch
 from training.recipe.config import Recipe
+from training.runs.torch_files import load_torch_file
 
 # The errors that reading damaged files has raised in tests.
 _READ_ERRORS = (
@@ -151,11 +151,13 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            content = load_torch_file(file)
     except _READ_ERRORS as error:
         # Torch's own message is left out, because it explains how to load an unsafe file anyway.
         raise WeightsError(
-            f"{path.name} is damaged or contains more than tensors: give a safetensors file or a bare state dict"
+            f"{path.name} is damaged, compressed, or contains more than tensors: "
+            "give a safetensors file or a bare state dict"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"{path.name} contains more than named tensors: give the state dict alone")

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from app.models.cnnswin import Fusion
+from training.recipe.plain_yaml import parse_yaml
 
 
 class RecipeError(ValueError):
@@ -228,7 +229,7 @@ def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         raise RecipeError(f"no recipe {name_or_path!r}: give a YAML file or one of {', '.join(shipped_recipes())}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path.name} is not YAML: {error}") from error
     if not isinstance(content, dict):
@@ -282,9 +283,9 @@ def _apply_change(content: dict[str, Any], change: str) -> None:
         node = _child(node, step, change)
     if isinstance(node, list):
         _child(node, key, change)
-        node[int(key)] = yaml.safe_load(text)
+        node[int(key)] = parse_yaml(text)
     elif isinstance(node, dict):
-        node[key] = yaml.safe_load(text)
+        node[key] = parse_yaml(text)
     else:
         raise RecipeError(f"--set {change}: {'.'.join(parents)} is {node!r} and has no {key}")
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from training.runs.torch_files import load_torch_file
+
 _NAME = re.compile(r"(\d{8})-([0-9a-f]{16})\.pt")
 
 
@@ -36,7 +38,7 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[Path]]:
     for path in _newest_first(folder):
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest()[:16] == path.stem.partition("-")[2]:
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True), damaged
+            return load_torch_file(io.BytesIO(data)), damaged
         damaged.append(path)
     return None, damaged
 

@@ -88,6 +88,8 @@ class WandbTracker:
 
     def __init__(self, out: Path, recipe: Recipe) -> None:
         """Start a W&B run, or continue the one whose id is in `out/wandb-id`. Raises TrackingError."""
+        # wandb would log its own work in the home folder. It takes this from the environment alone.
+        os.environ.setdefault("WANDB_CACHE_DIR", str(out.resolve() / "wandb" / "cache"))
         import wandb
 
         id_file = out / "wandb-id"

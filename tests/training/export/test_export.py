@@ -285,7 +285,7 @@ def test_the_demos_card_states_licence_and_limits() -> None:
     assert any("No medical device" in note for note in card.notes)
 
 
-@pytest.mark.parametrize("text", ["name: x", "a: [", "- list", "", "\x00"])
+@pytest.mark.parametrize("text", ["name: x", "a: [", "- list", "", "\x00", "{name: &a x, notes: [*a]}"])
 def test_an_unusable_card_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "card.yaml").write_text(text)
     with pytest.raises(ExportError, match=r"card\.yaml cannot be used"):

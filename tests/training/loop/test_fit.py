@@ -135,6 +135,7 @@ def test_a_picture_that_cannot_be_read_stops_the_run_with_its_name(
         ("name: x\nstart: {cnn: {pretrained: true, weights: a.pth}}", "exclude each other"),
         ("- 3", "mapping"),
         ("a: [", "not YAML"),
+        ("name: x\nmodel:\n  cnn_options: {a: &a [1, 1], b: &b [*a, *a]}", "aliases .* are not read: write the value"),
     ],
 )
 def test_an_unusable_recipe_names_the_key(tmp_path: Path, text: str, message: str) -> None:

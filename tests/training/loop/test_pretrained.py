@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -115,6 +116,34 @@ def test_a_damaged_file_is_told_in_a_sentence(
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(WeightsError, match=rf"torn\.{suffix}"):
         load_backbone(backbone, CNN, path)
+
+
+def overlapping(content: bytes) -> bytes:
+    """An archive whose directory lists its last file many times."""
+    start = content.rindex(b"PK\x01\x02", 0, content.rindex(b"PK\x05\x06"))
+    end = content.index(b"PK", start + 4)
+    repeated, tail = content[start:end] * 1000, bytearray(content[content.rindex(b"PK\x05\x06") :])
+    directory = int.from_bytes(tail[16:20], "little")
+    before = content[directory:start]
+    tail[8:10] = tail[10:12] = (int.from_bytes(tail[8:10], "little") + 999).to_bytes(2, "little")
+    tail[12:16] = (len(before) + len(repeated)).to_bytes(4, "little")
+    return content[:directory] + before + repeated + bytes(tail)
+
+
+@pytest.mark.parametrize("how", ["compressed", "overlapping"])
+def test_a_file_that_would_unpack_to_more_than_it_has_is_refused(
+    tmp_path: Path, whole: dict[str, Tensor], backbone: nn.Module, how: str
+) -> None:
+    torch.save(whole | {"extra": torch.zeros(1 << 24, dtype=torch.uint8)}, tmp_path / "as saved.pth")
+    with zipfile.ZipFile(tmp_path / "as saved.pth") as archive, zipfile.ZipFile(tmp_path / "bomb.pth", "w") as bomb:
+        for entry in sorted(archive.infolist(), key=lambda entry: entry.file_size):
+            packing = zipfile.ZIP_DEFLATED if how == "compressed" else zipfile.ZIP_STORED
+            bomb.writestr(entry.filename, archive.read(entry), packing)
+    if how == "overlapping":
+        (tmp_path / "bomb.pth").write_bytes(overlapping((tmp_path / "bomb.pth").read_bytes()))
+    with pytest.raises(WeightsError, match=r"bomb\.pth is damaged, compressed") as refused:
+        load_backbone(backbone, CNN, tmp_path / "bomb.pth")
+    assert "would unpack to" in str(refused.value.__cause__)
 
 
 def test_a_start_that_cannot_be_is_refused(tmp_path: Path, whole: dict[str, Tensor], backbone: nn.Module) -> None:
