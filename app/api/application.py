@@ -54,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
     models = ModelRegistry(registry_options(settings), store, decoders, metrics, tracing.record)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Metrics]]:
         async with AsyncExitStack() as opened:
             opened.callback(tracing.shutdown)
             opened.push_async_callback(store.close)
@@ -64,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
             await decoders.start()
             await models.probe_store()
             with lifecycle.handle_signals(partial(operation.reload_logged, app.state.authenticator, models)):
-                yield
+                yield {"metrics": metrics}  # for the server, whose refusals no middleware sees
 
     app = DocumentedAPI(
         title="FusionLens",

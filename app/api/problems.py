@@ -160,9 +160,9 @@ def _http_exception(request: Request, error: Exception) -> Response:
 
 
 async def _client_disconnected(request: Request, error: Exception) -> Response:
-    # The client disconnected: nobody reads this response, and the service has no error.
-    request.state.problem = "client-gone"
-    return Response(status_code=CLIENT_GONE)
+    # The client disconnected, or the server has refused the rest of its request: nobody reads this response.
+    status, request.state.problem = getattr(request.state, "refusal", (CLIENT_GONE, "client-gone"))
+    return Response(status_code=status)
 
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:

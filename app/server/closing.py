@@ -39,10 +39,18 @@ class ClosingTransport:
         """See asyncio.WriteTransport."""
         if self.is_closing():
             return
+        if not self.has_unread and self._stall_timer is not None:  # what was watched has been read
+            self._stall_timer.cancel()
+            self._stall_timer = None
         self._transport.write(data)
         self._written_bytes += len(data)
-        if self._stall_timer is None and self._transport.get_write_buffer_size():
+        if self._stall_timer is None and self.has_unread:
             self._watch_reader()
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether a part of what was written is still here, since the client does not take it."""
+        return bool(self._transport.get_write_buffer_size())
 
     def close(self) -> None:
         """Close after what was written."""
@@ -54,12 +62,15 @@ class ClosingTransport:
             return
         self._pause_or_resume()
         self._transport.write_eof()
-        self._linger_timer = self._loop.call_later(LINGER_S, self._transport.abort)
+        self._linger_timer = self._loop.call_later(LINGER_S, self._end_linger)
 
     def close_now(self) -> None:
-        """Close without waiting for what the client still sends."""
+        """Close without waiting for what the client still sends, nor for its reading."""
         self._is_closing = True
-        self._transport.close()
+        if self.has_unread:
+            self._transport.abort()
+        else:
+            self._transport.close()
 
     def discard(self, nbytes: int) -> None:
         """Count what arrives while closing."""
@@ -100,12 +111,18 @@ class ClosingTransport:
         else:
             self._transport.resume_reading()
 
+    def _end_linger(self) -> None:
+        if self.has_unread:  # a slow reader, whom the other timer judges
+            self._linger_timer = self._loop.call_later(LINGER_S, self._end_linger)
+        else:
+            self._transport.abort()
+
     def _watch_reader(self) -> None:
         self._stall_timer = self._loop.call_later(STALL_S, self._check_reader, self._taken_bytes())
 
     def _check_reader(self, before_bytes: int) -> None:
         self._stall_timer = None
-        if not self._transport.get_write_buffer_size():
+        if not self.has_unread:
             return
         if self._taken_bytes() - before_bytes < MIN_READ_BYTES:
             self._transport.abort()

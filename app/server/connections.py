@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import sys
+from enum import IntEnum
 from typing import Protocol, runtime_checkable
 
 from app.addresses import network_of
 
 RESERVED_FILES = 64  # descriptors for all but connections: decoders, graphs, pages, Redis
 SHARE = 4  # one address has at most a quarter of all connections
+
+
+class Wait(IntEnum):
+    """What a connection waits for. Those of the first kind make room first."""
+
+    END = 0  # closed for requests, while its last answer arrives
+    FIRST_BYTE = 1
+    NEXT_REQUEST = 2
+    HEADERS = 3
+    READER = 4  # an answer is not read
+    BODY = 5
+    EARLIER_ANSWERS = 6  # it has sent requests before the answers to others
 
 
 @runtime_checkable
@@ -18,17 +31,12 @@ class Connection(Protocol):
     client: tuple[str, int] | None
 
     @property
-    def waits_for_client(self) -> bool:
-        """Whether nothing can be answered before the client has sent more."""
-        ...
-
-    @property
-    def was_answered(self) -> bool:
-        """Whether a request of this connection was ever answered."""
+    def wait(self) -> Wait | None:
+        """What it waits for, or None while the service works on its answer."""
         ...
 
     def displace(self) -> None:
-        """Close it now."""
+        """Close it now, and give its descriptor back."""
         ...
 
 
@@ -36,9 +44,9 @@ class Connections:
     """All connections of a process, at most `max_connections` and, of one address, a quarter of these.
 
     A connection that finds no room takes that of another one which waits for its client: of the same address if that
-    has its share, else of the address that has most. The first to go are those that never sent a whole request, then
-    those that were idle for longest. So one client with many idle connections takes nothing from others, nor from its
-    own requests.
+    has its share, else of the address that has most. `Wait` says which kind goes first; within a kind it is the one
+    that was not used for longest. So one client with many idle connections takes nothing from others, nor from its own
+    requests.
     """
 
     def __init__(self, max_connections: int) -> None:
@@ -76,10 +84,10 @@ class Connections:
             self._by_address.pop(address, None)
 
     def _displace_one(self, crowd: dict[Connection, None]) -> bool:
-        waiting = [connection for connection in crowd if connection.waits_for_client]
-        if not waiting:
+        waits = {connection: wait for connection in crowd if (wait := connection.wait) is not None}
+        if not waits:
             return False
-        victim = next((connection for connection in waiting if not connection.was_answered), waiting[0])
+        victim = min(waits, key=lambda connection: waits[connection])  # the first of several, and so the oldest
         self.discard(victim)
         victim.displace()
         return True

@@ -16,16 +16,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.problems import MEDIA_TYPE, problem
 from app.server.closing import ClosingTransport
-from app.server.connections import Connections
+from app.server.connections import Connections, Wait
 
 MAX_HEADERS_BYTES = 64 * 1024
 MAX_HEADERS = 256
 # Parsed at once, so that the event loop is never busy for long: of a body of known length, and of anything else, where
 # each byte may be work.
 BODY_SLICE_BYTES, SLICE_BYTES = 64 * 1024, 4 * 1024
+HEAD_END = b"\r\n\r\n"
 FRAMING = (b"content-length", b"transfer-encoding")
 REFUSALS = {
-    400: ("malformed-request", "This is no request of HTTP/1.1: send one, without TLS."),
+    400: ("malformed-request", "This is no request of HTTP/1.1: send one, with one Host and without TLS."),
     408: ("request-timeout", "The headers did not arrive in time: send the request again."),
     431: ("headers-too-large", f"Send at most {MAX_HEADERS} headers and {MAX_HEADERS_BYTES} bytes of them."),
     503: ("too-many-connections", "There are too many connections from this address: close some, or wait."),
@@ -53,7 +54,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._header_s, self._pool = header_s, pool
         self._header_timer: asyncio.TimerHandle | None = None
-        self._reads_headers, self._has_begun, self.was_answered = True, False, False
+        self._reads_headers, self._has_begun = True, False
         self._unparsed = b""
         self._next_slice: asyncio.Handle | None = None
         # Of a request: all but its body, its body as far as it came, and its declared length, 0 if there is none.
@@ -120,10 +121,14 @@ class BoundedHttp(HttpToolsProtocol):
         if self._replays_head:
             return
         self._stop_header_timer()
-        self._reads_headers = self._has_begun = False
+        self._reads_headers = False
         self._length_bytes = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
-        if self.parser.get_http_version() == "1.0":
+        version, hosts = self.parser.get_http_version(), [name for name, _ in self.headers].count(b"host")
+        if version not in ("1.0", "1.1") or (version == "1.1" and hosts != 1):  # RFC 9112, sections 2.3 and 3.2
+            raise RefusedRequest(400)
+        if version == "1.0":
             self.expect_100_continue = False  # RFC 9110, section 10.1.1
+        self._has_begun = False
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -141,7 +146,6 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Called after each answer. The rest of a body that was not read is not waited for."""
-        self.was_answered = True
         self._pool.answered(self)
         if self.cycle.response_complete and self.cycle.more_body:
             self.transport.close()
@@ -158,12 +162,22 @@ class BoundedHttp(HttpToolsProtocol):
             super().shutdown()
 
     @property
-    def waits_for_client(self) -> bool:
-        """Whether nothing can be answered before the client has sent more."""
-        return self.transport.is_closing() or self._is_idle or (self.cycle.more_body and not self.pipeline)
+    def wait(self) -> Wait | None:
+        """See Connection."""
+        if self.transport.is_closing():
+            return Wait.END
+        if self.transport.has_unread:
+            return Wait.READER
+        if self._has_begun and self._is_idle:
+            return Wait.HEADERS
+        if self._is_idle:
+            return Wait.FIRST_BYTE if self.cycle is None else Wait.NEXT_REQUEST
+        if self._unparsed and self._must_answer_first:
+            return Wait.EARLIER_ANSWERS
+        return Wait.BODY if self.cycle.more_body else None
 
     def displace(self) -> None:
-        """Close the connection for another one. Who is within a request is told."""
+        """See Connection. Who is within a request is told."""
         if self._has_begun or not self._is_idle:
             self._refuse(503)
         self.transport.close_now()
@@ -181,7 +195,10 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _parse(self) -> None:
         """Parse some of what has arrived. Requests that wait for earlier answers are not parsed before their turn."""
-        if self._unparsed and not self._must_answer_first and not self.transport.is_closing():
+        if self.transport.is_closing():
+            self._unparsed = b""
+            return
+        if self._unparsed and not self._must_answer_first:
             size = self._slice_bytes()
             data, self._unparsed = self._unparsed[:size], self._unparsed[size:]
             self._parse_slice(data)
@@ -194,9 +211,12 @@ class BoundedHttp(HttpToolsProtocol):
         self._parse()
 
     def _slice_bytes(self) -> int:
-        if self._reads_headers:
-            return SLICE_BYTES
-        return max(SLICE_BYTES, min(BODY_SLICE_BYTES, self._length_bytes - self._body_bytes))
+        """At most what belongs to one request, as far as that can be told without parsing it."""
+        if not self._reads_headers and (left_bytes := self._length_bytes - self._body_bytes) > 0:
+            return min(BODY_SLICE_BYTES, left_bytes)
+        # Within chunks, such an end may be one of the body; then slices are not to be too small.
+        end = self._unparsed.find(HEAD_END, 0 if self._reads_headers else SLICE_BYTES // 16, SLICE_BYTES)
+        return SLICE_BYTES if end < 0 else end + len(HEAD_END)
 
     def _parse_slice(self, data: bytes) -> None:
         self._overhead_bytes += len(data)
@@ -206,7 +226,10 @@ class BoundedHttp(HttpToolsProtocol):
             (offset,) = upgrade.args
             self._unparsed = data[offset:] + self._unparsed
             self._overhead_bytes -= len(data) - offset
-            self._go_on_without_upgrade()
+            try:
+                self._go_on_without_upgrade()
+            except httptools.HttpParserError:  # such as for a transfer coding that there is not
+                self._refuse(400)
         except httptools.HttpParserError as error:
             refused = error.__context__
             self._refuse(refused.status if isinstance(refused, RefusedRequest) else 400)
@@ -218,7 +241,8 @@ class BoundedHttp(HttpToolsProtocol):
     @property
     def _must_answer_first(self) -> bool:
         """Whether what was parsed has to be answered before anything else is parsed."""
-        return bool(self.pipeline) or self._refusal is not None
+        is_answering = not self._is_idle and not self.cycle.more_body
+        return is_answering or bool(self.pipeline) or self._refusal is not None
 
     def _go_on_without_upgrade(self) -> None:
         """Let the body of a request follow that asks for another protocol: servers may ignore that (RFC 9110, 7.8).
@@ -229,8 +253,10 @@ class BoundedHttp(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._replays_head = True
-        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n")
-        self._replays_head = False
+        try:
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n")
+        finally:
+            self._replays_head = False
 
     def _start_headers(self) -> None:
         self._stop_header_timer()
@@ -256,13 +282,16 @@ class BoundedHttp(HttpToolsProtocol):
         if self.pipeline or (is_answering and not self.cycle.more_body):
             self._refusal = status
             return
+        name, detail = REFUSALS[status]
+        if not is_answering:  # a request that no middleware sees
+            self.app_state["metrics"].refusals.labels(name).inc()
         if not is_answering or not self.cycle.response_started:
-            name, detail = REFUSALS[status]
             body = json.dumps(problem(status, name, detail).model_dump()).encode()
             head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\n"
             head += f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n\r\n"
             self.transport.write(head.encode() + body)
         self.transport.close()
         if is_answering:  # its route waits for a body that will not come
+            self.cycle.scope["state"]["refusal"] = status, name
             self.cycle.disconnected = True
             self.cycle.message_event.set()

@@ -47,7 +47,7 @@ class Metrics:
         self.queue_length = self._gauge("queue_length", "Items waiting in a queue.", "lane")
         self.batch = self._histogram("batch_pictures", "Pictures in one pass of the trunk.", _BATCH)
 
-        self.store_entries = self._gauge("store_entries", "Stored predictions; in Redis, those of all replicas.")
+        self.store_entries = self._gauge("store_entries", "Stored predictions; in Redis, all keys of its database.")
         self.store_bytes = self._gauge(
             "store_bytes", "Memory of the stored predictions; in Redis, all memory that it uses."
         )

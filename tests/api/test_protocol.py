@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from app.server import closing
-from app.server.connections import Connections
+from app.server.connections import Connections, Wait
 from app.server.http import MAX_HEADERS
 from app.settings import Settings
 from tests.support import served_process as process
@@ -32,6 +32,7 @@ HOST = b"Host: test\r\n"
 HEALTH = b"GET /health/live HTTP/1.1\r\n" + HOST
 POST = b"POST /predict HTTP/1.1\r\n" + HOST + b"Content-Type: image/png\r\n"
 TEXT = POST.replace(b"image", b"text")
+UPGRADE = b"Connection: upgrade\r\nUpgrade: h2c\r\n"
 LENGTH = b"Content-Length: %d\r\n" % len(PICTURE)
 CHUNKED = b"Transfer-Encoding: chunked\r\n"
 WHOLE = POST + LENGTH + b"\r\n" + PICTURE
@@ -65,6 +66,7 @@ ENDLESS = {
     "extensions of chunks": (POST + CHUNKED + b"\r\n", (b"1;" + b"a" * 1000 + b"\r\nb\r\n") * 8),
     "chunks of one byte": (POST + CHUNKED + b"\r\n", b"1\r\nb\r\n" * 2000),
     "zeros before a chunk's size": (POST + CHUNKED + b"\r\n", b"0" * 8000),
+    "a coding that there is not": (POST + b"Transfer-Encoding: gzip\r\n" + UPGRADE + b"\r\n", b"a" * 8000),
     "empty lines before a request": (b"", b"\r\n" * 4000),
     "empty lines after a request": (HEALTH + b"\r\n", b"\r\n" * 4000),
     "tiny headers": (HEALTH, b"a:\r\n" * 2000),
@@ -190,6 +192,50 @@ def test_nonsense_takes_nothing_from_the_request_before_it(client: httpx.Client)
         assert is_closed(connection)
 
 
+GET = "GET /health/live HTTP/1.1\r\n"
+NOT_STANDARD = [GET, f"{GET}Host: a\r\nHost: b\r\n", "GET / HTTP/2.0\r\nHost: a\r\n", "GET /health/live\r\n"]
+
+
+@pytest.mark.parametrize("head", NOT_STANDARD)
+def test_what_the_standard_wants_refused_is_refused(client: httpx.Client, head: str) -> None:
+    with connected(client, head.encode() + b"\r\n") as connection:
+        assert is_problem(answer(connection), 400, "malformed-request")
+        assert is_closed(connection)
+
+
+def test_a_coding_that_there_is_not_is_refused_even_beside_an_upgrade(client: httpx.Client) -> None:
+    for upgrade in (b"", UPGRADE):
+        with connected(client, POST + b"Transfer-Encoding: gzip\r\n" + upgrade + b"\r\n") as connection:
+            assert is_problem(answer(connection), 400, "malformed-request")
+
+
+def test_waiting_for_a_connection_to_end_costs_nothing(client: httpx.Client) -> None:
+    before_s = sum(psutil.Process().cpu_times()[:2])
+    refused = TEXT + b"Content-Length: 900000\r\n\r\n"
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(connected(client, refused, bytes(300_000)))
+        time.sleep(2.0)
+        spent_s = sum(psutil.Process().cpu_times()[:2]) - before_s
+    assert spent_s < 1.5  # of two; it was all of it when what came late was looked at again and again
+
+
+def test_refusals_are_counted(client: httpx.Client) -> None:
+    def counted() -> dict[str, float]:
+        lines = client.get("/metrics").text.splitlines()
+        found = [line.split('"') for line in lines if line.startswith("fusionlens_refusals_total")]
+        return {name: float(value.split()[-1]) for _, name, value in found}
+
+    before = counted()
+    for sent in (b"\0\0\0\0\r\n\r\n", HEALTH + b"a:\r\n" * 300, POST + CHUNKED + b"\r\n1;" + b"a" * 200_000):
+        with connected(client) as connection, suppress(ConnectionError):
+            connection.sendall(sent)
+            assert answer(connection)[0] in (400, 431)
+    wait_until(lambda: counted().get("headers-too-large", 0) - before.get("headers-too-large", 0) == 2)
+    assert counted()["malformed-request"] - before.get("malformed-request", 0) == 1
+    assert counted().get("client-gone", 0) == before.get("client-gone", 0)
+
+
 def test_empty_lines_keep_no_connection_open(client: httpx.Client) -> None:
     with connected(client, HEALTH + b"\r\n") as connection:
         assert answer(connection)[0] == 200
@@ -239,6 +285,8 @@ IDLE: dict[str, bytes] = {
     "half the headers": POST,
     "half a body": POST + LENGTH + b"\r\n" + PICTURE[:100],
     "a whole request": HEALTH + b"\r\n",
+    "requests whose answers nobody reads": (b"GET /openapi.json HTTP/1.1\r\n" + HOST + b"\r\n") * 80,
+    "an answer of which nobody reads the end": b"GET /openapi.json HTTP/1.1\r\n" + HOST + b"\r\n",
     "a chunk and no more": POST + CHUNKED + b"\r\n5\r\nabcde\r\n",
 }
 
@@ -271,13 +319,15 @@ def test_honest_clients_are_answered_beside_a_thousand_connections_of_one_addres
 
 def test_who_makes_room_within_a_request_is_told(crowded: process.Served) -> None:
     with ExitStack() as stack:
-        held = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", crowded.port), timeout=PATIENCE_S))
-            for _ in range(FILES)
-        ]
-        for connection in held:
-            with suppress(ConnectionError):
-                connection.sendall(POST + LENGTH + b"\r\n" + PICTURE[:100])
+        held = []
+        for _ in range(FILES):
+            connection = socket.create_connection(("127.0.0.1", crowded.port), timeout=PATIENCE_S)
+            held.append(stack.enter_context(connection))
+            connection.sendall(POST + LENGTH + b"\r\n" + PICTURE[:100])
+            connection.settimeout(0.02)
+            with suppress(TimeoutError):  # until the service has looked at it, or not at all on a slow machine
+                connection.recv(1, socket.MSG_PEEK)
+            connection.settimeout(PATIENCE_S)
         assert is_problem(answer(held[0]), 503, "too-many-connections")
         assert is_closed(held[0])
 
@@ -285,10 +335,9 @@ def test_who_makes_room_within_a_request_is_told(crowded: process.Served) -> Non
 class Client:
     """A connection to a pool."""
 
-    def __init__(self, address: str, waits_for_client: bool = True, was_answered: bool = False) -> None:
+    def __init__(self, address: str, wait: Wait | None = Wait.FIRST_BYTE) -> None:
         self.client: tuple[str, int] | None = (address, 1)
-        self.waits_for_client, self.was_answered = waits_for_client, was_answered
-        self.displaced = False
+        self.wait, self.displaced = wait, False
 
     def displace(self) -> None:
         self.displaced = True
@@ -303,17 +352,23 @@ def test_who_has_most_connections_makes_room() -> None:
 
 
 def test_one_address_has_its_share_and_its_useful_connections_go_last() -> None:
-    pool = Connections(max_connections=12)
-    answered, idle, busy = (
-        Client("2001:db8::1", was_answered=True),
-        Client("2001:db8::2"),
-        Client("2001:db8::3", waits_for_client=False),
-    )
-    assert all(pool.admit(connection) for connection in (answered, idle, busy))
-    assert pool.admit(Client("2001:db8::4", waits_for_client=False)) and idle.displaced
-    assert pool.admit(Client("2001:db8::5", waits_for_client=False)) and answered.displaced
-    assert not pool.admit(Client("2001:db8::6")) and not busy.displaced
-    assert len(pool) == 3 and pool.admit(Client("2001:db9::6"))
+    share = len(Wait) + 1
+    pool, kinds = Connections(max_connections=4 * share), [None, *reversed(Wait)]
+    held = [Client(f"2001:db8::{number}", wait) for number, wait in enumerate(kinds)]
+    assert all(pool.admit(connection) for connection in held)
+    for expected in reversed(held[1:]):
+        assert pool.admit(Client("2001:db8::f", None)) and expected.displaced
+        assert sum(connection.displaced for connection in held) == len(held) - held.index(expected)
+    assert not pool.admit(Client("2001:db8::f")) and not held[0].displaced
+    assert len(pool) == share and pool.admit(Client("2001:db9::f"))
+
+
+def test_the_one_that_was_used_last_goes_last() -> None:
+    pool = Connections(max_connections=8)
+    first, second = Client("192.0.2.1", Wait.NEXT_REQUEST), Client("192.0.2.1", Wait.NEXT_REQUEST)
+    assert pool.admit(first) and pool.admit(second)
+    pool.answered(first)
+    assert pool.admit(Client("192.0.2.1")) and (first.displaced, second.displaced) == (False, True)
 
 
 def test_a_pool_forgets_what_is_closed() -> None:

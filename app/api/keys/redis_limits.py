@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import secrets
+from collections import defaultdict, deque
+from functools import partial
 
 from app.api.keys.limits import LimitOutcome
+from app.errors import StoreUnavailable
 from app.serving.stores.redis_client import SharedRedis
 
 _LEASE_S = 300.0  # requests of a replica that was killed are counted no longer than this
+_MAX_UNRELEASED = 1000
 # KEYS: theoretical arrival time, leases. ARGV: emission interval in s or 0, tolerance in s, concurrency limit or 0,
-# name of the lease, its lifetime in s. Returns {0, 0} if the request is admitted, {1, wait in ms} if the rate limit is
-# reached, and {2, 1000} if the concurrency limit is reached. What this script cannot have written counts for nothing
-# and is replaced: keys of another type, and times that are no number or too far ahead.
+# name of the lease, its lifetime in s, leases that have ended. Returns {0, 0} if the request is admitted, {1, wait in
+# ms} if the rate limit is reached, and {2, 1000} if the concurrency limit is reached. What this script cannot have
+# written counts for nothing and is replaced: keys of another type, and times that are no number or too far ahead.
 _ACQUIRE = """
 local t = redis.call('TIME')
 local now = tonumber(t[1]) + tonumber(t[2]) / 1e6
@@ -20,6 +24,7 @@ local arrival, lifetime = now, tonumber(ARGV[5])
 for key, kind in pairs({[KEYS[1]] = 'string', [KEYS[2]] = 'zset'}) do
   if redis.call('TYPE', key).ok ~= kind then redis.call('DEL', key) end
 end
+for place = 6, #ARGV do redis.call('ZREM', KEYS[2], ARGV[place]) end
 if emission > 0 then
   local stored = tonumber(redis.call('GETRANGE', KEYS[1], 0, 63)) or now
   if stored > now and stored <= now + tolerance + emission then arrival = stored end
@@ -46,21 +51,32 @@ class RedisLimits:
 
     def __init__(self, shared: SharedRedis) -> None:
         self._shared, self._redis = shared, shared.client
+        # By key, the leases that ended while Redis could not be reached.
+        self._unreleased: dict[str, deque[str]] = defaultdict(partial(deque[str], maxlen=_MAX_UNRELEASED))
 
     async def acquire(
         self, name: str, emission_interval_s: float, tolerance_s: float, concurrent: int | None
     ) -> LimitOutcome:
         """See `SharedLimits.acquire`."""
         lease = secrets.token_hex(8)
-        arguments = map(str, (emission_interval_s, tolerance_s, concurrent or 0, lease, _LEASE_S))
-        limit, retry_after_ms = await self._shared.execute(
-            lambda: self._redis.eval(_ACQUIRE, 2, *_names(name), *arguments)
-        )
+        ended = self._unreleased.pop(name, ())
+        arguments = [*map(str, (emission_interval_s, tolerance_s, concurrent or 0, lease, _LEASE_S)), *ended]
+        try:
+            limit, retry_after_ms = await self._shared.execute(
+                lambda: self._redis.eval(_ACQUIRE, 2, *_names(name), *arguments)
+            )
+        except StoreUnavailable:
+            self._unreleased[name].extend([*ended, lease])  # Redis may have counted this one
+            raise
         return LimitOutcome(retry_after_ms / 1e3 if limit == 1 else 0.0, limit == 2, lease if concurrent else None)
 
     async def release(self, name: str, lease: str) -> None:
         """See `SharedLimits.release`."""
-        await self._shared.execute(lambda: self._redis.zrem(_names(name)[1], lease))
+        try:
+            await self._shared.execute(lambda: self._redis.zrem(_names(name)[1], lease))
+        except StoreUnavailable:
+            self._unreleased[name].append(lease)
+            raise
 
 
 def _names(name: str) -> tuple[str, str]:

@@ -98,7 +98,7 @@ class RedisStore:
     async def forget(self, prediction_id: str, owner: str) -> None:
         """See `PredictionStore.forget`."""
         await self.get(prediction_id, owner)
-        deleting = self._redis.pipeline(transaction=False)
+        deleting = self._redis.pipeline(transaction=True)
         deleting.set(_TOMBSTONE + prediction_id, 1, px=self._ttl_ms)
         deleting.delete(_PREFIX + prediction_id)
         await self._shared.execute(deleting.execute)
@@ -111,8 +111,8 @@ class RedisStore:
     async def usage(self) -> Usage | None:
         """See `PredictionStore.usage`: that of the whole database, which all replicas share."""
         try:
-            entries = await self._shared.execute(self._redis.dbsize)
-            memory = await self._shared.execute(lambda: self._redis.info("memory"))
+            entries = await self._shared.observe(self._redis.dbsize)
+            memory = await self._shared.observe(lambda: self._redis.info("memory"))
         except StoreUnavailable:
             return None
         return Usage(int(entries), int(memory["used_memory"]))

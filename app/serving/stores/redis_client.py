@@ -61,6 +61,13 @@ class SharedRedis:
         except RedisError as error:
             raise _unreadable() if _concerns_one_key(error) else _unavailable() from error
 
+    async def observe(self, command: Callable[[], Awaitable[T]]) -> T:
+        """Run a command that only looks at Redis: that it works says nothing of others. Raises StoreUnavailable."""
+        try:
+            return await command()
+        except RedisError as error:
+            raise _unavailable() from error
+
     def _record_outcome(self, running: asyncio.Future[Any]) -> None:
         self._running.discard(running)
         if running.cancelled():
@@ -83,10 +90,8 @@ class SharedRedis:
 
 
 def _concerns_one_key(error: BaseException) -> bool:
-    """Whether Redis answered that it cannot do this with this key. It answers so of itself as well: of its memory,
-    its disk and its replicas, for all of which but two the client has classes.
-    """
-    return type(error) is ResponseError and not str(error).startswith(("MISCONF", "NOREPLICAS"))
+    """Whether Redis answered that the key has a value of another type. Its other errors are about itself."""
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
 
 
 def _unreadable() -> StoreUnavailable:
