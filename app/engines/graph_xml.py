@@ -18,7 +18,7 @@ from xml.parsers import expat
 
 from app.bundles.graph_names import MAX_XML_BYTES
 
-MAX_MARKS = 1_000_000  # of the beginnings of tags, and of attributes: the token graph of the demo model has 80,000
+MAX_MARKS = 1_000_000  # of the beginnings of tags, and of attributes: the token graph of the demo model has 93,000
 
 _PORT = {"id", "precision", "names"}
 _ATTRIBUTE = {"name", "version", "value"}  # a mark for compilers, such as that a constant was stored in fp16
@@ -45,14 +45,18 @@ _ATTRIBUTES: dict[str, set[str] | None] = {
     "net/rt_info/conversion_parameters/is_python_object": {"value"},
 }
 _LAYER, _DATA, _INFO = "net/layers/layer", "net/layers/layer/data", "net/rt_info/info"
-_VERSIONS = (_INFO, "net/rt_info/Runtime_version")  # of OpenVINO; such as 2026.4.1-22982-e213a147257-releases/2026/4
-_LABELS = {"name", "names", "output_names"}  # such as permute/aten.permute.default/Transpose
+# Names within the graph may have slashes, such as permute/aten.permute.default/Transpose.
+_LABELLED = {"net", _LAYER, "net/layers/layer/input/port", "net/layers/layer/output/port"}
+_LABELS = {"name", "names", "output_names"}
+# So may OpenVINO's version, such as 2026.4.1-22982-e213a147257-releases/2026/4.
+_VERSIONED = {_INFO, "net/rt_info/Runtime_version"}
+_VERSION = re.compile(r"[0-9][\w./-]*")
 _CONSTANT = {"element_type", "shape", "offset", "size"}
 _MAX_SIDES = 16
 _SHARED_BYTES = 1 << 20  # equal constants, mostly shapes, are stored once
 _CHUNK_BYTES = 1 << 20
 _START = re.compile(rb'(<\?xml version="1\.0"\?>\s*)?<net ')
-_BITS = re.compile(r"(?:f|bf|i|u)(\d{1,2})")
+_BITS = re.compile(r"(?:f|bf|i|u)([0-9]{1,2})")
 
 
 @dataclass(frozen=True)
@@ -141,16 +145,22 @@ def _check_attributes(element: _Element, attributes: Mapping[str, str]) -> None:
     for key, value in attributes.items():
         if element.attributes is not None and key not in element.attributes:
             raise ValueError(f"{path} has an attribute {key[:200]!r}, which no graph of a bundle has")
-        if ("/" in value or "\\" in value) and key not in _LABELS and path not in _VERSIONS:
+        if ("/" in value or "\\" in value) and not _may_have_slashes(path, key, value):
             raise ValueError(f"{path} has {key}={value[:200]!r}, which could name a file")
     if path == _INFO and attributes.get("name") != "OpenVINO Runtime":
         raise ValueError(f"{path} has name={attributes.get('name', '')[:200]!r}, which no graph of a bundle has")
 
 
+def _may_have_slashes(path: str, key: str, value: str) -> bool:
+    if path in _VERSIONED:
+        return _VERSION.fullmatch(value) is not None
+    return path in _LABELLED and key in _LABELS
+
+
 def _operation(attributes: Mapping[str, str]) -> str:
     """The type of a layer."""
     operation, version = attributes.get("type", ""), attributes.get("version", "")
-    if not re.fullmatch(r"opset\d+", version):
+    if not re.fullmatch("opset[0-9]+", version):
         raise ValueError(f"an operation is of {version[:200]!r}, which is no set of OpenVINO's operations")
     # OpenVINO knows the operation by these names too, but then leaves it without content.
     if operation.lower() in ("const", "constant") and operation != "Const":
@@ -178,6 +188,6 @@ def _check_constant(attributes: Mapping[str, str], weights_bytes: int) -> int:
 
 
 def _size(text: str) -> int:
-    if not re.fullmatch(r"\d{1,18}", text.strip(" ")):
+    if not re.fullmatch("[0-9]{1,18}", text.strip(" ")):
         raise ValueError(f"a constant has {text[:200]!r} where a size belongs")
     return int(text)
