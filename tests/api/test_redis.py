@@ -17,6 +17,8 @@ import pytest
 import redis
 
 from app.api.application import create_app
+from app.api.keys.redis_limits import RedisLimits
+from app.errors import StoreUnavailable
 from app.server.provision import add_key
 from app.serving.stores.redis import FORMAT, from_bytes, sign, to_bytes, verify
 from app.serving.stores.redis_client import SharedRedis, connect
@@ -75,8 +77,8 @@ def test_an_entry_is_the_prediction_and_its_owner(tiny_bundle: Path) -> None:
     predictor = app.state.models.current.predictor
     prediction, _ = predictor.predict(predictor.open(png_bytes()), with_gradient=True)
     for one in (prediction, replace(prediction, gradient=None)):
-        again, owner, expires_s = from_bytes(to_bytes(one, "hospital", 12.5))
-        assert (owner, expires_s, again.bundle_sha256) == ("hospital", 12.5, one.bundle_sha256)
+        again, owner, expires_s = from_bytes(to_bytes(one, "hospital", 12))
+        assert (owner, expires_s, again.bundle_sha256) == ("hospital", 12, one.bundle_sha256)
         assert again.upload.frame == one.upload.frame
         assert again.upload.preview_jpeg == one.upload.preview_jpeg and again.upload.notes == one.upload.notes
         for kept, given in zip(arrays(again), arrays(one), strict=True):
@@ -375,3 +377,49 @@ def test_a_service_given_by_its_application_closes_its_connections(tiny_bundle: 
             predict(client, png_bytes())
             assert len(cast(list[Any], asking.client_list())) > before
         wait_until(lambda: len(cast(list[Any], asking.client_list())) <= before)
+
+
+@pytest.fixture
+def short_of_memory(entries: redis.Redis) -> Iterator[None]:
+    """Redis takes nothing more."""
+    entries.config_set("maxmemory", "1")
+    entries.config_set("maxmemory-policy", "noeviction")
+    yield
+    entries.config_set("maxmemory", "0")
+
+
+def test_what_cannot_be_deleted_whole_is_not_deleted(
+    replicas: tuple[httpx.Client, httpx.Client], entries: redis.Redis, request: pytest.FixtureRequest
+) -> None:
+    client, answer = replicas[0], predict(replicas[0], png_bytes())
+    request.getfixturevalue("short_of_memory")
+    path = f"/predictions/{answer['prediction_id']}"
+    assert "cannot be reached" in assert_problem(client.delete(path), 503, "store-unavailable")
+    assert client.get(answer["links"]["picture"]).status_code == 200
+    entries.config_set("maxmemory", "0")
+    assert client.delete(path).status_code == 204
+
+
+def test_leases_that_redis_missed_the_end_of_are_ended_by_the_next_request(
+    tiny_bundle: Path, tmp_path: Path, shared: RedisServer, entries: redis.Redis
+) -> None:
+    async def check() -> None:
+        url, key = shared.settings["redis_url"], f"fusionlens:limit:{{{tmp_path.name}}}:running"
+        client = SharedRedis(connect(url, 0.2), Metrics())
+        limits = RedisLimits(client)
+        leases = [(await limits.acquire(tmp_path.name, 0.0, 0.0, 2)).lease for _ in range(2)]
+        assert (await limits.acquire(tmp_path.name, 0.0, 0.0, 2)).at_concurrency_limit
+        entries.execute_command("CLIENT", "PAUSE", "1500", "ALL")
+        for lease in leases:
+            with pytest.raises(StoreUnavailable):
+                await limits.release(tmp_path.name, str(lease))
+        while True:
+            try:
+                outcome = await limits.acquire(tmp_path.name, 0.0, 0.0, 2)
+                break
+            except StoreUnavailable:
+                await asyncio.sleep(0.1)
+        assert outcome.lease and entries.zcard(key) == 1
+        await client.close()
+
+    asyncio.run(check())

@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import json
 import logging
+import math
 from dataclasses import asdict
 from functools import partial
 from typing import cast
@@ -50,7 +51,7 @@ class RedisStore:
         """See `PredictionStore.put`."""
         receipt = new_receipt(self._ttl_s)
         try:
-            expires_s = await self._now_s() + self._ttl_s
+            expires_s = math.ceil(await self._now_s() + self._ttl_s)
         except StoreUnavailable:
             self._metrics.store_writes.labels("failed").inc()
             raise
@@ -124,7 +125,7 @@ class RedisStore:
     async def _now_s(self) -> float:
         return _seconds(await self._shared.execute(self._redis.time))
 
-    def _entry(self, prediction_id: str, prediction: Prediction, owner: str, expires_s: float) -> bytes:
+    def _entry(self, prediction_id: str, prediction: Prediction, owner: str, expires_s: int) -> bytes:
         return sign(self._secret, prediction_id, to_bytes(prediction, owner, expires_s))
 
 
@@ -154,7 +155,7 @@ def _mac(secret: bytes, stored_format: bytes, prediction_id: str, payload: bytes
     return mac.digest()
 
 
-def to_bytes(prediction: Prediction, owner: str, expires_s: float) -> bytes:
+def to_bytes(prediction: Prediction, owner: str, expires_s: int) -> bytes:
     """Serialise a prediction, its owner and when it expires, in seconds since 1970, as a safetensors blob."""
     upload = prediction.upload
     record = {
@@ -175,7 +176,7 @@ def to_bytes(prediction: Prediction, owner: str, expires_s: float) -> bytes:
     return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
-def from_bytes(payload: bytes) -> tuple[Prediction, str, float]:
+def from_bytes(payload: bytes) -> tuple[Prediction, str, int]:
     """The prediction, its owner and the time that were given to `to_bytes`."""
     arrays = safetensors.numpy.load(payload)
     record = json.loads(arrays["record"].tobytes())
