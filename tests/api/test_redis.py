@@ -409,7 +409,7 @@ def test_leases_that_redis_missed_the_end_of_are_ended_by_the_next_request(
         limits = RedisLimits(client)
         leases = [(await limits.acquire(tmp_path.name, 0.0, 0.0, 2)).lease for _ in range(2)]
         assert (await limits.acquire(tmp_path.name, 0.0, 0.0, 2)).at_concurrency_limit
-        entries.execute_command("CLIENT", "PAUSE", "1500", "ALL")
+        entries.client_pause(1500)
         for lease in leases:
             with pytest.raises(StoreUnavailable):
                 await limits.release(tmp_path.name, str(lease))
