@@ -55,5 +55,9 @@ def test_no_spelling_of_a_path_gets_inside(caddy: str, tmp_path: Path, tiny_bund
     print(run_apart(f"{PROXIED}.inside", caddy, FILE, tmp_path, tiny_bundle))
 
 
+def test_a_refusal_before_the_body_arrives(caddy: str, tmp_path: Path, tiny_bundle: Path) -> None:
+    print(run_apart(f"{PROXIED}.refused", caddy, FILE, tmp_path, tiny_bundle))
+
+
 def test_no_secret_gets_into_a_log(caddy: str, tmp_path: Path) -> None:
     print(run_apart(f"{PROXIED}.logged", caddy, FILE, tmp_path))

@@ -13,10 +13,7 @@ from typing import ClassVar
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers with its address, method, path and the digest of the body; breaks off those told to.
-
-    A path that has `refused` in it is answered with 401 before its body is read, and one with `torn` half.
-    """
+    """Answers with its address, method, path and the digest of the body; tears off its answer where the path says so."""
 
     protocol_version = "HTTP/1.1"
     breaks: ClassVar[set[str]] = set()  # addresses of replicas that take a request in and then are gone
@@ -28,34 +25,24 @@ class Echo(BaseHTTPRequestHandler):
         super().setup()
         self.connections.append((self.connection.getsockname()[0], self.connection))
 
-    def handle_expect_100(self) -> bool:
-        return "refused" in self.path or super().handle_expect_100()
-
     def do_GET(self) -> None:
         address, path = str(self.connection.getsockname()[0]), self.path.partition("?")[0]
         self.seen[self.path] += 1
-        if "refused" in self.path:
-            self._answer(401, b"refused", close=True)
-            return
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length)
         if address in self.breaks or len(body) < length:
             self.close_connection = True
             return
-        said = f"{address} {self.command} {path} {len(body)} {hashlib.sha256(body).hexdigest()}"
-        self._answer(200, said.encode(), missing=100 if "torn" in path else 0, close="torn" in path)
-
-    do_POST = do_PUT = do_DELETE = do_HEAD = do_OPTIONS = do_GET
-
-    def _answer(self, status: int, body: bytes, missing: int = 0, close: bool = False) -> None:
-        self.send_response(status)
-        if close:
-            self.send_header("Connection", "close")  # which ends it, too
-        self.send_header("Content-Length", str(len(body) + missing))
+        said = f"{address} {self.command} {path} {len(body)} {hashlib.sha256(body).hexdigest()}".encode()
+        self.close_connection = "torn" in path
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said) + 100 * self.close_connection))
         for name, value in self.answers_with.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(b"" if self.command == "HEAD" else body)
+        self.wfile.write(b"" if self.command == "HEAD" else said)
+
+    do_POST = do_PUT = do_DELETE = do_HEAD = do_OPTIONS = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
         """Not here."""

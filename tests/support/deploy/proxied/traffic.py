@@ -24,7 +24,6 @@ def main(caddy: str, caddyfile: Path, folder: Path) -> None:
         every_replica_is_asked(proxy)
         too_much_is_refused(proxy)
         a_stalled_upload_takes_no_memory(proxy)
-        what_is_refused_before_its_body_is_answered(proxy)
         what_broke_off_is_not_sent_again(proxy)
         what_a_client_breaks_is_no_fault_of_a_replica(proxy)
         a_replica_that_is_gone_costs_nothing(proxy, echoes)
@@ -65,13 +64,6 @@ def a_stalled_upload_takes_no_memory(proxy: Proxy) -> None:
         connection.close()
     assert taken_mb < sent_mb * uploads / 2, f"{taken_mb:.0f} MB for {uploads} uploads"
     print(f"{uploads} uploads that stalled after {sent_mb} MB took {taken_mb:.0f} MB")
-
-
-def what_is_refused_before_its_body_is_answered(proxy: Proxy) -> None:
-    """A replica that closes on a body which is on its way resets the connection, and with it goes the answer."""
-    answers = {proxy.ask("POST", "/predict?refused", b"x" * 100_000)[0] for _ in range(300)}
-    assert answers == {401}, answers
-    print("300 uploads were refused before their bodies, and the proxy said so")
 
 
 def what_broke_off_is_not_sent_again(proxy: Proxy) -> None:
