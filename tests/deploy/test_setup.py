@@ -193,3 +193,24 @@ def test_whenever_it_is_interrupted_nothing_is_readable_or_lost(tmp_path: Path, 
         else:
             keys = Keys.read(folder / "api" / "keys.toml")
             assert keys.find((folder / "operator" / "first_key").read_bytes()), "the first key is not valid"
+
+
+# No file gets longer than this: what a full disk leaves.
+CUT = """
+import pathlib, resource, sys
+from app.server.provision import set_up
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+list(set_up(pathlib.Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize("most_bytes", [20, 60, 200])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, most_bytes: int) -> None:
+    folder = tmp_path / "new"
+    command = [sys.executable, "-B", "-c", CUT, str(most_bytes), str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert "File too large" in ran.stderr
+    assert_private(folder)
+    list(set_up(folder))
+    assert_complete(folder)
