@@ -13,7 +13,7 @@ from typing import ClassVar
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers with its address, method, path and the digest of the body; tears off its answer where the path says so."""
+    """Answers with its address, method, path and the digest of the body; tears its answer off if the path says so."""
 
     protocol_version = "HTTP/1.1"
     breaks: ClassVar[set[str]] = set()  # addresses of replicas that take a request in and then are gone

@@ -23,7 +23,10 @@ def main(caddy: str, caddyfile: Path, folder: Path, bundle: str) -> None:
     replica = Replica("127.0.0.2", 8000, folder, None, bundle=bundle, threads="1", keys=str(keys))
     with running(replica), proxying(caddy, caddyfile, folder) as proxy:
         length, chunk = 100_000, b"186a0\r\n" + b"x" * 100_000 + b"\r\n0\r\n\r\n"
-        bodies = f"Content-Length: {length}\r\n\r\n".encode() + b"x" * length, b"Transfer-Encoding: chunked\r\n\r\n" + chunk
+        bodies = (
+            f"Content-Length: {length}\r\n\r\n".encode() + b"x" * length,
+            b"Transfer-Encoding: chunked\r\n\r\n" + chunk,
+        )
         head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
         statuses = Counter(proxy.send(head + body)[0] for body in bodies for _ in range(200))
     assert statuses == {401: 400}, statuses
