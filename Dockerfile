@@ -40,10 +40,11 @@ LABEL org.opencontainers.image.title="FusionLens" \
       org.opencontainers.image.description="An image classifier that shows its work: CNN and Swin, exact Grad-CAM" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.licenses="MIT AND CC-BY-NC-4.0"
-# A new named volume takes the owner of the folder that it is mounted on.
+# A new named volume takes the owner of the folder that it is mounted on, so there is one for each of docker-compose.yml.
 RUN groupadd --gid 10001 fusionlens \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin fusionlens \
- && install -d -o 10001 -g 10001 -m 0700 /secrets /var/cache/fusionlens
+ && install -d -o 10001 -g 10001 -m 0700 /var/cache/fusionlens /secrets /secrets/api /secrets/redis \
+      /secrets/prometheus /secrets/grafana /secrets/operator
 # PYTHONSAFEPATH: what lies in the working directory is never imported. Bytecode was written when it was installed.
 ENV PATH=/opt/fusionlens/bin:$PATH \
     PYTHONSAFEPATH=1 \

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.timing import percentile
-from reliability.open_loop import OpenLoad, Sender, sending
+from reliability.open_loop import OpenLoad, Sender, Sent, sending
 from reliability.replicas import ROOT, Replica, running
 from tests.support.deploy import loopback
 
@@ -25,7 +23,11 @@ PROXY = "https://localhost"
 
 @dataclass(frozen=True)
 class FleetRun:
-    """One run of load over the fleet. `gone_s` is from the first lost request to the last, 0 where there is none."""
+    """One run of load over the fleet. `gone_s` is from the first lost request to the last, 0 where there is none.
+
+    `in_flight` counts the requests to any replica that were under way while one was killed, `lost_in_flight` those of
+    them that were lost: what the killed one had taken in is not sent again, since it may be what killed it.
+    """
 
     capacity_per_s: float
     rate_per_s: float
@@ -33,6 +35,8 @@ class FleetRun:
     restarts: int
     statuses: dict[int, int]
     lost: list[str]
+    in_flight: int
+    lost_in_flight: int
     gone_s: float
     p50_ms: float
     p99_ms: float
@@ -104,23 +108,20 @@ def killed(bundle: Path, picture: Path, folder: Path, requests: int) -> FleetRun
     with fleet(bundle, folder) as (replicas, ca):
         capacity = capacity_of(picture, ca)
         with sending(PROXY, picture, capacity / 2, requests, ca=ca) as sender:
-            killer = threading.Timer(requests / capacity, _kill_and_start, [replicas[1]])
-            killer.start()
+            time.sleep(requests / capacity)
+            start_s = time.perf_counter()
+            replicas[1].kill()
+            end_s = time.perf_counter()
+            time.sleep(5.0)
+            replicas[1].start()
             load = sender.finished()
-            killer.join()
-    return _run(load, capacity, 1)
+    return _run(load, capacity, 1, load.under_way(start_s, end_s))
 
 
-def _kill_and_start(replica: Replica) -> None:
-    replica.signal(signal.SIGKILL)
-    replica.kill()
-    time.sleep(5.0)
-    replica.start()
-
-
-def _run(load: OpenLoad, capacity: float, restarts: int) -> FleetRun:
+def _run(load: OpenLoad, capacity: float, restarts: int, in_flight: Sequence[Sent] = ()) -> FleetRun:
     answered, lost = [one.took_ms for one in load.of(200)], load.lost
     gone_s = max(one.began_s for one in lost) - min(one.began_s for one in lost) if lost else 0.0
     said = [f"{one.status} {one.error}" for one in lost]
     ends = percentile(answered, 50), percentile(answered, 99)
-    return FleetRun(capacity, load.rate, len(load.sent), restarts, load.statuses, said, gone_s, *ends)
+    counts = len(in_flight), sum(one in lost for one in in_flight)
+    return FleetRun(capacity, load.rate, len(load.sent), restarts, load.statuses, said, *counts, gone_s, *ends)

@@ -38,9 +38,13 @@ class Sent:
 
 @dataclass(frozen=True)
 class OpenLoad:
-    """A whole run. `late_ms` is how much later than planned the sender was at its worst."""
+    """A whole run, which began at `began_s` of this machine's `perf_counter`.
+
+    `late_ms` is how much later than planned the sender was at its worst.
+    """
 
     rate: float
+    began_s: float
     sent: list[Sent] = field(default_factory=list)
     late_ms: float = 0.0
 
@@ -56,10 +60,15 @@ class OpenLoad:
     def of(self, status: int) -> list[Sent]:
         return [one for one in self.sent if one.status == status]
 
+    def under_way(self, start_s: float, end_s: float) -> list[Sent]:
+        """Those that began before this time ended, and ended after it began; both by `perf_counter`."""
+        start_s, end_s = start_s - self.began_s, end_s - self.began_s
+        return [one for one in self.sent if one.began_s <= end_s and one.began_s + one.took_ms / 1e3 >= start_s]
+
     @classmethod
     def from_json(cls, text: str) -> OpenLoad:
         content = json.loads(text)
-        return cls(content["rate"], [Sent(**one) for one in content["sent"]], content["late_ms"])
+        return cls(content["rate"], content["began_s"], [Sent(**one) for one in content["sent"]], content["late_ms"])
 
 
 class Sender:
@@ -112,7 +121,7 @@ async def send_all(address: str, body: bytes, rate: float, count: int, context: 
             await asyncio.sleep(pause)
         late_ms = max(late_ms, (time.perf_counter() - began - due) * 1e3)
         running.append(asyncio.create_task(_send(host.hostname or "", host.port or 443, request, context, began)))
-    return OpenLoad(rate, [await one for one in running], late_ms)
+    return OpenLoad(rate, began, [await one for one in running], late_ms)
 
 
 async def _send(host: str, port: int, request: bytes, context: ssl.SSLContext | None, since: float) -> Sent:
@@ -147,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     context = ssl.create_default_context(cafile=args.ca) if args.ca else None
     load = asyncio.run(send_all(args.address, args.picture.read_bytes(), args.rate, args.count, context))
-    print(json.dumps({"rate": load.rate, "late_ms": load.late_ms, "sent": [asdict(one) for one in load.sent]}))
+    print(json.dumps(asdict(load)))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ export async function ask(path, read, options = {}) {
   let waited_s = 0;
   for (;;) {
     const key = sessionStorage.getItem(KEY);
-    const response = await reached(() => fetch(path, { ...options, headers: key === null ? {} : { "X-API-Key": key } }));
+    const headers = key === null ? {} : { Authorization: `Bearer ${key}` };
+    const response = await reached(() => fetch(path, { ...options, headers }));
     if (response.ok) return reached(() => read(response));
     const problem = await problemOf(response);
     const wait_s = Math.max(1, Number(response.headers.get("Retry-After") ?? Infinity));

@@ -36,7 +36,7 @@ const addressOf = (question) => new URL(`${question.route}?${parametersOf(questi
 
 /** The curl command that sends the picture's file and saves the same overlay. */
 export function curlOf(entry, question, withKey) {
-  const key = withKey ? ' -H "X-API-Key: $FUSIONLENS_KEY"' : "";
+  const key = withKey ? ' -H "Authorization: Bearer $FUSIONLENS_KEY"' : "";
   // Quoted twice: for the shell, and for curl, which gives commas and semicolons in a name a meaning.
   const file = quoted(`file=@"${entry.name.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`);
   return `curl -f${key} -F ${file} ${quoted(addressOf(question))} -o overlay.png`;
@@ -54,7 +54,7 @@ export function pythonOf(entry, question, withKey) {
     `    ${JSON.stringify(new URL(question.route, document.baseURI).href)},`,
     `    params={${parameters.join(", ")}},`,
     `    files={"file": Path(${JSON.stringify(entry.name)}).read_bytes()},`,
-    ...(withKey ? ['    headers={"X-API-Key": os.environ["FUSIONLENS_KEY"]},'] : []),
+    ...(withKey ? ['    headers={"Authorization": "Bearer " + os.environ["FUSIONLENS_KEY"]},'] : []),
     "    timeout=60,",
     ")",
     "answer.raise_for_status()",

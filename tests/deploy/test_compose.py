@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.server.provision import set_up
 from app.settings import Settings
 from tests.support.deploy.tools import DEPLOY, ROOT, documents, run
 from tests.support.programs import tool
@@ -71,13 +73,83 @@ def test_nobody_but_replicas_can_reach_redis() -> None:
     assert {name for name in compose()["services"] if "store" in networks(name)} == {"redis", "api", "api-gpu"}
 
 
-def test_only_the_proxy_is_root_and_has_no_secret() -> None:
+def test_only_the_proxy_is_root() -> None:
     for name, service in compose()["services"].items():
-        mounts_secrets = any(str(volume).startswith("secrets:") for volume in service.get("volumes", ()))
         assert service.get("user") == (None if name == "proxy" else "10001:10001"), name
         assert service.get("cap_add") == (["NET_BIND_SERVICE"] if name == "proxy" else None), name
-        assert mounts_secrets is (name != "proxy"), name
-        assert name in ("setup", "proxy") or "secrets:/secrets:ro" in service["volumes"], name
+
+
+# All that a container can read of the secrets. Whoever adds a service says here what it needs.
+API = {f"api/{name}" for name in ("keys.toml", "fusionlens_keys", "fusionlens_redis_url", "fusionlens_redis_secret")}
+READABLE = {
+    "api": API,
+    "api-gpu": API,
+    "redis": {"redis/redis.conf"},
+    "proxy": set[str](),
+    "prometheus": {"prometheus/metrics_key"},
+    "grafana": {"grafana/grafana_password"},
+}
+READABLE["setup"] = {"operator/first_key"}.union(*READABLE.values())
+
+
+def mounts(name: str) -> list[tuple[str, str, bool]]:
+    """Source, target and whether it is read-only, of each volume of a service."""
+    parts = [volume.split(":") for volume in compose()["services"][name].get("volumes", ())]
+    return [(source, target, mode == ["ro"]) for source, target, *mode in parts]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `setup` makes."""
+    folder = tmp_path_factory.mktemp("made") / "secrets"
+    list(set_up(folder))
+    return folder
+
+
+def test_each_container_can_read_its_own_secrets_and_no_other(made: Path) -> None:
+    assert READABLE.keys() == compose()["services"].keys()
+    whole = {str(file.relative_to(made)) for file in made.rglob("*") if file.is_file()}
+    # In each volume, by its name, what setup puts into it.
+    put = {
+        source: {f for f in whole if Path("/secrets", f).is_relative_to(target)}
+        for source, target, _ in mounts("setup")
+    }
+    for name, readable in READABLE.items():
+        assert set().union(*(put.get(source, set()) for source, _, _ in mounts(name))) == readable, name
+        for source, target, is_read_only in mounts(name):
+            assert source in compose()["volumes"] or source.startswith("./deploy/"), (name, source)
+            if put.get(source):
+                assert is_read_only is (name != "setup"), name
+                assert (source, target) in {mount[:2] for mount in mounts("setup")}, "a path in a secret would be wrong"
+    assert whole == READABLE["setup"], "what is in no volume is gone with the container"
+
+
+def test_there_is_no_other_way_to_a_secret() -> None:
+    assert not any(compose()["volumes"].values()), "a volume that is something else than a volume"
+    assert not {"secrets", "configs", "include"} & compose().keys()
+    for name, service in compose()["services"].items():
+        assert not {"secrets", "configs", "env_file", "volumes_from", "extends"} & service.keys(), name
+    assert {name for name in compose()["services"] if "certificates" in {mount[0] for mount in mounts(name)}} == {
+        "proxy"
+    }
+
+
+def test_a_secret_that_is_named_is_one_that_can_be_read(made: Path) -> None:
+    named = {name: str(service) for name, service in compose()["services"].items()}
+    named["prometheus"] += (DEPLOY / "prometheus.yml").read_text(encoding="utf-8")
+    for name in READABLE.keys() - {"setup"}:
+        paths = set(re.findall(r"/secrets/(\w+/[\w.]+)", named[name])) - {"prometheus/prometheus.yml"}
+        assert paths <= READABLE[name], name
+        assert paths == READABLE[name] or name.startswith("api"), name
+    for name in ("api", "api-gpu"):
+        assert compose()["services"][name]["environment"]["FUSIONLENS_SECRETS_DIR"] == "/secrets/api"
+
+
+def test_secrets_are_mounted_on_folders_of_the_image_that_are_its_users() -> None:
+    """A new volume takes owner and mode of the folder that it is mounted on; where there is none, it is root's."""
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    (folders,) = re.findall(r"install -d -o 10001 -g 10001 -m 0700 ([^&\n]+)", dockerfile)
+    assert {target for _, target, _ in mounts("setup")} <= {*folders.split()}
 
 
 def test_no_password_stands_in_a_file() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -79,13 +80,32 @@ def test_budget_policy_and_autoscaler_are_about_the_deployments() -> None:
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
-def test_what_is_mounted_is_declared_and_what_setup_makes(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    volumes = {volume["name"]: volume for volume in pod(name)["volumes"]}
-    assert {mount["name"] for mount in container(name)["volumeMounts"]} == set(volumes)
-    folder = tmp_path_factory.mktemp("secrets")
-    list(set_up(folder))
-    made = {file.name for file in folder.iterdir()}
-    assert {item["key"] for item in volumes["secrets"]["secret"]["items"]} <= made
+def test_what_is_mounted_is_declared(name: str) -> None:
+    volumes = {volume["name"] for volume in pod(name)["volumes"]}
+    assert {mount["name"] for mount in container(name)["volumeMounts"]} == volumes
+
+
+# The folder of `setup` that each pod gets as a Secret, and gets alone.
+FOLDER_OF = {"fusionlens": "api", "redis": "redis"}
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_a_pod_gets_its_own_secrets_and_no_other(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = FOLDER_OF[name]
+    ((volume, secret),) = [(v["name"], v["secret"]["secretName"]) for v in pod(name)["volumes"] if "secret" in v]
+    assert not [
+        source for v in pod(name)["volumes"] for source in ("hostPath", "projected", "configMap") if source in v
+    ]
+    assert not [entry for entry in container(name).get("env", ()) if "valueFrom" in entry]
+    assert "envFrom" not in container(name)
+    header = (DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")
+    assert re.findall(rf"create secret generic {secret} --from-file=(\S+)", header) == [f"secrets/{folder}"]
+    (place,) = [mount for mount in container(name)["volumeMounts"] if mount["name"] == volume]
+    assert place == {"name": volume, "mountPath": f"/secrets/{folder}", "readOnly": True}
+    made = tmp_path_factory.mktemp("made")
+    list(set_up(made))
+    named = set(re.findall(r"/secrets/([\w.]+/[\w.]+)", str(container(name))))
+    assert named <= {f"{folder}/{file.name}" for file in (made / folder).iterdir()}
 
 
 def test_a_pod_is_not_killed_before_it_has_drained() -> None:

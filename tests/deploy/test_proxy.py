@@ -13,7 +13,8 @@ from tests.support.deploy.tools import DEPLOY, run, run_apart
 from tests.support.programs import absent, tool
 
 FILE = DEPLOY / "Caddyfile"
-LEAST = (2, 8)  # before, a body was not sent again to the next replica
+PROXIED = "tests.support.deploy.proxied"
+LEAST = (2, 11, 4)  # before, a body that no replica could be connected for was lost to the next one
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +22,9 @@ def caddy() -> str:
     """Caddy, if it is recent enough for the file."""
     program = tool("caddy")
     version = run(program, "version")
-    found = re.search(r"(\d+)\.(\d+)", version)
-    if not found or (int(found[1]), int(found[2])) < LEAST:
-        absent(f"the Caddyfile needs Caddy {LEAST[0]}.{LEAST[1]}, here is {version.strip()}")
+    found = re.search(r"(\d+)\.(\d+)\.(\d+)", version)
+    if not found or tuple(map(int, found.groups())) < LEAST:
+        absent(f"the Caddyfile needs Caddy {'.'.join(map(str, LEAST))}, here is {version.strip()}")
     return program
 
 
@@ -43,4 +44,20 @@ def test_the_site_is_what_a_variable_says(caddy: str) -> None:
 
 
 def test_requests_reach_replicas_and_survive_the_loss_of_one(caddy: str, tmp_path: Path) -> None:
-    print(run_apart("tests.support.deploy.proxied", caddy, FILE, tmp_path))
+    print(run_apart(f"{PROXIED}.traffic", caddy, FILE, tmp_path))
+
+
+def test_a_request_that_kills_a_replica_kills_one(caddy: str, tmp_path: Path) -> None:
+    print(run_apart(f"{PROXIED}.deaths", caddy, FILE, tmp_path))
+
+
+def test_no_spelling_of_a_path_gets_inside(caddy: str, tmp_path: Path, tiny_bundle: Path) -> None:
+    print(run_apart(f"{PROXIED}.inside", caddy, FILE, tmp_path, tiny_bundle))
+
+
+def test_a_refusal_before_the_body_arrives(caddy: str, tmp_path: Path, tiny_bundle: Path) -> None:
+    print(run_apart(f"{PROXIED}.refused", caddy, FILE, tmp_path, tiny_bundle))
+
+
+def test_no_secret_gets_into_a_log(caddy: str, tmp_path: Path) -> None:
+    print(run_apart(f"{PROXIED}.logged", caddy, FILE, tmp_path))

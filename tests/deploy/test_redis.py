@@ -16,7 +16,7 @@ def test_redis_takes_the_configuration_and_its_health_check_finds_it(tmp_path: P
     list(set_up(tmp_path))
     service = compose()["services"]["redis"]
     kind, check = service["healthcheck"]["test"]
-    assert kind == "CMD-SHELL" and service["command"] == ["redis-server", "/secrets/redis.conf"]
+    assert kind == "CMD-SHELL" and service["command"] == ["redis-server", "/secrets/redis/redis.conf"]
     check = check.replace("$$", "$").replace("/secrets/", f"{shlex.quote(str(tmp_path))}/")
-    said = run_apart("tests.support.deploy.checked_redis", tool("redis-server"), tmp_path, check)
+    said = run_apart("tests.support.deploy.checked_redis", tool("redis-server"), tmp_path / "redis", check)
     assert said.split() == ["unhealthy", "healthy", "refused", "512mb-lru", "unhealthy"]

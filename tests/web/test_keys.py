@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from playwright.sync_api import Browser, expect
 
 from app.server.provision import add_key
 from app.settings import Settings
+from tests.support.programs import tool
 from tests.support.serving import serving
 from tests.support.visit import PATIENCE_S, Visit, assert_looks_like
 from tests.web.conftest import EXAMPLES, ROOT
@@ -37,7 +41,20 @@ def keyed(browser: Browser, keys: tuple[Path, dict[str, str]]) -> Iterator[tuple
         yield client, key
 
 
-def test_a_key_is_asked_for_and_kept_in_this_tab_alone(visit_of: Visiting, keyed: tuple[httpx.Client, str]) -> None:
+def ran_with_key(command: list[str], key: str, folder: Path) -> None:
+    """A copied command, beside its picture."""
+    (folder / "ragged.webp").write_bytes((EXAMPLES / "ragged.webp").read_bytes())
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    environment |= {"FUSIONLENS_KEY": key}
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ran.returncode == 0, ran.stderr
+    (folder / "overlay.png").unlink()
+
+
+def test_a_key_is_asked_for_and_kept_in_this_tab_alone(
+    visit_of: Visiting, keyed: tuple[httpx.Client, str], tmp_path: Path
+) -> None:
+    tool("curl")
     service, key = keyed
     visit = visit_of(service)
     dialog = visit.page.locator("#key-dialog")
@@ -56,14 +73,17 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_alone(visit_of: Visiting, keyed
         visit.save("png").path().read_bytes()
         == service.get("/explain", params={"prediction_id": identity, "colormap": "viridis", "alpha_max": 0.7}).content
     )
-    for language in ("curl", "python"):
+    for language, run in {"curl": ["sh", "-c"], "python": [sys.executable, "-c"]}.items():
         copied = visit.copied(language)
         assert "FUSIONLENS_KEY" in copied and key not in copied
+        ran_with_key([*run, copied], key, tmp_path)
     visit.page.reload()
     expect(visit.page.locator("#model-name")).to_contain_text("skin-demo")
     visit.page.locator("#strip button").click()
     visit.wait()
     assert not [request.url for request in visit.requests if key in request.url]
+    holders = {name for request in visit.requests for name, value in request.headers.items() if key in value}
+    assert holders == {"authorization"}, "proxies hide this header from their logs, and no other"
     assert visit.page.evaluate("localStorage.length") == 0, "the key, or what it was for, outlives the tab"
     other = visit_of(service)
     expect(other.page.locator("#key-dialog")).to_be_visible()

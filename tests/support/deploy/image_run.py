@@ -3,7 +3,7 @@
 Run as `python -m tests.support.deploy.image_run ROOT VARIABLE=VALUE…`.
 
 It must be alone in its network and mounts (`APART`). The root is read-only, the user is 10001, without capabilities and
-without a way to new ones; /secrets, the cache and /tmp are mounted as in docker-compose.yml. Redis is this machine's.
+without a way to new ones; secrets, the cache and /tmp are mounted as in docker-compose.yml. Redis is this machine's.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from urllib.parse import urlencode
 
 import yaml
 
+from app.server.provision import FILES_OF
 from tests.support.deploy import loopback
 from tests.support.deploy.tools import DEPLOY, ROOT
 
@@ -32,7 +33,7 @@ USER = 10001
 PICTURE = ROOT / "app" / "web" / "examples" / "drawn.webp"
 DROPPED = ("--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
 HARDENED = ("setpriv", f"--reuid={USER}", f"--regid={USER}", *DROPPED)
-COMPOSED = ("FUSIONLENS_SECRETS_DIR=/secrets", "FUSIONLENS_LOG=json", "FUSIONLENS_DRAIN_S=1")
+COMPOSED = ("FUSIONLENS_SECRETS_DIR=/secrets/api", "FUSIONLENS_LOG=json", "FUSIONLENS_DRAIN_S=1")
 
 
 class Image:
@@ -63,6 +64,8 @@ def main(root: Path, environment: list[str]) -> None:
         image = Image(root, environment)
         nothing_can_be_written(image)
         key = keys_are_made_once(image, folder / "secrets")
+        for reader in FILES_OF.keys() - {"api"}:  # the service has its own folder alone
+            subprocess.run(["umount", root / "secrets" / reader], check=True)
         redis = start_redis(folder / "secrets")
         with serving(image) as service:
             prediction = it_predicts_and_explains(key)
@@ -82,9 +85,13 @@ def main(root: Path, environment: list[str]) -> None:
 
 def mount(root: Path, folder: Path) -> None:
     """As docker-compose.yml mounts it; gone with this process's mounts."""
-    (folder / "secrets").mkdir(mode=0o700)
+    for reader in FILES_OF:
+        place = root / "secrets" / reader
+        assert (place.stat().st_uid, place.stat().st_mode & 0o777) == (USER, 0o700), f"a volume at {place} is not ours"
+        (folder / "secrets" / reader).mkdir(mode=0o700, parents=True)
+        shutil.chown(folder / "secrets" / reader, USER, USER)
+    (folder / "secrets").chmod(0o711)
     (folder / "hosts").write_text("127.0.0.1 localhost redis\n")
-    shutil.chown(folder / "secrets", USER, USER)
     owned = f"uid={USER},gid={USER},mode=0700,size=256m"
     for arguments in (
         ("--bind", root, root),
@@ -95,7 +102,7 @@ def mount(root: Path, folder: Path) -> None:
         ("-o", "remount,bind,ro", root),
         ("-t", "tmpfs", "-o", "mode=1777,size=64m,noexec", "tmpfs", root / "tmp"),
         ("-t", "tmpfs", "-o", owned, "tmpfs", root / "var" / "cache" / "fusionlens"),
-        ("--bind", folder / "secrets", root / "secrets"),
+        *(("--bind", folder / "secrets" / reader, root / "secrets" / reader) for reader in FILES_OF),
     ):
         if arguments[-1] == root / "etc" / "hosts":
             (root / "etc" / "hosts").touch()
@@ -118,15 +125,15 @@ def nothing_can_be_written(image: Image) -> None:
 
 def keys_are_made_once(image: Image, secrets: Path) -> str:
     status, output = image.app("setup", "/secrets")
-    found = re.search(r"\bfl_\S+", output)
-    assert status == 0 and found, output
-    made = {file.name: file.read_bytes() for file in secrets.iterdir()}
+    assert status == 0 and "/secrets/operator/first_key" in output, output
+    made = {file: file.read_bytes() for file in secrets.rglob("*") if file.is_file()}
     assert image.app("setup", "/secrets")[0] == 0
-    assert {file.name: file.read_bytes() for file in secrets.iterdir()} == made
-    for file in secrets.iterdir():
+    assert {file: file.read_bytes() for file in secrets.rglob("*") if file.is_file()} == made
+    for file, content in made.items():
         assert file.stat().st_uid == USER and not file.stat().st_mode & 0o077, file.name
-    print(f"setup made {', '.join(sorted(made))}, and made them once")
-    return found.group()
+        assert content.decode() not in output, file.name
+    print(f"setup made {', '.join(sorted(file.name for file in made))}, and made them once")
+    return (secrets / "operator" / "first_key").read_text()
 
 
 def start_redis(secrets: Path) -> subprocess.Popen[bytes] | None:
@@ -134,7 +141,7 @@ def start_redis(secrets: Path) -> subprocess.Popen[bytes] | None:
     if program is None:
         print("SKIPPED LOUDLY: redis-server is not installed, so predictions are not kept")
         return None
-    command = [*HARDENED, program, str(secrets / "redis.conf")]
+    command = [*HARDENED, program, str(secrets / "redis" / "redis.conf")]
     process = subprocess.Popen(command, cwd=secrets, stdout=subprocess.DEVNULL)
     loopback.wait_for("127.0.0.1", 6379)
     return process
@@ -178,7 +185,7 @@ def it_is_healthy_and_counts(image: Image, secrets: Path) -> None:
     assert status == 0, output
     print(f"health takes {time.monotonic() - began:.1f} s")
     assert ask("GET", "/metrics")[0] == 401
-    status, metrics = ask("GET", "/metrics", (secrets / "metrics_key").read_text())
+    status, metrics = ask("GET", "/metrics", (secrets / "prometheus" / "metrics_key").read_text())
     assert status == 200 and b'fusionlens_predictions_total{label="benign"} 1.0' in metrics
     memory = re.search(rb"\nprocess_resident_memory_bytes (\S+)", metrics)
     assert memory
@@ -196,7 +203,7 @@ def prometheus_reads_it(folder: Path) -> None:
     service = configuration["scrape_configs"][0]
     del service["dns_sd_configs"]
     service["static_configs"] = [{"targets": ["127.0.0.1:8000"]}]
-    service["authorization"]["credentials_file"] = str(folder / "secrets" / "metrics_key")
+    service["authorization"]["credentials_file"] = str(folder / "secrets" / "prometheus" / "metrics_key")
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     shutil.copy(DEPLOY / "alerts.yml", folder)
     places = [f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/prometheus"]

@@ -47,11 +47,16 @@ def resolve(folder: Path, **names: tuple[str, ...]) -> None:
 def wait_for(host: str, port: int, within_s: float = 20) -> None:
     """Until something listens there. Raises TimeoutError."""
     end = time.monotonic() + within_s
-    while time.monotonic() < end:
-        try:
-            socket.create_connection((host, port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise TimeoutError(f"nothing listens on {host}:{port} after {within_s} s")
+    while not is_listening(host, port):
+        if time.monotonic() > end:
+            raise TimeoutError(f"nothing listens on {host}:{port} after {within_s} s")
+        time.sleep(0.05)
+
+
+def is_listening(host: str, port: int) -> bool:
+    """Whether a connection can be made there."""
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
