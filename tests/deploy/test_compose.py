@@ -143,6 +143,9 @@ def test_a_secret_that_is_named_is_one_that_can_be_read(made: Path) -> None:
         assert paths == READABLE[name] or name.startswith("api"), name
     for name in ("api", "api-gpu"):
         assert compose()["services"][name]["environment"]["FUSIONLENS_SECRETS_DIR"] == "/secrets/api"
+    for text in (FILE, ROOT / "docs" / "guides" / "deploy.md", ROOT / "CHANGELOG.md"):
+        told = set(re.findall(r"/secrets/(\w+/[\w.]+)", text.read_text(encoding="utf-8")))
+        assert told and told <= READABLE["setup"], text
 
 
 def test_secrets_are_mounted_on_folders_of_the_image_that_are_its_users() -> None:
