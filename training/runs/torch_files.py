@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 
-def load_torch_file(file: BinaryIO) -> Any:
+def load_torch_file(file: io.BytesIO | io.BufferedReader) -> Any:
     """The tensors and plain values in a file, on the CPU. Nothing else is unpickled.
 
     Raises ValueError if the file would unpack to more than it has: `torch.save` does not compress, so a small file that
