@@ -7,7 +7,7 @@ import socket
 
 import uvicorn
 
-from app.server.connections import Connection, Wait
+from app.server.connections import Connection
 
 UNREAD_S = 1.0  # for a request to arrive on a connection that is new when the server ends
 
@@ -54,7 +54,7 @@ class EndingServer(uvicorn.Server):
     def _awaits_requests(self) -> bool:
         """Whether there is a connection whose first request has not arrived."""
         connections = (one for one in self.server_state.connections if isinstance(one, Connection))
-        return any(one.wait in (Wait.FIRST_BYTE, Wait.HEADERS) for one in connections)
+        return any(one.waits_for_client and not one.was_answered for one in connections)
 
 
 def _accepted(sock: socket.socket) -> socket.socket | None:
