@@ -24,7 +24,6 @@ from app.errors import FusionLensError
 from app.files import EXAMPLE
 from app.options import predictor_options
 from app.server.connections import Connections, room_for_connections
-from app.server.ending import EndingServer
 from app.server.http import BoundedHttp
 from app.settings import Settings
 from app.telemetry.logs import set_up_logs
@@ -53,7 +52,7 @@ def serve(settings: Settings) -> int:
     app = create_app(settings)
     app.state.models.load()  # so that a bundle that must not be served is refused before the port is opened
     _freeze()
-    listener, server = _listen(settings), EndingServer(configure(app, settings))
+    listener, server = _listen(settings), uvicorn.Server(configure(app, settings))
     _announce(settings, listener)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)  # uvicorn raises the signal again after its graceful shutdown
