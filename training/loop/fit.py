@@ -77,6 +77,8 @@ def fit(
             run, state, damaged = resume_run(recipe, data, out)
         else:
             run, state, damaged = new_run(recipe, data, out), None, []
+        for remark in run.remarks if processes.writes else ():
+            report(f"data: {remark}")
         trainer = Trainer(run, processes, report if processes.writes else _ignore, state)
         processes.wait()  # until every process has checked that the folder is free
         if processes.writes and not resume:
@@ -306,7 +308,7 @@ def _next_part(loaded: Iterator[Any]) -> BatchPart:
         cnn, swin, labels = next(loaded)
     except DataError as error:
         raise DataError(
-            str(error).strip().splitlines()[-1].removeprefix("training.data.samples.DataError: ")
+            str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")
         ) from error
     return cnn, swin, labels
 

@@ -19,7 +19,15 @@ import torch
 import yaml
 
 from app.models.cnnswin import CNNViTFusion
-from training.data.samples import Sample, classes_of, load_samples, read_samples, split_samples, write_samples
+from training.data.samples import (
+    Sample,
+    classes_of,
+    load_samples,
+    read_training_set,
+    refuse_unreadable,
+    split_samples,
+    write_samples,
+)
 from training.recipe.config import Recipe, RecipeError, load_recipe
 from training.runs.checkpoint import newest_checkpoint, write_atomically
 
@@ -30,12 +38,16 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk: its folder, its recipe, its classes and its samples with their splits."""
+    """A run on disk: its folder, its recipe, its classes and its samples with their splits.
+
+    `remarks` are sentences on how a new run's data was read, and are not stored.
+    """
 
     folder: Path
     recipe: Recipe
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def log(self) -> Path:
@@ -147,8 +159,10 @@ def lock_run(folder: Path) -> Iterator[None]:
 
 def _planned_run(recipe: Recipe, data: Path, folder: Path) -> Run:
     # Paths are absolute, so that a run can be resumed from another working directory.
-    samples = split_samples(read_samples(data.absolute()), recipe.val_share, recipe.seed)
-    return Run(folder, recipe, classes_of(samples), tuple(samples))
+    data_set = read_training_set(data.absolute())
+    refuse_unreadable(data_set.samples)
+    samples = split_samples(data_set.samples, recipe.val_share, recipe.seed)
+    return Run(folder, recipe, classes_of(samples), tuple(samples), data_set.remarks)
 
 
 def _differences(existing: Any, given: Any, path: str = "") -> list[str]:
