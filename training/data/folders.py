@@ -35,7 +35,7 @@ class _Class:
 
 def find_table(folder: Path) -> Path | None:
     """Return the `labels.csv` in a folder, in capitals or small letters. Raises DataError if there are several."""
-    found = sorted(path for path in folder.iterdir() if path.name.casefold() == _TABLE)
+    found = sorted(path for path in folder.iterdir() if path.name.casefold() == _TABLE and path.is_file())
     if len(found) > 1:
         raise DataError(f"{folder} has {' and '.join(path.name for path in found)}: keep the one that is meant")
     return found[0] if found else None
@@ -121,6 +121,7 @@ def _classes(parent: Folder) -> tuple[Folder, ...]:
     if not folders:
         tables = [file.path.name for file in parent.left_out if file.path.suffix.lower() in (".csv", ".tsv")]
         hint = f"; to use a table with another name, give it itself: {path / tables[0]}" if tables else ""
+        hint += f"; its {len(parent.pictures)} picture(s) have no class" if parent.pictures else ""
         raise DataError(f"{path} has neither a {_TABLE} nor folders of classes: add one or the other{hint}")
     _refuse_masks(parent)
     _refuse_splits(parent)
@@ -149,8 +150,8 @@ def _refuse_splits(parent: Folder) -> None:
             splits = [within for within in inner if is_split_name(within.name)]
             if splits and (len(splits) == len(inner) or len(splits) > 1):
                 raise DataError(
-                    f"{splits[0].path} is a split within a class: put the classes into the splits, as in "
-                    f"train/{folder.name}"
+                    f"{splits[0].path} is a split within another folder: put classes into the splits, as in "
+                    f"train/{folder.name}, or give {outer.path} itself if it is a data set of its own"
                 )
 
 

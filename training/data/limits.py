@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from app.options import predictor_options
 from app.pictures.decode import Limits
 from app.settings import Settings
 from training.data.sample import DataError
@@ -16,8 +15,9 @@ TRAINING_LIMITS = Limits(_PILLOW_MAX_PIXELS, _PILLOW_MAX_PIXELS, _PILLOW_MAX_PIX
 def service_limits() -> Limits:
     """Return the limits that the service has with the settings of this environment. Raises DataError for wrong ones."""
     try:
-        return predictor_options(Settings()).limits
+        settings = Settings()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"])).upper()
-        raise DataError(f"the setting FUSIONLENS_{name} of this environment is wrong: {first['msg']}") from error
+        name = "".join(f" FUSIONLENS_{place}".upper() for place in first["loc"])
+        raise DataError(f"the settings of this environment are wrong:{name}: {first['msg']}") from error
+    return Limits(settings.max_pixels, settings.max_full_pixels, settings.max_side_px)

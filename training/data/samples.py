@@ -50,7 +50,10 @@ def read_training_set(root: Path) -> DataSet:
     for empty folders of classes.
     """
     data = read_data_set(root)
-    left_out = "".join(f"; {finding.sentence}" for finding in data.findings if finding.kind == "left out")
+    left_out, labels_alike = (
+        "".join(f"; {finding.sentence}" for finding in data.findings if finding.kind == kind)
+        for kind in ("left out", "label")
+    )
     if data.empty_classes:
         raise DataError(
             f"the class folder {data.empty_classes[0]} has no pictures: add some, or remove the folder{left_out}"
@@ -62,7 +65,9 @@ def read_training_set(root: Path) -> DataSet:
             f"a classifier needs two or more{left_out}"
         )
     if absent := sorted(labels - {sample.label for sample in data.samples if sample.split in (None, "train")}):
-        raise DataError(f"class {', '.join(absent)} has no picture in train: add some, or remove the class")
+        raise DataError(
+            f"class {', '.join(absent)} has no picture in train: add some, or remove the class{labels_alike}"
+        )
     return data
 
 
@@ -79,14 +84,14 @@ def read_data_set(root: Path) -> DataSet:
     files, for pictures listed twice and for pictures of which only some have a split.
     """
     if root.is_file():
-        return _checked(read_table(root), root)
+        return _checked(_of_table(root), root)
     if not root.is_dir():
         raise DataError(f"there is no folder or CSV file {root}: give the folder with the pictures")
     if (table := find_table(root)) is not None:
-        return _checked(read_table(table), root)
+        return _checked(_of_table(table), root)
     folder = unwrap(scan(root))
     table = find_table(folder.path)
-    data = read_table(table) if table is not None else read_folders(folder)
+    data = _of_table(table) if table is not None else read_folders(folder)
     if folder.path != root:
         data = replace(data, facts=(f"the data lies in {folder.path.relative_to(root)}", *data.facts))
     return _checked(data, root)
@@ -130,6 +135,12 @@ def load_samples(path: Path) -> list[Sample]:
     return samples
 
 
+def _of_table(table: Path) -> DataSet:
+    data = read_table(table)
+    _refuse_missing(data.samples, table)
+    return data
+
+
 def _checked(data: DataSet, root: Path) -> DataSet:
     seen: set[Path] = set()
     for sample in data.samples:
@@ -138,7 +149,6 @@ def _checked(data: DataSet, root: Path) -> DataSet:
         if sample.path in seen:
             raise DataError(f"{sample.path} is listed twice: remove one of its rows")
         seen.add(sample.path)
-    _refuse_missing(data.samples, root)
     unsplit = [sample for sample in data.samples if sample.split is None]
     if 0 < len(unsplit) < len(data.samples):
         raise DataError(

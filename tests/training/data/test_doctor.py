@@ -109,7 +109,7 @@ def test_a_picture_that_training_reads_and_the_service_refuses_is_found(
     assert (finding.kind, finding.paths) == ("serving", (large,))
     assert "500 × 500 px" in finding.sentence and "FUSIONLENS_MAX_FULL_PIXELS" in finding.sentence
     monkeypatch.setenv("FUSIONLENS_MAX_FULL_PIXELS", "many")
-    with pytest.raises(DataError, match="setting FUSIONLENS_MAX_FULL_PIXELS of this environment is wrong"):
+    with pytest.raises(DataError, match="settings of this environment are wrong: FUSIONLENS_MAX_FULL_PIXELS"):
         examine(clean)
 
 
