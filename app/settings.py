@@ -20,6 +20,7 @@ from app.engines.protocol import EngineKind
 from app.errors import KeysError
 from app.files import DEMO_BUNDLE
 from app.pictures.decode import PREVIEW_SIDE_PX
+from app.pictures.formats import MORE_FORMATS
 
 PREFIX, SECRETS_DIR = "FUSIONLENS_", "FUSIONLENS_SECRETS_DIR"
 MIN_SECRET_CHARS = 32
@@ -70,6 +71,10 @@ class Settings(BaseSettings):
         ge=1,
         le=178_000_000,
         description="the same for pictures that are no JPEGs, which cannot be decoded at a reduced scale",
+    )
+    more_formats: tuple[Literal[*MORE_FORMATS], ...] = Field(  # type: ignore[valid-type]
+        (),
+        description="further formats to read, as a list: AVIF, and HEIF, which requires fusionlens[heif]",
     )
     max_side_px: int = Field(16_384, ge=1, description="longest side that a picture may declare, in px")
 

@@ -54,7 +54,7 @@ class Predictor:
         manifest = bundle.manifest
         self._bias = decision_bias(manifest)
         self._input_size = (manifest.input.height_px, manifest.input.width_px)
-        self.open_options = OpenOptions(self._input_size, limits, preview_side_px)
+        self.open_options = OpenOptions(self._input_size, limits, preview_side_px, manifest.input.stretch)
         _, rows, columns = manifest.map_shapes.get("swin", (0, 0, 0))
         self.capabilities = Capabilities(
             manifest.classes,

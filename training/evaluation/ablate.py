@@ -193,7 +193,7 @@ def _finished_run(
 
 
 def _probabilities(run: Run, val: Sequence[Sample]) -> Float[np.ndarray, "n k"]:
-    pictures = EvaluationSet(val, run.recipe.model.image_size)
+    pictures = EvaluationSet(val, run.recipe.model.image_size, run.recipe.stretch)
     model = run.finished_model().to("cuda" if torch.cuda.is_available() else "cpu")
     logits = predict(model, DataLoader(pictures, 25, num_workers=run.recipe.workers))
     return softmax(logits.astype(np.float64))

@@ -93,9 +93,10 @@ def compare_shuffled_labels(
 def encode_split(engine: Engine, bundle: Bundle, samples: Sequence[Sample]) -> EncodedSplit:
     """Compute the feature maps of the samples. Raises DataError for a picture that cannot be read."""
     parts = FeatureMaps[list[np.ndarray]]()
-    size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
+    rule = bundle.manifest.input
+    size = (rule.height_px, rule.width_px)
     with tqdm(total=len(samples), desc="feature maps", unit="picture", disable=None) as bar:
-        for images in prepared_batches(samples, size, engine.batch_size):
+        for images in prepared_batches(samples, size, rule.stretch, engine.batch_size):
             maps = engine.encode(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()))
             for branch, branch_maps in maps.items():
                 parts.setdefault(branch, []).append(to_float16(branch_maps))

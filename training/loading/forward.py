@@ -9,18 +9,20 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from app.pictures.bit_depth import Stretch
 from training.data.samples import Sample
 from training.loading.views import EvaluationSet
 
 
 def prepared_batches(
-    samples: Sequence[Sample], size: tuple[int, int], batch: int = 25
+    samples: Sequence[Sample], size: tuple[int, int], stretch: Stretch, batch: int = 25
 ) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
     """Yield the samples' pictures in batches, cropped and resized as the service does it.
 
-    `size` is (height, width) in px. Raises DataError for a picture that cannot be read.
+    `size` is (height, width) in px, and `stretch` the rule for grey values. Raises DataError for a picture that cannot
+    be read.
     """
-    pictures = EvaluationSet(samples, size)
+    pictures = EvaluationSet(samples, size, stretch)
     for start in range(0, len(samples), batch):
         yield torch.stack([pictures[index] for index in range(start, min(start + batch, len(samples)))])
 

@@ -221,7 +221,11 @@ class Trainer:
         """
         labels = np.array(self.run.labels_of("val"))
         samples = self.run.samples_of("val")[self.processes.rank :: self.processes.count]
-        pictures = DataLoader(EvaluationSet(samples, self.recipe.model.image_size), 25, num_workers=self.recipe.workers)
+        pictures = DataLoader(
+            EvaluationSet(samples, self.recipe.model.image_size, self.recipe.stretch),
+            25,
+            num_workers=self.recipe.workers,
+        )
         own_logits = predict(self.ema.model, pictures) if samples else np.empty((0, len(self.run.classes)), np.float32)
         logits = np.empty((len(labels), len(self.run.classes)))
         for rank, part in enumerate(self.processes.gather(own_logits)):
@@ -273,7 +277,12 @@ class Trainer:
     def _loader(self) -> DataLoader[Any]:
         views = TwoViews(self.recipe.augmentation, self.recipe.model.image_size)
         pictures = TrainingSet(
-            self.run.samples_of("train"), self.labels, views, self.recipe.model.image_size, self.recipe.seed
+            self.run.samples_of("train"),
+            self.labels,
+            views,
+            self.recipe.model.image_size,
+            self.recipe.seed,
+            self.recipe.stretch,
         )
         workers = self.recipe.workers
         return DataLoader(
@@ -287,7 +296,11 @@ class Trainer:
 
     def _show_overlays(self, count: int = 4) -> None:
         samples = self.run.samples_of("val")[:: max(1, len(self.run.samples_of("val")) // count)][:count]
-        images = torch.cat(list(prepared_batches(samples, self.recipe.model.image_size))).permute(0, 2, 3, 1).numpy()
+        images = (
+            torch.cat(list(prepared_batches(samples, self.recipe.model.image_size, self.recipe.stretch)))
+            .permute(0, 2, 3, 1)
+            .numpy()
+        )
         labels = [self.run.classes.index(sample.label) for sample in samples]
         pictures = draw_overlays(self.ema.model, np.ascontiguousarray(images), labels, self.run.classes)
         for tracker in self.trackers:

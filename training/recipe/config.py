@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from app.models.cnnswin import Fusion
+from app.pictures.bit_depth import Stretch
 from training.recipe.plain_yaml import parse_yaml
 
 
@@ -139,6 +140,7 @@ class Rates(StrictModel):
     norm_and_bias: float = Field(5e-5, gt=0)
 
 
+GreyValue = Annotated[int, Field(ge=0, le=65_535)]
 Imbalance = Literal["none", "class_weights", "balanced_sampling", "logit_adjustment"]
 
 
@@ -161,6 +163,11 @@ class Recipe(StrictModel):
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     imbalance: Imbalance = "none"
+    stretch: Literal["found"] | tuple[GreyValue, GreyValue] | None = Field(
+        None,
+        description="how grey values become 0 to 255: from the range of the file's format (null), from each picture's "
+        "smallest and largest value (found), or from a range such as [0, 4095]; the bundle reads pictures so too",
+    )
     clip_norm: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.99, ge=0, lt=1)
     batch_norm: Literal["frozen", "sync"] = Field(
@@ -180,6 +187,13 @@ class Recipe(StrictModel):
         if len(set(names)) < len(names):
             raise ValueError(f"stages: two stages share a name among {', '.join(names)}")
         return self
+
+    @field_validator("stretch")
+    @classmethod
+    def _rising(cls, stretch: Stretch) -> Stretch:
+        if isinstance(stretch, tuple) and stretch[0] >= stretch[1]:
+            raise ValueError("give two grey values, the smallest first")
+        return stretch
 
     @property
     def epochs(self) -> int:
