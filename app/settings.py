@@ -40,6 +40,11 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on; any but a loopback address requires keys")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 chooses a free one")
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="path prefix under which a proxy serves the API, such as /lens",
+    )
     workers: int = Field(1, ge=1, description="processes that share the port; more than one requires Redis")
     drain_s: float = Field(
         5.0, ge=0, description="after SIGTERM, how long to keep serving so that proxies can notice, in seconds"
