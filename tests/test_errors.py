@@ -16,6 +16,7 @@ from training.errors import TrainingProblem
 
 # Raised and caught within one part: no command ever sees them.
 INTERNAL = {"app.server.http.RefusedRequest", "app.pictures.messages.BrokenMessage"}
+INTERNAL |= {"app.pictures.messages.ConnectionEnded"}
 INTERNAL |= {"app.serving.decoder_process.DecoderEnded"}
 OPTIONAL = {"ray"}
 

@@ -14,9 +14,9 @@ import training.cli
 from training.data.draw import draw_dataset
 
 Main = Callable[[list[str]], int]
-NUMBERS = ["", "x", "-1", "0.5x", "nan", "inf", "-inf", "1e999", "9" * 30, "9" * 5000, "0x10", "²", "--", " ", "None"]
+NUMBERS = ["", "x", "-1", "0.5x", "nan", "inf", "-inf", "1e999", "9" * 30, "9" * 5000, "0x10", "²", " ", "None"]
 NOTHING = ["", "nowhere", "x" * 300, "x" * 5000, "no\udcff", "/dev/null", "/dev/null/x", "file", "binary", "🙂", "*"]
-FOLDERS = [*NOTHING, "empty", "loop", "deep.json"]
+FOLDERS = [*NOTHING, "empty", "loop", "deep.json", "picture.png"]
 FILES = [*NOTHING, "folder", "folder.yaml", "loop"]
 WORDS = ["", "nosuch", "-1", "no\udcff", " "]
 CHANGES = ["", "=", "seed", "seed=[", "seed=-1", "seed=1e99", "stages.9.epochs=1", "stages.²=1", "no.such=1", "model=3"]
@@ -30,36 +30,40 @@ CHANGES += [
 ]
 RECIPES = [*FILES, "broken.yaml", "deep.yaml", "list.yaml", "date.yaml", "binary.yaml", "void.yaml"]
 RUNS = [*FOLDERS, "run-classes", "run-recipe", "run-samples", "run-folders", "run-weights"]
+FEW = ["run-samples", "empty", "run-weights"]  # where a bundle is read first, which takes a while
 # A folder to write must be new or empty; where old results are replaced, it must be a folder.
 NEW_FOLDERS = ["file", "file/below", "full", "/dev/null", "/proc/none", "x" * 300]
 OUT_FOLDERS = ["file", "file/below", "/dev/null", "/proc/none", "x" * 300]
-OUT_FILES = ["", "file/below", "x" * 300]
 
 # What each argument of each command is, by its name there, and a value with which the command would go on.
 TRAINING: dict[str, dict[str, tuple[list[str], str | None]]] = {
     "plan": {"recipe": (RECIPES, "smoke"), "changes": (CHANGES, None), "classes": (["1", "0", *NUMBERS], None)},
     "fit": {"recipe": (RECIPES, "smoke"), "changes": (CHANGES, None), "data": (FOLDERS, "data")},
-    "evaluate": {"bundle": (FOLDERS, "bundle"), "data": (RUNS, "data"), "split": (WORDS, None)},
-    "explain-eval": {"bundle": (FOLDERS, "bundle"), "data": (RUNS, "data"), "split": (WORDS, None)},
-    "localisation": {"bundle": (FOLDERS, "bundle"), "data": (RUNS, "data"), "split": (WORDS, None)},
-    "shuffled-labels": {"bundle": (FOLDERS, "bundle"), "data": (RUNS, "data"), "seed": (NUMBERS, None)},
+    "evaluate": {"bundle": (FOLDERS, "bundle"), "data": (FEW, "data"), "split": (WORDS, None)},
+    "explain-eval": {"bundle": (FOLDERS, "bundle"), "data": (FEW[:1], "data"), "split": (WORDS, None)},
+    "localisation": {"bundle": (FOLDERS, "bundle"), "data": (FEW[:1], "data"), "split": (WORDS, None)},
+    "shuffled-labels": {"bundle": (FOLDERS, "bundle"), "data": (FEW[:1], "data"), "seed": (NUMBERS, None)},
     "export": {"train_run": (RUNS, "nowhere"), "bundle": (NEW_FOLDERS, "new"), "card": (FILES, None)},
     "compile": {"source": (FOLDERS, "nowhere"), "bundle": (NEW_FOLDERS, "new"), "data": (FOLDERS, None)},
-    "ablate": {"recipe": (RECIPES, "smoke"), "changes": (CHANGES, None), "data": (FOLDERS, "data")},
+    "ablate": {"recipe": (RECIPES, "smoke"), "changes": (CHANGES, None), "data": (FEW[1:2], "data")},
     "doctor": {"data": (FOLDERS, "data")},
     "draw-data": {"out": (OUT_FOLDERS, "new"), "count": (["2", "0", *NUMBERS], None), "seed": (NUMBERS, None)},
 }
 TRAINING["plan"] |= {"pictures": (["-5", "0", *NUMBERS], None)}
 TRAINING["fit"] |= {"out": (NEW_FOLDERS, "new"), "track": (WORDS, None), "skip_unreadable": (NUMBERS, None)}
-TRAINING["evaluate"] |= {"out": (OUT_FOLDERS, "out")}
-TRAINING["explain-eval"] |= {"out": (OUT_FOLDERS, "out"), "pictures": (["0", *NUMBERS], None)}
+TRAINING["evaluate"] |= {"out": (OUT_FOLDERS[:2], "out")}
+TRAINING["explain-eval"] |= {"out": (OUT_FOLDERS[:1], "out"), "pictures": (["0", *NUMBERS], None)}
 TRAINING["localisation"] |= {"out": (OUT_FOLDERS, "out")}
 TRAINING["shuffled-labels"] |= {"epochs": (["0", *NUMBERS], None), "pictures": (["0", *NUMBERS], None)}
 TRAINING["shuffled-labels"] |= {"out": (["file/below", "/proc/none/x"], None)}
-TRAINING["ablate"] |= {"out": (OUT_FOLDERS, "new"), "seeds": (["1", "0", *NUMBERS], None), "variants": (WORDS, None)}
+TRAINING["ablate"] |= {
+    "out": (OUT_FOLDERS[:1], "new"),
+    "seeds": (["1", "0", *NUMBERS], None),
+    "variants": (WORDS, None),
+}
 APP: dict[str, dict[str, tuple[list[str], str | None]]] = {
     "serve": {"host": (["http://x", "a b", "a..b", "x" * 300, "no\udcff", "192.0.2.1"], None), "port": (NUMBERS, None)},
-    "predict": {"pictures": (["nowhere", "folder", "binary", "no\udcff", "/dev/null", "loop"], "picture.png")},
+    "predict": {"pictures": (["no\udcff", "folder"], "picture.png")},
     "check": {"bundle": (FOLDERS, "bundle")},
     "health": {"port": (["0", *NUMBERS], None)},
     "new-key": {
@@ -70,9 +74,10 @@ APP: dict[str, dict[str, tuple[list[str], str | None]]] = {
 }
 APP["serve"] |= {"bundle": (FOLDERS, "bundle")}
 APP["predict"] |= {"bundle": (FOLDERS, "bundle")}
-APP["predict"] |= {option: (OUT_FILES, None) for option in ("explain", "gradcam", "attention", "tokens")}
+APP["predict"] |= {option: (["overlay.png"], None) for option in ("gradcam", "attention", "tokens")}  # that of another
+APP["predict"] |= {"explain": (["file/below"], None)}
 APP["predict"] |= {option: (WORDS, None) for option in ("layer", "branch", "method", "fuse", "detail")}
-APP["predict"] |= {option: (["", "no\udcff"], None) for option in ("target", "against")}
+APP["predict"] |= {option: (["no\udcff"], None) for option in ("target", "against")}
 APP["predict"] |= {"token_stage": (["0", "3", *NUMBERS], None)}
 APP["new-key"] |= {"right": (WORDS, None), "requests_per_minute": (["0", *NUMBERS], None)}
 APP["new-key"] |= {"concurrent": (["0", *NUMBERS], None)}
