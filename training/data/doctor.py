@@ -13,12 +13,12 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from app.errors import FusionLensError
 from app.pictures.decode import Limits, decode
 from training.data.duplicates import Fingerprint, exact_copies, fingerprint, near_copies
 from training.data.samples import SPLITS, DataError, Sample, groups_in_several_splits, read_samples, split_samples
+from training.progress import tracked
 
 Kind = Literal["unreadable", "note", "group", "split", "duplicate", "near duplicate", "balance", "size", "colour"]
 
@@ -77,7 +77,7 @@ def examine(root: Path, input_side_px: int = 224) -> DataReport:
     """
     samples = read_samples(root)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        inspected = tqdm(pool.map(_inspect, samples), "reading", len(samples), unit=" pictures", disable=None)
+        inspected = tracked(pool.map(_inspect, samples), "reading", "pictures", len(samples))
         results = list(zip(samples, inspected, strict=True))
     readable = [picture for _, picture in results if isinstance(picture, _InspectedPicture)]
     unreadable = [(picture, sample.path) for sample, picture in results if isinstance(picture, str)]

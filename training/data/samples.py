@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from training.errors import TrainingProblem
+
 SPLITS = ("train", "val", "test")
 _COLUMNS = ("path", "label", "group", "split", "mask")
 _SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp"}
 
 
-class DataError(ValueError):
+class DataError(TrainingProblem, ValueError):
     """Data that cannot be used. The message says why and what to do."""
 
 
@@ -115,11 +117,16 @@ def write_samples(samples: Iterable[Sample], path: Path) -> None:
 
 def load_samples(path: Path) -> list[Sample]:
     """Read the samples that `write_samples` wrote. Raises DataError if the table or one of its files is missing."""
+    samples = listed_samples(path)
+    refuse_missing(samples, path)
+    return samples
+
+
+def listed_samples(path: Path) -> list[Sample]:
+    """Read the samples that `write_samples` wrote, without a look at their files. Raises DataError without a table."""
     if not path.is_file():
         raise DataError(f"there is no {path}: give the folder that a training run wrote")
-    samples = [_sample(row, Path) for row in _rows(path)]
-    _refuse_missing(samples, path)
-    return samples
+    return [_sample(row, Path) for row in _rows(path)]
 
 
 def _from_table(table: Path) -> list[Sample]:
@@ -212,7 +219,7 @@ def _validate(samples: Sequence[Sample], root: Path) -> None:
         if sample.path in seen:
             raise DataError(f"{sample.path} is listed twice: remove one of its rows")
         seen.add(sample.path)
-    _refuse_missing(samples, root)
+    refuse_missing(samples, root)
     unsplit = [sample for sample in samples if sample.split is None]
     if 0 < len(unsplit) < len(samples):
         raise DataError(
@@ -226,7 +233,8 @@ def _validate(samples: Sequence[Sample], root: Path) -> None:
         raise DataError(f"class {', '.join(absent)} has no picture in train: add some, or remove the class")
 
 
-def _refuse_missing(samples: Iterable[Sample], source: Path) -> None:
+def refuse_missing(samples: Iterable[Sample], source: Path) -> None:
+    """Raises DataError if a picture or a mask is missing. `source` says where it is listed."""
     files = [file for sample in samples for file in (sample.path, sample.mask) if file is not None]
     if missing := [file for file in files if not file.is_file()]:
         raise DataError(

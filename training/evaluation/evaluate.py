@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import sklearn
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 from app import __version__
 from app.bundles.manifest import Manifest
@@ -35,6 +34,7 @@ from training.metrics.classification import (
     classification_metrics,
     ranking_metrics,
 )
+from training.progress import tracked
 
 REPEATS, SEED = 1000, 0
 _SHOWN_MISTAKES = 12
@@ -127,7 +127,7 @@ def _predict(predictor: Predictor, sample: Sample) -> Prediction:
 
 def _probabilities(predictor: Predictor, samples: Sequence[Sample]) -> Float[np.ndarray, "n k"]:
     rows = []
-    for sample in tqdm(samples, desc="pictures", unit="picture", disable=None):
+    for sample in tracked(samples, "pictures", "pictures", len(samples)):
         probability_of = predictor.answer(_predict(predictor, sample)).probabilities
         rows.append([probability_of[name] for name in predictor.bundle.manifest.classes])
     return np.array(rows)
@@ -150,7 +150,7 @@ def _estimates(
         (owner, name, metric) for owner, class_metrics in metrics_of.items() for name, metric in class_metrics.items()
     ]
     try:
-        for owner, name, metric in tqdm(all_metrics, desc="intervals", unit="metric", disable=None):
+        for owner, name, metric in tracked(all_metrics, "intervals", "metrics", len(all_metrics)):
             estimates[owner][name] = bootstrap(metric, probabilities, labels, groups, REPEATS, SEED)
     except ValueError as error:
         raise DataError(str(error)) from error

@@ -46,6 +46,7 @@ from app.models.feature_maps import FeatureMaps
 from app.models.swin_tokens import swin_tokens
 from app.pictures.bit_depth import Stretch
 from training.data.samples import Sample
+from training.errors import TrainingProblem
 from training.export.graphs import to_engine_batches, write_graphs
 from training.loading.forward import predict, prepared_batches, to_model_input
 from training.metrics.calibration import fit_temperature, mean_nll, softmax, youden_threshold
@@ -58,7 +59,7 @@ CHECKED_PICTURES = 25  # number of pictures on which a new bundle is compared wi
 MAX_LOGIT_ERROR = 1e-4  # largest difference of a logit that rounding explains
 
 
-class ExportError(ValueError):
+class ExportError(TrainingProblem, ValueError):
     """A bundle that cannot be written. The message says why."""
 
 

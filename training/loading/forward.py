@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from app.pictures.bit_depth import Stretch
 from training.data.samples import Sample
 from training.loading.views import EvaluationSet
+from training.progress import Steps
 
 
 def prepared_batches(
@@ -19,12 +21,15 @@ def prepared_batches(
 ) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
     """Yield the samples' pictures in batches, cropped and resized as the service does it.
 
-    `size` is (height, width) in px, and `stretch` the rule for grey values. Raises DataError for a picture that cannot
-    be read.
+    `size` is (height, width) in px, and `stretch` the rule for grey values. How many have been used is shown on standard
+    error. Raises DataError for a picture that cannot be read.
     """
     pictures = EvaluationSet(samples, size, stretch)
-    for start in range(0, len(samples), batch):
-        yield torch.stack([pictures[index] for index in range(start, min(start + batch, len(samples)))])
+    with Steps("pictures", len(samples), "pictures", stream=sys.stderr) as steps:
+        for start in range(0, len(samples), batch):
+            images = [pictures[index] for index in range(start, min(start + batch, len(samples)))]
+            yield torch.stack(images)
+            steps.update(len(images))
 
 
 def to_model_input(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

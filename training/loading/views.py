@@ -120,9 +120,16 @@ class EpochBatches(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, order = self.epoch, self._order
         for update in range(self.update, self.updates):
-            for part in range(self._first, self._first + self.accumulate):
-                begin = update * self.batch_size + part * self._part_size
-                yield [(epoch, position, int(order[position])) for position in range(begin, begin + self._part_size)]
+            for part in range(self.accumulate):
+                yield self._keys(epoch, order, update, part)
+
+    def keys(self, update: int, part: int) -> list[SampleKey]:
+        """Return the keys of one of this process's parts of an update, both counted from 0 in the current epoch."""
+        return self._keys(self.epoch, self._order, update, part)
+
+    def _keys(self, epoch: int, order: Int[np.ndarray, " n"], update: int, part: int) -> list[SampleKey]:
+        begin = update * self.batch_size + (self._first + part) * self._part_size
+        return [(epoch, position, int(order[position])) for position in range(begin, begin + self._part_size)]
 
     def labels_of_update(self, epoch: int, update: int) -> list[int]:
         """Return the labels of an update's whole batch, that of all processes together.
