@@ -122,12 +122,13 @@ def make_parser(program: str) -> argparse.ArgumentParser:
 
     _add_explanations(commands)
 
-    example = "export runs/mine bundles/mine --card card.yaml"
+    example = "export runs/mine bundles/mine --card card.yaml --positive malignant"
     command = _command(commands, "export", _export, "export a finished run as a bundle", example)
     command.add_argument("train_run", type=Path, metavar="RUN", help="folder of a run, written by fit")
     command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write; must be new or empty")
     card_help = "YAML file with name, version, licence, data, notes and, for two classes, the positive class"
     command.add_argument("--card", type=Path, help=card_help)
+    command.add_argument("--positive", metavar="CLASS", help="the positive class of two, unless the card names it")
 
     example = "compile weights/demo bundles/demo --data data/skin"
     command = _command(commands, "compile", _compile, "copy a bundle with new graphs", example)
@@ -229,7 +230,9 @@ def _add_evaluated(command: argparse.ArgumentParser, files: str) -> None:
     command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of a bundle")
     data_help = f"{DATA_HELP}; or a run's folder, for the split of that run"
     command.add_argument("data", type=Path, metavar="DATA", help=data_help)
-    command.add_argument("--split", choices=SPLITS, help="default: val if the data has splits, else all pictures")
+    command.add_argument(
+        "--split", choices=SPLITS, help="default: val, or test if there is no other, or all if there are no splits"
+    )
     out_help = f"folder for {files}, which are replaced (default: evaluation)"
     command.add_argument("--out", type=Path, default=Path("evaluation"), help=out_help)
 
@@ -278,10 +281,12 @@ def _shuffled_labels(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    bundle = export(args.train_run, args.bundle, load_card(args.card) if args.card else None)
+    bundle = export(args.train_run, args.bundle, load_card(args.card) if args.card else None, args.positive)
     metrics = bundle.manifest.metrics
     values = ", ".join(f"{name} {value:.3f}" for name, value in metrics.values.items())
-    print(f"{args.bundle}: {bundle.sha256}\n{metrics.split}, {metrics.pictures} pictures: {values}")
+    decision = bundle.manifest.decision
+    positive = f", positive class {decision.positive}" if decision is not None else ""
+    print(f"{args.bundle}: {bundle.sha256}\n{metrics.split}, {metrics.pictures} pictures{positive}: {values}")
     return 0
 
 

@@ -8,96 +8,76 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
 from app.errors import FusionLensError
-from app.pictures.decode import Limits, decode
+from app.pictures.decode import Limits, Picture, decode
 from training.data.duplicates import Fingerprint, exact_copies, fingerprint, near_copies
-from training.data.samples import SPLITS, DataError, Sample, groups_in_several_splits, read_samples, split_samples
+from training.data.limits import TRAINING_LIMITS, service_limits
+from training.data.report import DataReport
+from training.data.sample import SPLITS, DataError, Finding, Kind, Sample
+from training.data.samples import read_training_set
+from training.data.split import groups_in_several_splits, split_samples
 from training.progress import tracked
 
-Kind = Literal["unreadable", "note", "group", "split", "duplicate", "near duplicate", "balance", "size", "colour"]
-
 _MIN_PICTURES, _MAX_CLASS_RATIO, _MAX_SIDE_RATIO = 10, 20, 3
-_SHOWN_FINDINGS, _SHOWN_PATHS = 5, 4
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A problem to fix or to explain: its kind, a sentence, and the pictures that it concerns."""
-
-    kind: Kind
-    sentence: str
-    paths: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True)
-class DataReport:
-    """The findings and the facts about the data in the folder `root`. Facts need no action."""
-
-    root: Path
-    facts: tuple[str, ...]
-    findings: tuple[Finding, ...]
-
-    def text(self) -> str:
-        """Format the report for a terminal. Long lists are shortened, and say how much is left out."""
-        lines = [*self.facts, ""]
-        for kind, count in Counter(finding.kind for finding in self.findings).items():
-            for finding in [finding for finding in self.findings if finding.kind == kind][:_SHOWN_FINDINGS]:
-                lines.append(f"{kind}: {finding.sentence}")
-                lines += [f"    {path.relative_to(self.root)}" for path in finding.paths[:_SHOWN_PATHS]]
-                if (more := len(finding.paths) - _SHOWN_PATHS) > 0:
-                    lines.append(f"    and {more} more")
-            if (more := count - _SHOWN_FINDINGS) > 0:
-                lines.append(f"{kind}: {more} more like these")
-        lines.append(f"{len(self.findings)} finding(s)" if self.findings else "nothing found")
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class _InspectedPicture:
-    """A readable picture: its size, its colour mode, the decoder's notes and its fingerprint."""
+    """A readable picture: its size, its colour mode, the decoder's notes and its fingerprint.
+
+    `refusal` is the sentence with which the service refuses it, or None.
+    """
 
     sample: Sample
     size: tuple[int, int]  # width, height
     colour: str
     notes: tuple[str, ...]
+    refusal: str | None
     fingerprint: Fingerprint
 
 
 def examine(root: Path, input_side_px: int = 224) -> DataReport:
-    """Read every picture of the data set `root` (see `read_samples`), and report on the data.
+    """Read every picture of the data set `root` (see `read_data_set`), and report on the data.
 
-    Pictures whose shorter side is below `input_side_px` are a finding. Near duplicates within one group that agree in
-    label and split are expected, and no finding. Raises DataError for data that cannot be used at all.
+    Pictures that the service would refuse with the settings of this environment are a finding, and so are pictures
+    whose shorter side is below `input_side_px`. Near duplicates within one group that agree in label and split are
+    expected, and no finding. Raises DataError for data that cannot be used at all.
     """
-    samples = read_samples(root)
+    data, service = read_training_set(root), service_limits()
+    samples = data.samples
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        inspected = tracked(pool.map(_inspect, samples), "reading", "pictures", len(samples))
+        each = pool.map(partial(_inspect, service=service), samples)
+        inspected = tracked(each, "reading", "pictures", len(samples))
         results = list(zip(samples, inspected, strict=True))
     readable = [picture for _, picture in results if isinstance(picture, _InspectedPicture)]
     unreadable = [(picture, sample.path) for sample, picture in results if isinstance(picture, str)]
     findings = [
+        *data.findings,
         *_findings_by_sentence("unreadable", unreadable),
         *_findings_by_sentence("note", [(note, picture.sample.path) for picture in readable for note in picture.notes]),
+        *_service_findings(readable),
         *_split_findings(samples),
         *_copy_findings(readable),
         *_balance_findings(samples),
         *_size_findings(readable, input_side_px),
         *_colour_findings(readable),
     ]
-    return DataReport(root if root.is_dir() else root.parent, _facts(samples, readable), tuple(findings))
+    return DataReport(
+        root if root.is_dir() else root.parent, (*_facts(samples, readable), *data.facts), tuple(findings)
+    )
 
 
-def _inspect(sample: Sample) -> _InspectedPicture | str:
-    """Decode the picture as the service does. Returns the service's reason if it would refuse the file."""
+def _inspect(sample: Sample, service: Limits) -> _InspectedPicture | str:
+    """Decode the picture as training does. Returns the reason if that is impossible."""
     try:
         data = sample.path.read_bytes()
-        picture = decode(data, Limits())
+        picture = decode(data, TRAINING_LIMITS)
     except (FusionLensError, OSError) as error:
         return str(error)
     with Image.open(io.BytesIO(data), formats=[picture.format]) as image:
@@ -105,7 +85,28 @@ def _inspect(sample: Sample) -> _InspectedPicture | str:
         colour = "grey" if grey else "CMYK" if image.mode == "CMYK" else "colour"
         if image.has_transparency_data:
             colour += " with transparency"
-    return _InspectedPicture(sample, picture.image.size, colour, picture.notes, fingerprint(np.asarray(picture.image)))
+    refusal = _refusal(picture, service)
+    prints = fingerprint(np.asarray(picture.image))
+    return _InspectedPicture(sample, picture.image.size, colour, picture.notes, refusal, prints)
+
+
+def _refusal(picture: Picture, service: Limits) -> str | None:
+    try:
+        service.check("picture", picture.width_px, picture.height_px, can_reduce=picture.format == "JPEG")
+    except FusionLensError as error:
+        return str(error)
+    return None
+
+
+def _service_findings(readable: Sequence[_InspectedPicture]) -> Iterator[Finding]:
+    """Yield a finding about pictures on which a model can be trained, but which its service would refuse."""
+    if refused := [picture for picture in readable if picture.refusal is not None]:
+        sentence = (
+            f"training reads {len(refused)} picture(s) that the service would refuse, the first because: "
+            f"{refused[0].refusal} Or raise FUSIONLENS_MAX_PIXELS, FUSIONLENS_MAX_FULL_PIXELS and "
+            "FUSIONLENS_MAX_SIDE_PX for the service"
+        )
+        yield Finding("serving", sentence, _paths(picture.sample for picture in refused))
 
 
 def _findings_by_sentence(kind: Kind, cases: Iterable[tuple[str, Path]]) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from app.models.cnnswin import FUSIONS, BranchesHead, ConcatHead, Fusion
 from app.models.feature_maps import BRANCHES
-from training.data.samples import DataError, Sample, classes_of, read_samples, split_samples
+from training.data.samples import DataError, Sample, classes_of, read_samples, read_training_set, split_samples
 from training.evaluation.comparison import (
     MAX_PARAMETER_GAP,
     MIN_GROUPS,
@@ -61,7 +61,7 @@ def ablate(
     chosen = _parse_variants(variants)
     if seeds < 2:
         raise RecipeError(f"--seeds {seeds}: a standard deviation needs two or more seeds")
-    table = _data_with_split(recipe, data.absolute(), out.absolute())
+    table = _data_with_split(recipe, data.absolute(), out.absolute(), report)
     samples = split_samples(read_samples(table), recipe.val_share, recipe.seed)
     val = [sample for sample in samples if sample.split == "val"]
     pictures = _pictures(val, classes_of(samples))
@@ -143,20 +143,22 @@ def _parse_variants(variants: Sequence[str]) -> tuple[Fusion, ...]:
     return chosen
 
 
-def _data_with_split(recipe: Recipe, data: Path, out: Path) -> Path:
-    """Return data with one split for the runs of all seeds.
+def _data_with_split(recipe: Recipe, data: Path, out: Path, report: Callable[[str], None]) -> Path:
+    """Return data with one split for the runs of all seeds, and report how it was read.
 
     Data that has a split is returned as it is. Otherwise the split of the recipe's seed is written to a table in `out`.
     The pictures are linked beside the table, because its paths must stay below its folder.
     """
-    samples = read_samples(data)
-    if any(sample.split for sample in samples):
-        return data
+    data_set = read_training_set(data)
+    if any(sample.split for sample in data_set.samples):
+        return data  # the runs report how it was read
+    for remark in data_set.remarks:
+        report(f"data: {remark}")
     root, folder = data if data.is_dir() else data.parent, out / "data"
     table = io.StringIO()
     rows = csv.writer(table)
     rows.writerow(["path", "label", "group", "split", "mask"])
-    for sample in split_samples(samples, recipe.val_share, recipe.seed):
+    for sample in split_samples(data_set.samples, recipe.val_share, recipe.seed):
         path, mask = (file and Path("pictures", file.relative_to(root)) for file in (sample.path, sample.mask))
         rows.writerow([path, sample.label, sample.group or "", sample.split, mask or ""])
     write_atomically(folder / "labels.csv", table.getvalue().encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +19,17 @@ from app.drawing.overlay import Legend, Style
 from app.drawing.png import encode_png
 from app.engines.load import load_engine
 from app.errors import FusionLensError
-from app.pictures.decode import Limits
 from app.predicting.overlays import draw_over
 from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
 from app.predicting.request import HeatmapRequest
-from training.data.samples import DataError, Sample, load_samples, read_samples
-from training.evaluation.report import Evaluation, Mistake, as_html
-from training.metrics.classification import (
-    DecisionRule,
-    Estimate,
-    Metric,
-    answer_metrics,
-    bootstrap,
-    classification_metrics,
-    ranking_metrics,
-)
+from training.data.limits import TRAINING_LIMITS
+from training.data.names import normalised
+from training.data.samples import DataError, DataSet, Sample, load_samples, read_data_set, refuse_unreadable
+from training.evaluation.figures import Pictures, figures_of
+from training.evaluation.html_report import Mistake, as_html
+from training.evaluation.report import Evaluation
+from training.metrics.classification import DecisionRule
 from training.progress import tracked
 
 REPEATS, SEED = 1000, 0
@@ -44,19 +40,22 @@ _PREVIEW_SIDE_PX = 320
 def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluation:
     """Evaluate a bundle on one split of a data set, and write `evaluation.json` and `report.html` to `out`.
 
-    If `split` is None, it is `val`, or all pictures if the data has no splits. Raises BundleError, EngineError, and
-    DataError if a class of the bundle has no pictures, if pictures have another class, or if one cannot be read.
+    If `split` is None, it is `val` or else `test`, or all pictures if the data has no splits. The data need not have
+    pictures of every class: metrics that are then undefined say so. Raises BundleError, EngineError, and DataError if
+    pictures have a class that the bundle lacks, or if one cannot be read.
     """
     read = read_bundle(bundle)
-    predictor = Predictor(read, load_engine(read, "auto"), Limits(), _PREVIEW_SIDE_PX)
-    samples = samples_of_split(data, split)
+    predictor = Predictor(read, load_engine(read, "auto"), TRAINING_LIMITS, _PREVIEW_SIDE_PX)
+    data_set = read_split(data, split)
+    samples = data_set.samples
     labels = _class_indices(samples, read.manifest.classes)
     out.mkdir(parents=True, exist_ok=True)  # now, so that a folder that cannot be made fails before the long part
     probabilities = _probabilities(predictor, samples)
     paths = tuple(relative_path(sample.path, data) for sample in samples)
     groups = tuple(sample.group or path for sample, path in zip(samples, paths, strict=True))
     rule = _decision_rule(read.manifest)
-    estimates, class_estimates = _estimates(probabilities, labels, groups, rule, read.manifest.classes)
+    pictures = Pictures(read.manifest.classes, probabilities, labels, groups)
+    figures, class_figures = figures_of(pictures, rule, REPEATS, SEED)
     splits = {sample.split for sample in samples}
     evaluation = Evaluation(
         manifest=read.manifest,
@@ -68,11 +67,12 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
         labels=labels,
         probabilities=probabilities,
         rule=rule,
-        metrics=estimates,
-        class_metrics=class_estimates,
+        metrics=figures,
+        class_metrics=class_figures,
         repeats=REPEATS,
         seed=SEED,
         versions=library_versions(predictor),
+        remarks=(*data_set.remarks, *_rule_remarks(read.manifest)),
     )
     mistakes = _mistakes(predictor, samples, evaluation)
     document = json.dumps(evaluation.document(), indent=2, ensure_ascii=False, allow_nan=False)
@@ -81,36 +81,53 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
     return evaluation
 
 
-def samples_of_split(data: Path, split: str | None) -> list[Sample]:
-    """Return one split's samples of a data set, or of a run's folder with the split that was made for the run.
+def read_split(data: Path, split: str | None) -> DataSet:
+    """Return one split of a data set, or of a run's folder with the split that was made for the run.
 
-    If `split` is None, it is `val`, or all samples if the data has no splits. Raises DataError for a missing split.
+    If `split` is None, it is `val` or else `test`, or all samples if the data has no splits. Raises DataError for a
+    missing split, and for files that are no pictures.
     """
     table = data / "samples.csv"
-    samples = load_samples(table) if table.is_file() else read_samples(data)
-    splits = sorted({sample.split for sample in samples if sample.split})
-    if split is None and not splits:
-        return samples
-    if (split := split or "val") not in splits:
+    data_set = DataSet(tuple(load_samples(table))) if table.is_file() else read_data_set(data)
+    splits = sorted({sample.split for sample in data_set.samples if sample.split})
+    if split is None and splits:
+        split = "test" if splits == ["test"] else "val"
+    chosen = tuple(sample for sample in data_set.samples if split in (None, sample.split))
+    if split is not None and split not in splits:
         raise DataError(f"{data} has no split {split}: choose --split from {', '.join(splits) or 'none at all'}")
-    return [sample for sample in samples if sample.split == split]
+    if not chosen:
+        raise DataError(
+            f"{data} has no pictures: {'; '.join(data_set.remarks) or 'give a folder or a table with some'}"
+        )
+    refuse_unreadable(chosen)
+    return replace(data_set, samples=chosen)
+
+
+def samples_of_split(data: Path, split: str | None) -> list[Sample]:
+    """Return the samples of one split: see `read_split`."""
+    return list(read_split(data, split).samples)
 
 
 def _class_indices(samples: Sequence[Sample], classes: Sequence[str]) -> Int[np.ndarray, " n"]:
-    labels = {sample.label for sample in samples}
-    if unknown := sorted(labels - set(classes)):
+    index_of = {normalised(name): index for index, name in enumerate(classes)}
+    labels = [normalised(sample.label) for sample in samples]
+    if unknown := sorted({*labels} - index_of.keys()):
         raise DataError(
             f"the bundle's classes are {', '.join(classes)}, but pictures are labelled {', '.join(unknown)}"
         )
-    if missing := [name for name in classes if name not in labels]:
-        raise DataError(f"there are no pictures of {', '.join(missing)}: every class of the bundle needs some")
-    return np.array([classes.index(sample.label) for sample in samples])
+    return np.array([index_of[label] for label in labels])
 
 
 def _decision_rule(manifest: Manifest) -> DecisionRule:
     if manifest.decision is not None:
         return DecisionRule(manifest.classes.index(manifest.decision.positive), manifest.decision.threshold)
     return DecisionRule(positive=1 if len(manifest.classes) == 2 else None)
+
+
+def _rule_remarks(manifest: Manifest) -> tuple[str, ...]:
+    if manifest.decision is not None or len(manifest.classes) != 2:
+        return ()
+    return (f"the bundle names no positive class: metrics are those of its last class, {manifest.classes[1]}",)
 
 
 def open_sample(predictor: Predictor, sample: Sample) -> Upload:
@@ -131,30 +148,6 @@ def _probabilities(predictor: Predictor, samples: Sequence[Sample]) -> Float[np.
         probability_of = predictor.answer(_predict(predictor, sample)).probabilities
         rows.append([probability_of[name] for name in predictor.bundle.manifest.classes])
     return np.array(rows)
-
-
-def _estimates(
-    probabilities: Float[np.ndarray, "n k"],
-    labels: Int[np.ndarray, " n"],
-    groups: Sequence[str],
-    rule: DecisionRule,
-    classes: Sequence[str],
-) -> tuple[dict[str, Estimate], dict[str, dict[str, Estimate]]]:
-    """Compute all metrics and, if there is no positive class, also those of each class against the rest."""
-    metrics_of: dict[str | None, dict[str, Metric]] = {None: classification_metrics(len(classes), rule)}
-    if rule.positive is None:
-        for index, name in enumerate(classes):
-            metrics_of[name] = ranking_metrics(index) | answer_metrics(index, rule)
-    estimates: dict[str | None, dict[str, Estimate]] = {name: {} for name in metrics_of}
-    all_metrics = [
-        (owner, name, metric) for owner, class_metrics in metrics_of.items() for name, metric in class_metrics.items()
-    ]
-    try:
-        for owner, name, metric in tracked(all_metrics, "intervals", "metrics", len(all_metrics)):
-            estimates[owner][name] = bootstrap(metric, probabilities, labels, groups, REPEATS, SEED)
-    except ValueError as error:
-        raise DataError(str(error)) from error
-    return estimates[None], {name: estimates[name] for name in classes if name in estimates}
 
 
 def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evaluation) -> list[Mistake]:

@@ -1,19 +1,18 @@
-"""The result of an evaluation, and its three forms: a table for the terminal, a JSON document, an HTML page."""
+"""The result of an evaluation, as a table for the terminal and as a JSON document."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
+from sklearn.metrics import confusion_matrix
 
 from app.bundles.manifest import Manifest
-from training.evaluation.pages import render
-from training.metrics.classification import BINS, DecisionRule, Estimate, confidence, described_intervals, reliability
+from training.evaluation.figures import Figures
+from training.metrics.classification import BINS, DecisionRule, described_intervals
 
 # The title and the meaning of each metric.
 METRIC_TEXTS = {
@@ -32,7 +31,6 @@ METRIC_TEXTS = {
     ),
     "nll": ("Negative log-likelihood", "mean over pictures, in nats; lower is better"),
 }
-_PLOT_PX = 300
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +39,8 @@ class Evaluation:
 
     `metrics` are those of the positive class or, if there are more than two classes, macro means. `class_metrics` are
     then those of each class against the rest. `labels` are indices of the manifest's classes, `paths` are relative to
-    the data, and `repeats` and `seed` are those of the bootstrap.
+    the data, and `repeats` and `seed` are those of the bootstrap. `remarks` are sentences on how the data was read and
+    the metrics were computed that a reader may not expect.
     """
 
     manifest: Manifest
@@ -53,11 +52,12 @@ class Evaluation:
     labels: Int[np.ndarray, " n"]
     probabilities: Float[np.ndarray, "n k"]
     rule: DecisionRule
-    metrics: Mapping[str, Estimate]
-    class_metrics: Mapping[str, Mapping[str, Estimate]]
+    metrics: Figures
+    class_metrics: Mapping[str, Figures]
     repeats: int
     seed: int
     versions: Mapping[str, str]
+    remarks: tuple[str, ...] = ()
 
     @property
     def answers(self) -> Int[np.ndarray, " n"]:
@@ -76,6 +76,11 @@ class Evaluation:
         return {name: int((self.labels == k).sum()) for k, name in enumerate(self.manifest.classes)}
 
     @property
+    def positive(self) -> str | None:
+        """The positive class of two, or None."""
+        return None if self.rule.positive is None else self.manifest.classes[self.rule.positive]
+
+    @property
     def data_summary(self) -> str:
         """The data in words: its split, and the numbers of pictures and groups."""
         source = self.data if self.split is None else f"{self.split} of {self.data}"
@@ -86,9 +91,10 @@ class Evaluation:
 
     def text(self) -> str:
         """Format the metrics with their intervals as a table for the terminal."""
-        lines = [self.data_summary, f"{'':32} value  95 % interval"]
-        for name, estimate in self.metrics.items():
-            lines.append(f"{METRIC_TEXTS[name][0]:32} {estimate.value:.3f}  {estimate.low:.3f} to {estimate.high:.3f}")
+        positive = "" if self.positive is None else f"; positive class: {self.positive}"
+        lines = [f"{self.data_summary}{positive}", *self.remarks, f"{'':32} value  95 % interval"]
+        for name, figure in self.metrics.items():
+            lines.append(f"{METRIC_TEXTS[name][0]:32} {figure.value_text}  {figure.interval_text}".rstrip())
         return "\n".join(lines)
 
     def document(self) -> dict[str, Any]:
@@ -113,13 +119,14 @@ class Evaluation:
             },
             "classes": list(classes),
             "decision": {
-                "positive": None if rule.positive is None else classes[rule.positive],
+                "positive": self.positive,
                 "threshold": rule.threshold,
             },
             "interval": described_intervals(self.repeats, self.seed),
-            "figures": {name: asdict(estimate) for name, estimate in self.metrics.items()},
+            "remarks": list(self.remarks),
+            "figures": {name: figure.document() for name, figure in self.metrics.items()},
             "class_figures": {
-                label: {name: asdict(estimate) for name, estimate in metrics.items()}
+                label: {name: figure.document() for name, figure in metrics.items()}
                 for label, metrics in self.class_metrics.items()
             },
             "confusion_matrix": {"rows": "label", "columns": "answer", "pictures": self.confusion.tolist()},
@@ -129,109 +136,6 @@ class Evaluation:
                 for path, group, k, answer, row in rows
             ],
         }
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A wrong answer: the picture as JPEG, its heatmap over it as PNG, and a sentence on the heatmap's scale."""
-
-    path: str
-    group: str
-    label: str
-    answer: str
-    probability: float
-    picture_jpeg: bytes
-    overlay_png: bytes
-    legend: str
-
-
-def as_html(evaluation: Evaluation, mistakes: list[Mistake]) -> str:
-    """Render the self-contained page `report.html`, with the mistakes in the order given."""
-    wrong = int((evaluation.answers != evaluation.labels).sum())
-    return render(
-        Path(__file__).with_name("report.html"),
-        evaluation=evaluation,
-        manifest=evaluation.manifest,
-        confusion=evaluation.confusion.tolist(),
-        metric_texts=METRIC_TEXTS,
-        charts=[_roc(evaluation), _precision_recall(evaluation), _reliability(evaluation)],
-        mistakes=mistakes,
-        wrong=wrong,
-        plot_px=_PLOT_PX,
-    )
-
-
-def _curve_classes(evaluation: Evaluation) -> list[tuple[str, Float[np.ndarray, " n"], Any]]:
-    """Return name, scores and truth of each class with a curve: the positive class, or all classes without one."""
-    positive = evaluation.rule.positive
-    shown = range(len(evaluation.manifest.classes)) if positive is None else [positive]
-    return [(evaluation.manifest.classes[k], evaluation.probabilities[:, k], evaluation.labels == k) for k in shown]
-
-
-def _roc(evaluation: Evaluation) -> dict[str, Any]:
-    lines = []
-    for name, scores, truth in _curve_classes(evaluation):
-        false_rate, true_rate, _ = roc_curve(truth, scores)
-        lines.append({"name": name, "points": _points(false_rate, true_rate)})
-    chart: dict[str, Any] = {
-        "title": "ROC curve",
-        "x": "1 - specificity",
-        "y": "sensitivity",
-        "lines": lines,
-        "caption": "Sensitivity and specificity of every threshold. The dashed diagonal is chance.",
-        "guide": _points([0, 1], [0, 1]),
-    }
-    if evaluation.rule.threshold is not None:
-        specificity, sensitivity = (evaluation.metrics[name].value for name in ("specificity", "sensitivity"))
-        chart["mark"] = _points([1 - specificity], [sensitivity]).split(",")
-        chart["caption"] += " The dot is the bundle's own threshold."
-    return chart
-
-
-def _precision_recall(evaluation: Evaluation) -> dict[str, Any]:
-    lines, shown = [], _curve_classes(evaluation)
-    for name, scores, truth in shown:
-        precision, recall, _ = (values[::-1] for values in precision_recall_curve(truth, scores))
-        # The curve is a step function, as average precision counts it: a precision holds from the previous recall on.
-        rises = np.diff(recall) > 0
-        ends = np.stack([recall[:-1], recall[1:]], axis=1)[rises]
-        lines.append({"name": name, "points": _points(ends.ravel(), np.repeat(precision[1:][rises], 2))})
-    chart: dict[str, Any] = {
-        "title": "Precision and recall",
-        "x": "recall",
-        "y": "precision",
-        "lines": lines,
-        "caption": "Precision and recall of every threshold.",
-    }
-    if len(shown) == 1:
-        share = float(shown[0][2].mean())
-        chart["guide"] = _points([0, 1], [share, share])
-        chart["caption"] += f" The dashed line is chance, the share of {shown[0][0]}."
-    return chart
-
-
-def _reliability(evaluation: Evaluation) -> dict[str, Any]:
-    rule = evaluation.rule
-    binned = reliability(*confidence(evaluation.probabilities, evaluation.labels, rule))
-    of = "the most probable class" if rule.positive is None else evaluation.manifest.classes[rule.positive]
-    share = binned.pictures / binned.pictures.sum()
-    bars = zip(binned.mean_probability.tolist(), share.tolist(), strict=True)
-    return {
-        "title": "Reliability",
-        "x": f"probability of {of}",
-        "y": "share of pictures where it is true",
-        "lines": [{"name": of, "points": _points(binned.mean_probability, binned.frequency)}],
-        "caption": "On the dashed diagonal, probabilities are calibrated. A bar is the bin's share of the pictures; "
-        "points of bins with few pictures are uncertain.",
-        "guide": _points([0, 1], [0, 1]),
-        "dots": True,
-        "bars": [(_PLOT_PX * x, _PLOT_PX * height) for x, height in bars],
-    }
-
-
-def _points(x: Any, y: Any) -> str:
-    """Format points of the unit square for an SVG polyline, with y upwards."""
-    return " ".join(f"{_PLOT_PX * a:.2f},{_PLOT_PX * (1 - b):.2f}" for a, b in zip(x, y, strict=True))
 
 
 def _count(number: int, noun: str) -> str:

@@ -45,6 +45,7 @@ from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.models.swin_tokens import swin_tokens
 from app.pictures.bit_depth import Stretch
+from training.data.names import normalised
 from training.data.samples import Sample
 from training.errors import TrainingProblem
 from training.export.graphs import to_engine_batches, write_graphs
@@ -64,7 +65,7 @@ class ExportError(TrainingProblem, ValueError):
 
 
 class Card(StrictModel):
-    """A person's statements about the bundle. `positive` is the positive class of two; the default is the last one."""
+    """A person's statements about the bundle. `positive` is the positive class of two, the one that is looked for."""
 
     name: str = Field(min_length=1)
     version: str = Field(min_length=1)
@@ -82,9 +83,10 @@ def load_card(path: Path) -> Card:
         raise ExportError(f"the card {path} cannot be used: {error}") from error
 
 
-def export(folder: Path, out: Path, card: Card | None) -> Bundle:
+def export(folder: Path, out: Path, card: Card | None, positive: str | None = None) -> Bundle:
     """Write the finished run in `folder` as a bundle to the folder `out`, and read it back.
 
+    `positive` is the positive class of two, which must be named here or in the card.
     Everything is computed with the weights rounded to fp16, as the bundle stores them: the mean maps on train without
     augmentation, and temperature, threshold and metrics on val. The bundle's logits are then compared with the model's
     on pictures of val. Raises ExportError, GraphError, RunError, DataError, RecipeError and BundleError.
@@ -93,7 +95,7 @@ def export(folder: Path, out: Path, card: Card | None) -> Bundle:
     run = read_run(folder)
     recipe, classes, size = run.recipe, run.classes, run.recipe.model.image_size
     card = card or _placeholder_card(recipe.name)
-    positive = _positive_class(classes, card)
+    positive = _positive_class(classes, card.positive, positive)
     model = run.finished_model()
     model.half().float()
     labels = np.array(run.labels_of("val"))
@@ -246,14 +248,24 @@ def _placeholder_card(name: str) -> Card:
     return Card(name=name, version="1", licence="not stated", data="not stated", notes=(note,))
 
 
-def _positive_class(classes: Sequence[str], card: Card) -> str | None:
+def _positive_class(classes: Sequence[str], by_card: str | None, by_option: str | None) -> str | None:
+    """Return the positive class of two, or None for more classes. It is never guessed."""
+    named = {normalised(name) for name in (by_card, by_option) if name is not None}
     if len(classes) != 2:
-        if card.positive is not None:
-            raise ExportError(f"the card names a positive class, but there are {len(classes)} classes: remove it")
+        if named:
+            raise ExportError(f"a positive class is named, but there are {len(classes)} classes: remove it")
         return None
-    if card.positive is not None and card.positive not in classes:
-        raise ExportError(f"the card's positive class {card.positive!r} is not one of {', '.join(classes)}")
-    return card.positive or classes[-1]
+    if not named:
+        raise ExportError(
+            f"the classes are {classes[0]} and {classes[1]}: name the positive one, which the model looks for, with "
+            f"--positive, or with positive in the card"
+        )
+    if len(named) > 1:
+        raise ExportError(f"the card names the positive class {by_card}, and --positive {by_option}: name one of them")
+    (name,) = named
+    if (found := next((each for each in classes if normalised(each) == name), None)) is None:
+        raise ExportError(f"the positive class {name!r} is not one of {', '.join(classes)}")
+    return found
 
 
 def _refuse_to_overwrite(out: Path) -> None:

@@ -16,11 +16,11 @@ from PIL import Image
 from app.bundles.reader import read_bundle
 from app.drawing.overlay import Style, draw
 from app.engines.load import load_engine
-from app.pictures.decode import Limits
 from app.pictures.rectangle import Rectangle
 from app.predicting.predictor import Predictor
+from training.data.limits import TRAINING_LIMITS
 from training.data.samples import DataError, Sample
-from training.evaluation.evaluate import library_versions, relative_path, samples_of_split
+from training.evaluation.evaluate import library_versions, read_split, relative_path
 from training.heatmaps.measure import (
     BASELINES,
     MaskedPicture,
@@ -42,13 +42,14 @@ _SHOWN_PICTURES, _SHOWN_SIDE_PX = 6, 160
 def evaluate_heatmaps(bundle: Path, data: Path, split: str | None, picture_count: int, out: Path) -> HeatmapEvaluation:
     """Evaluate the heatmaps of a bundle's answers on a random sample of one split.
 
-    Writes `explanations.json` and `explanations.html` to `out`. If `split` is None, it is `val`, or all pictures if the
-    data has no splits. Raises BundleError, EngineError, and DataError for a missing split, for pictures of fewer than
-    two groups, and for a picture or mask that cannot be used.
+    Writes `explanations.json` and `explanations.html` to `out`. If `split` is None, it is `val` or else `test`, or all
+    pictures if the data has no splits. Raises BundleError, EngineError, and DataError for a missing split, for pictures
+    of fewer than two groups, and for a picture or mask that cannot be used.
     """
-    samples = _draw_samples(samples_of_split(data, split), picture_count)
+    data_set = read_split(data, split)
+    samples = _draw_samples(data_set.samples, picture_count)
     read = read_bundle(bundle)
-    predictor = Predictor(read, load_engine(read, "auto"), Limits(), _SHOWN_SIDE_PX)
+    predictor = Predictor(read, load_engine(read, "auto"), TRAINING_LIMITS, _SHOWN_SIDE_PX)
     # Files that cannot be read or written raise before the long part.
     pictures = [open_picture(predictor, sample) for sample in samples]
     out.mkdir(parents=True, exist_ok=True)
@@ -74,6 +75,7 @@ def evaluate_heatmaps(bundle: Path, data: Path, split: str | None, picture_count
         repeats=REPEATS,
         seed=SEED,
         versions=library_versions(predictor),
+        remarks=data_set.remarks,
     )
     document = json.dumps(evaluation.document(), indent=1, ensure_ascii=False, allow_nan=False)
     (out / "explanations.json").write_text(document + "\n", encoding="utf-8")

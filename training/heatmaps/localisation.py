@@ -17,11 +17,11 @@ from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
 from app.explain.merge import Heatmap
 from app.explain.methods import METHODS
-from app.pictures.decode import Limits
 from app.predicting.predictor import Predictor
 from app.predicting.request import Detail, HeatmapRequest, TokenRequest
+from training.data.limits import TRAINING_LIMITS
 from training.data.samples import DataError
-from training.evaluation.evaluate import samples_of_split
+from training.evaluation.evaluate import read_split
 from training.heatmaps.evaluate import REPEATS, SEED
 from training.heatmaps.faithfulness import energy_inside, enlarge, pointing
 from training.heatmaps.measure import MaskedPicture, gaussian_profile, open_picture
@@ -47,11 +47,15 @@ class LocalisationRow:
 
 @dataclass(frozen=True)
 class Localisation:
-    """The metrics of every kind of heatmap, by its name, over a number of pictures."""
+    """The metrics of every kind of heatmap, by its name, over a number of pictures.
+
+    `remarks` are sentences on how the data was read.
+    """
 
     pictures: int
     bundle_sha256: str
     rows: Mapping[str, LocalisationRow]
+    remarks: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Return the content of `localisation.json`."""
@@ -62,11 +66,13 @@ class Localisation:
             }
             for name, row in self.rows.items()
         }
-        return {"pictures": self.pictures, "bundle_sha256": self.bundle_sha256, "mean, low, high": rows}
+        document = {"pictures": self.pictures, "bundle_sha256": self.bundle_sha256, "mean, low, high": rows}
+        return document | {"remarks": list(self.remarks)}
 
     def text(self) -> str:
         """Format the metrics as a table in Markdown."""
         lines = [
+            *(f"{remark}.\n" for remark in self.remarks),
             f"{self.pictures} pictures with masks; 95 % intervals over whole groups.\n",
             "| heatmap | pointing | energy inside | fine minus grid |",
             "| --- | --- | --- | --- |",
@@ -80,14 +86,15 @@ class Localisation:
 def measure_localisation(bundle: Path, data: Path, split: str | None) -> Localisation:
     """Explain the answer to every picture of a split that has a mask, and measure the localisation in the mask.
 
-    If `split` is None, it is `val`, or all pictures if the data has no splits. Masks that are too small or too large do
-    not count (`MASK_SHARES`). Raises BundleError, EngineError, and DataError for a missing split, for masks of fewer
-    than two groups, and for a picture or mask that cannot be used.
+    If `split` is None, it is `val` or else `test`, or all pictures if the data has no splits. Masks that are too small
+    or too large do not count (`MASK_SHARES`). Raises BundleError, EngineError, and DataError for a missing split, for
+    masks of fewer than two groups, and for a picture or mask that cannot be used.
     """
     read = read_bundle(bundle)
-    predictor = Predictor(read, load_engine(read, "auto"), Limits(), _PREVIEW_PX)
+    predictor = Predictor(read, load_engine(read, "auto"), TRAINING_LIMITS, _PREVIEW_PX)
     measured, groups = [], []
-    samples = [sample for sample in samples_of_split(data, split) if sample.mask is not None]
+    data_set = read_split(data, split)
+    samples = [sample for sample in data_set.samples if sample.mask is not None]
     for sample in tracked(samples, "pictures", "pictures", len(samples)):
         picture = open_picture(predictor, sample)
         if picture.mask is not None:
@@ -97,7 +104,7 @@ def measure_localisation(bundle: Path, data: Path, split: str | None) -> Localis
         raise DataError(f"{data}: intervals need masks of at least two groups")
     names = list(measured[0])
     values = np.array([[metrics[name] for name in names] for metrics in measured])
-    return Localisation(len(measured), read.sha256, _rows(names, values, groups))
+    return Localisation(len(measured), read.sha256, _rows(names, values, groups), data_set.remarks)
 
 
 def _heatmaps(predictor: Predictor, picture: MaskedPicture) -> dict[str, Heatmap]:

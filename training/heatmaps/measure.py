@@ -16,12 +16,13 @@ from app.errors import FusionLensError
 from app.explain.fine import shifted
 from app.explain.merge import MERGE_RULES, Heatmap, MergeRule
 from app.explain.methods import METHODS, merged
-from app.pictures.decode import Limits, decode
+from app.pictures.decode import decode
 from app.pictures.prepare import Frame
 from app.predicting.explanation import finest_grid
 from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
 from app.predicting.request import View
+from training.data.limits import TRAINING_LIMITS
 from training.data.samples import DataError, Sample
 from training.evaluation.evaluate import open_sample
 from training.heatmaps.faithfulness import (
@@ -177,7 +178,7 @@ def read_mask(path: Path, upload: Upload) -> Bool[np.ndarray, "h w"]:
     another size, or is empty.
     """
     try:
-        mask_picture = decode(path.read_bytes(), Limits())
+        mask_picture = decode(path.read_bytes(), TRAINING_LIMITS)
     except FusionLensError as error:
         raise DataError(f"{path}: {error}") from error
     size, upload_size = (mask_picture.width_px, mask_picture.height_px), (upload.width_px, upload.height_px)

@@ -64,7 +64,7 @@ class HeatmapEvaluation:
 
     `values` are those of each picture, variant and metric of `METRICS`, with NaN for missing ones. `table` is of all
     pictures, and `class_tables` are of the pictures for which each class was explained. `shown` are the pictures on the
-    page. `repeats` and `seed` are those of the bootstrap.
+    page. `repeats` and `seed` are those of the bootstrap. `remarks` are sentences on how the data was read.
     """
 
     manifest: Manifest
@@ -80,6 +80,7 @@ class HeatmapEvaluation:
     repeats: int
     seed: int
     versions: Mapping[str, str]
+    remarks: tuple[str, ...] = ()
 
     @property
     def data_summary(self) -> str:
@@ -115,6 +116,7 @@ class HeatmapEvaluation:
         arrows = {name: "up" if METRICS[name].higher_is_better else "down" for name in names}
         lines = [
             self.data_summary,
+            *self.remarks,
             f"{'':24}" + "".join(f"{METRICS[name].title:>10}" for name in names) + f"{'rank':>7}",
             f"{'better':24}" + "".join(f"{arrows[name]:>10}" for name in names) + f"{'down':>7}",
         ]
@@ -132,6 +134,7 @@ class HeatmapEvaluation:
         return {
             "bundle": {"name": self.manifest.name, "version": self.manifest.version, "sha256": self.bundle_sha256},
             "data": {"path": self.data, "split": self.split, "pictures": len(self.rows)},
+            "remarks": list(self.remarks),
             "score": SCORE_DEFINITION,
             "figures": {name: metric._asdict() for name, metric in METRICS.items()},
             "ranked": self.ranked,

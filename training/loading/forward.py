@@ -21,8 +21,8 @@ def prepared_batches(
 ) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
     """Yield the samples' pictures in batches, cropped and resized as the service does it.
 
-    `size` is (height, width) in px, and `stretch` the rule for grey values. How many have been used is shown on standard
-    error. Raises DataError for a picture that cannot be read.
+    `size` is (height, width) in px, and `stretch` the rule for grey values. How many have been used is shown on
+    standard error. Raises DataError for a picture that cannot be read.
     """
     pictures = EvaluationSet(samples, size, stretch)
     with Steps("pictures", len(samples), "pictures", stream=sys.stderr) as steps:

@@ -16,8 +16,9 @@ from torch.utils.data import Dataset, Sampler
 
 from app.errors import FusionLensError
 from app.pictures.bit_depth import Stretch
-from app.pictures.decode import Limits, TargetSizes, decode
+from app.pictures.decode import TargetSizes, decode
 from app.pictures.prepare import prepare
+from training.data.limits import TRAINING_LIMITS
 from training.data.samples import DataError, Sample
 from training.loading.augment import TwoViews
 
@@ -155,7 +156,7 @@ def epoch_order(labels: Sequence[int], epoch: int, seed: int, balanced: bool) ->
 
 def _read_picture(sample: Sample, size: tuple[int, int], stretch: Stretch) -> UInt8[Tensor, "3 h w"]:
     try:
-        picture = decode(sample.path.read_bytes(), Limits(), TargetSizes(size), stretch)
+        picture = decode(sample.path.read_bytes(), TRAINING_LIMITS, TargetSizes(size), stretch)
     except (OSError, FusionLensError) as error:
         raise DataError(f"{sample.path} cannot be read: {error}") from error
     return torch.from_numpy(prepare(picture, size).image).permute(2, 0, 1)

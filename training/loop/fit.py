@@ -81,8 +81,10 @@ def fit(
     """
     with process_group() as processes, deterministic(processes.device), stop_signal() as stop:
         resumed = resume_run(recipe, data, out, skip_unreadable) if resume else None
-        run = resumed.run if resumed else new_run(recipe, data, out)
+        run = resumed.run if resumed else new_run(recipe, data, out, skip_unreadable)
         state = resumed.state if resumed else None
+        for remark in run.remarks if processes.writes else ():
+            report(f"data: {remark}")
         trainer = Trainer(run, processes, report if processes.writes else _ignore, state, skip_unreadable)
         processes.wait()  # until every process has checked that the folder is free
         with lock_run(out) if processes.writes else nullcontext():

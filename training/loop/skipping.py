@@ -26,7 +26,7 @@ def next_batch(batches: Iterator[Any]) -> Any:
     try:
         return next(batches)
     except DataError as error:
-        reason = str(error).strip().splitlines()[-1].removeprefix("training.data.samples.DataError: ")
+        reason = str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")
         raise DataError(_with_advice(reason, 1)) from error
 
 

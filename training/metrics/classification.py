@@ -21,6 +21,14 @@ BINS = 15
 _DRAWS_PER_RESAMPLE = 100
 
 
+class UndefinedMetric(ValueError):
+    """A metric that these pictures do not define, because there are none of some class."""
+
+
+class TooFewGroups(ValueError):
+    """Pictures of too few groups for bootstrap intervals."""
+
+
 @dataclass(frozen=True)
 class DecisionRule:
     """How probabilities become an answer.
@@ -147,11 +155,16 @@ def ranking_metrics(index: int) -> dict[str, Metric]:
 def answer_metrics(index: int, rule: DecisionRule) -> dict[str, Metric]:
     """Return sensitivity (recall) and specificity of the answers for one class against the rest, by name."""
 
+    def share_right(probabilities: Float[np.ndarray, "n k"], of: Bool[np.ndarray, " n"], positive: bool) -> float:
+        if not of.any():
+            raise UndefinedMetric("there is no picture to count")
+        return float(((rule.answers(probabilities) == index)[of] == positive).mean())
+
     def sensitivity(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
-        return float((rule.answers(probabilities)[labels == index] == index).mean())
+        return share_right(probabilities, labels == index, True)
 
     def specificity(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
-        return float((rule.answers(probabilities)[labels != index] != index).mean())
+        return share_right(probabilities, labels != index, False)
 
     return {"sensitivity": sensitivity, "specificity": specificity}
 
@@ -169,7 +182,7 @@ def classification_metrics(classes: int, rule: DecisionRule) -> dict[str, Metric
         right = np.bincount(labels[rule.answers(probabilities) == labels], minlength=classes)
         pictures = np.bincount(labels, minlength=classes)
         if not pictures.all():
-            raise ValueError("balanced accuracy needs pictures of every class")
+            raise UndefinedMetric("balanced accuracy needs pictures of every class")
         return float((right / pictures).mean())
 
     def ece(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
@@ -205,8 +218,8 @@ def bootstrap(
     """Compute a metric and its 95 % percentile interval (Efron 1979) by resampling whole groups of pictures.
 
     `groups` names the lesion, patient or other source of each picture, since pictures of one group are not independent.
-    The resamples depend only on labels, groups and seed, and are the same for all metrics. Raises ValueError if there
-    are too few groups (see `resamples`).
+    The resamples depend only on labels, groups and seed, and are the same for all metrics. Raises TooFewGroups (see
+    `resamples`), and UndefinedMetric for a metric of a class without pictures.
     """
     values = [metric(probabilities[rows], labels[rows]) for rows in resamples(labels, groups, repeats, seed)]
     low, high = np.percentile(values, [2.5, 97.5]).tolist()
@@ -237,8 +250,8 @@ def resamples(
     """Yield the row numbers of `repeats` bootstrap resamples of whole groups.
 
     Each resample draws as many groups as there are, with replacement. A resample without pictures of some class has no
-    metrics and is drawn again, so the intervals are conditional on every class being present. Raises ValueError if
-    complete resamples are too rare, because there are too few groups.
+    metrics and is drawn again, so the intervals are conditional on every class being present. Raises TooFewGroups if
+    complete resamples are too rare.
     """
     if len(groups) != len(labels):
         raise ValueError(f"{len(groups)} groups are given for {len(labels)} pictures")
@@ -253,13 +266,13 @@ def resamples(
             made += 1
             yield np.repeat(rows, copies)
     if made < repeats:
-        raise ValueError(f"{len(names)} groups are too few to resample {len(occurring)} classes: give more pictures")
+        raise TooFewGroups(f"{len(names)} groups are too few to resample {len(occurring)} classes: give more pictures")
 
 
 def _count_sides(positive: Bool[np.ndarray, " n"]) -> tuple[int, int]:
     positives = int(positive.sum())
     if not 0 < positives < len(positive):
-        raise ValueError("the metric needs pictures both of the class and of the rest")
+        raise UndefinedMetric("the metric needs pictures both of the class and of the rest")
     return positives, len(positive) - positives
 
 

@@ -22,8 +22,9 @@ from training.data.samples import (
     Sample,
     classes_of,
     listed_samples,
-    read_samples,
+    read_training_set,
     refuse_missing,
+    refuse_unreadable,
     split_samples,
     write_samples,
 )
@@ -43,12 +44,16 @@ class RunError(TrainingProblem, ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """A run on disk: its folder, its recipe, its classes and its samples with their splits."""
+    """A run on disk: its folder, its recipe, its classes and its samples with their splits.
+
+    `remarks` are sentences on how a new run's data was read, and are not stored.
+    """
 
     folder: Path
     recipe: Recipe
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def log(self) -> Path:
@@ -102,18 +107,22 @@ def build_model(recipe: Recipe, classes: int) -> CNNViTFusion:
         raise RecipeError(f"model: it cannot be built ({error})") from error
 
 
-def new_run(recipe: Recipe, data: Path, folder: Path) -> Run:
+def new_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) -> Run:
     """Prepare a run in `folder`, which must be free, without writing. Raises RunError and DataError.
 
-    A folder is free if it is new or empty, or if it has a run that ended before its first checkpoint.
+    A folder is free if it is new or empty, or if it has a run that ended before its first checkpoint. Files that are no
+    pictures are refused now, unless the run may skip some.
     """
     _refuse_used(folder)
     if folder.is_dir() and any(folder.iterdir()):
         with lock_run(folder):  # raises if another process is on its way to the first checkpoint
             pass
     # Paths are absolute, so that a run can be resumed from another working directory.
-    samples = split_samples(read_samples(data.absolute()), recipe.val_share, recipe.seed)
-    return Run(folder, recipe, classes_of(samples), tuple(samples))
+    data_set = read_training_set(data.absolute())
+    if not skip_unreadable:
+        refuse_unreadable(data_set.samples)
+    samples = split_samples(data_set.samples, recipe.val_share, recipe.seed)
+    return Run(folder, recipe, classes_of(samples), tuple(samples), data_set.remarks)
 
 
 def write_run(run: Run) -> None:

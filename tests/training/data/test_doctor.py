@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data.doctor import Finding, examine
+from training.data.doctor import examine
 from training.data.draw import draw_dataset, draw_lesion
-from training.data.samples import DataError
+from training.data.samples import DataError, Finding
 
 PER_CLASS = 12
 
@@ -96,6 +96,21 @@ def test_a_file_that_serving_would_refuse_is_found(clean: Path, spoil: Callable[
     finding = only(clean)
     assert (finding.kind, finding.paths) == ("unreadable", (clean / "train" / "benign" / "03.png",))
     assert reason in finding.sentence
+
+
+def test_a_picture_that_training_reads_and_the_service_refuses_is_found(
+    clean: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = clean / "train" / "benign" / "03.png"
+    with Image.open(large) as image:
+        image.resize((500, 500)).save(large)
+    monkeypatch.setenv("FUSIONLENS_MAX_FULL_PIXELS", "200000")
+    finding = only(clean)
+    assert (finding.kind, finding.paths) == ("serving", (large,))
+    assert "500 × 500 px" in finding.sentence and "FUSIONLENS_MAX_FULL_PIXELS" in finding.sentence
+    monkeypatch.setenv("FUSIONLENS_MAX_FULL_PIXELS", "many")
+    with pytest.raises(DataError, match="setting FUSIONLENS_MAX_FULL_PIXELS of this environment is wrong"):
+        examine(clean)
 
 
 def test_a_file_that_serving_would_read_otherwise_than_expected_is_found(clean: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import shutil
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +32,13 @@ from app.pictures.prepare import prepare
 from tests.support.bundles import describe, tiny_architecture, tiny_model, tiny_reference
 from training.data.draw import draw_dataset
 from training.data.samples import read_samples, write_samples
-from training.export.export import Card, ExportError, calibrate, export, load_card, write_bundle
+from training.export.export import Card, ExportError, _positive_class, calibrate, export, load_card, write_bundle
 from training.recipe.config import ModelConfig, Recipe, Start, Starts
 from training.runs.run import RunError
 
-CARD = Card(name="drawn", version="1", licence="MIT", data="drawn pictures", notes=("For tests.",))
+CARD = Card(
+    name="drawn", version="1", positive="malignant", licence="MIT", data="drawn pictures", notes=("For tests.",)
+)
 
 
 @dataclass(frozen=True)
@@ -256,7 +260,7 @@ def test_a_bundle_whose_answers_are_not_the_runs_is_refused(
 
 @pytest.mark.slow
 def test_without_a_card_a_bundle_says_that_nothing_was_said(exported: Exported, tmp_path: Path) -> None:
-    manifest = export(exported.run, tmp_path / "out", None).manifest
+    manifest = export(exported.run, tmp_path / "out", None, "malignant").manifest
     assert (manifest.name, manifest.licence, manifest.data) == ("tiny", "not stated", "not stated")
     assert "without a card" in manifest.notes[0]
 
@@ -265,6 +269,26 @@ def test_an_unknown_positive_class_is_refused(exported: Exported, tmp_path: Path
     card = CARD.model_copy(update={"positive": "melanoma"})
     with pytest.raises(ExportError, match="'melanoma' is not one of benign, malignant"):
         export(exported.run, tmp_path / "out", card)
+
+
+@pytest.mark.parametrize("classes", [["HER2+", "HER2-"], ["benign", "malignant"]])
+def test_the_positive_class_of_two_is_asked_for(tmp_path: Path, classes: list[str]) -> None:
+    write_run(tmp_path / "run", classes)
+    for card in (None, CARD.model_copy(update={"positive": None})):
+        with pytest.raises(ExportError, match=re.escape(f"{classes[0]} and {classes[1]}: name the positive one")):
+            export(tmp_path / "run", tmp_path / "out", card)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_card_and_an_option_that_disagree_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", ["benign", "malignant"])
+    with pytest.raises(ExportError, match="the card names the positive class malignant, and --positive benign"):
+        export(tmp_path / "run", tmp_path / "out", CARD, "benign")
+
+
+def test_a_positive_class_is_found_in_either_form_of_its_name(tmp_path: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "bösartig") for form in ("NFC", "NFD"))
+    assert [_positive_class(("gut", nfc), None, nfd), _positive_class(("gut", nfd), nfc, None)] == [nfc, nfd]
 
 
 def test_a_positive_class_among_three_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,14 @@ from training.data.draw import draw_dataset
 from training.recipe.config import RecipeError, load_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[3]
-CARD = {"name": "drawn", "version": "1", "licence": "MIT", "data": "drawn pictures", "notes": ["For tests."]}
+CARD = {
+    "name": "drawn",
+    "version": "1",
+    "positive": "malignant",
+    "licence": "MIT",
+    "data": "drawn pictures",
+    "notes": ["For tests."],
+}
 COMMANDS = ["plan", "fit", "evaluate", "export", "ablate", "doctor", "draw-data"]
 
 

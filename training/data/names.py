@@ -1,0 +1,139 @@
+"""Names of classes, groups and splits in their many spellings.
+
+Unicode has several spellings of one name: macOS writes `é` as two characters where others write one. All names of
+labels and groups are therefore normalised to NFC. Names that differ in case or blanks only are kept apart, because they
+may be meant, and reported, because they mostly are not.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+
+from training.data.sample import SPLITS, DataError, Finding, Sample
+
+_SPLIT_WORDS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "validate", "validating", "dev", "development"),
+    "test": ("test", "tests", "testing", "tst"),
+}
+_SPLIT_OF = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
+# Some call the split that chooses a model so, and others the one that is looked at once.
+_AMBIGUOUS = {"eval", "evaluation", "evaluate", "holdout", "heldout", "unseen"}
+# What may stand beside such a word without a meaning of its own.
+_DECORATION = {"set", "sets", "data", "dataset", "datasets", "split", "part", "subset", "folder", "dir", "images",
+               "image", "imgs", "img", "pictures", "photos", "samples"}  # fmt: skip
+_MISSING = {"", "nan", "none", "null", "n/a", "<na>", "#n/a", "nat", "undefined"}
+_SHOWN = 5
+
+
+def normalised(name: str) -> str:
+    """Return a label or a group in Unicode's form NFC, without blanks around it."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def split_words(name: str) -> set[str]:
+    """Return the splits that the words of a name may mean; `?` is one that may mean val or test."""
+    words = _words(name)
+    return {_SPLIT_OF.get(word, "?") for word in words if word in _SPLIT_OF or word in _AMBIGUOUS}
+
+
+def is_split_name(name: str) -> bool:
+    """Whether a name says nothing but a split: `Training`, `valid_set`, `2_test`, or the ambiguous `eval`."""
+    words = [word for word in _words(name) if not word.isdigit() and word not in _DECORATION]
+    return bool(words) and all(word in _SPLIT_OF or word in _AMBIGUOUS for word in words)
+
+
+def split_of(name: str) -> str:
+    """Return the split that a name means: train, val or test. Raises DataError for any other name."""
+    if not is_split_name(name):
+        raise DataError(f"unknown split {name}: choose one of {', '.join(SPLITS)}")
+    meant = split_words(name)
+    if len(meant) > 1 or "?" in meant:
+        raise DataError(
+            f"the split {name} may mean more than one of {', '.join(SPLITS)}: call it by one of these names"
+        )
+    return meant.pop()
+
+
+def renamed_splits(names: Iterable[str]) -> Iterator[str]:
+    """Yield a fact that names all splits with another spelling than train, val and test."""
+    if others := sorted({name for name in names if name not in SPLITS}):
+        yield "splits: " + ", ".join(f"{name} was read as {split_of(name)}" for name in others)
+
+
+def name_findings(samples: Iterable[Sample]) -> Iterator[Finding]:
+    """Yield findings about labels and groups that are probably the same, and labels that stand for a missing value."""
+    samples = list(samples)
+    pictures = Counter(sample.label for sample in samples)
+    for labels in _alike(pictures, _label_key):
+        named = " and ".join(f"{_quoted(label)} ({pictures[label]})" for label in labels)
+        alike = "as numbers" if _as_number(labels[0]) is not None else "in case, blanks or hyphens"
+        verb = "are equal" if _as_number(labels[0]) is not None else "differ only"
+        yield Finding("label", f"the classes {named} {verb} {alike}: give them one name if they are the same")
+    for label in sorted(pictures):
+        if label.casefold() in _MISSING:
+            yield Finding("label", f"the class {_quoted(label)} ({pictures[label]}) looks like a missing label")
+    groups = {sample.group for sample in samples if sample.group is not None}
+    alike_groups = [" and ".join(map(_quoted, names)) for names in _alike(groups, _group_key)]
+    if alike_groups:
+        shown = "; ".join(alike_groups[:_SHOWN]) + (
+            f"; and {more} more" if (more := len(alike_groups) - _SHOWN) > 0 else ""
+        )
+        yield Finding(
+            "group", f"groups differ only in case or blanks ({shown}): give them one name if they are the same"
+        )
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is text. Other names come from archives that were unpacked with a wrong encoding."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _words(name: str) -> list[str]:
+    """Split a name at everything but letters and digits, at capitals, and between letters and digits."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name))
+    words = re.findall(r"[^\W\d_]+|\d+", spaced.casefold())
+    joined = [_SEPARATED.get(word, (word,)) for word in words]
+    merged = " ".join(part for parts in joined for part in parts)
+    return re.sub(r"\b(hold|held) out\b", r"\1out", merged).split()
+
+
+def _separable() -> dict[str, tuple[str, str]]:
+    words = (*_SPLIT_OF, *_AMBIGUOUS)
+    return {word + other: (word, other) for word in words for other in _DECORATION if len(other) > 1}
+
+
+_SEPARATED = _separable()  # `trainset` is two words
+
+
+def _alike(names: Iterable[str], key_of: Callable[[str], object]) -> list[list[str]]:
+    sets: defaultdict[object, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        sets[key_of(name)].append(name)
+    return [alike for alike in sets.values() if len(alike) > 1]
+
+
+def _label_key(label: str) -> object:
+    number = _as_number(label)
+    # Only within a name: HER2- and HER2 may be two classes.
+    folded = re.sub(r"(?<=[^\W_])[\s_\-\u2010-\u2015]+(?=[^\W_])", "", unicodedata.normalize("NFKC", label).casefold())
+    return number if number is not None else folded
+
+
+def _group_key(group: str) -> object:
+    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", group).casefold())
+
+
+def _as_number(label: str) -> float | None:
+    return float(label) if re.fullmatch(r"[+-]?[0-9]{1,15}(\.[0-9]{1,15})?", label) else None
+
+
+def _quoted(name: str) -> str:
+    return f"'{name}'" if name != name.strip() or re.search(r"\s", name) else name

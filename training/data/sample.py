@@ -1,0 +1,63 @@
+"""One labelled picture, what is known about a whole data set, and the error for data that cannot be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from training.errors import TrainingProblem
+
+SPLITS = ("train", "val", "test")
+
+Kind = Literal[
+    "left out", "label", "unreadable", "note", "serving", "group", "split", "duplicate", "near duplicate", "balance",
+    "size", "colour",
+]  # fmt: skip
+
+
+class DataError(TrainingProblem, ValueError):
+    """Data that cannot be used. The message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled picture.
+
+    Pictures of the same thing, such as one patient or one lesion, share a `group` and belong in the same split. `mask`
+    is a picture that is white where the labelled thing is. `group`, `split` and `mask` are None if unknown.
+    """
+
+    path: Path
+    label: str
+    group: str | None
+    split: str | None
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A problem to fix or to explain: its kind, a sentence, and the files that it concerns."""
+
+    kind: Kind
+    sentence: str
+    paths: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set as it lies on disk.
+
+    `facts` say how it was understood, where that is not obvious, and need no action. `findings` say what was left out
+    or is doubtful. `empty_classes` are folders of classes without a picture, which training refuses.
+    """
+
+    samples: tuple[Sample, ...]
+    facts: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    empty_classes: tuple[Path, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The facts and the findings as sentences, for the output of a command."""
+        return (*self.facts, *(f"{finding.kind}: {finding.sentence}" for finding in self.findings))

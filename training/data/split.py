@@ -1,0 +1,108 @@
+"""The split of a data set into training and validation data, by whole groups."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from training.data.sample import DataError, Sample
+
+
+def split_samples(samples: Sequence[Sample], val_share: float, seed: int) -> list[Sample]:
+    """Assign each sample to train or val, and return the samples in their order.
+
+    A split that the data already has is kept, `test` included. Otherwise whole groups are drawn for val, stratified by
+    the labels that they hold. Then single groups are moved while that brings the classes' shares in val nearer to
+    `val_share`. A sample without a group is a group of its own.
+
+    Each class has at least one group in train and one in val. Its share in val is `val_share` to within half a picture
+    if there are no groups, and to within half of the smallest group that can still be moved if each group has one
+    label. The result depends on `seed`, and not on the order of the samples.
+
+    Raises DataError if a group is in several splits, or if a class has no pictures in train or in val.
+    """
+    if any(sample.split for sample in samples):
+        _refuse_leaks(samples)
+        assigned = list(samples)
+    else:
+        val = _val_keys(samples, val_share, seed)
+        assigned = [replace(sample, split="val" if _group_key(sample) in val else "train") for sample in samples]
+    label_splits = {(sample.label, sample.split) for sample in assigned}
+    for label in sorted({sample.label for sample in assigned}):
+        for split in ("train", "val"):
+            if (label, split) not in label_splits:
+                raise DataError(
+                    f"class {label} has no picture in {split}: each class needs pictures of at least two groups, some "
+                    "in train and some in val (a picture without a group is a group of its own)"
+                )
+    return assigned
+
+
+def groups_in_several_splits(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """Return the groups with pictures in more than one split, and all pictures of these groups."""
+    members: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if sample.group is not None:
+            members[sample.group].append(sample)
+    return {group: pictures for group, pictures in members.items() if len({sample.split for sample in pictures}) > 1}
+
+
+def _refuse_leaks(samples: Iterable[Sample]) -> None:
+    if leaks := groups_in_several_splits(samples):
+        group, members = next(iter(leaks.items()))
+        splits = " and ".join(sorted({str(member.split) for member in members}))
+        raise DataError(
+            f"group {group} has pictures in {splits}; in all, {len(leaks)} group(s) are in more than one split: "
+            "put all pictures of a group into one"
+        )
+
+
+def _group_key(sample: Sample) -> str | Path:
+    return sample.path if sample.group is None else sample.group
+
+
+def _val_keys(samples: Sequence[Sample], val_share: float, seed: int) -> set[str | Path]:
+    in_order = sorted(samples, key=lambda sample: sample.path)
+    keys = list(dict.fromkeys(_group_key(sample) for sample in in_order))
+    labels = sorted({sample.label for sample in samples})
+    row, column = ({name: i for i, name in enumerate(names)} for names in (keys, labels))
+    counts = np.zeros((len(keys), len(labels)), np.int64)
+    for sample in samples:
+        counts[row[_group_key(sample)], column[sample.label]] += 1
+    return {key for key, chosen in zip(keys, _draw_groups(counts, val_share, seed), strict=True) if chosen}
+
+
+def _draw_groups(counts: Int[np.ndarray, "groups labels"], share: float, seed: int) -> Bool[np.ndarray, " groups"]:
+    """Choose the groups of val. `counts` is the number of pictures of each label in each group."""
+    rng = np.random.default_rng(seed)
+    kinds, kind_of_group, sizes = np.unique(counts, axis=0, return_inverse=True, return_counts=True)
+    # A kind is a set of groups with equal counts. The share is taken of each kind, so that large groups are in both
+    # splits. Rounding up or down is random, with the fraction as its probability.
+    chosen = np.floor(share * sizes + rng.random(len(sizes))).astype(np.int64)
+    totals = counts.sum(axis=0)
+    moves = np.concatenate([kinds, -kinds])
+    while True:
+        in_val = chosen @ kinds
+        costs = np.where(np.concatenate([chosen < sizes, chosen > 0]), _cost(in_val + moves, totals, share), np.inf)
+        best = int(costs.argmin())
+        if not costs[best] < _cost(in_val[None], totals, share)[0]:
+            break
+        chosen[best % len(kinds)] += 1 if best < len(kinds) else -1
+    drawn = np.zeros(len(counts), bool)
+    for kind, number in enumerate(chosen):
+        drawn[rng.permutation(np.flatnonzero(kind_of_group == kind))[:number]] = True
+    return drawn
+
+
+def _cost(
+    in_val: Int[np.ndarray, "n labels"], totals: Int[np.ndarray, " labels"], share: float
+) -> Float[np.ndarray, " n"]:
+    """Return the distance of each candidate split from the share. A label missing from a split outweighs the rest."""
+    empty = ((in_val == 0) | (in_val == totals)).sum(axis=1)
+    distance = np.square(in_val / totals - share).sum(axis=1)
+    return np.asarray(len(totals) * empty + distance, np.float64)

@@ -1,0 +1,119 @@
+"""The metrics of an evaluation, with their intervals, or with the reason why these pictures define none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from training.metrics.classification import (
+    DecisionRule,
+    Metric,
+    TooFewGroups,
+    UndefinedMetric,
+    answer_metrics,
+    bootstrap,
+    classification_metrics,
+    ranking_metrics,
+    resamples,
+)
+from training.progress import tracked
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The value of a metric, and the bounds of its 95 % confidence interval.
+
+    `value` is None if the pictures do not define the metric, and the bounds are None if they define no interval.
+    `reason` then says why.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    reason: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return the figure for a JSON document. What is undefined is null, and `undefined` is the reason."""
+        bounds = {"value": self.value, "low": self.low, "high": self.high}
+        return bounds if self.reason is None else bounds | {"undefined": self.reason}
+
+    @property
+    def value_text(self) -> str:
+        """The value, or why there is none."""
+        return f"undefined: {self.reason}" if self.value is None else f"{self.value:.3f}"
+
+    @property
+    def interval_text(self) -> str:
+        """The interval, or why there is none. It is empty if there is no value either."""
+        if self.value is None:
+            return ""
+        if self.low is None or self.high is None:
+            return f"no interval: {self.reason}"
+        return f"{self.low:.3f} to {self.high:.3f}"
+
+
+Figures = Mapping[str, Figure]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A model's probabilities for labelled pictures.
+
+    `labels` are indices of `classes`, and `groups` the lesion, patient or other source of each picture.
+    """
+
+    classes: Sequence[str]
+    probabilities: Float[np.ndarray, "n k"]
+    labels: Int[np.ndarray, " n"]
+    groups: Sequence[str]
+
+    @property
+    def missing(self) -> list[str]:
+        """The classes without a picture."""
+        return [name for index, name in enumerate(self.classes) if not (self.labels == index).any()]
+
+
+def figures_of(
+    pictures: Pictures, rule: DecisionRule, repeats: int, seed: int
+) -> tuple[dict[str, Figure], dict[str, dict[str, Figure]]]:
+    """Compute all metrics and, if there is no positive class, also those of each class against the rest."""
+    classes = pictures.classes
+    metrics_of: dict[str | None, dict[str, Metric]] = {None: classification_metrics(len(classes), rule)}
+    if rule.positive is None:
+        for index, name in enumerate(classes):
+            metrics_of[name] = ranking_metrics(index) | answer_metrics(index, rule)
+    no_interval = _why_no_interval(pictures, repeats, seed)
+    figures: dict[str | None, dict[str, Figure]] = {name: {} for name in metrics_of}
+    listed = [(owner, name, metric) for owner, metrics in metrics_of.items() for name, metric in metrics.items()]
+    for owner, name, metric in tracked(listed, "intervals", "metrics", len(listed)):
+        missing = [owner] if owner in pictures.missing else pictures.missing
+        figures[owner][name] = _figure(metric, pictures, missing, no_interval, repeats, seed)
+    return figures[None], {name: figures[name] for name in classes if name in figures}
+
+
+def _figure(
+    metric: Metric, pictures: Pictures, missing: Sequence[str | None], no_interval: str | None, repeats: int, seed: int
+) -> Figure:
+    probabilities, labels = pictures.probabilities, pictures.labels
+    try:
+        if no_interval is not None:
+            return Figure(metric(probabilities, labels), reason=no_interval)
+        estimate = bootstrap(metric, probabilities, labels, pictures.groups, repeats, seed)
+    except UndefinedMetric:
+        return Figure(None, reason=f"no picture of {', '.join(map(str, missing))}")
+    return Figure(estimate.value, estimate.low, estimate.high)
+
+
+def _why_no_interval(pictures: Pictures, repeats: int, seed: int) -> str | None:
+    if len(set(pictures.groups)) < 2:
+        return "all pictures are of one group"
+    try:
+        for _ in resamples(pictures.labels, pictures.groups, repeats, seed):
+            pass
+    except TooFewGroups as error:
+        return str(error)
+    return None
