@@ -28,7 +28,7 @@ MIN_SECRET_CHARS = 32
 class Settings(BaseSettings):
     """The settings of the service. An unknown `FUSIONLENS_` variable or an invalid value is an error at start."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, allow_inf_nan=False)
 
     bundle: Path = Field(default=DEMO_BUNDLE, description="folder of the bundle to serve")
     bundle_sha256: str | None = Field(None, description="SHA-256 of the manifest of the only bundle to accept")
@@ -46,21 +46,27 @@ class Settings(BaseSettings):
     )
     max_connections: int = Field(
         1024,
-        ge=4,
+        ge=32,
         description="connections of a process, a quarter of them from one address; fewer if it may open fewer files",
     )
-    header_s: float = Field(10.0, gt=0, description="time limit for the headers of a request to arrive, in seconds")
+    header_s: float = Field(10.0, ge=0.1, description="time limit for the headers of a request to arrive, in seconds")
 
     keys: Path | None = Field(None, description="TOML file of API keys; `fusionlens new-key` writes one")
     allow_anonymous: bool = Field(False, description="serve without keys on an address that other machines can reach")
     cors_origins: tuple[str, ...] = Field((), description="web origins whose pages may call the API, as a JSON list")
     docs: bool = Field(True, description="serve /docs and /openapi.json")
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="path prefix under which a proxy serves the API, such as /lens",
+    )
 
-    max_upload_bytes: int = Field(20_000_000, ge=1, description="largest request body, in bytes")
+    max_upload_bytes: int = Field(20_000_000, ge=1000, description="largest request body, in bytes")
     uploads_max_bytes: int = Field(
         256_000_000,
-        ge=1,
-        description="memory for all request bodies being received, in bytes, half of it for one user; beyond it, 429",
+        ge=1000,
+        description="memory for all request bodies being received, in bytes, half of it for one user; beyond it, 429; "
+        "no body may be larger than all of it",
     )
     max_pixels: int = Field(
         50_000_000, ge=1, le=178_000_000, description="largest number of pixels that a JPEG may declare"
@@ -86,7 +92,7 @@ class Settings(BaseSettings):
     )
     deadline_s: float = Field(
         30.0,
-        gt=0,
+        ge=0.05,
         description="time limit for an answer, in seconds: 429 at once if it cannot be met, 504 if it passes",
     )
     decoders: int = Field(
@@ -99,10 +105,12 @@ class Settings(BaseSettings):
         768_000_000, ge=256_000_000, description="largest address space of a process that decodes pictures, in bytes"
     )
     decoder_cpu_s: float = Field(
-        2.0, gt=0, description="processor time that decoding one picture may take, in seconds; beyond it, 422"
+        2.0, ge=0.1, description="processor time that decoding one picture may take, in seconds; beyond it, 422"
     )
 
-    store_ttl_s: float = Field(900.0, gt=0, description="how long a prediction can be explained, in seconds")
+    store_ttl_s: float = Field(
+        900.0, ge=1, le=31_536_000, description="how long a prediction can be explained, in seconds"
+    )
     store_max_bytes: int = Field(
         256_000_000,
         ge=1,
@@ -122,7 +130,7 @@ class Settings(BaseSettings):
         min_length=MIN_SECRET_CHARS,
         description="secret that authenticates entries in Redis; the same for all replicas",
     )
-    redis_timeout_s: float = Field(0.5, gt=0, description="time limit for one answer of Redis, in seconds")
+    redis_timeout_s: float = Field(0.5, ge=0.01, description="time limit for one answer of Redis, in seconds")
 
     metrics: bool = Field(
         True, description="serve /metrics; impossible with several workers, because each would count alone"
@@ -175,6 +183,11 @@ class Settings(BaseSettings):
         if self.workers > 1 and self.metrics:
             raise ValueError("several workers would each count alone: set metrics to false, or workers to 1")
         return self
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest request body: also one that is alone must fit into the memory for all of them."""
+        return min(self.max_upload_bytes, self.uploads_max_bytes)
 
     def check_exposure(self) -> None:
         """Raises KeysError if other machines could use the service without a key, unless `allow_anonymous` is set."""
