@@ -13,17 +13,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from app.errors import EmptyUpload, PictureTooLarge, UnreadablePicture, UnsupportedMediaType
 from app.pictures.container_limits import check_container, webp_size
+from app.pictures.formats import SIGNATURES as SIGNATURES
+from app.pictures.formats import SNIFFED_BYTES, format_of
 from app.pictures.orientation import DECODE_ERRORS, Sides, read_orientation, turn_upright
 
-# The supported formats and the first bytes of their files. Pillow's other loaders are never called.
-SIGNATURES: dict[str, tuple[bytes, ...]] = {
-    "JPEG": (b"\xff\xd8\xff",),
-    "PNG": (b"\x89PNG\r\n\x1a\n",),
-    "WEBP": (b"RIFF",),
-    "GIF": (b"GIF87a", b"GIF89a"),
-    "TIFF": (b"II*\0", b"MM\0*"),
-    "BMP": (b"BM",),
-}
 PREVIEW_SIDE_PX = 1024
 TOO_MUCH_MEMORY = "Decoding the picture needs more memory than it may use: send a smaller picture."
 _PILLOW_MAX_PIXELS = 178_956_970
@@ -157,9 +150,8 @@ def decode(data: bytes, limits: Limits, sizes: TargetSizes | None = None) -> Pic
 
 
 def _format(data: bytes) -> str:
-    for name, prefixes in SIGNATURES.items():
-        if data.startswith(prefixes) and (name != "WEBP" or data[8:12] == b"WEBP"):
-            return name
+    if (name := format_of(data[:SNIFFED_BYTES])) is not None:
+        return name
     raise UnsupportedMediaType(f"This is not a picture in a supported format: send {', '.join(SIGNATURES)}.")
 
 
