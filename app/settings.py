@@ -84,7 +84,7 @@ class Settings(BaseSettings):
 
     bundle: GivenPath = Field(default=DEMO_BUNDLE, description="folder of the bundle to serve")
     bundle_sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="SHA-256 of the manifest of the only bundle to accept"
+        None, pattern="^[0-9A-Fa-f]{64}$", description="SHA-256 of the manifest of the only bundle to accept"
     )
     previous_bundles: Count = Field(
         1,
@@ -118,10 +118,10 @@ class Settings(BaseSettings):
     )
     max_connections: Count = Field(
         1024,
-        ge=4,
+        ge=32,
         description="connections of a process, a quarter of them from one address; fewer if it may open fewer files",
     )
-    header_s: Seconds = Field(10.0, description="time limit for the headers of a request to arrive, in seconds")
+    header_s: Seconds = Field(10.0, ge=0.1, description="time limit for the headers of a request to arrive, in seconds")
 
     keys: GivenPath | None = Field(None, description="TOML file of API keys; `fusionlens new-key` writes one")
     allow_anonymous: bool = Field(False, description="serve without keys on an address that other machines can reach")
@@ -130,10 +130,12 @@ class Settings(BaseSettings):
     )
     docs: bool = Field(True, description="serve /docs and /openapi.json")
 
-    max_upload_bytes: Bytes = Field(20_000_000, description="largest request body, in bytes")
+    max_upload_bytes: Bytes = Field(20_000_000, ge=1000, description="largest request body, in bytes")
     uploads_max_bytes: Bytes = Field(
         256_000_000,
-        description="memory for all request bodies being received, in bytes, half of it for one user; beyond it, 429",
+        ge=1000,
+        description="memory for all request bodies being received, in bytes, half of it for one user; beyond it, 429; "
+        "no body may be larger than all of it",
     )
     max_pixels: int = Field(
         50_000_000, ge=1, le=178_000_000, description="largest number of pixels that a JPEG may declare"
@@ -165,6 +167,7 @@ class Settings(BaseSettings):
     )
     deadline_s: Seconds = Field(
         30.0,
+        ge=0.05,
         description="time limit for an answer, in seconds: 429 at once if it cannot be met, 504 if it passes",
     )
     decoders: Count = Field(
@@ -180,11 +183,10 @@ class Settings(BaseSettings):
         description="largest address space of a process that decodes pictures, in bytes",
     )
     decoder_cpu_s: Seconds = Field(
-        2.0,
-        description="processor time that decoding one picture may take, in seconds; beyond it, 422",
+        2.0, ge=0.1, description="processor time that decoding one picture may take, in seconds; beyond it, 422"
     )
 
-    store_ttl_s: Seconds = Field(900.0, description="how long a prediction can be explained, in seconds")
+    store_ttl_s: Seconds = Field(900.0, ge=1, description="how long a prediction can be explained, in seconds")
     store_max_bytes: Bytes = Field(
         256_000_000,
         description="memory for stored predictions, in bytes; the least recently used go first; unused with Redis",
@@ -206,7 +208,7 @@ class Settings(BaseSettings):
         min_length=MIN_SECRET_CHARS,
         description="secret that authenticates entries in Redis; the same for all replicas",
     )
-    redis_timeout_s: Seconds = Field(0.5, description="time limit for one answer of Redis, in seconds")
+    redis_timeout_s: Seconds = Field(0.5, ge=0.01, description="time limit for one answer of Redis, in seconds")
 
     metrics: bool = Field(
         True, description="serve /metrics; impossible with several workers, because each would count alone"
@@ -286,6 +288,11 @@ class Settings(BaseSettings):
         if self.workers > 1 and self.metrics:
             raise ValueError("several workers would each count alone: set metrics to false, or workers to 1")
         return self
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest request body: also one that is alone must fit into the memory for all of them."""
+        return min(self.max_upload_bytes, self.uploads_max_bytes)
 
     def check_exposure(self) -> None:
         """Raises KeysError if other machines could use the service without a key, unless `allow_anonymous` is set."""
