@@ -35,6 +35,7 @@ WRONG = {
         "http://a b",
         "null",
     ],
+    "more_formats": ["JPEG", "AVIF,x", "[1]", "[", "[" * 100_000, "avif heif"],
     "redis_url": ["", "x", "http://x", "redis:/x"],
     "redis_secret": ["", "short"],
     "otlp_endpoint": ["", "localhost:4318", "ftp://x", "http://"],
