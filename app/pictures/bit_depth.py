@@ -59,7 +59,7 @@ def narrow_colour_note(image: Image.Image) -> str:
     """What the sender of 16-bit colour should know, of which the high bytes are in `image`."""
     highest = max(high for _, high in _extrema(image))
     note = "Only the high byte of the picture's 16-bit colours was used."
-    return f"{note} They reach {highest} of 255, so it is nearly black: scale its values up." if highest < 64 else note
+    return f"{note} They are small, so the picture is nearly black: scale its values up." if highest < 64 else note
 
 
 def _narrow_note(highest: int, white: int) -> str | None:
@@ -68,8 +68,8 @@ def _narrow_note(highest: int, white: int) -> str | None:
     if bits is None or white < 2**16 - 1 or not highest:
         return None
     return (
-        f"The picture's 16-bit values reach only {highest:,} of {white:,}, as data of {bits} bits does, so it is "
-        "nearly black: scale the values up, or use a model that was trained with `stretch`."
+        f"The picture's 16-bit values use {bits} bits only, so it is nearly black: scale the values up, or use a model "
+        "that was trained with `stretch`."
     )
 
 

@@ -139,7 +139,7 @@ def decode(data: bytes, limits: Limits, sizes: TargetSizes | None = None, stretc
         check_container(data, format_name)
         if format_name == "WEBP":  # Pillow reserves memory for the pixels when it opens the file
             limits.check("picture", *webp_size(data))
-        image = _opened(data, format_name)
+        image = open_image(data, format_name)
         limits.check("picture", *image.size, can_reduce=_can_reduce(image))
         _check_tiles(image, limits)
         _refuse_raw(image)
@@ -178,7 +178,8 @@ def _format(data: bytes, limits: Limits) -> str:
     )
 
 
-def _opened(data: bytes, format_name: str) -> Image.Image:
+def open_image(data: bytes, format_name: str) -> Image.Image:
+    """Pillow's image of a file of this format, of which only the header has been read. Raises what Pillow raises."""
     if format_name == "JPEG":  # Image.open would give a JPEG with several frames to the loader of another format, MPO
         return JpegImageFile(io.BytesIO(data))
     if format_name == "HEIF":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import UInt8
 
 from app.pictures.decode import Picture
 from app.pictures.prepare import Prepared
@@ -24,6 +25,11 @@ def visibility_notes(picture: Picture, prepared: Prepared) -> tuple[str, ...]:
     seen = frame.width_px * frame.height_px / (picture.width_px * picture.height_px)
     if seen < MIN_SEEN_SHARE:
         notes.append(f"The model sees only the middle {max(seen, 0.01):.0%} of the picture: crop it to what matters.")
-    if float(np.std(prepared.image.mean(axis=-1))) < MIN_CONTRAST:
+    if lacks_contrast(prepared.image):
         notes.append("The model's input has hardly any contrast: there is almost nothing in it to judge by.")
     return tuple(notes)
+
+
+def lacks_contrast(image: UInt8[np.ndarray, "h w 3"]) -> bool:
+    """Whether all of a model's input has nearly one brightness."""
+    return float(np.std(image.mean(axis=-1))) < MIN_CONTRAST

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from app.errors import InvalidSettings
+from reliability.hostile import saved
 from training.data.doctor import examine
 from training.data.draw import draw_dataset, draw_lesion
 from training.data.samples import DataError, Finding
@@ -277,3 +278,32 @@ def test_the_text_names_pictures_and_says_what_it_leaves_out(clean: Path) -> Non
 def test_data_that_cannot_be_read_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         examine(tmp_path)
+
+
+def test_pictures_of_few_bits_or_without_contrast_are_found_together(clean: Path) -> None:
+    for number in ("03", "05"):
+        path = clean / "train" / "benign" / f"{number}.png"
+        with Image.open(path) as image:
+            Image.fromarray(np.uint16(16) * np.asarray(image.convert("L"))).save(path)
+        black = clean / "train" / "malignant" / f"{number}.png"
+        Image.new("RGB", (224, 224), (0, 0, int(number))).save(black)
+    notes = [finding for finding in examine(clean).findings if finding.kind == "note"]
+    assert [(len(finding.paths), "12 bits" in finding.sentence) for finding in notes] == [
+        (2, True),
+        (4, False),
+    ]  # the first two are black as well
+    assert "contrast" in notes[1].sentence
+
+
+@pytest.mark.parametrize("format_name", ["AVIF", "HEIF"])
+def test_pictures_that_the_service_reads_on_request_are_found(
+    clean: Path, format_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = clean / "train" / "benign" / "03.png"
+    with Image.open(path) as image:
+        data = saved(image.copy(), format_name, quality=95)
+    path.write_bytes(data)
+    finding = only(clean)
+    assert (finding.kind, finding.paths) == ("serving", (path,)) and "FUSIONLENS_MORE_FORMATS" in finding.sentence
+    monkeypatch.setenv("FUSIONLENS_MORE_FORMATS", format_name)
+    assert examine(clean).findings == ()
