@@ -110,6 +110,7 @@ quantus: .venv-quantus/done
 openapi: $(VENV)/dev.done
 	$(BIN)/python -m scripts.openapi
 	$(BIN)/python -m scripts.settings_table
+	$(BIN)/python -m scripts.resume_table
 	$(BIN)/python -m scripts.cli_reference
 	$(BIN)/python -m scripts.colormaps_js
 

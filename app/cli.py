@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import ValidationError
-
 from app import __version__
 from app.api.keys.keys import Right
+from app.arguments import positive_number, whole_number
 from app.drawing.overlay import Style
 from app.drawing.png import encode_png
-from app.errors import FusionLensError
+from app.errors import FusionLensError, InvalidSettings
 from app.explain.attention import Layer
 from app.explain.merge import MERGE_RULES
 from app.explain.methods import DEFAULT, METHODS
@@ -34,7 +35,7 @@ from app.predicting.request import (
     View,
 )
 from app.server import probe
-from app.settings import Settings
+from app.settings import Settings, load_settings
 
 # For each option that shapes an overlay, the options that ask for such an overlay.
 _OVERLAYS_OF_OPTION = {
@@ -50,23 +51,37 @@ def main(arguments: list[str] | None = None, program: str = "fusionlens") -> int
 
     `program` is the name of the command that usage messages show.
     """
+    for stream in (sys.stdout, sys.stderr):  # a file's name may have what the terminal's encoding lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     args = make_parser(program).parse_args(arguments)
     overrides = {name: value for name in ("bundle", "host", "port") if (value := getattr(args, name, None)) is not None}
+    return status_of(lambda: int(args.run(args, load_settings(**overrides))))
+
+
+def status_of(command: Callable[[], int]) -> int:
+    """Run a command, and return its exit status: 1 with a sentence on standard error if it raises what is expected."""
     try:
-        settings = Settings(**overrides)
-    except ValidationError as error:
-        for fault in error.errors():
-            name = ".".join(map(str, fault["loc"]))
-            setting = f"setting {name} (FUSIONLENS_{name.upper()}): " if name else ""
-            print(f"fusionlens: {setting}{fault['msg']}", file=sys.stderr)
-        return 1
-    try:
-        return int(args.run(args, settings))
-    except (FusionLensError, OSError) as error:
-        print(f"fusionlens: {error}", file=sys.stderr)
-        return 1
+        return command()
+    except BrokenPipeError:  # the reader of the output, such as head, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except InvalidSettings as error:
+        for sentence in error.sentences:
+            print(f"fusionlens: {sentence}", file=sys.stderr)
+    except (FusionLensError, OSError, MemoryError, UnicodeError) as error:
+        print(f"fusionlens: {_sentence(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
+    return 1
+
+
+def _sentence(error: Exception) -> str:
+    """What the error says, with the file that it is about."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, UnicodeError):
+        return f"A text or the name of a file is not UTF-8: {error}"
+    return str(error) or "There is too little memory."
 
 
 def make_parser(program: str) -> argparse.ArgumentParser:
@@ -77,7 +92,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
 
     serve = _command(commands, "serve", _serve, "serve a bundle over HTTP", "fusionlens serve --port 8080")
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
-    serve.add_argument("--port", type=int, help="port to listen on (default 8000)")
+    serve.add_argument("--port", type=whole_number(0, 65535), help="port to listen on (default 8000)")
 
     predict = _command(
         commands, "predict", _predict, "classify pictures", "fusionlens predict a.jpg --explain overlay.png"
@@ -96,7 +111,9 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         help="layer of --attention: cross-attention or the Swin's last (default: cross)",
     )
     predict.add_argument(
-        "--token-stage", type=int, help="stage of --tokens, by the height of its grid (default: the last stage)"
+        "--token-stage",
+        type=whole_number(1, 100_000),
+        help="stage of --tokens, by the height of its grid (default: the last stage)",
     )
     overlay = predict.add_argument_group(
         "what --explain and --gradcam show; --target and --against apply to --tokens too"
@@ -146,8 +163,15 @@ def _add_operation(commands: Any) -> None:
     new_key.add_argument(
         "--right", action="append", choices=get_args(Right), help="right of the key; repeatable (default: predict)"
     )
-    new_key.add_argument("--requests-per-minute", type=float, metavar="N", help="rate limit (default: none)")
-    new_key.add_argument("--concurrent", type=int, metavar="N", help="limit of concurrent requests (default: none)")
+    new_key.add_argument(
+        "--requests-per-minute", type=positive_number(1e9), metavar="N", help="rate limit (default: none)"
+    )
+    new_key.add_argument(
+        "--concurrent",
+        type=whole_number(1, 1_000_000),
+        metavar="N",
+        help="limit of concurrent requests (default: none)",
+    )
     new_key.set_defaults(run=_new_key)
 
     setup = commands.add_parser("setup", help="write the missing keys and secrets of a deployment into a folder")
@@ -166,7 +190,17 @@ def _serve(args: argparse.Namespace, settings: Settings) -> int:
     # Imported here because no other command needs a server, which is slow to import.
     from app.server.process import serve
 
-    return serve(settings)
+    return serve(with_platform_port(settings))
+
+
+def with_platform_port(settings: Settings) -> Settings:
+    """The settings with the port that a platform, such as Heroku or Cloud Run, names in `PORT`, if none is set."""
+    text = os.environ.get("PORT")
+    if text is None or "port" in settings.model_fields_set:
+        return settings
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= 65535):
+        raise InvalidSettings([f"PORT is {text!r}, but it must be a port, 0 to 65535; FUSIONLENS_PORT goes before it"])
+    return settings.model_copy(update={"port": int(text)})
 
 
 def _new_key(args: argparse.Namespace, settings: Settings) -> int:

@@ -5,6 +5,8 @@ The docstrings appear in the OpenAPI document, as the meaning of each problem.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class FusionLensError(Exception):
     """Base class of every error that a caller can act on. Its text is a sentence for that caller."""
@@ -126,6 +128,14 @@ class EntryTooLarge(FusionLensError):
 
 class ReloadRefused(FusionLensError):
     """The new bundle or the new keys cannot be used. The service keeps the previous ones."""
+
+
+class InvalidSettings(FusionLensError):
+    """Settings that cannot be used. There is a sentence for each of them, which names its variable."""
+
+    def __init__(self, sentences: Sequence[str]) -> None:
+        super().__init__("; ".join(sentences))
+        self.sentences = tuple(sentences)
 
 
 class KeysError(FusionLensError):

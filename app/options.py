@@ -6,6 +6,7 @@ The parts do not import the settings themselves: each takes a plain dataclass.
 from __future__ import annotations
 
 from app.pictures.decode import Limits
+from app.pictures.formats import SIGNATURES
 from app.predicting.load import PredictorOptions
 from app.serving.decoders import DecoderOptions
 from app.serving.registry import RegistryOptions
@@ -21,7 +22,12 @@ def predictor_options(settings: Settings) -> PredictorOptions:
         engine=settings.engine,
         threads=settings.threads,
         cache=settings.cache,
-        limits=Limits(settings.max_pixels, settings.max_full_pixels, settings.max_side_px),
+        limits=Limits(
+            settings.max_pixels,
+            settings.max_full_pixels,
+            settings.max_side_px,
+            (*SIGNATURES, *settings.more_formats),
+        ),
         preview_side_px=settings.preview_side_px,
     )
 

@@ -67,5 +67,5 @@ def write_random_bundle(path: Path) -> None:
     )
     reference = mean_maps(model, [torch.zeros(1, 3, 224, 224, dtype=torch.uint8)])
     without_graphs = path.with_name(f"{path.name}-torch")
-    write_bundle(model, without_graphs, description, reference, graphs={})
+    write_bundle(model, without_graphs, description, reference, graphs={}, stretch=None)
     compile_bundle(without_graphs, path, samples=[])

@@ -72,7 +72,9 @@ def with_right_checksums(data: bytes) -> bytes:
 
 
 def parts(data: bytes) -> list[bytes]:
-    """The parts of a whole file of one of the six formats, which joined give it again."""
+    """The parts of a whole file of one of the formats that are read, which joined give it again."""
+    if data[4:8] == b"ftyp":
+        return _cut(data, 0, lambda place: _box(data, place))
     if data.startswith(b"\x89PNG"):
         return _cut(data, 8, lambda place: 12 + _number(data, place, ">I"))
     if data.startswith(b"RIFF"):
@@ -93,6 +95,7 @@ def lengths(data: bytes) -> list[tuple[int, str]]:
     """Where a file says how long or how many, or where something stands, and how that number is written."""
     found, place = [], 0
     inside = {b"\x89": [(0, ">I")], b"\xff": [(2, ">H")], b"R": [(4, "<I")], b"I": [(2, "<H"), (4, "<I"), (8, "<I")]}
+    inside |= {b"\0": [(0, ">I"), (12, ">H"), (16, ">I")]}
     fields = inside.get(data[:1], [])
     if data.startswith(b"GIF"):
         fields = [(1, "<H"), (5, "<H"), (7, "<H"), (10, "<B"), (11, "<B")]
@@ -126,6 +129,12 @@ def _cut(data: bytes, start: int, length_at: Callable[[int], int]) -> list[bytes
         found.append(data[place : place + length])
         place += length
     return found
+
+
+def _box(data: bytes, place: int) -> int:
+    """The length of a box of an AVIF or HEIF file. Of a box of boxes, only its own header."""
+    headers = {b"meta": 12, b"iprp": 8, b"ipco": 8}
+    return headers.get(data[place + 4 : place + 8]) or _number(data, place, ">I")
 
 
 def _gif_block(data: bytes, place: int) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from app.pictures.formats import MORE_FORMATS, is_installed
 from reliability import bombs
 from reliability.containers import (
     ASCII,
@@ -77,7 +78,7 @@ def scene(width_px: int, height_px: int) -> Image.Image:
 
 @cache
 def drawn() -> dict[str, bytes]:
-    """A drawn picture in the six formats, their modes, compressions and moving kinds."""
+    """A drawn picture in the formats that are read, their modes, compressions and moving kinds."""
     image = scene(96, 64)
     again: dict[str, Any] = {"save_all": True, "append_images": [image.rotate(180), image.rotate(90)]}
     kinds: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -96,6 +97,12 @@ def drawn() -> dict[str, bytes]:
         "lossless WEBP": ("WEBP", "RGBA", {"lossless": True}),
         "BMP P": ("BMP", "P", {}),
         "JPEG of two frames": ("MPO", "RGB", again),
+        **{
+            f"{name} {mode}": (name, mode, {})
+            for name in MORE_FORMATS
+            if is_installed(name)
+            for mode in ("RGB", "RGBA")
+        },
     }
     return {name: saved(image.convert(mode), kind, **options) for name, (kind, mode, options) in kinds.items()}
 
@@ -103,7 +110,12 @@ def drawn() -> dict[str, bytes]:
 def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     """The bytes of a picture file."""
     file = io.BytesIO()
-    image.save(file, kind, **options)
+    if kind == "HEIF":
+        import pillow_heif  # an optional dependency
+
+        pillow_heif.from_pillow(image).save(file, **options)
+    else:
+        image.save(file, kind, **options)
     return file.getvalue()
 
 

@@ -24,7 +24,7 @@ def settings_table() -> str:
     """Every setting with its default and what it means."""
     rows = ["", "| `FUSIONLENS_…` | default | meaning |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default_factory or field.default is None else _shown(field.default)
+        default = "" if field.default_factory or field.default in (None, "") else _shown(field.default)
         rows.append(f"| `{name.upper()}` | {default} | {field.description} |")
     return "\n".join([*rows, "", ""])
 

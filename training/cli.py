@@ -7,38 +7,38 @@ draw-data.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from app.arguments import whole_number
 from app.errors import FusionLensError
 from app.models.cnnswin import FUSIONS
 from training.data.doctor import examine
 from training.data.draw import draw_dataset
-from training.data.samples import SPLITS, DataError, read_samples
+from training.data.samples import SPLITS, read_samples
+from training.errors import TrainingProblem
 from training.evaluation.ablate import ablate
 from training.evaluation.evaluate import evaluate
-from training.export.export import CHECKED_PICTURES, ExportError, compile_bundle, export, load_card
-from training.export.graphs import GraphError
+from training.export.export import CHECKED_PICTURES, compile_bundle, export, load_card
 from training.heatmaps.evaluate import DEFAULT_PICTURES as HEATMAP_PICTURES
 from training.heatmaps.evaluate import evaluate_heatmaps
 from training.heatmaps.localisation import measure_localisation
 from training.heatmaps.shuffled_labels import DEFAULT_EPOCHS as SHUFFLED_EPOCHS
 from training.heatmaps.shuffled_labels import DEFAULT_PICTURES as SHUFFLED_PICTURES
 from training.heatmaps.shuffled_labels import compare_shuffled_labels
-from training.loop.fit import TrainingError, fit
+from training.loop.fit import fit
 from training.loop.plan import plan
-from training.loop.pretrained import WeightsError
-from training.recipe.config import RecipeError, load_recipe, shipped_recipes
-from training.runs.run import RunError
-from training.runs.tracking import TRACKERS, TrackingError
+from training.recipe.config import load_recipe, shipped_recipes
+from training.runs.tracking import TRACKERS
 
-EXPECTED_ERRORS = (
-    *(FusionLensError, RecipeError, DataError, ExportError, GraphError, WeightsError, RunError),
-    *(TrainingError, TrackingError, OSError),
-)
+_COUNT, _SEED = whole_number(1, 1_000_000_000), whole_number(0, 2**63 - 1)
 DATA_HELP = "CSV file (path,label[,group,split,mask]), folder with labels.csv, or folder of classes"
 
 
@@ -47,15 +47,42 @@ def main(arguments: list[str] | None = None, program: str = "fusionlens-train") 
 
     `program` is the name of the command in its usage.
     """
+    for stream in (sys.stdout, sys.stderr):  # a file's name may have what the terminal's encoding lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     args = make_parser(program).parse_args(arguments)
+    return status_of(lambda: int(args.run(args)))
+
+
+def status_of(command: Callable[[], int]) -> int:
+    """Run a command, and return its exit status: 1 with a sentence on standard error if it raises what is expected."""
     try:
-        return int(args.run(args))
+        return command()
     except BrokenPipeError:  # the reader of the output, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except EXPECTED_ERRORS as error:
-        print(f"fusionlens-train: {error}", file=sys.stderr)
-        return 1
+    except (TrainingProblem, FusionLensError, OSError, MemoryError, RuntimeError, UnicodeError) as error:
+        if (sentence := _sentence(error)) is None:
+            raise
+        print(f"fusionlens-train: {sentence}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell of an error, or None for one that nobody expects."""
+    if isinstance(error, TrainingProblem | FusionLensError):
+        return str(error)
+    if isinstance(error, OSError):
+        known = error.filename is not None and error.strerror
+        return f"{error.filename}: {error.strerror}" if known else str(error)
+    if isinstance(error, UnicodeError):
+        return f"a text or the name of a file is not UTF-8: {error}"
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"the GPU has too little memory: {str(error).splitlines()[0]}"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return f"there is too little memory: {(str(error) or 'no more can be had').splitlines()[0]}"
+    return None
 
 
 def make_parser(program: str) -> argparse.ArgumentParser:
@@ -65,8 +92,8 @@ def make_parser(program: str) -> argparse.ArgumentParser:
 
     command = _command(commands, "plan", _plan, "describe the run of a recipe, without data", "plan progressive")
     _add_recipe(command)
-    command.add_argument("--classes", type=int, default=2, help="number of classes (default 2)")
-    command.add_argument("--pictures", type=int, help="number of training pictures, to count the updates")
+    command.add_argument("--classes", type=whole_number(2, 100_000), default=2, help="number of classes (default 2)")
+    command.add_argument("--pictures", type=_COUNT, help="number of training pictures, to count the updates")
 
     command = _command(
         commands, "fit", _fit, "train a model by a recipe", "fit progressive --data data/skin --out runs/mine"
@@ -77,6 +104,13 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="folder of the run: a new one, or with --resume an existing one"
     )
     command.add_argument("--resume", action="store_true", help="continue the run from its newest checkpoint")
+    command.add_argument(
+        "--skip-unreadable",
+        type=whole_number(0, 1_000_000),
+        default=0,
+        metavar="N",
+        help="replace up to N pictures that cannot be read by others of their class (default 0: stop at the first)",
+    )
     command.add_argument(
         "--track", action="append", default=[], choices=TRACKERS, help="also log to this tracker; repeatable"
     )
@@ -111,7 +145,9 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     command.add_argument(
         "--out", type=Path, required=True, help="folder for runs and results; an existing one is continued"
     )
-    command.add_argument("--seeds", type=int, default=3, help="number of runs of each variant (default 3)")
+    command.add_argument(
+        "--seeds", type=whole_number(1, 1000), default=3, help="number of runs of each variant (default 3)"
+    )
     variants = ",".join(FUSIONS)
     command.add_argument(
         "--variants", default=variants, help=f"cross_attention and at least one other variant (default {variants})"
@@ -126,10 +162,10 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         commands, "draw-data", _draw, "draw a small synthetic data set", "draw-data data/drawn --count 64"
     )
     command.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    command.add_argument("--count", type=int, default=64, help="number of pictures (default 64)")
+    command.add_argument("--count", type=whole_number(4, 1_000_000), default=64, help="number of pictures (default 64)")
     command.add_argument(
         "--seed",
-        type=int,
+        type=_SEED,
         default=0,
         help="seed of the random numbers; the same seed draws the same pictures (default 0)",
     )
@@ -148,7 +184,7 @@ def _add_explanations(commands: Any) -> None:
     )
     _add_evaluated(command, "explanations.json and explanations.html")
     pictures_help = f"size of the random sample, at half a minute per picture on two cores (default {HEATMAP_PICTURES})"
-    command.add_argument("--pictures", type=int, default=HEATMAP_PICTURES, help=pictures_help)
+    command.add_argument("--pictures", type=_COUNT, default=HEATMAP_PICTURES, help=pictures_help)
 
     example = "localisation bundles/mine data/skin"
     help_text = "measure how much of each heatmap lies in the masks, on the model's grid and in fine detail"
@@ -162,14 +198,14 @@ def _add_explanations(commands: Any) -> None:
     command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, with train and val; or a run's folder")
     command.add_argument(
         "--epochs",
-        type=int,
+        type=whole_number(1, 100_000),
         default=SHUFFLED_EPOCHS,
         help=f"epochs of training for each head (default {SHUFFLED_EPOCHS})",
     )
     pictures_help = f"size of the random sample of val that is explained (default {SHUFFLED_PICTURES})"
-    command.add_argument("--pictures", type=int, default=SHUFFLED_PICTURES, help=pictures_help)
+    command.add_argument("--pictures", type=_COUNT, default=SHUFFLED_PICTURES, help=pictures_help)
     seed_help = "seed of sample, shuffling and initial weights; results of one seed are of three heads only (default 0)"
-    command.add_argument("--seed", type=int, default=0, help=seed_help)
+    command.add_argument("--seed", type=_SEED, default=0, help=seed_help)
     command.add_argument("--out", type=Path, help="JSON file for the results, which is replaced")
 
 
@@ -208,7 +244,9 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _fit(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.changes)
-    fit(recipe, args.data, args.out, _report, resume=args.resume, track=args.track)
+    fit(
+        recipe, args.data, args.out, _report, resume=args.resume, track=args.track, skip_unreadable=args.skip_unreadable
+    )
     return 0
 
 

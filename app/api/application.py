@@ -16,9 +16,12 @@ from app.api.keys.access import Authenticator, authorize, authorize_unrouted
 from app.api.keys.limits import Limiter
 from app.api.middleware.connection import ConnectionMiddleware
 from app.api.middleware.head import HeadMiddleware
+from app.api.middleware.plain_errors import PlainErrorMiddleware
+from app.api.middleware.prefix import PrefixMiddleware
 from app.api.middleware.target import TargetMiddleware
 from app.api.middleware.telemetry import TelemetryMiddleware
 from app.api.openapi import DocumentedAPI
+from app.api.parameters import check_query
 from app.api.routes import explanations, health, model, operation, pages, predictions
 from app.api.uploads import UploadMemory
 from app.errors import EngineError
@@ -37,8 +40,9 @@ DESCRIPTION = """\
 An image classifier that explains its answers. Post a picture to `/predict`. Then `/explain` shows what speaks for a
 class, and `/attention` where the tokens of the Swin look. Errors are `application/problem+json` and say what to do.
 """
-REQUEST_HEADERS = ["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID"]
-RESPONSE_HEADERS = ["ETag", "FusionLens-Explanation", "Retry-After", "X-Request-ID"]
+TRACE_HEADERS = ["traceparent", "tracestate"]  # W3C Trace Context
+REQUEST_HEADERS = ["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID", *TRACE_HEADERS]
+RESPONSE_HEADERS = ["ETag", "FusionLens-Explanation", "Retry-After", "X-Request-ID", *TRACE_HEADERS]
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -71,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
-        dependencies=[Depends(authorize)],
+        dependencies=[Depends(authorize), Depends(check_query)],
         redirect_slashes=False,  # a redirect would tell those without a key what there is
         responses=problems.DEFAULT_RESPONSE,
         generate_unique_id_function=lambda route: route.name,
@@ -116,15 +120,18 @@ def _store_and_limiter(settings: Settings, metrics: Metrics) -> tuple[Prediction
 
 def _add_middleware(app: FastAPI, metrics: Metrics) -> None:
     """Add the middleware. The last one added is the outermost, so refused requests are counted and get CORS headers."""
+    if prefix := app.state.settings.root_path:
+        app.add_middleware(PrefixMiddleware, prefix=prefix)
     app.add_middleware(TargetMiddleware)
     if origins := app.state.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
             allow_headers=REQUEST_HEADERS,
             expose_headers=RESPONSE_HEADERS,
         )
+    app.add_middleware(PlainErrorMiddleware)
     app.add_middleware(HeadMiddleware)
     app.add_middleware(TelemetryMiddleware, metrics=metrics)
     app.add_middleware(ConnectionMiddleware, lifecycle=app.state.lifecycle)

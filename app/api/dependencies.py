@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
 from app.api.keys.users import user_of
-from app.api.uploads import read_picture
+from app.api.uploads import ReceivedUpload, read_upload
 from app.serving.registry import ModelRegistry
 from app.serving.service import Service
 from app.settings import Settings
@@ -46,20 +46,20 @@ async def get_user(request: Request) -> str:
     return user_of(request.scope)
 
 
-async def uploaded_picture(
+async def received_upload(
     request: Request,
     settings: Annotated[Settings, Depends(get_settings)],
     service: Annotated[Service, Depends(get_service)],
-) -> AsyncIterator[bytes]:
-    """The bytes of the picture in the request's body.
+) -> AsyncIterator[ReceivedUpload]:
+    """The picture in the request's body, with the fields of the form.
 
-    Raises Overloaded before the body is read if the picture would not be answered in time, and what `read_picture`
+    Raises Overloaded before the body is read if the picture would not be answered in time, and what `read_upload`
     raises.
     """
     memory, user = request.app.state.upload_memory, user_of(request.scope)
     service.admit(service.deadline(), user)
     with memory.reservation(user) as reserve:
-        yield await read_picture(request, settings.max_upload_bytes, reserve, settings.deadline_s)
+        yield await read_upload(request, settings.max_body_bytes, reserve, settings.deadline_s)
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -88,4 +88,4 @@ ServiceDep = Annotated[Service, Depends(get_service)]
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 UserDep = Annotated[str, Depends(get_user)]
 OwnerDep = Annotated[str, Depends(get_owner)]
-UploadedPicture = Annotated[bytes, Depends(uploaded_picture)]
+UploadDep = Annotated[ReceivedUpload, Depends(received_upload)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from fastapi import Response
@@ -12,28 +13,36 @@ from fastapi import Response
 from app import __version__
 from app.api.queries import ExplanationQuery
 from app.api.schemas import ExplanationAnswer, Provenance
-from app.drawing.overlay import Style, legend_of
+from app.drawing.overlay import Legend, Style, legend_of
 from app.drawing.png import encode_png
 from app.predicting.explanation import Explanation
-from app.predicting.overlays import draw_over, draw_panels
+from app.predicting.overlays import draw_over, draw_panels, longest_side_px
 from app.predicting.prediction import Prediction
 from app.predicting.predictor import Predictor
 
 # The fields of the answer that the header FusionLens-Explanation has too.
 _HEADER_FIELDS = {
     *("method", "branch", "fuse", "target", "against", "detail", "units"),
-    *("no_positive_evidence", "notes", "provenance"),
+    *("no_positive_evidence", "notes", "warnings", "provenance"),
 }
 
 
 def encode(
-    predictor: Predictor, prediction: Prediction, query: ExplanationQuery, explanations: Sequence[Explanation]
+    predictor: Predictor,
+    prediction: Prediction,
+    query: ExplanationQuery,
+    explanations: Sequence[Explanation],
+    notes: Sequence[str] = (),
 ) -> Response:
-    """The response to a query. Several explanations are drawn side by side, which only PNG can show."""
+    """The response to a query. Several explanations are drawn side by side, which only PNG can show.
+
+    `notes` are sentences for its sender besides those about the explanation itself.
+    """
     style, explanation = query.style(), explanations[-1]
     answer = _answer(predictor, explanation, style)
     if len(explanations) > 1:
-        answer = answer.model_copy(update={"branch": ",".join(str(view.branch) for view in explanations)})
+        answer = answer.model_copy(update=_of_all(explanations, style))
+    answer.notes += [*notes, *_changed(prediction, query, answer.legend)]
     headers = {
         "FusionLens-Explanation": json.dumps(answer.model_dump(include=_HEADER_FIELDS)),
         "Cache-Control": "no-store",
@@ -49,6 +58,35 @@ def encode(
     else:
         drawing = draw_panels(prediction, explanations, style)
     return Response(encode_png(drawing.picture), headers=headers, media_type="image/png")
+
+
+def _of_all(explanations: Sequence[Explanation], style: Style) -> dict[str, Any]:
+    """The fields of the answer that are about all panels, not about the last one alone."""
+    bare = [str(one.branch) for one in explanations if legend_of(one.heatmap, style).no_positive_evidence]
+    notes = [*dict.fromkeys(note for one in explanations for note in one.notes)]
+    if bare and len(bare) < len(explanations):
+        notes.append(f"There is no positive evidence in {' and '.join(bare)}, so nothing is coloured there.")
+    return {
+        "branch": ",".join(str(one.branch) for one in explanations),
+        "no_positive_evidence": len(bare) == len(explanations),
+        "notes": notes,
+        "warnings": [f"{one.branch}: {warning}" for one in explanations for warning in one.warnings],
+    }
+
+
+def _changed(prediction: Prediction, query: ExplanationQuery, legend: Legend) -> list[str]:
+    """Sentences about parameters that were given and did not have the effect that their sender may expect."""
+    sentences = []
+    if unused := query.unused():
+        sentences.append(f"What does not change format={query.format}, and was not used: {', '.join(unused)}.")
+    elif query.size is not None and query.size > (largest_px := longest_side_px(prediction)):
+        sentences.append(
+            f"The longest side is {largest_px} px, not the {query.size} px of size: overlays are drawn on the preview, "
+            "which is not enlarged."
+        )
+    if legend.clip is not None and legend.low == 0 and not legend.no_positive_evidence:
+        sentences.append("The values at clip_low and clip_high are almost the same, so the scale begins at 0.")
+    return sentences
 
 
 def _answer(predictor: Predictor, explanation: Explanation, style: Style) -> ExplanationAnswer:

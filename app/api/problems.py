@@ -116,6 +116,18 @@ def problem(status: int, name: str, detail: str) -> Problem:
     return Problem(type=f"urn:fusionlens:problem:{name}", title=HTTPStatus(status).phrase, status=status, detail=detail)
 
 
+def unknown_parameter(request: Request, name: str) -> str:
+    """The sentence about a parameter that a route does not have."""
+    return f"There is no parameter {name!r} here. {_where_documented(request)} lists all parameters."
+
+
+def _where_documented(request: Request) -> str:
+    """Where a client finds the routes: the service's own page, if it has one."""
+    if request.app.openapi_url is None:
+        return "The documentation of FusionLens"
+    return f"{request.scope.get('root_path', '')}/docs"
+
+
 def _status_and_name(error_class: type[errors.FusionLensError]) -> tuple[int, str]:
     """The status and name of an error class, or of its nearest ancestor in the table.
 
@@ -143,7 +155,7 @@ async def _domain_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return _problem(request, 422, "bad-parameter", " ".join(_sentence(fault) for fault in error.errors()))
+    return _problem(request, 422, "bad-parameter", " ".join(_sentence(request, fault) for fault in error.errors()))
 
 
 def _http_exception(request: Request, error: Exception) -> Response:
@@ -153,7 +165,9 @@ def _http_exception(request: Request, error: Exception) -> Response:
     if "Allow" in headers:  # Starlette lists the methods of only one of the routes with this path
         methods = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", None), {})
         headers["Allow"] = ", ".join(sorted(method.upper() for method in methods)) or headers["Allow"]
-    advice = f"Use {headers['Allow']}." if "Allow" in headers else "All routes are listed at /docs."
+    advice = f"{_where_documented(request)} lists all routes."
+    if "Allow" in headers:
+        advice = f"Use {headers['Allow']}."
     return _problem(
         request, error.status_code, name, f"{phrase}: {request.method} {request.url.path}. {advice}", headers
     )
@@ -173,10 +187,10 @@ async def _unexpected_error(request: Request, error: Exception) -> Response:
     return response
 
 
-def _sentence(fault: dict[str, Any]) -> str:
+def _sentence(request: Request, fault: dict[str, Any]) -> str:
     name = ".".join(map(str, fault["loc"][1:]))
     if fault["type"] == "extra_forbidden":
-        return f"There is no parameter {name!r}: /docs lists all parameters."
+        return unknown_parameter(request, name)
     if fault["type"] == "missing":
         return f"The parameter {name!r} is missing."
     return f"{name}: {fault['msg']}."

@@ -25,6 +25,11 @@ PREDICTION_ID = Field(
     description="`prediction_id` from the answer of POST /predict", examples=["tpMCQLqvrsyPlbwVraAaYQ"]
 )
 _STYLE = Style()
+# The parameters of a drawing alone, and those that the legend of `format=json` has too.
+_DRAWN, _SCALED = (
+    ("alpha", "alpha_min", "alpha_max", "contour", "size", "threshold"),
+    ("clip_low", "clip_high", "colormap"),
+)
 _CLASS_AGNOSTIC = [name for name, method in METHODS.items() if method.class_agnostic]
 
 
@@ -68,7 +73,8 @@ class ExplanationQuery(BaseModel, ABC):
         None,
         ge=SMALLEST_PX,
         le=MAX_SIZE_PX,
-        description="longest side of the overlay, in px; smaller pictures are not enlarged",
+        description="longest side of the overlay, or with compare of each panel, in px; pictures that are smaller, and "
+        "the preview of `preview_side_px` at GET /model, are not enlarged, and a note says so",
     )
     contour: float | None = Field(
         None,
@@ -93,6 +99,11 @@ class ExplanationQuery(BaseModel, ABC):
         return Style(
             self.colormap, low, high, None if clip == (0, 100) else clip, self.contour, self.size, self.threshold
         )
+
+    def unused(self) -> list[str]:
+        """The names of parameters that were given, but say nothing in this format."""
+        names = _DRAWN if self.format == "json" else (*_DRAWN, *_SCALED) if self.format == "npy" else ()
+        return [name for name in names if name in self.model_fields_set]
 
     @abstractmethod
     def request(self) -> ExplanationRequest:

@@ -210,6 +210,7 @@ class ModelCard(BaseModel):
     limits: dict[str, int | float] = Field(description="limits of uploads, and how long predictions are stored")
     engine: str = Field(description="name and version of the engine that runs the model")
     fusionlens: str = Field(description="version of this service")
+    docs: bool = Field(description="whether this service has the pages /docs and /openapi.json")
 
 
 class Health(BaseModel):

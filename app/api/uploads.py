@@ -1,20 +1,26 @@
-"""Reads one picture from a request body. The bytes are counted while they arrive, and never written to disk."""
+"""Reads one picture from a request body, with the fields of a form beside it.
+
+The bytes are counted while they arrive, and never written to disk.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request
+from pydantic import BaseModel
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.errors import (
+    BadParameter,
     EmptyUpload,
     MalformedUpload,
     MissingField,
@@ -23,20 +29,51 @@ from app.errors import (
     UploadTooLarge,
     UploadTooSlow,
 )
+from app.pictures.formats import SNIFFED_BYTES, format_of
 
 FIELD = "file"
 MAX_CONTENT_TYPE_CHARS = 1000
 _PICTURE = {"type": "string", "format": "binary"}
-OPENAPI_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "description": "One picture: JPEG, PNG, WebP, GIF, TIFF or BMP.",
-        "content": {
-            "multipart/form-data": {"schema": {"type": "object", "required": [FIELD], "properties": {FIELD: _PICTURE}}},
-            "image/*": {"schema": _PICTURE},
-        },
+# What programs send that do not know a file's type, such as S3, or that were not told it, such as curl --data-binary.
+UNTOLD_TYPES = ("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
+
+
+@dataclass(frozen=True)
+class ReceivedUpload:
+    """The bytes of a picture, and the fields of the form beside it, by name."""
+
+    picture: bytes
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+def openapi_body(parameters: type[BaseModel] | None = None) -> dict[str, Any]:
+    """What the OpenAPI document says of the body: a picture and, in a form, the parameters of a model beside it."""
+    fields = {} if parameters is None else parameters.model_json_schema()["properties"]
+    form = {
+        "type": "object",
+        "required": [FIELD],
+        "properties": {FIELD: _PICTURE} | {name: _without_null(schema) for name, schema in fields.items()},
+        "additionalProperties": False,
     }
-}
+    beside = "" if parameters is None else " In a form, fields beside it may be parameters instead of the query's."
+    return {
+        "requestBody": {
+            "required": True,
+            "description": f"One picture: JPEG, PNG, WebP, GIF, TIFF or BMP.{beside}",
+            "content": {
+                "multipart/form-data": {"schema": form},
+                "image/*": {"schema": _PICTURE},
+                "application/octet-stream": {"schema": _PICTURE},
+            },
+        }
+    }
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a field that may be left out. None, its default, is nothing that a form could hold."""
+    kept = {name: value for name, value in schema.items() if name not in ("anyOf", "title") and value is not None}
+    (of_value,) = [one for one in schema.get("anyOf", [{}]) if one.get("type") != "null"]
+    return {**kept, **of_value}
 
 
 class _InMemoryParser(MultiPartParser):
@@ -91,36 +128,62 @@ class UploadMemory:
             self._used_bytes += Counter()  # forgets users who have nothing
 
 
-async def read_picture(request: Request, max_bytes: int, reserve: Callable[[int], None], timeout_s: float) -> bytes:
-    """The bytes of the picture in the multipart field `file`, or in a raw `image/*` body.
+async def read_upload(
+    request: Request, max_bytes: int, reserve: Callable[[int], None], timeout_s: float
+) -> ReceivedUpload:
+    """The picture in the multipart field `file`, with the other fields, or in a body that is a picture.
 
-    `reserve` is called with the size of each chunk. Raises UploadTooLarge as soon as the limit is passed, UploadTooSlow
-    after `timeout_s`, EmptyUpload, MalformedUpload, MissingField, UnsupportedMediaType, and what `reserve` raises.
+    Such a body has an `image/*` content type, or none that says anything and the first bytes of a picture. `reserve` is
+    called with the size of each chunk. Raises UploadTooLarge as soon as the limit is passed, UploadTooSlow after
+    `timeout_s`, EmptyUpload, MalformedUpload, MissingField, BadParameter, UnsupportedMediaType, and what `reserve`
+    raises.
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await _read_picture(request, _limited(request, max_bytes, reserve), max_bytes)
+            return await _read_upload(request, _limited(request, max_bytes, reserve), max_bytes)
     except TimeoutError as error:
         raise UploadTooSlow(f"The body did not arrive within {timeout_s:g} s: send it again.") from error
 
 
-async def _read_picture(request: Request, stream: AsyncGenerator[bytes, None], max_bytes: int) -> bytes:
+async def _read_upload(request: Request, stream: AsyncGenerator[bytes, None], max_bytes: int) -> ReceivedUpload:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type.startswith("image/"):
-        picture = b"".join([chunk async for chunk in stream])
-    elif media_type == "multipart/form-data":
-        picture = await _from_form(request, stream, max_bytes)
+    if media_type == "multipart/form-data":
+        upload = await _from_form(request, stream, max_bytes)
+    elif media_type.startswith("image/"):
+        upload = ReceivedUpload(b"".join([chunk async for chunk in stream]))
+    elif media_type in UNTOLD_TYPES:
+        upload = ReceivedUpload(await _if_picture(stream, media_type))
     else:
-        raise UnsupportedMediaType(
-            f"Send the picture as multipart/form-data in a field named {FIELD!r}, "
-            f"or as the body with an image/* content type; this request has {media_type or 'no content type'}."
-        )
-    if not picture:
+        raise _not_sent_as_picture(f"this request has {media_type}")
+    if not upload.picture:
         raise EmptyUpload("The upload is empty: send the bytes of a picture.")
-    return picture
+    return upload
 
 
-async def _from_form(request: Request, stream: AsyncGenerator[bytes, None], max_bytes: int) -> bytes:
+async def _if_picture(stream: AsyncGenerator[bytes, None], media_type: str) -> bytes:
+    """The body, if its first bytes are those of a picture. Raises UnsupportedMediaType as soon as they are not."""
+    body, start = [], b""
+    async for chunk in stream:
+        body.append(chunk)
+        if len(start) < SNIFFED_BYTES:
+            start += chunk[: SNIFFED_BYTES - len(start)]
+            if len(start) == SNIFFED_BYTES and format_of(start) is None:
+                break
+    if start and format_of(start) is None:
+        raise _not_sent_as_picture(
+            f"this request has {media_type or 'no content type'}, and its body does not begin like a picture"
+        )
+    return b"".join(body)
+
+
+def _not_sent_as_picture(found: str) -> UnsupportedMediaType:
+    return UnsupportedMediaType(
+        f"Send the picture as multipart/form-data in a field named {FIELD!r}, or as the body with an image/* content "
+        f"type; {found}."
+    )
+
+
+async def _from_form(request: Request, stream: AsyncGenerator[bytes, None], max_bytes: int) -> ReceivedUpload:
     _check_form_type(request.headers["content-type"])
     parser = _InMemoryParser(request.headers, stream, max_files=1, max_fields=20)
     parser.spool_max_size = max_bytes + 1  # more than the limit, so nothing is spooled to disk
@@ -133,9 +196,13 @@ async def _from_form(request: Request, stream: AsyncGenerator[bytes, None], max_
         raise MalformedUpload("The multipart body ends before its closing boundary: send it again.")
     if not parser.complete:
         raise EmptyUpload(f"The form is empty: send one picture in a field named {FIELD!r}.")
+    for name, count in Counter(name for name, _ in form.multi_items()).items():
+        if count > 1:
+            raise BadParameter(f"The field {name!r} is in the form {count} times: send it once.")
     if not isinstance(part := form.get(FIELD), UploadFile):
         raise MissingField(f"The form has no file in a field named {FIELD!r}: put the picture there.")
-    return await part.read()
+    fields = {name: value for name, value in form.items() if isinstance(value, str)}
+    return ReceivedUpload(await part.read(), fields)
 
 
 def _check_form_type(content_type: str) -> None:

@@ -21,14 +21,16 @@ from pydantic import (
 from app.bundles.graph_names import GRAPHS, TOKENS
 from app.errors import BundleError
 from app.models.feature_maps import BRANCHES, Branch
+from app.pictures.bit_depth import Stretch
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # 2 added `input.stretch`; older formats stay readable
 # The files of every bundle. The baseline is the training data's mean feature maps.
 MANIFEST, WEIGHTS, BASELINE = "manifest.json", "model.safetensors", "reference.safetensors"
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Side = Annotated[int, Field(gt=0, le=4096)]
+GreyValue = Annotated[int, Field(ge=0, le=65_535)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -39,12 +41,23 @@ class Section(BaseModel):
 
 
 class InputRule(Section):
-    """How a picture becomes the model's input: see `app.pictures.prepare.prepare`."""
+    """How a picture becomes the model's input: see `app.pictures.prepare.prepare`.
+
+    `stretch` is the rule for the values of greyscale: see `app.pictures.bit_depth.Stretch`.
+    """
 
     height_px: Side
     width_px: Side
     rule: Literal["shortest_side_center_crop"]
     interpolation: Literal["bicubic"]
+    stretch: Literal["found"] | tuple[GreyValue, GreyValue] | None = None
+
+    @field_validator("stretch")
+    @classmethod
+    def _rising(cls, stretch: Stretch) -> Stretch:
+        if isinstance(stretch, tuple) and stretch[0] >= stretch[1]:
+            raise ValueError("the first grey value must be below the second")
+        return stretch
 
 
 class Normalization(Section):
@@ -143,7 +156,7 @@ class Manifest(Description):
     are the grid heights of the Swin's stages in the token graph; the tuple is empty if the bundle has no such graph.
     """
 
-    format: Literal[1]
+    format: Literal[1, 2]
     input: InputRule
     normalization: dict[Branch, Normalization]
     map_shapes: dict[Branch, tuple[PositiveInt, PositiveInt, PositiveInt]]
@@ -172,6 +185,8 @@ class Manifest(Description):
         for name in ("normalization", "map_shapes"):
             if getattr(self, name).keys() != branches:
                 raise ValueError(f"{name}: fusion {self.architecture.fusion} has the branches {sorted(branches)}")
+        if self.format == 1 and "stretch" in self.input.model_fields_set:
+            raise ValueError("input.stretch: format 1 has no such key")
         if bool(self.token_stages) != (TOKENS in self.files):
             raise ValueError(f"token_stages: they belong to {TOKENS}, and one of the two is missing")
         if self.token_stages and self.token_stages[-1:] != self.map_shapes.get("swin", ())[1:2]:
@@ -186,10 +201,12 @@ def parse_manifest(text: bytes) -> Manifest:
     except ValueError as error:
         raise BundleError(MANIFEST, f"is not JSON ({error}): copy the whole bundle") from error
     number = content.get("format") if isinstance(content, dict) else None
-    if type(number) is not int or number < FORMAT:
-        raise BundleError(MANIFEST, f"format is {number!r}, which no bundle ever had: this version reads {FORMAT}")
+    if type(number) is not int or number < 1:
+        raise BundleError(MANIFEST, f"format is {number!r}, which no bundle ever had: this version reads 1 to {FORMAT}")
     if number > FORMAT:
-        raise BundleError(MANIFEST, f"format {number} is newer than this version reads ({FORMAT}): upgrade fusionlens")
+        raise BundleError(
+            MANIFEST, f"format {number} is newer than this version reads (1 to {FORMAT}): upgrade fusionlens"
+        )
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:

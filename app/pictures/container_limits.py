@@ -29,7 +29,7 @@ BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}  # byte order by the first bytes of
 def check_container(data: bytes, format_name: str) -> None:
     """Raises PictureTooLarge for a JPEG, PNG or TIFF file with more parts than any ordinary program writes.
 
-    Other formats pass: `format_name` is one of `app.pictures.decode.SIGNATURES`.
+    Other formats pass: `format_name` is one of `app.pictures.formats`.
     """
     checks = {"JPEG": _jpeg_exceeds_limits, "PNG": _png_exceeds_limits, "TIFF": tiff_exceeds_limits}
     exceeds_limits = checks.get(format_name)

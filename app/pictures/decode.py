@@ -7,23 +7,23 @@ import re
 import warnings
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from app.errors import EmptyUpload, PictureTooLarge, UnreadablePicture, UnsupportedMediaType
+from app.pictures.bit_depth import (
+    Stretch,
+    deep_to_grey,
+    is_deep_grey,
+    keeps_high_byte_only,
+    narrow_colour_note,
+    stretch_grey,
+)
+from app.pictures.colour import to_srgb
 from app.pictures.container_limits import check_container, webp_size
+from app.pictures.formats import SIGNATURES, SNIFFED_BYTES, describe, format_of, is_installed
 from app.pictures.orientation import DECODE_ERRORS, Sides, read_orientation, turn_upright
 
-# The supported formats and the first bytes of their files. Pillow's other loaders are never called.
-SIGNATURES: dict[str, tuple[bytes, ...]] = {
-    "JPEG": (b"\xff\xd8\xff",),
-    "PNG": (b"\x89PNG\r\n\x1a\n",),
-    "WEBP": (b"RIFF",),
-    "GIF": (b"GIF87a", b"GIF89a"),
-    "TIFF": (b"II*\0", b"MM\0*"),
-    "BMP": (b"BM",),
-}
 PREVIEW_SIDE_PX = 1024
 TOO_MUCH_MEMORY = "Decoding the picture needs more memory than it may use: send a smaller picture."
 _PILLOW_MAX_PIXELS = 178_956_970
@@ -33,20 +33,27 @@ _PILLOW_MAX_PIXELS = 178_956_970
 INPUT_REDUCING_GAP, PREVIEW_REDUCING_GAP = 3.0, 1.5
 _TILE_SIDES = (322, 323)  # TIFF tags: width and height of a tile
 _LARGEST_SPARE_TILE_PX = 1024 * 1024  # a tile of so many pixels may be larger than its picture
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # TIFF tags
+_SUBFILE_TYPE, _SUBDIRECTORIES = 254, 330  # TIFF tags
+_RAW_TAGS = {
+    33421,
+    46275,
+    50706,
+}  # TIFF tags of cameras' raw files: a colour filter's pattern, Sony's data, DNG's version
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest size that a picture may declare in its header; checked before any pixel is decoded.
+    """The formats that are read, and the largest size that a picture may declare in its header.
 
-    `max_pixels` is for JPEGs, which can be decoded at a reduced scale, and `max_full_pixels` for all other pictures,
-    which are decoded at full size. Raises ValueError if one of them is larger than what Pillow decodes.
+    Both are checked before any pixel is decoded. `max_pixels` is for JPEGs, which can be decoded at a reduced scale,
+    and `max_full_pixels` for all other pictures, which are decoded at full size. `formats` are some of `SIGNATURES` and
+    `MORE_FORMATS`. Raises ValueError if a limit is larger than what Pillow decodes.
     """
 
     max_pixels: int = 50_000_000
     max_full_pixels: int = 25_000_000
     max_side_px: int = 16_384
+    formats: tuple[str, ...] = tuple(SIGNATURES)
 
     def __post_init__(self) -> None:
         if max(self.max_pixels, self.max_full_pixels) > _PILLOW_MAX_PIXELS:
@@ -115,31 +122,33 @@ class Picture:
         return round((self.image.height - self.overhang[1] - self.overhang[3]) * self.reduced_by)
 
 
-def decode(data: bytes, limits: Limits, sizes: TargetSizes | None = None) -> Picture:
-    """Decode an upload to 8-bit RGB: the first frame, upright by its EXIF orientation, on white where transparent.
+def decode(data: bytes, limits: Limits, sizes: TargetSizes | None = None, stretch: Stretch = None) -> Picture:
+    """Decode an upload to 8-bit sRGB: the first frame, upright by its EXIF orientation, on white where transparent.
 
-    With `sizes`, a large JPEG is decoded at the smallest of libjpeg's scales 1, 1/2, 1/4 and 1/8 that they allow, which
-    saves most of the time. Other formats are decoded at full size. Raises EmptyUpload, UnsupportedMediaType,
+    `stretch` says how the values of greyscale become 0 to 255. With `sizes`, a large JPEG is decoded at the smallest of
+    libjpeg's scales 1, 1/2, 1/4 and 1/8 that they allow, which saves most of the time. Other formats are decoded at
+    full size and, if a profile changes their colours, reduced then. Raises EmptyUpload, UnsupportedMediaType,
     PictureTooLarge (from the header, before any pixel is decoded) and UnreadablePicture.
     """
     if not data:
         raise EmptyUpload("The upload is empty: send the bytes of a picture.")
-    format_name = _format(data)
+    format_name = _format(data, limits)
     _silence_pillow()
     notes = []
     try:
         check_container(data, format_name)
         if format_name == "WEBP":  # Pillow reserves memory for the pixels when it opens the file
             limits.check("picture", *webp_size(data))
-        image = _opened(data, format_name)
+        image = open_image(data, format_name)
         limits.check("picture", *image.size, can_reduce=_can_reduce(image))
         _check_tiles(image, limits)
-        if getattr(image, "is_animated", False):
-            notes.append("The file holds several frames; only the first was used.")
-            image.seek(0)
+        _refuse_raw(image)
+        notes += _choose_frame(image)
         reduced_by, overhang = _reduce(image, sizes)
-        image.load()
-        rgb = _to_rgb(image)
+        rgb, colour_notes = _to_rgb(image, limits, sizes if reduced_by == 1 else None, stretch)
+        notes += colour_notes
+        if rgb.size != image.size:
+            reduced_by, overhang = _reduced(image.size, rgb.size)
     except Image.DecompressionBombError as error:
         raise PictureTooLarge(f"The picture has far too many pixels. {limits.describe()}") from error
     except MemoryError as error:
@@ -156,17 +165,28 @@ def decode(data: bytes, limits: Limits, sizes: TargetSizes | None = None) -> Pic
     return Picture(rgb, format_name, tuple(notes), reduced_by, overhang)
 
 
-def _format(data: bytes) -> str:
-    for name, prefixes in SIGNATURES.items():
-        if data.startswith(prefixes) and (name != "WEBP" or data[8:12] == b"WEBP"):
-            return name
-    raise UnsupportedMediaType(f"This is not a picture in a supported format: send {', '.join(SIGNATURES)}.")
+def _format(data: bytes, limits: Limits) -> str:
+    name = format_of(data[:SNIFFED_BYTES])
+    if name in limits.formats and (name in SIGNATURES or is_installed(name)):
+        return name
+    known = describe(data[:SNIFFED_BYTES])
+    if name is None:
+        raise UnsupportedMediaType(f"This is {known}, which is not read: send {', '.join(limits.formats)}.")
+    how = "pip install 'fusionlens[heif]'" if name in limits.formats else f"add {name} to FUSIONLENS_MORE_FORMATS"
+    raise UnsupportedMediaType(
+        f"This is {known}, which this service does not read: send {', '.join(SIGNATURES)}. To read it: {how}."
+    )
 
 
-def _opened(data: bytes, format_name: str) -> Image.Image:
-    # Image.open would give a JPEG with several frames to the loader of another format, MPO.
-    if format_name == "JPEG":
+def open_image(data: bytes, format_name: str) -> Image.Image:
+    """Pillow's image of a file of this format, of which only the header has been read. Raises what Pillow raises."""
+    if format_name == "JPEG":  # Image.open would give a JPEG with several frames to the loader of another format, MPO
         return JpegImageFile(io.BytesIO(data))
+    if format_name == "HEIF":
+        from pillow_heif import HeifImageFile  # imported here because it is an optional dependency
+
+        heif: Image.Image = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
+        return heif
     return Image.open(io.BytesIO(data), formats=[format_name])
 
 
@@ -190,7 +210,13 @@ def _reduce(image: Image.Image, sizes: TargetSizes | None) -> tuple[int, Sides]:
     factor = sizes.reduction(width, height) if sizes and _can_reduce(image) else 1
     if factor == 1 or image.draft(None, (width // factor, height // factor)) is None:
         return 1, (0.0, 0.0, 0.0, 0.0)
-    return factor, (0.0, 0.0, image.width - width / factor, image.height - height / factor)
+    return _reduced((width, height), image.size)
+
+
+def _reduced(size: tuple[int, int], reduced_size: tuple[int, int]) -> tuple[int, Sides]:
+    """The factor between two sizes, and the overhang of the smaller one."""
+    factor = -(-max(size) // max(reduced_size))
+    return factor, (0.0, 0.0, reduced_size[0] - size[0] / factor, reduced_size[1] - size[1] / factor)
 
 
 def _can_reduce(image: Image.Image) -> bool:
@@ -208,26 +234,46 @@ def _check_tiles(image: Image.Image, limits: Limits) -> None:
             raise PictureTooLarge(f"The picture's tiles are {width} × {height} px, much larger than the picture.")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _refuse_raw(image: Image.Image) -> None:
+    """Raises UnsupportedMediaType for a TIFF with a thumbnail, or a sensor's data, where its picture should be."""
+    tags = getattr(image, "tag_v2", {})
+    is_reduced = tags.get(_SUBFILE_TYPE) in (1, 3) and (_SUBDIRECTORIES in tags or getattr(image, "n_frames", 1) > 1)
+    if is_reduced or _RAW_TAGS & {*tags}:
+        raise UnsupportedMediaType(
+            "This is a camera's raw file, or a TIFF that begins with a thumbnail of its picture: develop it, and save "
+            "the picture as JPEG, PNG or a TIFF of one page."
+        )
+
+
+def _choose_frame(image: Image.Image) -> list[str]:
+    """Choose the frame to decode: the first one, or in an HEIF file the main picture. Returns what to say about it."""
+    if not getattr(image, "is_animated", False):
+        return []
+    if image.format == "HEIF":
+        return ["The file holds several pictures; only its main picture was used."]
+    image.seek(0)
+    return ["The file holds several frames; only the first was used."]
+
+
+def _to_rgb(
+    image: Image.Image, limits: Limits, sizes: TargetSizes | None, stretch: Stretch
+) -> tuple[Image.Image, list[str]]:
+    """Decode the pixels and convert them to sRGB. Returns the picture, and what the sender should know.
+
+    If a profile changes its colours, the picture is reduced as far as `sizes` allow.
+    """
     if image.mode in {"I", "F", "LAB"}:
         raise UnreadablePicture(
             f"Pixels of type {image.mode} are not supported: convert the picture to 8-bit colour or 16-bit greyscale."
         )
-    if image.mode in {"P", "PA"} and image.palette is None:
-        raise ValueError("a palette is missing")  # a damaged file, for which Pillow would invent colours
-    if image.mode.startswith("I;16"):
-        return _eight_bit(image).convert("RGB")
-    if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB")
-    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-    on_white = Image.new("RGB", rgba.size, "white")
-    on_white.paste(rgba, mask=rgba.getchannel("A"))
-    return on_white
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 12- or 16-bit greyscale to 8 bits. Pillow's own conversion clips, and ignores that 0 may mean white."""
-    tags = getattr(image, "tag_v2", {})
-    white = 2 ** tags.get(_BITS_PER_SAMPLE, (16,))[0] - 1
-    grey = (np.asarray(image).astype(np.uint32) * 255 + white // 2) // white
-    return Image.fromarray((255 - grey if tags.get(_PHOTOMETRIC) == 0 else grey).astype(np.uint8))
+    is_cut = keeps_high_byte_only(image)
+    image.load()
+    limits.check("picture", *image.size, can_reduce=_can_reduce(image))  # an HEIF file can declare a smaller size
+    profile = image.info.get("icc_profile")
+    image, range_note = deep_to_grey(image, stretch) if is_deep_grey(image) else stretch_grey(image, stretch)
+    if profile:
+        image.info["icc_profile"] = profile
+    rgb, notes = to_srgb(image, sizes.reduction(*image.size) if sizes else 1)
+    if is_cut:
+        range_note = narrow_colour_note(image)
+    return (rgb.copy() if rgb is image else rgb), [*([range_note] if range_note else []), *notes]

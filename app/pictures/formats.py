@@ -6,9 +6,21 @@ Sources: the specifications of the formats; for AVIF and HEIF, ISO/IEC 14496-12,
 from __future__ import annotations
 
 import struct
+from importlib.util import find_spec
+from typing import Final
 
-from app.pictures.decode import SIGNATURES
+from PIL import features
 
+# What is always read, by the first bytes of the files.
+SIGNATURES: dict[str, tuple[bytes, ...]] = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "WEBP": (b"RIFF",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "TIFF": (b"II*\0", b"MM\0*"),
+    "BMP": (b"BM",),
+}
+MORE_FORMATS: Final = ("AVIF", "HEIF")  # what is read on request
 SNIFFED_BYTES = 512  # at the start of a file, enough to tell its kind
 _BRANDS = {
     "AVIF": {b"avif", b"avis"},
@@ -47,11 +59,30 @@ _MARKUP = {b"<svg": "an SVG picture", b"<!doctype html": "a web page", b"<html":
 
 def readable_formats() -> tuple[str, ...]:
     """All formats that the installed libraries can read."""
-    return tuple(SIGNATURES)
+    return (*SIGNATURES, *(name for name in MORE_FORMATS if is_installed(name)))
+
+
+def is_installed(format_name: str) -> bool:
+    """Whether the library for one of `MORE_FORMATS` is installed."""
+    if format_name == "HEIF":
+        return find_spec("pillow_heif") is not None
+    return bool(features.check("avif"))
+
+
+def use_one_thread(format_name: str) -> None:
+    """Load the library for one of `MORE_FORMATS`, and let it decode without threads of its own."""
+    if format_name == "HEIF":
+        import pillow_heif  # imported here because it is an optional dependency
+
+        pillow_heif.options.DECODE_THREADS = 1
+    else:
+        from PIL import AvifImagePlugin  # imported here because few services need it
+
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def format_of(start: bytes) -> str | None:
-    """The format of a file by its first `SNIFFED_BYTES` bytes: one of `SIGNATURES`, AVIF or HEIF, or else None."""
+    """The format of a file by its first `SNIFFED_BYTES` bytes: one of `SIGNATURES` or `MORE_FORMATS`, or else None."""
     for name, prefixes in SIGNATURES.items():
         if start.startswith(prefixes):
             is_another = (name == "WEBP" and start[8:12] != b"WEBP") or (name == "TIFF" and start[8:11] == b"CR\x02")

@@ -7,18 +7,25 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
+from app.pictures.bit_depth import Stretch
 from app.pictures.decode import Limits, TargetSizes, decode
 from app.pictures.prepare import prepare
 from app.pictures.preview import preview
+from app.pictures.visibility import visibility_notes
 
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """The model's input size (height, width), the limits for uploads, and the longest side of the preview."""
+    """How uploads are opened for a model.
+
+    `input_size` is the model's (height, width), `preview_side_px` the longest side of the preview, and `stretch` the
+    bundle's rule for grey values.
+    """
 
     input_size: tuple[int, int]
     limits: Limits
     preview_side_px: int
+    stretch: Stretch = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +42,14 @@ class OpenedPicture:
 
 def open_picture(data: bytes, options: OpenOptions) -> OpenedPicture:
     """Decode an upload for a model. Raises what `app.pictures.decode.decode` raises."""
-    picture = decode(data, options.limits, TargetSizes(options.input_size, options.preview_side_px))
+    sizes = TargetSizes(options.input_size, options.preview_side_px)
+    picture = decode(data, options.limits, sizes, options.stretch)
+    prepared = prepare(picture, options.input_size)
     return OpenedPicture(
         picture.width_px,
         picture.height_px,
         picture.format,
-        picture.notes,
-        prepare(picture, options.input_size).image,
+        (*picture.notes, *visibility_notes(picture, prepared)),
+        prepared.image,
         np.asarray(preview(picture, options.preview_side_px)),
     )

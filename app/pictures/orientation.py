@@ -30,7 +30,7 @@ _TURNS = {
 
 def read_orientation(image: Image.Image) -> int | None:
     """The EXIF orientation, from 1 to 8. It is 1 without EXIF data, and None if the data is damaged or too large."""
-    block = image.info.get("exif", b"")
+    block = image.info.get("exif") or b""
     if not isinstance(block, bytes):  # a text chunk of a PNG may have this name
         return None
     block = block.removeprefix(b"Exif\0\0")

@@ -16,10 +16,11 @@ import sys
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from app.errors import EmptyUpload, PictureTooLarge, UnreadablePicture, UnsupportedMediaType
-from app.pictures.decode import SIGNATURES, TOO_MUCH_MEMORY, Limits
+from app.pictures.decode import TOO_MUCH_MEMORY, Limits
+from app.pictures.formats import MORE_FORMATS, SIGNATURES, is_installed, use_one_thread
 from app.pictures.messages import BrokenMessage, receive_message, send_message
 from app.pictures.opened import OpenOptions, open_picture
 
@@ -67,16 +68,25 @@ def _answer(data: bytes, options: OpenOptions) -> tuple[Any, ...]:
 
 
 def _options(facts: dict[str, Any]) -> OpenOptions:
+    """The options in the form that JSON gives them: its lists are tuples here."""
     height, width = facts["input_size"]
-    return OpenOptions((height, width), Limits(**facts["limits"]), facts["preview_side_px"])
+    limits = Limits(**facts["limits"] | {"formats": tuple(facts["limits"]["formats"])})
+    stretch = facts["stretch"]
+    if isinstance(stretch, list):
+        stretch = (stretch[0], stretch[1])
+    return OpenOptions((height, width), limits, facts["preview_side_px"], stretch)
 
 
 def _load_codecs() -> None:
     """Load all modules that decoding needs, since none can be loaded after the limits are set."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
     for name in SIGNATURES:
         data = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(data, name)
+        Image.new("RGB", (8, 8)).save(data, name, icc_profile=profile)
         open_picture(data.getvalue(), OpenOptions((8, 8), Limits(), 8))
+    for name in MORE_FORMATS:
+        if is_installed(name):
+            use_one_thread(name)
 
 
 def _limit(memory_bytes: int) -> bool:

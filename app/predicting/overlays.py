@@ -34,6 +34,11 @@ def draw_panels(prediction: Prediction, explanations: Sequence[Explanation], sty
     return Drawing(side_by_side(panels), largest)
 
 
+def longest_side_px(prediction: Prediction) -> int:
+    """The longest side of the preview, which drawings do not exceed."""
+    return max(_preview(prediction)[0].size)
+
+
 def _preview(prediction: Prediction) -> tuple[Image.Image, Rectangle]:
     """The preview, and the region of it that the model saw."""
     upload = prediction.upload

@@ -54,7 +54,7 @@ class Predictor:
         manifest = bundle.manifest
         self._bias = decision_bias(manifest)
         self._input_size = (manifest.input.height_px, manifest.input.width_px)
-        self.open_options = OpenOptions(self._input_size, limits, preview_side_px)
+        self.open_options = OpenOptions(self._input_size, limits, preview_side_px, manifest.input.stretch)
         _, rows, columns = manifest.map_shapes.get("swin", (0, 0, 0))
         self.capabilities = Capabilities(
             manifest.classes,
@@ -164,7 +164,8 @@ class Predictor:
         """Make one prediction and its overlay, so that the first request does not wait for lazy initialisation."""
         grey = np.full((*self._input_size, 3), 128, np.uint8)
         # The prediction runs the classifier graph, the explanation the explainer graph.
-        prediction, _ = self.predict(self.open(encode_png(grey)))
+        unlimited = replace(self.open_options, limits=Limits())  # whatever the limits for uploads are
+        prediction, _ = self.predict(upload_of(open_picture(encode_png(grey), unlimited)))
         explanation = self.explain_one(prediction, HeatmapRequest())
         encode_png(draw_over(prediction, explanation, Style()).picture)
 

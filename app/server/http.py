@@ -26,19 +26,20 @@ BODY_SLICE_BYTES, SLICE_BYTES = 64 * 1024, 4 * 1024
 HEAD_END = b"\r\n\r\n"
 FRAMING = (b"content-length", b"transfer-encoding")
 REFUSALS = {
-    400: ("malformed-request", "This is no request of HTTP/1.1: send one, with one Host and without TLS."),
-    408: ("request-timeout", "The headers did not arrive in time: send the request again."),
-    431: ("headers-too-large", f"Send at most {MAX_HEADERS} headers and {MAX_HEADERS_BYTES} bytes of them."),
-    503: ("too-many-connections", "There are too many connections from this address: close some, or wait."),
+    "malformed-request": (400, "This is no request of HTTP/1.1: send one, with one Host and without TLS."),
+    "malformed-target": (400, "This is no path with a query: escape all that is not ASCII, as in %C3%A9, and spaces."),
+    "request-timeout": (408, "The headers did not arrive in time: send the request again."),
+    "headers-too-large": (431, f"Send at most {MAX_HEADERS} headers and {MAX_HEADERS_BYTES} bytes of them."),
+    "too-many-connections": (503, "There are too many connections from this address: close some, or wait."),
 }
 
 
 class RefusedRequest(Exception):
-    """A request that is refused while it is parsed. `status` is one of REFUSALS."""
+    """A request that is refused while it is parsed. `name` is one of REFUSALS."""
 
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -55,11 +56,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._header_s, self._pool = header_s, pool
         self._header_timer: asyncio.TimerHandle | None = None
         self._reads_headers, self._has_begun = True, False
-        self._unparsed = b""
+        self._unparsed = self.url = b""
         self._next_slice: asyncio.Handle | None = None
         # Of a request: all but its body, its body as far as it came, and its declared length, 0 if there is none.
         self._overhead_bytes = self._body_bytes = self._length_bytes = 0
-        self._refusal: int | None = None  # the status of a request that is refused after the answers to earlier ones
+        self._refusal: str | None = None  # the name for a request that is refused after the answers to earlier ones
         self._replays_head = False  # while the head of a request is parsed again, without its wish for an upgrade
 
     # Called by the event loop.
@@ -69,7 +70,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_made(ClosingTransport(transport, self._is_receiving))  # type: ignore[arg-type]
         self._start_headers()
         if not self._pool.admit(self):
-            self._refuse(503)
+            self._refuse("too-many-connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
@@ -113,7 +114,7 @@ class BoundedHttp(HttpToolsProtocol):
         if not self._reads_headers:
             return
         if len(self.headers) >= MAX_HEADERS:
-            raise RefusedRequest(431)
+            raise RefusedRequest("headers-too-large")
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -125,7 +126,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._length_bytes = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
         version, hosts = self.parser.get_http_version(), [name for name, _ in self.headers].count(b"host")
         if version not in ("1.0", "1.1") or (version == "1.1" and hosts != 1):  # RFC 9112, sections 2.3 and 3.2
-            raise RefusedRequest(400)
+            raise RefusedRequest("malformed-request")
         if version == "1.0":
             self.expect_100_continue = False  # RFC 9110, section 10.1.1
         self._has_begun = False
@@ -179,7 +180,7 @@ class BoundedHttp(HttpToolsProtocol):
     def displace(self) -> None:
         """See Connection. Who is within a request is told."""
         if self._has_begun or not self._is_idle:
-            self._refuse(503)
+            self._refuse("too-many-connections")
         self.transport.close_now()
 
     @property
@@ -229,14 +230,16 @@ class BoundedHttp(HttpToolsProtocol):
             try:
                 self._go_on_without_upgrade()
             except httptools.HttpParserError:  # such as for a transfer coding that there is not
-                self._refuse(400)
+                self._refuse("malformed-request")
+        except httptools.HttpParserInvalidURLError:
+            self._refuse("malformed-target")
         except httptools.HttpParserError as error:
             refused = error.__context__
-            self._refuse(refused.status if isinstance(refused, RefusedRequest) else 400)
+            self._refuse(refused.name if isinstance(refused, RefusedRequest) else "malformed-request")
         else:
             allowed_bytes = MAX_HEADERS_BYTES * (1 if self._reads_headers else 2) + self._body_bytes // 8
             if self._overhead_bytes > allowed_bytes:
-                self._refuse(431)
+                self._refuse("headers-too-large")
 
     @property
     def _must_answer_first(self) -> bool:
@@ -272,24 +275,30 @@ class BoundedHttp(HttpToolsProtocol):
         if not self._is_idle:  # an earlier request is still being answered, and must not get this answer
             self._header_timer = self.loop.call_later(self._header_s, self._headers_timed_out)
         elif self._has_begun:
-            self._refuse(408)
+            self._refuse("request-timeout")
         else:
             self.transport.close()
 
-    def _refuse(self, status: int) -> None:
+    def _wants_no_body(self, name: str, is_answering: bool) -> bool:
+        """Whether the refused request is one for HEAD. Before its path, the parser has an earlier one's method."""
+        if is_answering:
+            return bool(self.cycle.scope["method"] == "HEAD")
+        return (bool(self.url) or name == "malformed-target") and self.parser.get_method() == b"HEAD"
+
+    def _refuse(self, name: str) -> None:
         """Answer with a problem, in its turn and unless the answer has begun, and close."""
         is_answering = not self._is_idle
         if self.pipeline or (is_answering and not self.cycle.more_body):
-            self._refusal = status
+            self._refusal = name
             return
-        name, detail = REFUSALS[status]
+        status, detail = REFUSALS[name]
         if not is_answering:  # a request that no middleware sees
             self.app_state["metrics"].refusals.labels(name).inc()
         if not is_answering or not self.cycle.response_started:
             body = json.dumps(problem(status, name, detail).model_dump()).encode()
             head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\n"
             head += f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n\r\n"
-            self.transport.write(head.encode() + body)
+            self.transport.write(head.encode() + (b"" if self._wants_no_body(name, is_answering) else body))
         self.transport.close()
         if is_answering:  # its route waits for a body that will not come
             self.cycle.scope["state"]["refusal"] = status, name

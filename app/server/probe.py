@@ -14,6 +14,8 @@ import urllib.request
 from collections.abc import Sequence
 from http.client import HTTPException
 
+from app.arguments import whole_number
+
 DESCRIPTION = "ask the service on this machine whether it accepts new clients"
 TIMEOUT_S = 5.0
 
@@ -30,8 +32,9 @@ def main(arguments: Sequence[str], program: str) -> int:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to a parser."""
-    port = os.environ.get("FUSIONLENS_PORT", "8000")
-    parser.add_argument("--port", type=int, default=port, help="port of the service (default: FUSIONLENS_PORT)")
+    port = os.environ.get("FUSIONLENS_PORT", os.environ.get("PORT", "8000"))
+    help_text = "port of the service (default: FUSIONLENS_PORT, else PORT)"
+    parser.add_argument("--port", type=whole_number(1, 65535), default=port, help=help_text)
 
 
 def why_not_ready(host: str, port: int) -> str | None:
@@ -48,6 +51,8 @@ def why_not_ready(host: str, port: int) -> str | None:
             return str(json.loads(body)["detail"])
         except (ValueError, KeyError, TypeError):
             return f"{url} answers {error.code}."
+    except UnicodeError:
+        return f"{host!r} is no name that a host can have."
     except HTTPException:
         return f"What answers at {url} is no HTTP service."
     except (urllib.error.URLError, OSError) as error:

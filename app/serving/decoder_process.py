@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import app
 from app.errors import PictureTooLarge
-from app.pictures.decode import SIGNATURES
+from app.pictures.formats import MORE_FORMATS, SIGNATURES
 from app.pictures.messages import BrokenMessage, ConnectionEnded, receive_message, send_message
 from app.pictures.opened import OpenedPicture, OpenOptions
 from app.pictures.worker import REFUSALS
@@ -43,7 +43,7 @@ class _Facts(BaseModel):
 
     width_px: _Side
     height_px: _Side
-    format: Literal[*SIGNATURES]  # type: ignore[valid-type]
+    format: Literal[*SIGNATURES, *MORE_FORMATS]  # type: ignore[valid-type]
     notes: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=8)]
     preview_size: tuple[_Side, _Side]
 

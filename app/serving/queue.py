@@ -95,10 +95,13 @@ class WorkQueue(Generic[Item, Result]):
         own_rounds = max(0, own_before - self._max_passes_per_user + 1) / self._max_passes_per_user
         return max(rounds, own_rounds) * self._usual_pass_s()
 
-    def admit(self, deadline: float, user: str = "", ahead: Mapping[str, int] | None = None) -> None:
-        """Raises Overloaded if there is no place for a new item of this user, or if it would miss its deadline."""
+    def admit(self, deadline: float, user: str = "", ahead: Mapping[str, int] | None = None, items: int = 1) -> None:
+        """Raises Overloaded if there is no place for a new item of this user, or if it would miss its deadline.
+
+        With `items`, the item is the last of so many for `run_all`, which need one place, but the time of all.
+        """
         counts = self._counts(ahead)
-        expected_s = self.expected_wait_s(user, ahead)
+        expected_s = self.expected_wait_s(user, Counter(ahead or {}) + Counter({user: items - 1}))
         before = len(self._passes) + counts.total()
         full = before >= self._max_passes + self._queue_limit and not self._displaces(user, counts)
         late = time.monotonic() + expected_s + self._usual_pass_s() > deadline
@@ -122,6 +125,33 @@ class WorkQueue(Generic[Item, Result]):
         finally:
             expiry.cancel()
             self._leave(entry)
+
+    async def run_all(self, items: Sequence[Item], deadline: float, user: str = "") -> list[TimedResult[Result]]:
+        """Wait for the turns of all these items, and return their results in the same order.
+
+        They enter the queue as it has places for them, or one by one, so it takes any number of items whatever its
+        limit. If one of them fails or the caller is cancelled, the others are dropped. Raises what `run` raises.
+        """
+        calls: list[asyncio.Task[TimedResult[Result]]] = []
+        try:
+            for item in items:
+                while (running := [call for call in calls if not call.done()]) and not self._has_place:
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for call in calls:
+                    if call.done():
+                        call.result()  # raises here what one of them raised
+                calls.append(asyncio.create_task(self.run(item, deadline, user)))
+                await asyncio.sleep(0)  # until it has entered
+            return await asyncio.gather(*calls)
+        finally:
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    @property
+    def _has_place(self) -> bool:
+        """Whether one more item would wait or run without taking another one's place."""
+        return self.waiting + len(self._passes) < self._max_passes + self._queue_limit
 
     def _usual_pass_s(self) -> float:
         """The median duration of the recent passes; 0 before the first one."""

@@ -178,10 +178,16 @@ class Service:
 
     async def _predict_moved(self, prediction: Prediction, deadline: float, user: str) -> list[Prediction]:
         """Predict the moved views of a picture, for fine detail. Raises Overloaded and DeadlineExceeded."""
-        on_their_way = self._decoding + Counter({user: len(MOVES) - 2})
-        self._prediction_queue.admit(deadline, user, on_their_way)
+        views = len(MOVES) - 1
+        self._prediction_queue.admit(deadline, user, self._decoding, items=views)
         uploads = await anyio.to_thread.run_sync(self.predictor.moved_uploads, prediction)
-        ran = await asyncio.gather(*(self._prediction_queue.run((upload, True), deadline, user) for upload in uploads))
+        try:
+            ran = await self._prediction_queue.run_all([(upload, True) for upload in uploads], deadline, user)
+        except DeadlineExceeded as error:
+            raise DeadlineExceeded(
+                f"The {views} further passes of the model for fine detail did not all begin within the time limit of "
+                f"{self._deadline_s:g} s: leave out detail=fine, or try again later."
+            ) from error
         return [passed.result[0] for passed in ran]
 
     def _record(self, queue: str, ran: TimedResult[Any], stages_ms: dict[str, float]) -> None:

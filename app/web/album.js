@@ -7,6 +7,7 @@
 // service requires a key, the answers are stored for this tab alone.
 
 import { hasKey } from "./api.js";
+import { ofBrowser, ofTab } from "./storage.js";
 
 const STORED = "fusionlens.predictions";
 
@@ -16,7 +17,8 @@ export class Album extends EventTarget {
 
   constructor() {
     super();
-    addEventListener("storage", ({ key, storageArea }) => key === STORED && storageArea === storage() && this.#read());
+    addEventListener("storage", ({ key, storageArea }) => key === STORED && area().is(storageArea) && this.#read());
+    for (const one of [ofBrowser, ofTab]) if (one.get(STORED) !== null) store((records) => records, one);
     this.#read();
   }
 
@@ -86,7 +88,7 @@ export class Album extends EventTarget {
     if (expired.length) {
       for (const entry of expired) entry.state = "expired";
       this.#drop(expired);
-      store((records) => records.filter((record) => !hasExpired(record)));
+      store((records) => records);
     }
     clearTimeout(this.#timer);
     const next = Math.min(...this.#entries.map(({ until }) => until ?? Infinity));
@@ -97,19 +99,25 @@ export class Album extends EventTarget {
 
 const hasExpired = ({ until }) => until !== null && until <= Date.now();
 
-function storage() {
-  return hasKey() ? sessionStorage : localStorage;
+const area = () => (hasKey() ? ofTab : ofBrowser);
+
+/** Forget the answers that were stored in this tab. */
+export function forgetTab() {
+  ofTab.remove(STORED);
 }
 
-function stored() {
-  return JSON.parse(storage().getItem(STORED) ?? "[]");
-}
-
-/** Change the stored records, with those that other tabs have added. If the storage is full, the change is lost. */
-function store(change) {
+/** The stored records that have not expired. What is not one, as another version may have written it, is left out. */
+function stored(where = area()) {
   try {
-    storage().setItem(STORED, JSON.stringify(change(stored())));
+    const records = JSON.parse(where.get(STORED) ?? "[]");
+    return records.filter((one) => one?.id && one.answer?.model && one.until && !hasExpired(one));
   } catch (error) {
-    if (error.name !== "QuotaExceededError") throw error;
+    if (!(error instanceof SyntaxError || error instanceof TypeError)) throw error;
+    return [];
   }
+}
+
+/** Change the stored records, with those that other tabs have added. Expired ones are not stored again. */
+function store(change, where = area()) {
+  where.set(STORED, JSON.stringify(change(stored(where))));
 }

@@ -1,5 +1,7 @@
 // Requests to the service, with its API key, and its errors.
 
+import { ofTab } from "./storage.js";
+
 const KEY = "fusionlens.key";
 const MOST_WAIT_S = 5; // longest Retry-After of a busy service that is waited for automatically
 const MOST_WAITED_S = 60; // longest total wait of one request
@@ -27,19 +29,20 @@ export function whenAKeyIsNeeded(dialog) {
 
 /** Whether this tab has a key to send. */
 export function hasKey() {
-  return sessionStorage.getItem(KEY) !== null;
+  return ofTab.get(KEY) !== null;
 }
 
-/** Forget the key, and the answers that were stored in this tab. */
+/** Forget the key. */
 export function forgetKey() {
-  sessionStorage.clear();
+  ofTab.remove(KEY);
 }
 
-/** Send a request and return what `read` makes of a successful response. `path` is relative. Throws Problem. */
+/** Send a request and return what `read` makes of a successful response. `path` is relative, so that it is below the
+ * prefix under which this page is. Throws Problem, and an AbortError if the signal among the options is aborted. */
 export async function ask(path, read, options = {}) {
   let waited_s = 0;
   for (;;) {
-    const key = sessionStorage.getItem(KEY);
+    const key = ofTab.get(KEY);
     const headers = key === null ? {} : { Authorization: `Bearer ${key}` };
     const response = await reached(() => fetch(path, { ...options, headers }));
     if (response.ok) return reached(() => read(response));
@@ -51,12 +54,12 @@ export async function ask(path, read, options = {}) {
       continue;
     }
     if (response.status !== 401) throw problem;
-    if (key === sessionStorage.getItem(KEY)) sessionStorage.setItem(KEY, await newKey(problem));
+    if (key === ofTab.get(KEY)) ofTab.set(KEY, await newKey(problem));
   }
 }
 
 async function newKey(problem) {
-  sessionStorage.removeItem(KEY);
+  ofTab.remove(KEY);
   asking ??= askForKey(problem.message).finally(() => { asking = null; });
   const given = await asking;
   if (given === null) throw problem;

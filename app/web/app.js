@@ -1,6 +1,6 @@
 // The page: it takes pictures, sends them to the service, and shows the answers.
 
-import { Album } from "./album.js";
+import { Album, forgetTab } from "./album.js";
 import { drawAnswer } from "./answer.js";
 import { ask, forgetKey, hasKey, Problem, whenAKeyIsNeeded } from "./api.js";
 import { Busy } from "./busy.js";
@@ -10,6 +10,7 @@ import { curlOf, fileOf, nameOf, pythonOf, recordOf, save } from "./downloads.js
 import { listenForPictures } from "./intake.js";
 import { element, painted, say } from "./page.js";
 import { formOf } from "./questions.js";
+import { whenNotKept } from "./storage.js";
 import { drawStrip } from "./strip.js";
 import { Viewer } from "./viewer.js";
 import { minutes } from "./words.js";
@@ -60,6 +61,7 @@ function introduce(card) {
       `${minutes(model.limits.store_ttl_s)}, and you can have them forgotten at once.`,
   );
   controls.offer(model);
+  element("docs").hidden = !model.docs;
   draw();
 }
 
@@ -98,8 +100,9 @@ async function predict(entry) {
 /** The answer, when it came and when it expires, by this browser's clock. */
 async function readAnswer(response) {
   const answer = await response.json();
-  const kept_ms = Date.parse(answer.expires_at) - Date.parse(response.headers.get("Date"));
   const at = Date.now();
+  const sent_ms = Date.parse(response.headers.get("Date")); // some proxies remove it
+  const kept_ms = Date.parse(answer.expires_at) - (Number.isNaN(sent_ms) ? at : sent_ms);
   return { answer, at, until: answer.stored ? at + kept_ms : null };
 }
 
@@ -273,9 +276,11 @@ element("forget-all").addEventListener("click", () =>
 element("about-open").addEventListener("click", () => tellAbout(model));
 element("key-forget").addEventListener("click", () => {
   forgetKey();
+  forgetTab();
   location.reload();
 });
 whenAKeyIsNeeded(askForKey);
+whenNotKept((sentence) => say("not-kept", sentence));
 listenForPictures(take, (action) => attempt(() => busy.until(action())));
 attempt(async () => {
   await readModel();

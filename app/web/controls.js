@@ -25,6 +25,8 @@ export function offer(card) {
   const layers = Object.keys(LAYERS).filter((layer) => LAYERS[layer].isIn(card));
   fill("layer", layers.map((layer) => [layer, LAYERS[layer].label]));
   show("tokens", layers.length > 0);
+  fill("token-stage", card.token_stages.toReversed().map((rows) => [rows, `${rows} rows of tokens`]));
+  show("saliency", card.token_stages.length > 0);
   agree();
 }
 
@@ -63,7 +65,7 @@ export function agree() {
     const branchless = control.contains(element("branch")) && !hasSeveral();
     control.hidden = branchless || !control.classList.contains(`for-${now}`);
   }
-  const ofClass = now === "tokens" ? isOfClass() : !model.class_agnostic_methods.includes(value("method"));
+  const ofClass = now === "saliency" || (now === "tokens" ? isOfClass() : !isAgnostic());
   element("of-class").disabled = value("layer") === "swin";
   element("target").disabled = !ofClass;
   element("against").disabled = !ofClass;
@@ -76,12 +78,13 @@ export function agree() {
   }
 }
 
+const isAgnostic = () => model.class_agnostic_methods.includes(value("method"));
 const isOfClass = () => value("layer") === "cross" && element("of-class").checked;
 
 /** The longest side of the service's previews, in px. */
 export const previewSide = () => model.limits.preview_side_px;
 
-/** The selected view: evidence, branches or tokens. */
+/** The selected view: evidence, branches, tokens or saliency. */
 export const view = () => document.querySelector("[name=view]:checked").value;
 
 /** The branches to compare: the value of `compare`. */
@@ -90,16 +93,19 @@ export const compared = () => [...model.branches.filter((branch) => branch !== "
 /** The selected attention head, or null for the mean over all. */
 export const head = () => (value("head") === "" ? null : Number(value("head")));
 
+/** Whether a finer map is asked for. */
+export const isFine = () => element("detail").checked;
+
 /** The question for `/explain` about a branch. */
 export function evidence(branch = value("branch")) {
-  const agnostic = model.class_agnostic_methods.includes(value("method"));
+  const agnostic = isAgnostic();
   return {
     route: "explain",
     branch,
     method: value("method"),
     target: agnostic ? null : value("target"),
     against: agnostic ? null : value("against"),
-    detail: element("detail").checked ? "fine" : null,
+    detail: isFine() ? "fine" : null,
   };
 }
 
@@ -113,6 +119,11 @@ export function looking() {
     target: ofClass ? value("target") : null,
     against: ofClass ? value("against") : null,
   };
+}
+
+/** The question for `/tokens`. */
+export function saliency() {
+  return { route: "tokens", token_stage: value("token-stage"), target: value("target"), against: value("against") };
 }
 
 /** The style in which the page draws maps. */

@@ -10,13 +10,13 @@ export function parametersOf({ route, ...parameters }) {
 }
 
 /** Request an explanation by the prediction's id or, if it is not stored, by sending the picture again. */
-export function request(entry, question, format, read) {
+export function request(entry, question, format, read, signal) {
   const parameters = parametersOf({ ...question, format });
   if (entry.answer.stored) {
     parameters.set("prediction_id", entry.answer.prediction_id);
-    return ask(`${question.route}?${parameters}`, read);
+    return ask(`${question.route}?${parameters}`, read, { signal });
   }
-  return ask(`${question.route}?${parameters}`, read, { method: "POST", body: formOf(entry) });
+  return ask(`${question.route}?${parameters}`, read, { method: "POST", body: formOf(entry), signal });
 }
 
 /** The form with the picture of an entry. */
@@ -28,30 +28,32 @@ export function formOf({ file, name }) {
 
 const known = new WeakMap(); // entry → question → promise of the answer; freed together with the entry
 
-/** The explanation as {heatmap, legend, …}. Throws Problem. */
-export function explain(entry, question) {
-  return once(entry, `${question.route}?${parametersOf(question)}`, async () => {
-    const answer = await request(entry, question, "json", (response) => response.json());
+/** The explanation as {heatmap, legend, …}. The request is given up when `signal` is aborted. Throws Problem. */
+export function explain(entry, question, signal) {
+  return once(entry, `${question.route}?${parametersOf(question)}`, signal, async () => {
+    const answer = await request(entry, question, "json", (response) => response.json(), signal);
     return { ...answer, heatmap: { values: Float32Array.from(answer.heatmap.flat()), shape: answer.shape } };
   });
 }
 
 /** All attention maps: {values, shape, about}. The shape is heads × query rows × query columns × rows × columns. */
 export function attention(entry, question) {
-  return once(entry, `whole ${parametersOf(question)}`, () =>
+  return once(entry, `whole ${parametersOf(question)}`, undefined, () =>
     request(entry, { ...question, whole: true }, "npy", async (response) => {
       const about = JSON.parse(response.headers.get("FusionLens-Explanation"));
       return { ...parseNpy(await response.arrayBuffer()), about };
     }));
 }
 
-function once(entry, name, compute) {
+function once(entry, name, signal, compute) {
   if (!known.has(entry)) known.set(entry, new Map());
   const answers = known.get(entry);
   if (!answers.has(name)) {
     const answer = compute();
     answers.set(name, answer);
-    answer.catch(() => answers.delete(name)); // allow another try
+    const forget = () => answers.get(name) === answer && answers.delete(name); // allow another try
+    answer.then(() => signal?.removeEventListener("abort", forget), forget);
+    signal?.addEventListener("abort", forget); // at once, so that nobody waits for an answer that was given up
   }
   return answers.get(name);
 }

@@ -7,7 +7,7 @@ import { element, list, make, say } from "./page.js";
 import { Pane } from "./pane.js";
 import { attention, explain } from "./questions.js";
 import { TokenCells, mapOf } from "./tokens.js";
-import { branchName, captionOf, lookOf, provenanceOf, sentencesOf, short } from "./words.js";
+import { branchName, captionOf, lookOf, provenanceOf, salienceOf, sentencesOf, short } from "./words.js";
 
 const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
 const POINT = "Point at a cell, or move with the arrow keys, to see where its token looks.";
@@ -25,6 +25,7 @@ export class Viewer {
   #cell = null;
   #shown = null; // {view, …} of the last answer
   #turn = 0;
+  #asking = new AbortController(); // of the finer maps of this turn
   #frame = 0;
   #late = 0;
   #zoom = 0;
@@ -52,6 +53,7 @@ export class Viewer {
     const view = controls.view();
     if (view === "tokens") return { ...controls.looking(), query: this.#cell, head: controls.head() };
     if (view === "evidence") return controls.evidence();
+    if (view === "saliency") return controls.saliency();
     return { ...controls.evidence(null), compare: controls.compared().join(",") };
   }
 
@@ -72,7 +74,7 @@ export class Viewer {
   }
 
   #forget() {
-    this.#turn++;
+    this.#nextTurn();
     this.#quieten();
     this.#busy.dismiss(this.#entry);
     cancelAnimationFrame(this.#frame);
@@ -93,9 +95,16 @@ export class Viewer {
     return [this.#main, ...this.#panels.values()];
   }
 
+  /** Begin another turn. Finer maps that were asked for before are given up: the service would compute long for nobody. */
+  #nextTurn() {
+    this.#asking.abort();
+    this.#asking = new AbortController();
+    return ++this.#turn;
+  }
+
   /** After `ready` resolves, request what the controls ask for and draw it. Throws Problem. */
   async ask(ready = null) {
-    const turn = ++this.#turn;
+    const turn = this.#nextTurn();
     this.#busy.begin(QUESTION, this.#entry);
     clearTimeout(this.#late);
     this.#late = setTimeout(() => say("explaining", "Explaining…"), LATE_MS);
@@ -122,10 +131,12 @@ export class Viewer {
   }
 
   async #answered(entry, view) {
+    const signal = controls.isFine() ? this.#asking.signal : undefined;
     if (view === "tokens") return { view, whole: await attention(entry, controls.looking()) };
-    if (view === "evidence") return { view, answer: await explain(entry, controls.evidence()) };
+    if (view === "evidence") return { view, answer: await explain(entry, controls.evidence(), signal) };
+    if (view === "saliency") return { view, answer: await explain(entry, controls.saliency()) };
     const branches = controls.compared();
-    const answers = await Promise.all(branches.map((branch) => explain(entry, controls.evidence(branch))));
+    const answers = await Promise.all(branches.map((branch) => explain(entry, controls.evidence(branch), signal)));
     return { view, answers: new Map(branches.map((branch, index) => [branch, answers[index]])) };
   }
 
@@ -141,7 +152,7 @@ export class Viewer {
     this.#frame = 0;
     const { view, answer, answers, whole } = this.#shown;
     const style = controls.style();
-    if (view === "evidence") {
+    if (view === "evidence" || view === "saliency") {
       this.#main.paint(answer.heatmap, answer.legend.high, style);
       drawBar(style, answer.legend.high, answer.units);
     } else if (view === "branches") {
@@ -174,7 +185,7 @@ export class Viewer {
       list("sentences", [POINT, ...whole.about.notes]);
     } else {
       const told = answer ?? answers.get("fusion");
-      this.#say(captionOf(told, peakOf(told.heatmap)));
+      this.#say((view === "saliency" ? salienceOf : captionOf)(told, peakOf(told.heatmap)));
       list("sentences", sentencesOf(told));
     }
     const told = answer ?? answers?.get("fusion") ?? whole.about;

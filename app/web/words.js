@@ -68,6 +68,14 @@ export function captionOf(answer, peak) {
   return `What ${what} in ${where}${ofNoClass}: strongest in ${cell} (${inUnits(peak.value, answer.units)}).`;
 }
 
+/** The caption of a map of token saliency: whose tokens matter most, without a sign. */
+export function salienceOf(answer, peak) {
+  const rather = answer.against ? ` rather than ${answer.against}` : "";
+  const cell = `row ${peak.row + 1}, column ${peak.column + 1} of ${answer.shape.join(" × ")} tokens`;
+  const most = `most in ${cell} (${inUnits(peak.value, answer.units)})`;
+  return `How much the Swin's tokens matter for ${answer.target}${rather}, for it or against it: ${most}.`;
+}
+
 /** The shares and Shapley values of the branches, the completeness of the map, warnings and notes. */
 export function sentencesOf(answer) {
   const branches = Object.entries(answer.branches);

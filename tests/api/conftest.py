@@ -14,6 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.api.application import create_app
+from app.pictures.formats import MORE_FORMATS
 from app.settings import Settings
 from tests.support.serving import serving, serving_app
 
@@ -46,12 +47,12 @@ def app(tiny_bundle: Path, pytestconfig: pytest.Config) -> FastAPI:
     """The application that `client` talks to."""
     if pytestconfig.getoption("--address", None):
         pytest.skip("looks inside the service, and the one at --address is another process")
-    return create_app(Settings(bundle=tiny_bundle, max_upload_bytes=MAX_UPLOAD_BYTES))
+    return create_app(Settings(bundle=tiny_bundle, max_upload_bytes=MAX_UPLOAD_BYTES, more_formats=MORE_FORMATS))
 
 
 @pytest.fixture(scope="session")
 def client(request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
-    """A client of a service with the tiny bundle and, but for the upload's limit, the settings' defaults."""
+    """A client of a service with the tiny bundle. Its settings are the defaults, but for `app`'s."""
     if address := request.config.getoption("--address", None):
         with httpx.Client(base_url=address, timeout=30, trust_env=False) as client:
             yield client

@@ -55,7 +55,7 @@ UPLOADS: dict[str, tuple[dict[str, Any], int, str, str]] = {
         {"content": PICTURE, "headers": {"content-type": "text/plain"}},
         *(415, "unsupported-media-type", "image/*"),
     ),
-    "no content type": ({"content": PICTURE}, 415, "unsupported-media-type", "no content type"),
+    "no content type": ({"content": TEXT}, 415, "unsupported-media-type", "no content type"),
     "form of the other kind": ({"data": {"file": "a"}}, 415, "unsupported-media-type", "multipart/form-data"),
     "JSON": ({"json": {"file": "a"}}, 415, "unsupported-media-type", "multipart/form-data"),
     "ICO": ({"files": {"file": ("a.ico", encoded(scene(), "ICO"))}}, 415, "unsupported-media-type", "send JPEG"),

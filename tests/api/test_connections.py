@@ -276,7 +276,7 @@ def test_one_user_cannot_take_the_whole_budget(frugal: httpx.Client, frugal_app:
 def test_refused_uploads_give_back_what_they_took(frugal: httpx.Client, frugal_app: FastAPI) -> None:
     too_much = b"\x89PNG" + bytes(2 * UPLOADS_MAX_BYTES)
     for _ in range(5):
-        assert_problem(frugal.post("/predict", content=too_much, headers=PNG), 429, "overloaded")
+        assert_problem(frugal.post("/predict", content=too_much, headers=PNG), 413, "upload-too-large")
         assert frugal.post("/predict", content=b"no picture", headers=PNG).status_code == 415
     wait_until(lambda: frugal_app.state.upload_memory.used_bytes == 0)
     assert predict(frugal, BIG)["label"]

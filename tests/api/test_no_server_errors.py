@@ -21,7 +21,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 from PIL import Image
 
 from app.api.problems import MEDIA_TYPE
-from app.pictures.decode import SIGNATURES
+from app.pictures.formats import SIGNATURES, readable_formats
 from reliability.hostile import FAMILIES, drawn
 from scripts.openapi import DOCUMENT
 from tests.conftest import ROOT
@@ -364,7 +364,7 @@ def post_damaged(client: httpx.Client, data: bytes) -> int:
     return response.status_code
 
 
-@pytest.mark.parametrize("format_name", SIGNATURES)
+@pytest.mark.parametrize("format_name", readable_formats())
 def test_no_damage_to_a_picture_breaks_the_service(client: httpx.Client, format_name: str) -> None:
     @settings(anew, max_examples=100)
     @given(whole=st.sampled_from(of_format(format_name)), some=changes, checked=st.booleans())
@@ -374,7 +374,8 @@ def test_no_damage_to_a_picture_breaks_the_service(client: httpx.Client, format_
             change(data)
         post_damaged(client, with_right_checksums(bytes(data)) if format_name == "PNG" and checked else bytes(data))
 
-    assert {post_damaged(client, whole) for whole in of_format(format_name)} <= {200, 422}
+    not_read = {415} - {415 for name in SIGNATURES if name == format_name}  # a service may read the six formats only
+    assert {post_damaged(client, whole) for whole in of_format(format_name)} <= {200, 422} | not_read
     send()
     assert predict(client, PICTURE)["label"]
 

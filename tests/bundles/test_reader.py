@@ -133,14 +133,38 @@ def test_map_shapes_other_than_the_architecture_has_are_refused(folder: Path) ->
 @pytest.mark.parametrize("fusion", ["cross_attention", "late"])
 def test_another_number_of_classes_than_the_weights_have_is_refused(tmp_path: Path, fusion: Fusion) -> None:
     model = tiny_model(fusion, 5)
-    write_bundle(model, tmp_path / "new", describe(fusion, 5), tiny_reference(model), {})
+    write_bundle(model, tmp_path / "new", describe(fusion, 5), tiny_reference(model), {}, None)
     edit(tmp_path / "new", lambda fields: fields["classes"].pop())
     assert "the manifest names 4 classes" in refusal(tmp_path / "new", WEIGHTS)
 
 
 def test_a_newer_format_asks_for_an_upgrade(folder: Path) -> None:
-    edit(folder, lambda fields: fields.update(format=2, something_new={}))
-    assert refusal(folder, MANIFEST) == "format 2 is newer than this version reads (1): upgrade fusionlens"
+    edit(folder, lambda fields: fields.update(format=3, something_new={}))
+    assert refusal(folder, MANIFEST) == "format 3 is newer than this version reads (1 to 2): upgrade fusionlens"
+
+
+def test_the_first_format_is_still_read(folder: Path) -> None:
+    def as_before(fields: Fields) -> None:
+        fields.update(format=1)
+        del fields["input"]["stretch"]
+
+    edit(folder, as_before)
+    assert read_bundle(folder).manifest.input.stretch is None
+    edit(folder, lambda fields: fields["input"].update(stretch="found"))
+    assert refusal(folder, MANIFEST) == "input.stretch: format 1 has no such key"
+
+
+@pytest.mark.parametrize("stretch", ["found", [0, 4095], None])
+def test_the_rule_for_grey_values_is_read(folder: Path, stretch: object) -> None:
+    edit(folder, lambda fields: fields["input"].update(stretch=stretch))
+    read = read_bundle(folder).manifest.input.stretch
+    assert (list(read) if isinstance(read, tuple) else read) == stretch
+
+
+@pytest.mark.parametrize("stretch", [[4095, 0], [5, 5], [0, 65_536], [-1, 5], [0], "widest", 7, True])
+def test_a_wrong_rule_for_grey_values_is_refused(folder: Path, stretch: object) -> None:
+    edit(folder, lambda fields: fields["input"].update(stretch=stretch))
+    assert refusal(folder, MANIFEST).startswith("input.stretch")
 
 
 @pytest.mark.parametrize("number", [0, -1, "1", 1.0, True, None])

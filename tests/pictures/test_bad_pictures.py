@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.errors import EmptyUpload, FusionLensError, PictureTooLarge, UnreadablePicture, UnsupportedMediaType
-from app.pictures.decode import SIGNATURES, Limits, Picture, decode
+from app.pictures.decode import Limits, Picture, decode
+from app.pictures.formats import SIGNATURES
 from app.pictures.prepare import prepare
 from tests.support.pictures import chunk, encoded, exif, png
 

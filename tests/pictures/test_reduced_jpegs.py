@@ -90,7 +90,7 @@ def test_the_service_and_evaluation_see_the_same_picture(tiny_bundle: Path, tmp_
     path.write_bytes(encoded(Image.effect_noise((4000, 2249), 90), "JPEG", exif=exif(6)))
     preview_side_px = Settings.model_fields["preview_side_px"].default
     upload = Predictor(bundle, load_engine(bundle, "torch"), Limits(), preview_side_px).open(path.read_bytes())
-    evaluated = EvaluationSet([Sample(path, "a", None, None, None)], size)[0]
+    evaluated = EvaluationSet([Sample(path, "a", None, None, None)], size, None)[0]
     assert np.array_equal(evaluated.permute(1, 2, 0).numpy(), upload.image)
     assert (upload.width_px, upload.height_px) == (2249, 4000)
     with Image.open(io.BytesIO(upload.preview_jpeg)) as drawn:

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, MpoImagePlugin
 
 from app.errors import FusionLensError, PictureTooLarge, UnreadablePicture
-from app.pictures.decode import SIGNATURES, Limits, Picture, TargetSizes, decode
+from app.pictures.decode import Limits, Picture, TargetSizes, decode
+from app.pictures.formats import SIGNATURES
 from app.pictures.prepare import prepare
 from reliability import bombs
 from reliability.client import Answer

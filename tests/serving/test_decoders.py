@@ -9,26 +9,32 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from app.errors import DeadlineExceeded, FusionLensError, PictureTooLarge, UnreadablePicture
-from app.pictures.decode import SIGNATURES, Limits
+from app.pictures.bit_depth import Stretch
+from app.pictures.decode import Limits
+from app.pictures.formats import readable_formats
 from app.pictures.opened import OpenedPicture, OpenOptions, open_picture
 from app.serving.decoder_process import DecoderEnded, DecoderProcess
 from app.serving.decoders import DecoderOptions, Decoders
 from app.telemetry.metrics import Metrics
+from reliability.hostile import saved
 from tests.serving.test_queue import in_time, so, tried
 from tests.support.asking import png_bytes, scene
 from tests.support.lying_decoder import LIES
 from tests.support.pictures import encoded, png
+from tests.support.profiles import P3_PRIMARIES, rgb_profile
 
 MB = 10**6
-OPTIONS = OpenOptions((64, 64), Limits(), 512)
+OPTIONS = OpenOptions((64, 64), Limits(formats=readable_formats()), 512)
 SMALL = OpenOptions((8, 8), Limits(), 512)  # what the lying decoder answers for
 PROGRAM, LYING = DecoderOptions.program, "tests.support.lying_decoder"
 BLACK = png(6250, 4000, 8, 2, bytes(4000 * (1 + 3 * 6250)))  # 25 million pixels, which take a while
@@ -63,12 +69,24 @@ def assert_as_here(process: DecoderProcess, data: bytes) -> None:
     np.testing.assert_array_equal(there.preview, here.preview)
 
 
-@pytest.mark.parametrize("format_name", SIGNATURES)
+@pytest.mark.parametrize("format_name", readable_formats())
 def test_a_process_answers_as_this_one_would(process: DecoderProcess, format_name: str) -> None:
-    data = encoded(scene(700, 300), format_name)
+    data = saved(scene(700, 300), format_name)
     assert_as_here(process, data)
     assert_as_here(process, data[: len(data) // 2])
     assert_as_here(process, data[:20])
+
+
+@pytest.mark.parametrize("stretch", ["found", (0, 4095)])
+def test_a_process_knows_the_rule_for_grey_and_the_colours_of_a_profile(
+    process: DecoderProcess, stretch: Stretch
+) -> None:
+    options = replace(OPTIONS, stretch=stretch)
+    grey = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    photograph = encoded(scene(700, 300), "JPEG", icc_profile=rgb_profile(P3_PRIMARIES))
+    for data in (encoded(Image.fromarray(grey), "PNG"), photograph):
+        np.testing.assert_array_equal(process.open(data, options).image, open_picture(data, options).image)
+    assert process.open(encoded(Image.fromarray(grey), "PNG"), options).image.max() > 200
 
 
 def test_real_pictures_are_answered_as_here(process: DecoderProcess, shared_data: Path) -> None:

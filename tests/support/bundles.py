@@ -93,7 +93,7 @@ def write_tiny_bundle(
 ) -> Path:
     """The bundle of `tiny_model` with the same arguments, written to `path`. Only torch serves one without graphs."""
     model = tiny_model(fusion, classes, seed, image_size)
-    write_bundle(model, path, describe(fusion, classes), tiny_reference(model), graphs or {})
+    write_bundle(model, path, describe(fusion, classes), tiny_reference(model), graphs or {}, None)
     return path
 
 

@@ -73,7 +73,7 @@ class Case:
         """The bundle with the graphs in it, in fp16."""
         manifest, out = self.bundle.manifest, self.folder.with_name(f"{self.folder.name}-compiled")
         description = Description(**{name: getattr(manifest, name) for name in Description.model_fields})
-        write_bundle(self.model, out, description, self.bundle.baseline, to_fp16_files(self.graphs))
+        write_bundle(self.model, out, description, self.bundle.baseline, to_fp16_files(self.graphs), None)
         return read_bundle(out)
 
     def engine(self, kind: EngineKind) -> Engine:
@@ -106,7 +106,7 @@ def write_case_bundle(folder: Path, name: str) -> None:
         nn.init.zeros_(down.weight)
         nn.init.zeros_(down.bias)
     model.half().float()  # as a bundle stores it
-    write_bundle(model, folder, describe(fusion, classes=5), tiny_reference(model), {})
+    write_bundle(model, folder, describe(fusion, classes=5), tiny_reference(model), {}, None)
 
 
 def write_case_graphs(folder: Path, name: str, sha256: str) -> None:

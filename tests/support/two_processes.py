@@ -55,7 +55,9 @@ def fit_as_one(folder: Path, recipe: Recipe, processes: Processes) -> None:
     run = read_run(folder / "two")
     records = [json.loads(line) for line in run.log.open()]
     assert [record["update"] for record in records if record["kind"] == "update"] == list(range(6))
-    val = torch.from_numpy(predict(run.finished_model(), prepared_batches(run.samples_of("val"), (64, 64)))).double()
+    val = torch.from_numpy(
+        predict(run.finished_model(), prepared_batches(run.samples_of("val"), (64, 64), None))
+    ).double()
     labels = torch.tensor(run.labels_of("val"))
     assert abs(records[-1]["val"]["nll"] - float(torch.nn.functional.cross_entropy(val, labels))) < 1e-5
     if processes.writes:
@@ -73,7 +75,7 @@ def trained(data: Path, recipe: Recipe, processes: Processes) -> Trained:
     updater = Updater(model, build_optimizer(model, recipe), loss, recipe, processes)
     batches = EpochBatches(labels, recipe.batch_size, recipe.seed, False, processes.rank, processes.count)
     views = TwoViews(recipe.augmentation, recipe.model.image_size)
-    pictures = TrainingSet(samples, labels, views, recipe.model.image_size, recipe.seed)
+    pictures = TrainingSet(samples, labels, views, recipe.model.image_size, recipe.seed, None)
     update = 0
     for epoch, stage in enumerate(recipe.stages):
         apply_stage(model, stage, recipe.batch_norm)

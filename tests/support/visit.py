@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import time
 from collections.abc import Callable
@@ -12,10 +13,22 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Download, Locator, Page, Playwright, Request, Route, expect
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Download,
+    Locator,
+    Page,
+    Playwright,
+    Request,
+    Route,
+    expect,
+)
 
 # The longest wait for anything in the page, and the services' deadline: only a failure takes so long, on any machine.
 PATIENCE_S = 300
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 WATCH = Path(__file__).with_name("watch.js")
 # What the browser itself writes about an answer that is an error, which the page tells in words.
 _REFUSED = re.compile(r"Failed to load resource: the server responded with a status of 4\d\d")
@@ -40,8 +53,15 @@ _SEEN = """(pane) => {
 def launch(playwright: Playwright, chromium: str) -> Browser:
     """Chromium without a window."""
     expect.set_options(timeout=PATIENCE_S * 1000)
-    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    return playwright.chromium.launch(executable_path=chromium, args=options)
+    return playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
+
+
+def launch_blocked(browser: Browser, chromium: str, folder: Path) -> BrowserContext:
+    """Another Chromium, with its profile in an empty folder, whose user forbids all sites to store anything."""
+    (profile := folder / "Default").mkdir()
+    forbidden = {"profile": {"default_content_setting_values": {"cookies": 2}}}
+    (profile / "Preferences").write_text(json.dumps(forbidden))
+    return browser.browser_type.launch_persistent_context(str(folder), executable_path=chromium, args=OPTIONS)
 
 
 def listen(page: Page, heard: Callable[[], bool], failure: str) -> None:
@@ -72,11 +92,12 @@ class Held:
         listen(self._page, lambda: len(self._routes) >= count, f"not {count} requests to {self._pattern}")
 
     def release(self) -> None:
-        """Let them go, and wait until they are answered."""
+        """Let them go, and wait until they are answered, but for those that the page has given up."""
         self._are_let_go = True
-        for route in self._routes:
+        waited_for = [route for route in self._routes if route.request.failure is None]
+        for route in waited_for:
             route.continue_()
-        for route in self._routes:
+        for route in waited_for:
             response = route.request.response()
             assert response is not None
             response.finished()

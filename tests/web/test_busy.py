@@ -39,8 +39,8 @@ def controls(visit: Visit) -> dict[str, ElementHandle]:
 
 
 def test_whatever_is_set_the_view_is_busy_at_once_until_it_is_drawn(answered: Visit) -> None:
-    untried = {*controls(answered)} - {"evidence", "branches", "tokens"}
-    for view in ("tokens", "evidence", "branches"):
+    untried = {*controls(answered)} - {"evidence", "branches", "tokens", "saliency"}
+    for view in ("tokens", "saliency", "evidence", "branches"):
         assert controls(answered)[view].evaluate(_SET), f"not busy with the view of {view}"
         answered.settle()
         for name, control in controls(answered).items():

@@ -205,10 +205,8 @@ def test_nothing_of_one_picture_is_left_at_another(answered: Visit) -> None:
     assert_shows_no_picture(answered)
     late.release()
     assert_shows_no_picture(answered)
-    asked = len(answered.asked("explain"))
     answered.picture("ragged.webp").click()
     answered.wait()
-    assert len(answered.asked("explain")) == asked, "what came late was thrown away"
     expect(answered.page.locator("#panels")).to_be_visible()
 
 

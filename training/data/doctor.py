@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,18 +11,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
 from app.errors import FusionLensError
-from app.pictures.decode import Limits, Picture, decode
+from app.pictures.decode import Limits, Picture, decode, open_image
+from app.pictures.prepare import prepare
+from app.pictures.visibility import lacks_contrast
 from training.data.duplicates import Fingerprint, exact_copies, fingerprint, near_copies
 from training.data.limits import TRAINING_LIMITS, service_limits
 from training.data.report import DataReport
 from training.data.sample import SPLITS, DataError, Finding, Kind, Sample
 from training.data.samples import read_training_set
 from training.data.split import groups_in_several_splits, split_samples
+from training.progress import tracked
 
+_CONTRAST_SIDE_PX = 224  # of the input in which contrast is looked for
 _MIN_PICTURES, _MAX_CLASS_RATIO, _MAX_SIDE_RATIO = 10, 20, 3
 
 
@@ -53,7 +54,7 @@ def examine(root: Path, input_side_px: int = 224) -> DataReport:
     samples = data.samples
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         each = pool.map(partial(_inspect, service=service), samples)
-        inspected = tqdm(each, "reading", len(samples), unit=" pictures", disable=None)
+        inspected = tracked(each, "reading", "pictures", len(samples))
         results = list(zip(samples, inspected, strict=True))
     readable = [picture for _, picture in results if isinstance(picture, _InspectedPicture)]
     unreadable = [(picture, sample.path) for sample, picture in results if isinstance(picture, str)]
@@ -80,17 +81,22 @@ def _inspect(sample: Sample, service: Limits) -> _InspectedPicture | str:
         picture = decode(data, TRAINING_LIMITS)
     except (FusionLensError, OSError) as error:
         return str(error)
-    with Image.open(io.BytesIO(data), formats=[picture.format]) as image:
+    with open_image(data, picture.format) as image:
         grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
         colour = "grey" if grey else "CMYK" if image.mode == "CMYK" else "colour"
         if image.has_transparency_data:
             colour += " with transparency"
     refusal = _refusal(picture, service)
     prints = fingerprint(np.asarray(picture.image))
-    return _InspectedPicture(sample, picture.image.size, colour, picture.notes, refusal, prints)
+    notes = picture.notes
+    if lacks_contrast(prepare(picture, (_CONTRAST_SIDE_PX, _CONTRAST_SIDE_PX)).image):
+        notes += ("There is hardly any contrast: a model sees almost nothing to judge by.",)
+    return _InspectedPicture(sample, picture.image.size, colour, notes, refusal, prints)
 
 
 def _refusal(picture: Picture, service: Limits) -> str | None:
+    if picture.format not in service.formats:
+        return f"It is {picture.format}: add that to FUSIONLENS_MORE_FORMATS."
     try:
         service.check("picture", picture.width_px, picture.height_px, can_reduce=picture.format == "JPEG")
     except FusionLensError as error:

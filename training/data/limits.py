@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import ValidationError
-
 from app.pictures.decode import Limits
-from app.settings import Settings
-from training.data.sample import DataError
+from app.pictures.formats import SIGNATURES, readable_formats
+from app.settings import load_settings
 
 _PILLOW_MAX_PIXELS = 178_956_970
-TRAINING_LIMITS = Limits(_PILLOW_MAX_PIXELS, _PILLOW_MAX_PIXELS, _PILLOW_MAX_PIXELS)
+TRAINING_LIMITS = Limits(_PILLOW_MAX_PIXELS, _PILLOW_MAX_PIXELS, _PILLOW_MAX_PIXELS, readable_formats())
 
 
 def service_limits() -> Limits:
-    """Return the limits that the service has with the settings of this environment. Raises DataError for wrong ones."""
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = "".join(f" FUSIONLENS_{place}".upper() for place in first["loc"])
-        raise DataError(f"the settings of this environment are wrong:{name}: {first['msg']}") from error
-    return Limits(settings.max_pixels, settings.max_full_pixels, settings.max_side_px)
+    """Return the limits that the service has with the settings of this environment.
+
+    Raises InvalidSettings for wrong ones.
+    """
+    settings = load_settings()  # `app.options` knows this too, but loads the whole service
+    formats = (*SIGNATURES, *settings.more_formats)
+    return Limits(settings.max_pixels, settings.max_full_pixels, settings.max_side_px, formats)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from training.errors import TrainingProblem
+
 SPLITS = ("train", "val", "test")
 
 Kind = Literal[
@@ -14,7 +16,7 @@ Kind = Literal[
 ]  # fmt: skip
 
 
-class DataError(ValueError):
+class DataError(TrainingProblem, ValueError):
     """Data that cannot be used. The message says why and what to do."""
 
 

@@ -7,7 +7,7 @@ sentence that says what to do, so that no run starts on data that it would misre
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,12 +114,19 @@ def write_samples(samples: Iterable[Sample], path: Path) -> None:
 
 def load_samples(path: Path) -> list[Sample]:
     """Read the samples that `write_samples` wrote. Raises DataError if the table or one of its files is missing."""
+    samples = listed_samples(path)
+    refuse_missing(samples, path)
+    return samples
+
+
+def listed_samples(path: Path) -> list[Sample]:
+    """Read the samples that `write_samples` wrote, without a look at their files. Raises DataError without a table."""
     if not path.is_file():
         raise DataError(f"there is no {path}: give the folder that a training run wrote")
     try:
         with path.open(newline="", encoding="utf-8") as lines:
             rows = list(csv.DictReader(lines, strict=True))
-        samples = [
+        return [
             Sample(
                 path=Path(row["path"]),
                 label=row["label"],
@@ -131,13 +138,11 @@ def load_samples(path: Path) -> list[Sample]:
         ]
     except (UnicodeDecodeError, csv.Error, KeyError, TypeError) as error:
         raise DataError(f"{path} is not as a training run wrote it ({error}): start a new run") from error
-    _refuse_missing(samples, path)
-    return samples
 
 
 def _of_table(table: Path) -> DataSet:
     data = read_table(table)
-    _refuse_missing(data.samples, table)
+    refuse_missing(data.samples, table)
     return data
 
 
@@ -158,7 +163,8 @@ def _checked(data: DataSet, root: Path) -> DataSet:
     return data
 
 
-def _refuse_missing(samples: Sequence[Sample], source: Path) -> None:
+def refuse_missing(samples: Iterable[Sample], source: Path) -> None:
+    """Raises DataError if a picture or a mask is missing. `source` says where it is listed."""
     files = [file for sample in samples for file in (sample.path, sample.mask) if file is not None]
     if missing := [file for file in files if not is_file(file)]:
         raise DataError(

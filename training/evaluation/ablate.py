@@ -35,9 +35,11 @@ from training.evaluation.comparison import (
 )
 from training.loading.forward import predict
 from training.loading.views import EvaluationSet
+from training.loading.workers import loaded
 from training.loop.fit import fit
 from training.metrics.calibration import softmax
 from training.metrics.classification import resamples
+from training.progress import tracked
 from training.recipe.config import Recipe, RecipeError, Start
 from training.runs.checkpoint import write_atomically
 from training.runs.run import Run, RunError, build_model, read_run
@@ -195,7 +197,8 @@ def _finished_run(
 
 
 def _probabilities(run: Run, val: Sequence[Sample]) -> Float[np.ndarray, "n k"]:
-    pictures = EvaluationSet(val, run.recipe.model.image_size)
+    pictures = EvaluationSet(val, run.recipe.model.image_size, run.recipe.stretch)
     model = run.finished_model().to("cuda" if torch.cuda.is_available() else "cpu")
-    logits = predict(model, DataLoader(pictures, 25, num_workers=run.recipe.workers))
+    batches = DataLoader(pictures, 25, num_workers=run.recipe.workers)
+    logits = predict(model, tracked(loaded(batches), "val", "batches", len(batches)))
     return softmax(logits.astype(np.float64))

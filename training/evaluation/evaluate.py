@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import sklearn
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 from app import __version__
 from app.bundles.manifest import Manifest
@@ -31,6 +30,7 @@ from training.evaluation.figures import Pictures, figures_of
 from training.evaluation.html_report import Mistake, as_html
 from training.evaluation.report import Evaluation
 from training.metrics.classification import DecisionRule
+from training.progress import tracked
 
 REPEATS, SEED = 1000, 0
 _SHOWN_MISTAKES = 12
@@ -144,7 +144,7 @@ def _predict(predictor: Predictor, sample: Sample) -> Prediction:
 
 def _probabilities(predictor: Predictor, samples: Sequence[Sample]) -> Float[np.ndarray, "n k"]:
     rows = []
-    for sample in tqdm(samples, desc="pictures", unit="picture", disable=None):
+    for sample in tracked(samples, "pictures", "pictures", len(samples)):
         probability_of = predictor.answer(_predict(predictor, sample)).probabilities
         rows.append([probability_of[name] for name in predictor.bundle.manifest.classes])
     return np.array(rows)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 from training.metrics.classification import (
     DecisionRule,
@@ -21,6 +20,7 @@ from training.metrics.classification import (
     ranking_metrics,
     resamples,
 )
+from training.progress import tracked
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def figures_of(
     no_interval = _why_no_interval(pictures, repeats, seed)
     figures: dict[str | None, dict[str, Figure]] = {name: {} for name in metrics_of}
     listed = [(owner, name, metric) for owner, metrics in metrics_of.items() for name, metric in metrics.items()]
-    for owner, name, metric in tqdm(listed, desc="intervals", unit="metric", disable=None):
+    for owner, name, metric in tracked(listed, "intervals", "metrics", len(listed)):
         missing = [owner] if owner in pictures.missing else pictures.missing
         figures[owner][name] = _figure(metric, pictures, missing, no_interval, repeats, seed)
     return figures[None], {name: figures[name] for name in classes if name in figures}

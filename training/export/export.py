@@ -44,8 +44,10 @@ from app.engines.torch import load_model
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.models.swin_tokens import swin_tokens
+from app.pictures.bit_depth import Stretch
 from training.data.names import normalised
 from training.data.samples import Sample
+from training.errors import TrainingProblem
 from training.export.graphs import to_engine_batches, write_graphs
 from training.loading.forward import predict, prepared_batches, to_model_input
 from training.metrics.calibration import fit_temperature, mean_nll, softmax, youden_threshold
@@ -58,7 +60,7 @@ CHECKED_PICTURES = 25  # number of pictures on which a new bundle is compared wi
 MAX_LOGIT_ERROR = 1e-4  # largest difference of a logit that rounding explains
 
 
-class ExportError(ValueError):
+class ExportError(TrainingProblem, ValueError):
     """A bundle that cannot be written. The message says why."""
 
 
@@ -97,7 +99,7 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
     model = run.finished_model()
     model.half().float()
     labels = np.array(run.labels_of("val"))
-    logits = predict(model, prepared_batches(run.samples_of("val"), size))
+    logits = predict(model, prepared_batches(run.samples_of("val"), size, recipe.stretch))
     calibration, decision, metrics = calibrate(logits.astype(np.float64), labels, classes, positive)
     description = Description(
         name=card.name,
@@ -113,8 +115,10 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
         notes=card.notes,
         recipe=_public_recipe(recipe),
     )
-    graphs = write_graphs(model, to_engine_batches(prepared_batches(run.samples_of("val")[:CHECKED_PICTURES], size)))
-    write_bundle(model, out, description, mean_maps(model, prepared_batches(run.samples_of("train"), size)), graphs)
+    checked = prepared_batches(run.samples_of("val")[:CHECKED_PICTURES], size, recipe.stretch)
+    graphs = write_graphs(model, to_engine_batches(checked))
+    means = mean_maps(model, prepared_batches(run.samples_of("train"), size, recipe.stretch))
+    write_bundle(model, out, description, means, graphs, recipe.stretch)
     bundle = read_bundle(out)
     _check_logits(bundle, run.samples_of("val")[:CHECKED_PICTURES], logits[:CHECKED_PICTURES])
     return bundle
@@ -130,9 +134,10 @@ def compile_bundle(path: Path, out: Path, samples: Sequence[Sample]) -> Bundle:
     bundle = read_bundle(path)
     model = load_model(bundle)
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
-    graphs = write_graphs(model, to_engine_batches(prepared_batches(samples, size)))
+    stretch = bundle.manifest.input.stretch
+    graphs = write_graphs(model, to_engine_batches(prepared_batches(samples, size, stretch)))
     description = Description(**{name: getattr(bundle.manifest, name) for name in Description.model_fields})
-    write_bundle(model, out, description, bundle.baseline, graphs)
+    write_bundle(model, out, description, bundle.baseline, graphs, stretch)
     return read_bundle(out)
 
 
@@ -142,11 +147,13 @@ def write_bundle(
     description: Description,
     baseline: FeatureMaps[np.ndarray],
     graphs: Mapping[str, bytes],
+    stretch: Stretch,
 ) -> None:
     """Write a bundle with the model's weights in fp16 and the mean maps `baseline` (`[C, h, w]` each) to `out`.
 
     `graphs` has the files that `write_graphs` made from the model. Without graphs, the bundle can be served with torch
-    only. The folder appears complete and verified, or not at all.
+    only. `stretch` is the rule for grey values that the model was trained with. The folder appears complete and
+    verified, or not at all.
 
     Raises ExportError if `out` exists and is not empty, and BundleError if the parts do not fit each other.
     """
@@ -155,7 +162,7 @@ def write_bundle(
     means: dict[str, np.ndarray] = {branch: np.ascontiguousarray(mean, np.float32) for branch, mean in baseline.items()}
     contents = {WEIGHTS: safetensors.torch.save(weights), BASELINE: safetensors.numpy.save(means), **graphs}
     manifest = _manifest(
-        model, description, {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        model, description, {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}, stretch
     )
     fields = {"format": manifest.format, **manifest.model_dump(mode="json")}
     contents[MANIFEST] = (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
@@ -217,7 +224,8 @@ def _check_logits(bundle: Bundle, samples: Sequence[Sample], logits: Float[np.nd
     """Compare the bundle's logits on the service's torch engine with the model's. Raises ExportError."""
     engine = load_engine(bundle, "torch")
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
-    images = np.concatenate(list(to_engine_batches(prepared_batches(samples, size))))
+    batches = prepared_batches(samples, size, bundle.manifest.input.stretch)
+    images = np.concatenate(list(to_engine_batches(batches)))
     served = engine.classify(engine.encode(images))
     if (error := float(np.abs(served - logits).max())) > MAX_LOGIT_ERROR:
         raise ExportError(
@@ -270,7 +278,7 @@ def _to_stored(tensor: Tensor) -> Tensor:
     return (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
 
 
-def _manifest(model: CNNViTFusion, description: Description, files: dict[str, str]) -> Manifest:
+def _manifest(model: CNNViTFusion, description: Description, files: dict[str, str], stretch: Stretch) -> Manifest:
     height_px, width_px = model.image_size
     normalization = {
         branch: Normalization(
@@ -283,7 +291,11 @@ def _manifest(model: CNNViTFusion, description: Description, files: dict[str, st
         **dict(description),
         format=FORMAT,
         input=InputRule(
-            height_px=height_px, width_px=width_px, rule="shortest_side_center_crop", interpolation="bicubic"
+            height_px=height_px,
+            width_px=width_px,
+            rule="shortest_side_center_crop",
+            interpolation="bicubic",
+            stretch=stretch,
         ),
         normalization=normalization,
         map_shapes=dict(model.map_shapes),

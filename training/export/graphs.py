@@ -25,6 +25,7 @@ from app.engines.openvino_graphs import read_graph
 from app.engines.protocol import Engine, HeadResult
 from app.engines.torch import TorchEngine
 from app.models.cnnswin import CNNViTFusion
+from training.errors import TrainingProblem
 from training.export.tracing import Graphs, trace
 
 Images = UInt8[np.ndarray, "_b h w 3"]  # batches of one call differ in size
@@ -35,7 +36,7 @@ _ALIGNED_BYTES = 64
 _CONSTANTS = ".//layer[@type='Const']/data"
 
 
-class GraphError(ValueError):
+class GraphError(TrainingProblem, ValueError):
     """Graphs that differ from their module. The message names the output and the error."""
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
-from tqdm import tqdm
 
 from app.bundles.reader import read_bundle
 from app.drawing.overlay import Style, draw
@@ -34,6 +33,7 @@ from training.heatmaps.measure import (
 from training.heatmaps.metrics import METRICS
 from training.heatmaps.report import HeatmapEvaluation, MetricResult, PictureRow, ShownPicture, Table, as_html
 from training.metrics.classification import Estimate, resamples
+from training.progress import tracked
 
 DEFAULT_PICTURES, REPEATS, SEED = 100, 1000, 0
 _SHOWN_PICTURES, _SHOWN_SIDE_PX = 6, 160
@@ -97,7 +97,7 @@ def _measure_all(predictor: Predictor, pictures: Sequence[MaskedPicture]) -> lis
     pool = ThreadPoolExecutor(predictor.engine.concurrency)
     try:
         each = pool.map(partial(measure, predictor), pictures, range(SEED, SEED + len(pictures)))
-        return list(tqdm(each, desc="pictures", unit="picture", total=len(pictures), disable=None))
+        return list(tracked(each, "pictures", "pictures", len(pictures)))
     finally:
         pool.shutdown(cancel_futures=True)
 

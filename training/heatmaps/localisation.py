@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from tqdm import tqdm
 
 from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
@@ -27,6 +26,7 @@ from training.heatmaps.evaluate import REPEATS, SEED
 from training.heatmaps.faithfulness import energy_inside, enlarge, pointing
 from training.heatmaps.measure import MaskedPicture, gaussian_profile, open_picture
 from training.metrics.classification import Estimate, resamples
+from training.progress import tracked
 
 CENTRED = "centred Gaussian"
 DETAILS: dict[str, Detail] = {"": "grid", ", fine": "fine"}
@@ -95,7 +95,7 @@ def measure_localisation(bundle: Path, data: Path, split: str | None) -> Localis
     measured, groups = [], []
     data_set = read_split(data, split)
     samples = [sample for sample in data_set.samples if sample.mask is not None]
-    for sample in tqdm(samples, desc="pictures", unit="picture", disable=None):
+    for sample in tracked(samples, "pictures", "pictures", len(samples)):
         picture = open_picture(predictor, sample)
         if picture.mask is not None:
             measured.append(_localise(_heatmaps(predictor, picture), picture.mask))

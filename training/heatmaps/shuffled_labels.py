@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from app.bundles.reader import Bundle, read_bundle
 from app.engines.load import load_engine
@@ -37,6 +36,7 @@ from training.heatmaps.shuffled_report import SCORES, HeadMetrics, ShuffledLabel
 from training.loading.forward import prepared_batches
 from training.loop.optim import warmup_cosine
 from training.metrics.classification import DecisionRule, classification_metrics
+from training.progress import tracked
 
 DEFAULT_EPOCHS, DEFAULT_PICTURES = 20, 50
 _RATE, _WEIGHT_DECAY, _BATCH, _WARMUP_SHARE = 5e-4, 0.02, 32, 0.1
@@ -93,13 +93,12 @@ def compare_shuffled_labels(
 def encode_split(engine: Engine, bundle: Bundle, samples: Sequence[Sample]) -> EncodedSplit:
     """Compute the feature maps of the samples. Raises DataError for a picture that cannot be read."""
     parts = FeatureMaps[list[np.ndarray]]()
-    size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
-    with tqdm(total=len(samples), desc="feature maps", unit="picture", disable=None) as bar:
-        for images in prepared_batches(samples, size, engine.batch_size):
-            maps = engine.encode(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()))
-            for branch, branch_maps in maps.items():
-                parts.setdefault(branch, []).append(to_float16(branch_maps))
-            bar.update(len(images))
+    rule = bundle.manifest.input
+    size = (rule.height_px, rule.width_px)
+    for images in prepared_batches(samples, size, rule.stretch, engine.batch_size):
+        maps = engine.encode(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()))
+        for branch, branch_maps in maps.items():
+            parts.setdefault(branch, []).append(to_float16(branch_maps))
     labels = np.array([bundle.manifest.classes.index(sample.label) for sample in samples])
     groups = tuple(sample.group or str(sample.path) for sample in samples)
     return EncodedSplit(parts.map(np.concatenate), labels, groups)
@@ -128,7 +127,7 @@ def train_head(
     rng, batches = np.random.default_rng(seed), -(-len(labels) // _BATCH)
     order: list[Int[np.ndarray, " b"]] = []
     updates = epochs * batches
-    for update in tqdm(range(updates), desc="training a head", unit="update", disable=None):
+    for update in tracked(range(updates), "training a head", "updates", updates):
         if not order:
             order = np.array_split(rng.permutation(len(labels)), batches)
         rows = order.pop()
@@ -203,7 +202,7 @@ def _rows(
 ) -> list[VariantRow]:
     """Compute the table. `heads` are those of the true labels, of the shuffled labels, and the control."""
     correlations: dict[tuple[str, Variant], list[list[float]]] = {}
-    for number in tqdm(chosen.tolist(), desc="explaining", unit="picture", disable=None):
+    for number in tracked(chosen.tolist(), "explaining", "pictures", len(chosen)):
         maps = _select(val.maps, number)
         (logits,) = heads[0].classify(batched([maps]))
         answer = np.eye(len(logits), dtype=np.float32)[logits.argmax()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -9,20 +10,26 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from app.pictures.bit_depth import Stretch
 from training.data.samples import Sample
 from training.loading.views import EvaluationSet
+from training.progress import Steps
 
 
 def prepared_batches(
-    samples: Sequence[Sample], size: tuple[int, int], batch: int = 25
+    samples: Sequence[Sample], size: tuple[int, int], stretch: Stretch, batch: int = 25
 ) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
     """Yield the samples' pictures in batches, cropped and resized as the service does it.
 
-    `size` is (height, width) in px. Raises DataError for a picture that cannot be read.
+    `size` is (height, width) in px, and `stretch` the rule for grey values. How many have been used is shown on
+    standard error. Raises DataError for a picture that cannot be read.
     """
-    pictures = EvaluationSet(samples, size)
-    for start in range(0, len(samples), batch):
-        yield torch.stack([pictures[index] for index in range(start, min(start + batch, len(samples)))])
+    pictures = EvaluationSet(samples, size, stretch)
+    with Steps("pictures", len(samples), "pictures", stream=sys.stderr) as steps:
+        for start in range(0, len(samples), batch):
+            images = [pictures[index] for index in range(start, min(start + batch, len(samples)))]
+            yield torch.stack(images)
+            steps.update(len(images))
 
 
 def to_model_input(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from app.errors import FusionLensError
+from app.pictures.bit_depth import Stretch
 from app.pictures.decode import TargetSizes, decode
 from app.pictures.prepare import prepare
 from training.data.limits import TRAINING_LIMITS
@@ -30,13 +31,20 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor, int]]):
 
     The file is read each time. The augmentation depends only on the seed and the key. The key includes the position in
     the epoch, because balanced sampling can draw a picture twice in an epoch, and its views should then differ.
-    `size` is (height, width) in px.
+    `size` is (height, width) in px, and `stretch` the rule for grey values.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], labels: Sequence[int], views: TwoViews, size: tuple[int, int], seed: int
+        self,
+        samples: Sequence[Sample],
+        labels: Sequence[int],
+        views: TwoViews,
+        size: tuple[int, int],
+        seed: int,
+        stretch: Stretch,
     ) -> None:
         self.samples, self.labels, self.views, self.size, self.seed = samples, labels, views, size, seed
+        self.stretch = stretch
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -47,23 +55,26 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor, int]]):
         Raises DataError with the file's name if it cannot be read.
         """
         index = key[2]
-        image = _read_picture(self.samples[index], self.size)
+        image = _read_picture(self.samples[index], self.size, self.stretch)
         cnn, swin = self.views(image, np.random.default_rng([_VIEWS, self.seed, *key]))
         return cnn, swin, self.labels[index]
 
 
 class EvaluationSet(Dataset[Tensor]):
-    """Pictures for evaluation, cropped and resized as the service does it. `size` is (height, width) in px."""
+    """Pictures for evaluation, cropped and resized as the service does it.
 
-    def __init__(self, samples: Sequence[Sample], size: tuple[int, int]) -> None:
-        self.samples, self.size = samples, size
+    `size` is (height, width) in px, and `stretch` the rule for grey values.
+    """
+
+    def __init__(self, samples: Sequence[Sample], size: tuple[int, int], stretch: Stretch) -> None:
+        self.samples, self.size, self.stretch = samples, size, stretch
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> UInt8[Tensor, "3 h w"]:
         """Return one picture. Raises DataError with the file's name if it cannot be read."""
-        return _read_picture(self.samples[index], self.size).contiguous()
+        return _read_picture(self.samples[index], self.size, self.stretch).contiguous()
 
 
 class EpochBatches(Sampler[list[SampleKey]]):
@@ -110,9 +121,16 @@ class EpochBatches(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, order = self.epoch, self._order
         for update in range(self.update, self.updates):
-            for part in range(self._first, self._first + self.accumulate):
-                begin = update * self.batch_size + part * self._part_size
-                yield [(epoch, position, int(order[position])) for position in range(begin, begin + self._part_size)]
+            for part in range(self.accumulate):
+                yield self._keys(epoch, order, update, part)
+
+    def keys(self, update: int, part: int) -> list[SampleKey]:
+        """Return the keys of one of this process's parts of an update, both counted from 0 in the current epoch."""
+        return self._keys(self.epoch, self._order, update, part)
+
+    def _keys(self, epoch: int, order: Int[np.ndarray, " n"], update: int, part: int) -> list[SampleKey]:
+        begin = update * self.batch_size + (self._first + part) * self._part_size
+        return [(epoch, position, int(order[position])) for position in range(begin, begin + self._part_size)]
 
     def labels_of_update(self, epoch: int, update: int) -> list[int]:
         """Return the labels of an update's whole batch, that of all processes together.
@@ -136,9 +154,9 @@ def epoch_order(labels: Sequence[int], epoch: int, seed: int, balanced: bool) ->
     return rng.choice(len(labels), len(labels), p=1 / (len(counts) * counts[class_of]))
 
 
-def _read_picture(sample: Sample, size: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:
+def _read_picture(sample: Sample, size: tuple[int, int], stretch: Stretch) -> UInt8[Tensor, "3 h w"]:
     try:
-        picture = decode(sample.path.read_bytes(), TRAINING_LIMITS, TargetSizes(size))
+        picture = decode(sample.path.read_bytes(), TRAINING_LIMITS, TargetSizes(size), stretch)
     except (OSError, FusionLensError) as error:
         raise DataError(f"{sample.path} cannot be read: {error}") from error
     return torch.from_numpy(prepare(picture, size).image).permute(2, 0, 1)

@@ -6,10 +6,12 @@ choices depend on (seed, epoch, update, position) alone, so a checkpoint stores 
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +19,44 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from training.data.samples import DataError
+from training.data.samples import Sample
+from training.errors import TrainingProblem
 from training.loading.augment import TwoViews
-from training.loading.forward import predict, prepared_batches
-from training.loading.views import EpochBatches, EvaluationSet, TrainingSet
+from training.loading.unreadable import ReplacingSet
+from training.loading.views import EpochBatches, TrainingSet
+from training.loading.workers import loaded
 from training.loop.ema import Ema
 from training.loop.loss import Loss
 from training.loop.optim import build_optimizer, set_rates
-from training.loop.overlays import draw_overlays
+from training.loop.overlays import val_overlays
 from training.loop.pretrained import load_start_weights
 from training.loop.processes import Processes, process_group, to_device
+from training.loop.sentences import gpu_too_small, not_finite, prolonging
 from training.loop.session import StopSignal, deterministic, ignore_interrupt, stop_signal
+from training.loop.skipping import newly_skipped, next_batch
 from training.loop.stages import apply_stage, trainable_names
 from training.loop.update import BatchPart, Updater
-from training.metrics.calibration import softmax
-from training.metrics.classification import DecisionRule, classification_metrics
+from training.loop.validation import validate
+from training.progress import Steps
 from training.recipe.config import Recipe, RecipeError
 from training.runs.checkpoint import save_checkpoint, write_atomically
-from training.runs.run import Run, lock_run, new_run, resume_run, write_run
+from training.runs.resuming import ResumedRun, resume_run
+from training.runs.run import Run, RunError, lock_run, new_run, write_run
 from training.runs.tracking import Log, Tracker, trackers
 
-VAL_METRICS = ("nll", "accuracy", "auroc")  # the answer is the most probable class; AUROC is the macro mean
 
-
-class TrainingError(RuntimeError):
+class TrainingError(TrainingProblem, RuntimeError):
     """A run that had to stop. The message says why, and which files it left."""
 
 
 @dataclass
 class Progress:
-    """The updates made so far, and the sum of the losses of the current epoch's updates."""
+    """The updates made so far, the summed loss of the current epoch's updates, and the pictures skipped so far."""
 
     update: int = 0
     loss_sum: float = 0.0
+    skipped: list[str] = field(default_factory=list)
 
 
 def fit(
@@ -62,44 +67,63 @@ def fit(
     *,
     resume: bool = False,
     track: Sequence[str] = (),
+    skip_unreadable: int = 0,
 ) -> bool:
     """Train a recipe on a data set, and write the run to the folder `out`.
 
     `report` receives the messages. `resume` continues the run in `out` from its newest checkpoint. `track` names
-    further trackers (see `TRACKERS`).
+    further trackers (see `TRACKERS`). Up to `skip_unreadable` pictures may be unreadable: each is replaced by another
+    one of its class, or left out of val.
 
     Returns True when the run has finished, and False if SIGTERM or SIGINT stopped it; then it has written a checkpoint.
     Raises RecipeError, WeightsError, RunError or TrackingError before training starts, DataError for data or a picture
-    that cannot be used, and TrainingError if training has to stop.
+    that cannot be used, and TrainingError or LoadingError if training has to stop.
     """
     with process_group() as processes, deterministic(processes.device), stop_signal() as stop:
-        if resume:
-            run, state, damaged = resume_run(recipe, data, out)
-        else:
-            run, state, damaged = new_run(recipe, data, out), None, []
+        resumed = resume_run(recipe, data, out, skip_unreadable) if resume else None
+        run = resumed.run if resumed else new_run(recipe, data, out, skip_unreadable)
+        state = resumed.state if resumed else None
         for remark in run.remarks if processes.writes else ():
             report(f"data: {remark}")
-        trainer = Trainer(run, processes, report if processes.writes else _ignore, state)
+        trainer = Trainer(run, processes, report if processes.writes else _ignore, state, skip_unreadable)
         processes.wait()  # until every process has checked that the folder is free
-        if processes.writes and not resume:
-            write_run(run)
         with lock_run(out) if processes.writes else nullcontext():
-            for path in damaged if processes.writes else []:
-                report(f"checkpoint {path} is damaged and was skipped")
+            if processes.writes:
+                _write_start(run, resumed, trainer, report)
             trainer.train(track, stop)
         return not stop.requested
+
+
+def _write_start(run: Run, resumed: ResumedRun | None, trainer: Trainer, report: Callable[[str], None]) -> None:
+    """Write what a run starts with, or what has changed in it, and report the latter."""
+    if resumed is None:
+        if (run.folder / "recipe.yaml").exists():
+            report(f"{run.folder} had a run without a checkpoint: it starts anew")
+        write_run(run)
+        return
+    resumed.record()
+    for note in resumed.notes:
+        report(note)
+    if run.recipe.epochs > resumed.epochs_before:
+        report(prolonging(run.recipe, resumed.epochs_before, resumed.update, trainer.updates))
 
 
 class Trainer:
     """Trains a run from the start, or from a checkpoint's `state`."""
 
     def __init__(
-        self, run: Run, processes: Processes, report: Callable[[str], None], state: dict[str, Any] | None
+        self,
+        run: Run,
+        processes: Processes,
+        report: Callable[[str], None],
+        state: dict[str, Any] | None,
+        skip_unreadable: int = 0,
     ) -> None:
         self.run, self.recipe, self.processes, self.report = run, run.recipe, processes, report
+        self.skip_unreadable = skip_unreadable
         torch.manual_seed(self.recipe.seed)
         self.model = to_device(run.new_model(), self.recipe.batch_norm, processes)
-        self.labels = run.labels_of("train")
+        self.train_samples, self.labels = run.samples_of("train"), run.labels_of("train")
         balanced = self.recipe.imbalance == "balanced_sampling"
         shape = (
             self.recipe.batch_size,
@@ -123,7 +147,6 @@ class Trainer:
         self.ema, self.progress, self._log_bytes = Ema(self.model, self.recipe.ema_decay), Progress(), 0
         if state is not None:
             self._restore(state)
-        self._hide_bar = None if processes.writes else True  # None: tqdm shows it in a terminal only
 
     def train(self, track: Sequence[str], stop: StopSignal) -> None:
         """Train until the end of the recipe or until a signal."""
@@ -133,8 +156,8 @@ class Trainer:
         self.trackers: list[Tracker] = (
             trackers(track, self.run.folder, self.recipe, self.progress.update) if self.processes.writes else []
         )
-        loader = self._loader()
         try:
+            loader = self._loader()
             for epoch in range(self.progress.update // self.batches.updates, self.recipe.epochs):
                 if self._epoch(epoch, loader, stop):
                     self.report(f"stopped after update {self.progress.update}: continue with fit … --resume")
@@ -142,6 +165,8 @@ class Trainer:
             self._finish()
         except OSError as error:
             raise TrainingError(f"a file could not be written ({error}): the last checkpoint is kept") from error
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(gpu_too_small(self.recipe, self.processes.count, str(error))) from error
         finally:
             for tracker in self.trackers:
                 tracker.finish()
@@ -154,24 +179,21 @@ class Trainer:
         apply_stage(self.model, stage, self.recipe.batch_norm)
         first = self.progress.update - epoch * self.batches.updates
         self.batches.start(epoch, first)
-        loaded = iter(loader)
+        batches = loaded(loader)
         name = f"epoch {epoch + 1}/{self.recipe.epochs} {stage.name}"
-        bar = tqdm(
-            total=self.batches.updates, initial=first, desc=name, unit="update", leave=False, disable=self._hide_bar
-        )
-        for number in range(first, self.batches.updates):
-            waiting = time.perf_counter()
-            parts: list[BatchPart] = [_next_part(loaded) for _ in range(self.recipe.accumulate)]
-            waited += time.perf_counter() - waiting
-            stopped = self._update(parts, epoch, number, stage.name, stop)
-            bar.update()
-            last = number == self.batches.updates - 1
-            if not last and (stopped or self.progress.update % self.recipe.checkpoint_updates == 0):
-                self._save()
-            if stopped and not last:
-                bar.close()
-                return True
-        bar.close()
+        stream = sys.stderr if self.processes.writes else None
+        with Steps(name, self.batches.updates, "updates", done=first, stream=stream) as steps:
+            for number in range(first, self.batches.updates):
+                waiting = time.perf_counter()
+                parts = self._next_parts(batches, epoch, number)
+                waited += time.perf_counter() - waiting
+                stopped = self._update(parts, epoch, number, stage.name, stop)
+                steps.update()
+                last = number == self.batches.updates - 1
+                if not last and (stopped or self.progress.update % self.recipe.checkpoint_updates == 0):
+                    self._save()
+                if stopped and not last:
+                    return True
         seconds = time.perf_counter() - started
         timing = {
             "seconds": seconds,
@@ -181,6 +203,29 @@ class Trainer:
         self._end_epoch(epoch, name, timing)
         self._save()
         return stopped
+
+    def _next_parts(self, batches: Iterator[Any], epoch: int, number: int) -> list[BatchPart]:
+        """Load this process's parts of an update, and count the pictures in them that were replaced."""
+        parts: list[BatchPart] = []
+        unreadable: dict[Sample, str] = {}
+        for part in range(self.recipe.accumulate):
+            cnn, swin, labels, reasons = next_batch(batches)
+            parts.append((cnn, swin, labels))
+            for (_, _, index), reason in zip(self.batches.keys(number, part), reasons, strict=True):
+                if reason:
+                    unreadable[self.train_samples[index]] = reason
+        if self.skip_unreadable:
+            for of_process in self.processes.gather(unreadable):
+                self._count_skipped(of_process, epoch)
+        return parts
+
+    def _count_skipped(self, unreadable: dict[Sample, str], epoch: int) -> None:
+        """Record pictures that are skipped for the first time. Raises DataError if there are too many of them."""
+        skipped = self.progress.skipped
+        for sample, reason in newly_skipped(unreadable, skipped, self.skip_unreadable):
+            position = {"kind": "skipped", "update": self.progress.update, "epoch": epoch, "split": sample.split}
+            self._write({**position, "picture": str(sample.path), "reason": reason})
+            self.report(f"skipped {len(skipped)} of at most {self.skip_unreadable}: {reason}")
 
     def _update(self, parts: list[BatchPart], epoch: int, number: int, stage: str, stop: StopSignal) -> bool:
         """Update the weights and their average once. Returns True if any process was asked to stop."""
@@ -203,7 +248,7 @@ class Trainer:
 
     def _end_epoch(self, epoch: int, name: str, timing: dict[str, float]) -> None:
         """Evaluate the averaged weights, and write the epoch's record."""
-        val = self._evaluate()
+        val = self._evaluate(epoch)
         loss, self.progress.loss_sum = self.progress.loss_sum / self.batches.updates, 0.0
         stage = self.recipe.stage_at(epoch).name
         position = {"kind": "epoch", "epoch": epoch, "update": self.progress.update, "stage": stage}
@@ -216,26 +261,17 @@ class Trainer:
         if self.trackers:
             self._show_overlays()
 
-    def _evaluate(self) -> dict[str, float]:
-        """Return the averaged weights' metrics on val.
-
-        The processes share the pictures, and each picture counts once.
-        """
-        labels = np.array(self.run.labels_of("val"))
-        samples = self.run.samples_of("val")[self.processes.rank :: self.processes.count]
-        pictures = DataLoader(EvaluationSet(samples, self.recipe.model.image_size), 25, num_workers=self.recipe.workers)
-        own_logits = predict(self.ema.model, pictures) if samples else np.empty((0, len(self.run.classes)), np.float32)
-        logits = np.empty((len(labels), len(self.run.classes)))
-        for rank, part in enumerate(self.processes.gather(own_logits)):
-            logits[rank :: self.processes.count] = part
-        metrics = classification_metrics(len(self.run.classes), DecisionRule(None, None))
-        return {name: metrics[name](softmax(logits), labels) for name in VAL_METRICS}
+    def _evaluate(self, epoch: int) -> dict[str, float]:
+        """Return the averaged weights' metrics on val."""
+        validation = validate(self.ema.model, self.run, self.processes)
+        self._count_skipped(validation.unreadable, epoch)
+        return validation.metrics
 
     def _finish(self) -> None:
         if self.processes.writes:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self.ema.model.state_dict().items()}
             write_atomically(self.run.weights, safetensors.torch.save(tensors))
-        val = self._evaluate()
+        val = self._evaluate(self.recipe.epochs - 1)
         self._write({"kind": "end", "update": self.progress.update, "val": val})
         self.report(f"finished after {self.progress.update} updates: {self.run.weights}")
         self.processes.wait()
@@ -254,11 +290,17 @@ class Trainer:
         save_checkpoint(self.run.checkpoints, self.progress.update, state, self.recipe.keep_checkpoints)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.ema.model.load_state_dict(state["ema"])
-        self.updater.adam.load_state_dict(state["optimizer"])
-        self.updater.scaler.load_state_dict(state["scaler"])
-        self.progress, self._log_bytes = Progress(**state["progress"]), state["log_bytes"]
+        try:
+            self.model.load_state_dict(state["model"])
+            self.ema.model.load_state_dict(state["ema"])
+            self.updater.adam.load_state_dict(state["optimizer"])
+            self.updater.scaler.load_state_dict(state["scaler"])
+            self.progress, self._log_bytes = Progress(**state["progress"]), state["log_bytes"]
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise RunError(
+                f"the newest checkpoint in {self.run.checkpoints} is not of this model or this version "
+                f"({str(error).splitlines()[0]}): resume it with the versions that wrote it"
+            ) from error
 
     def _not_finite(self, parts: list[BatchPart], epoch: int, number: int, loss: float) -> str:
         """Save the weights and the batch of an update whose loss or gradient is not finite, and return the message."""
@@ -266,20 +308,18 @@ class Trainer:
         path = self.run.folder / f"not-finite-{self.progress.update:08d}.pt"
         if self.processes.writes:
             named_parts = [dict(zip(("cnn", "swin", "labels"), part, strict=True)) for part in parts]
-            torch.save({"model": self.model.state_dict(), "parts": named_parts, "loss": loss}, path)
-        kind = "the gradient" if np.isfinite(loss) else f"the loss ({loss})"
-        return (
-            f"{kind} is not finite {where}: lower the rates or check the pictures; {path} has the weights and the batch"
-        )
+            content = io.BytesIO()
+            torch.save({"model": self.model.state_dict(), "parts": named_parts, "loss": loss}, content)
+            write_atomically(path, content.getbuffer())
+        return not_finite(loss, where, str(path))
 
     def _loader(self) -> DataLoader[Any]:
         views = TwoViews(self.recipe.augmentation, self.recipe.model.image_size)
-        pictures = TrainingSet(
-            self.run.samples_of("train"), self.labels, views, self.recipe.model.image_size, self.recipe.seed
-        )
+        size, seed, stretch = self.recipe.model.image_size, self.recipe.seed, self.recipe.stretch
+        pictures = TrainingSet(self.train_samples, self.labels, views, size, seed, stretch)
         workers = self.recipe.workers
         return DataLoader(
-            pictures,
+            ReplacingSet(pictures, self.batches.balanced, self.skip_unreadable),
             batch_sampler=self.batches,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -287,11 +327,8 @@ class Trainer:
             pin_memory=self.processes.device.type == "cuda",
         )
 
-    def _show_overlays(self, count: int = 4) -> None:
-        samples = self.run.samples_of("val")[:: max(1, len(self.run.samples_of("val")) // count)][:count]
-        images = torch.cat(list(prepared_batches(samples, self.recipe.model.image_size))).permute(0, 2, 3, 1).numpy()
-        labels = [self.run.classes.index(sample.label) for sample in samples]
-        pictures = draw_overlays(self.ema.model, np.ascontiguousarray(images), labels, self.run.classes)
+    def _show_overlays(self) -> None:
+        pictures = val_overlays(self.ema.model, self.run, self.progress.skipped)
         for tracker in self.trackers:
             tracker.pictures("val", self.progress.update, pictures)
 
@@ -300,17 +337,6 @@ class Trainer:
             self.log.write(record)
         for tracker in self.trackers:
             tracker.log(record)
-
-
-def _next_part(loaded: Iterator[Any]) -> BatchPart:
-    """Return the next part of a batch. Of a DataError with a worker's traceback, only the sentence is kept."""
-    try:
-        cnn, swin, labels = next(loaded)
-    except DataError as error:
-        raise DataError(
-            str(error).strip().splitlines()[-1].removeprefix(f"{DataError.__module__}.{DataError.__name__}: ")
-        ) from error
-    return cnn, swin, labels
 
 
 def _ignore(message: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -14,9 +15,21 @@ from app.explain.cam import gradcam
 from app.explain.merge import merge_sum
 from app.models.cnnswin import CNNViTFusion
 from app.pictures.rectangle import Rectangle
+from training.loading.forward import prepared_batches
 from training.metrics.calibration import softmax
+from training.runs.run import Run
 
 CaptionedPicture = tuple[str, UInt8[np.ndarray, "h w 3"]]
+
+
+def val_overlays(model: CNNViTFusion, run: Run, skipped: Collection[str], count: int = 4) -> list[CaptionedPicture]:
+    """Draw the overlays of `count` val pictures of a run, spread over val, without those at the paths `skipped`."""
+    readable = [sample for sample in run.samples_of("val") if str(sample.path) not in skipped]
+    samples = readable[:: max(1, len(readable) // count)][:count]
+    batches = prepared_batches(samples, run.recipe.model.image_size, run.recipe.stretch)
+    images = torch.cat(list(batches)).permute(0, 2, 3, 1).numpy()
+    labels = [run.classes.index(sample.label) for sample in samples]
+    return draw_overlays(model, np.ascontiguousarray(images), labels, run.classes)
 
 
 def draw_overlays(

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import BRANCHES, Branch
+from training.errors import TrainingProblem
 from training.recipe.config import Recipe
 from training.runs.torch_files import load_torch_file
 
@@ -36,7 +37,7 @@ _DOWNLOAD_ERRORS = (_HTTP_ERROR, HfHubHTTPError, EntryNotFoundError, URLError, C
 _METADATA_TIMEOUT_S = 10
 
 
-class WeightsError(ValueError):
+class WeightsError(TrainingProblem, ValueError):
     """Weights that cannot be read or downloaded, or that do not fit the backbone. The message says why."""
 
 

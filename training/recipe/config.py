@@ -15,10 +15,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from app.models.cnnswin import Fusion
+from app.pictures.bit_depth import Stretch
+from training.errors import TrainingProblem
 from training.recipe.plain_yaml import parse_yaml
 
 
-class RecipeError(ValueError):
+class RecipeError(TrainingProblem, ValueError):
     """A recipe that cannot be used. The message says why."""
 
 
@@ -28,15 +30,20 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+# Every number has an upper bound too: beyond it, it is a mistake that would end a run late and without a sentence.
+Side = Annotated[int, Field(ge=1, le=2048)]
+Strength = Annotated[float, Field(ge=0, le=10)]
+
+
 class ModelConfig(StrictModel):
     """The arguments of `CNNViTFusion`. The `…_options` are passed to timm's constructors."""
 
     cnn: str = "efficientnet_b0"
     swin: str = "swin_tiny_patch4_window7_224"
     fusion: Fusion = "cross_attention"
-    image_size: tuple[int, int] = Field((224, 224), description="height and width in px")
-    dim: int = Field(512, ge=1)
-    heads: int = Field(8, ge=1)
+    image_size: tuple[Side, Side] = Field((224, 224), description="height and width in px")
+    dim: int = Field(512, ge=1, le=16_384)
+    heads: int = Field(8, ge=1, le=1024)
     dropout: float = Field(0.0, ge=0, lt=1)
     cnn_options: dict[str, Any] = {}
     swin_options: dict[str, Any] = {}
@@ -66,7 +73,7 @@ class LastUnits(StrictModel):
     """The last `last` blocks or stages of the CNN, and all layers behind them."""
 
     unit: Literal["block", "stage"] = "block"
-    last: int = Field(ge=1)
+    last: int = Field(ge=1, le=1000)
 
 
 # The discriminator picks one form, so that an error is one sentence and not one for each form.
@@ -80,7 +87,7 @@ class Stage(StrictModel):
     """A number of epochs in which the same parameters train. The head trains in every stage."""
 
     name: str = Field(min_length=1)
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=100_000)
     cnn: CnnSetting = "all"
     swin: Literal["frozen", "all"] = "all"
 
@@ -102,17 +109,17 @@ class Geometry(StrictModel):
     @field_validator("scale")
     @classmethod
     def _rising(cls, scale: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < scale[0] <= scale[1]:
-            raise ValueError("give two positive factors, the smallest first")
+        if not 0.01 <= scale[0] <= scale[1] <= 100:
+            raise ValueError("give two positive factors from 0.01 to 100, the smallest first")
         return scale
 
 
 class Photometry(StrictModel):
     """Random changes of the colours and the content, drawn for each branch separately."""
 
-    brightness: float = Field(0.2, ge=0)
-    contrast: float = Field(0.2, ge=0)
-    saturation: float = Field(0.2, ge=0)
+    brightness: Strength = 0.2
+    contrast: Strength = 0.2
+    saturation: Strength = 0.2
     hue: float = Field(0.03, ge=0, le=0.5)
     blur: float = Field(0.0, ge=0, le=1, description="probability of a Gaussian blur")
     erasing: float = Field(0.0, ge=0, le=1, description="probability of one erased rectangle")
@@ -124,21 +131,24 @@ class Augmentation(StrictModel):
     geometry: Geometry = Geometry()
     cnn: Photometry = Photometry()
     swin: Photometry = Photometry(brightness=0.3, contrast=0.3, saturation=0.3, blur=0.1, erasing=0.25)
-    mixup_alpha: float = Field(0.2, ge=0, description="parameter of the beta distribution; 0 switches MixUp off")
+    mixup_alpha: float = Field(
+        0.2, ge=0, le=1000, description="parameter of the beta distribution; 0 switches MixUp off"
+    )
     cutmix_alpha: float = Field(
-        0.0, ge=0, description="the same for CutMix; if both are on, each update uses one of them at random"
+        0.0, ge=0, le=1000, description="the same for CutMix; if both are on, each update uses one of them at random"
     )
 
 
 class Rates(StrictModel):
     """Peak learning rates. Norms and biases of all parts share one rate."""
 
-    cnn: float = Field(1e-4, gt=0)
-    swin: float = Field(1e-4, gt=0)
-    head: float = Field(2e-4, gt=0, description="attention and classifier")
-    norm_and_bias: float = Field(5e-5, gt=0)
+    cnn: float = Field(1e-4, gt=0, le=1e30)
+    swin: float = Field(1e-4, gt=0, le=1e30)
+    head: float = Field(2e-4, gt=0, le=1e30, description="attention and classifier")
+    norm_and_bias: float = Field(5e-5, gt=0, le=1e30)
 
 
+GreyValue = Annotated[int, Field(ge=0, le=65_535)]
 Imbalance = Literal["none", "class_weights", "balanced_sampling", "logit_adjustment"]
 
 
@@ -149,19 +159,24 @@ class Recipe(StrictModel):
     """
 
     name: str = Field(min_length=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     model: ModelConfig = ModelConfig()
     start: Starts = Starts()
     stages: tuple[Stage, ...] = Field(PROGRESSIVE, min_length=1)
     augmentation: Augmentation = Augmentation()
     rates: Rates = Rates()
-    batch_size: int = Field(32, ge=1)
-    accumulate: int = Field(1, ge=1, description="parts into which a process splits its share of a batch")
+    batch_size: int = Field(32, ge=1, le=1_000_000)
+    accumulate: int = Field(1, ge=1, le=100_000, description="parts into which a process splits its share of a batch")
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the updates with rising learning rates")
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(0.05, ge=0, le=1e6)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     imbalance: Imbalance = "none"
-    clip_norm: float = Field(1.0, gt=0)
+    stretch: Literal["found"] | tuple[GreyValue, GreyValue] | None = Field(
+        None,
+        description="how grey values become 0 to 255: from the range of the file's format (null), from each picture's "
+        "smallest and largest value (found), or from a range such as [0, 4095]; the bundle reads pictures so too",
+    )
+    clip_norm: float = Field(1.0, gt=0, le=1e30)
     ema_decay: float = Field(0.99, ge=0, lt=1)
     batch_norm: Literal["frozen", "sync"] = Field(
         "frozen",
@@ -169,10 +184,12 @@ class Recipe(StrictModel):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: fp32 on a CPU")
     val_share: float = Field(0.2, gt=0, lt=1, description="used if the data has no split of its own")
-    workers: int = Field(2, ge=0, description="processes that load pictures, for each training process")
-    log_updates: int = Field(10, ge=1, description="updates between two lines in the log")
-    checkpoint_updates: int = Field(200, ge=1, description="updates between two checkpoints inside an epoch")
-    keep_checkpoints: int = Field(2, ge=1)
+    workers: int = Field(2, ge=0, le=256, description="processes that load pictures, for each training process")
+    log_updates: int = Field(10, ge=1, le=1_000_000_000, description="updates between two lines in the log")
+    checkpoint_updates: int = Field(
+        200, ge=1, le=1_000_000_000, description="updates between two checkpoints inside an epoch"
+    )
+    keep_checkpoints: int = Field(2, ge=1, le=1_000_000)
 
     @model_validator(mode="after")
     def _names_differ(self) -> Recipe:
@@ -180,6 +197,13 @@ class Recipe(StrictModel):
         if len(set(names)) < len(names):
             raise ValueError(f"stages: two stages share a name among {', '.join(names)}")
         return self
+
+    @field_validator("stretch")
+    @classmethod
+    def _rising(cls, stretch: Stretch) -> Stretch:
+        if isinstance(stretch, tuple) and stretch[0] >= stretch[1]:
+            raise ValueError("give two grey values, the smallest first")
+        return stretch
 
     @property
     def epochs(self) -> int:
@@ -283,16 +307,23 @@ def _apply_change(content: dict[str, Any], change: str) -> None:
         node = _child(node, step, change)
     if isinstance(node, list):
         _child(node, key, change)
-        node[int(key)] = parse_yaml(text)
+        node[int(key)] = _value(text, change)
     elif isinstance(node, dict):
-        node[key] = parse_yaml(text)
+        node[key] = _value(text, change)
     else:
         raise RecipeError(f"--set {change}: {'.'.join(parents)} is {node!r} and has no {key}")
 
 
+def _value(text: str, change: str) -> Any:
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {change}: the value is not YAML: {error}") from error
+
+
 def _child(node: Any, step: str, change: str) -> Any:
     if isinstance(node, list):
-        if not step.isdigit() or int(step) >= len(node):
+        if not (step.isascii() and step.isdecimal() and len(step) < 9) or int(step) >= len(node):
             raise RecipeError(f"--set {change}: {step!r} is not one of the {len(node)} places, counted from 0")
         return node[int(step)]
     if not isinstance(node, dict) or step not in node:

@@ -18,4 +18,10 @@ class _PlainLoader(yaml.SafeLoader):
 
 def parse_yaml(text: str) -> Any:
     """The plain values of a YAML document. Raises yaml.YAMLError."""
-    return yaml.load(text, _PlainLoader)  # noqa: S506  # a SafeLoader
+    try:
+        return yaml.load(text, _PlainLoader)  # noqa: S506  # a SafeLoader
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        # What PyYAML raises for a value that does not fit its tag: the date 2024-13-45, a number of 5,000 digits.
+        raise yaml.YAMLError(f"it has a value that cannot be read: {error}") from error

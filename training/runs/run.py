@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -22,17 +21,24 @@ from app.models.cnnswin import CNNViTFusion
 from training.data.samples import (
     Sample,
     classes_of,
-    load_samples,
+    listed_samples,
     read_training_set,
+    refuse_missing,
     refuse_unreadable,
     split_samples,
     write_samples,
 )
+from training.errors import TrainingProblem
 from training.recipe.config import Recipe, RecipeError, load_recipe
-from training.runs.checkpoint import newest_checkpoint, write_atomically
+from training.runs.checkpoint import write_atomically
+
+# What a run leaves that has not come to its first checkpoint. Nothing in it is worth keeping.
+_BEFORE_CHECKPOINTS = {
+    *("recipe.yaml", "classes.json", "samples.csv", "log.jsonl", "checkpoints", "tensorboard", "wandb", "wandb-id")
+}
 
 
-class RunError(ValueError):
+class RunError(TrainingProblem, ValueError):
     """A run that cannot be started, resumed or read. The message says what to do."""
 
 
@@ -83,7 +89,13 @@ class Run:
                 f"{self.folder} has no {self.weights.name}: the run has not finished; continue it with fit … --resume"
             )
         model = self.new_model()
-        safetensors.torch.load_model(model, self.weights, strict=True)
+        try:
+            safetensors.torch.load_model(model, self.weights, strict=True)
+        except (safetensors.SafetensorError, RuntimeError) as error:
+            raise RunError(
+                f"{self.weights} is damaged, or is not of this recipe ({str(error).splitlines()[0]}): "
+                "fit … --resume writes it again"
+            ) from error
         return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
@@ -95,59 +107,104 @@ def build_model(recipe: Recipe, classes: int) -> CNNViTFusion:
         raise RecipeError(f"model: it cannot be built ({error})") from error
 
 
-def new_run(recipe: Recipe, data: Path, folder: Path) -> Run:
-    """Prepare a run in `folder`, which must be new or empty, without writing. Raises RunError and DataError."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} exists and is not empty: choose another folder, or resume with --resume")
-    return _planned_run(recipe, data, folder)
+def new_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) -> Run:
+    """Prepare a run in `folder`, which must be free, without writing. Raises RunError and DataError.
+
+    A folder is free if it is new or empty, or if it has a run that ended before its first checkpoint. Files that are no
+    pictures are refused now, unless the run may skip some.
+    """
+    _refuse_used(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        with lock_run(folder):  # raises if another process is on its way to the first checkpoint
+            pass
+    # Paths are absolute, so that a run can be resumed from another working directory.
+    data_set = read_training_set(data.absolute())
+    if not skip_unreadable:
+        refuse_unreadable(data_set.samples)
+    samples = split_samples(data_set.samples, recipe.val_share, recipe.seed)
+    return Run(folder, recipe, classes_of(samples), tuple(samples), data_set.remarks)
 
 
 def write_run(run: Run) -> None:
-    """Create the run's folder, and write its recipe, classes and samples."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    recipe = yaml.safe_dump(run.recipe.model_dump(mode="json"), sort_keys=False)
+    """Write the run's recipe, classes and samples to its folder. Raises RunError if the folder is not free."""
+    _refuse_used(run.folder)
+    (run.folder / "wandb-id").unlink(missing_ok=True)  # that of a run that ended before its first checkpoint
     write_samples(run.samples, run.folder / "samples.csv")
     write_atomically(run.folder / "classes.json", json.dumps(run.classes).encode())
-    write_atomically(run.folder / "recipe.yaml", recipe.encode())
+    write_recipe(run)
 
 
-def resume_run(recipe: Recipe, data: Path, folder: Path) -> tuple[Run, dict[str, Any] | None, list[Path]]:
-    """Read the run in `folder` and its newest intact checkpoint.
-
-    Returns the run, the checkpoint's state (None if there is no checkpoint yet), and the paths of damaged checkpoints.
-    Raises RunError if there is no run, or if its recipe, classes or pictures differ from the given ones.
-    """
-    if not (folder / "recipe.yaml").is_file():
-        raise RunError(f"{folder} has no run to resume: omit --resume to start one")
-    existing = read_run(folder)
-    if changed := _differences(existing.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")):
-        raise RunError(
-            f"the run's recipe differs in {', '.join(changed)}: give the same recipe, {folder / 'recipe.yaml'}"
-        )
-    run = _planned_run(recipe, data, folder)
-    if run.classes != existing.classes:
-        raise RunError(
-            f"the data's classes are {', '.join(run.classes)}, the run's {', '.join(existing.classes)}: "
-            "give the same data"
-        )
-    if set(run.samples) != set(existing.samples):
-        raise RunError(f"{data} is not the data that the run started with, {folder / 'samples.csv'}")
-    return existing, *newest_checkpoint(existing.checkpoints)
+def write_recipe(run: Run, changes: Sequence[str] = ()) -> None:
+    """Write every value of the run's recipe. `changes` are comments for its head, after those that it has."""
+    path = run.folder / "recipe.yaml"
+    comments = []
+    if changes and path.is_file():
+        comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
+    comments += [f"# {change}" for change in changes]
+    values = yaml.safe_dump(run.recipe.model_dump(mode="json"), sort_keys=False)
+    write_atomically(path, "\n".join([*comments, values]).encode())
 
 
 def read_run(folder: Path) -> Run:
-    """Read the run in a folder. Raises RunError and DataError."""
+    """Read the run in a folder, without the pictures that it skipped. Raises RunError and DataError."""
+    run = read_listed_run(folder)
+    skipped = skipped_pictures(run)
+    kept = tuple(sample for sample in run.samples if str(sample.path) not in skipped)
+    refuse_missing(kept, folder / "samples.csv")
+    return replace(run, samples=kept)
+
+
+def read_listed_run(folder: Path) -> Run:
+    """Read the run in a folder with all pictures of its table, without a look at their files.
+
+    Raises RunError, RecipeError and DataError.
+    """
     for name in ("recipe.yaml", "classes.json", "samples.csv"):
         if not (folder / name).is_file():
             raise RunError(f"{folder} has no {name}: give the folder that fit wrote")
-    classes = tuple(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
     recipe = load_recipe(str(folder / "recipe.yaml"))
-    return Run(folder, recipe, classes, tuple(load_samples(folder / "samples.csv")))
+    return Run(folder, recipe, _read_classes(folder / "classes.json"), tuple(listed_samples(folder / "samples.csv")))
+
+
+def skipped_pictures(run: Run) -> set[str]:
+    """The paths of the pictures that the run's log says were skipped because they could not be read."""
+    if not run.log.is_file():
+        return set()
+    with run.log.open(encoding="utf-8", errors="replace") as lines:
+        marked = [line for line in lines if line.startswith('{"kind": "skipped"')]
+    try:
+        return {json.loads(line)["picture"] for line in marked}
+    except (ValueError, LookupError, TypeError) as error:
+        raise RunError(f"{run.log} is damaged: {error}") from error
+
+
+def _read_classes(path: Path) -> tuple[str, ...]:
+    try:
+        classes = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
+        raise RunError(f"{path} is damaged ({error}): restore it from a copy of the run") from error
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes) or len(classes) < 2:
+        raise RunError(f"{path} is damaged (it has no list of two or more names): restore it from a copy of the run")
+    return tuple(classes)
+
+
+def _refuse_used(folder: Path) -> None:
+    """Raises RunError for a folder with anything but a run that ended before its first checkpoint."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file: give the folder of a new run")
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    others = {name for name in names if not name.startswith(".")} - _BEFORE_CHECKPOINTS
+    if names and (".lock" not in names or others or any((folder / "checkpoints").glob("*.pt"))):
+        raise RunError(f"{folder} exists and is not empty: choose another folder, or resume with --resume")
 
 
 @contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Lock the run against other processes. Raises RunError if another process has the lock."""
+    """Lock the run against other processes; make its folder if there is none.
+
+    Raises RunError if another process has the lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
             # flock would be inherited by loading workers, which hold it for seconds after this process is killed.
@@ -155,18 +212,3 @@ def lock_run(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise RunError(f"another process is training {folder}: wait for it, or stop it") from error
         yield
-
-
-def _planned_run(recipe: Recipe, data: Path, folder: Path) -> Run:
-    # Paths are absolute, so that a run can be resumed from another working directory.
-    data_set = read_training_set(data.absolute())
-    refuse_unreadable(data_set.samples)
-    samples = split_samples(data_set.samples, recipe.val_share, recipe.seed)
-    return Run(folder, recipe, classes_of(samples), tuple(samples), data_set.remarks)
-
-
-def _differences(existing: Any, given: Any, path: str = "") -> list[str]:
-    if isinstance(existing, dict) and isinstance(given, dict):
-        keys = sorted(existing.keys() | given.keys())
-        return [d for key in keys for d in _differences(existing.get(key), given.get(key), f"{path}.{key}")]
-    return [] if existing == given else [path.removeprefix(".")]

@@ -21,13 +21,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from training.errors import TrainingProblem
 from training.recipe.config import Recipe
 
 Record = Mapping[str, Any]
 CaptionedPictures = Sequence[tuple[str, UInt8[np.ndarray, "_ _ 3"]]]  # pairs of caption and RGB picture
 
 
-class TrackingError(RuntimeError):
+class TrackingError(TrainingProblem, RuntimeError):
     """A log or tracker that cannot be used. The message says what to do."""
 
 
@@ -180,14 +181,23 @@ TRACKERS: dict[str, Callable[[Path, Recipe, int], Tracker]] = {
 def trackers(names: Sequence[str], out: Path, recipe: Recipe, update: int) -> list[Tracker]:
     """Create the named trackers for the run in the folder `out`, which starts or resumes after `update` updates.
 
-    Raises TrackingError for a name that is not in `TRACKERS`, and for a package that is not installed.
+    Raises TrackingError for a name that is not in `TRACKERS`, for a package that is not installed, and for a tracker
+    that cannot start.
     """
     for name in names:
         if name not in TRACKERS:
             raise TrackingError(f"no tracker {name!r}: choose from {', '.join(TRACKERS)}")
         if not _installed(name):
             raise TrackingError(f"{name} is not installed: pip install 'fusionlens[{name}]'")
-    return [TRACKERS[name](out, recipe, update) for name in dict.fromkeys(names)]
+    started: list[Tracker] = []
+    try:
+        for name in dict.fromkeys(names):
+            started.append(TRACKERS[name](out, recipe, update))
+    except BaseException:
+        for tracker in started:
+            tracker.finish()
+        raise
+    return started
 
 
 def _installed(package: str) -> bool:

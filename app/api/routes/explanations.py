@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from app import __version__, errors
-from app.api.dependencies import OwnerDep, RegistryDep, ServiceDep, UploadedPicture, UserDep, cancel_on_disconnect
+from app.api.dependencies import OwnerDep, RegistryDep, ServiceDep, UploadDep, UserDep, cancel_on_disconnect
 from app.api.encoding import encode
+from app.api.parameters import with_fields
 from app.api.problems import error_responses
 from app.api.queries import (
     AttentionQuery,
@@ -25,7 +27,7 @@ from app.api.queries import (
 )
 from app.api.routes.predictions import NOT_MODIFIED, UPLOAD_ERRORS
 from app.api.schemas import ExplanationAnswer
-from app.api.uploads import OPENAPI_BODY
+from app.api.uploads import ReceivedUpload, openapi_body
 from app.predicting.prediction import Prediction
 from app.predicting.request import AcceptedRequest
 from app.serving.registry import ModelRegistry
@@ -135,20 +137,20 @@ async def stored_tokens(
     summary="Explanation of a picture",
     response_class=Response,
     responses=error_responses(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
-    openapi_extra=OPENAPI_BODY,
+    openapi_extra=openapi_body(ExplainQuery),
 )
 async def explanation(
     service: ServiceDep,
     user: UserDep,
     query: Annotated[ExplainQuery, Query()],
-    picture: UploadedPicture,
+    upload: UploadDep,
     request: Request,
 ) -> Response:
     """Explain the uploaded picture: what speaks for a class in it. Nothing is stored.
 
     The default method is the most faithful one in the project's measurements.
     """
-    return await _explain_upload(service, user, query, picture, request)
+    return await _explain_upload(service, user, query, upload, request)
 
 
 @router.post(
@@ -156,17 +158,17 @@ async def explanation(
     summary="Grad-CAM of a picture",
     response_class=Response,
     responses=error_responses(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
-    openapi_extra=OPENAPI_BODY,
+    openapi_extra=openapi_body(GradcamQuery),
 )
 async def gradcam(
     service: ServiceDep,
     user: UserDep,
     query: Annotated[GradcamQuery, Query()],
-    picture: UploadedPicture,
+    upload: UploadDep,
     request: Request,
 ) -> Response:
     """Explain the uploaded picture, like `/explain`, but with Grad-CAM as the default method. Nothing is stored."""
-    return await _explain_upload(service, user, query, picture, request)
+    return await _explain_upload(service, user, query, upload, request)
 
 
 @router.post(
@@ -174,17 +176,17 @@ async def gradcam(
     summary="Attention of a picture",
     response_class=Response,
     responses=error_responses(*UPLOAD_ERRORS, *PARAMETER_ERRORS, *GRAPH_ERRORS) | CONTENT,
-    openapi_extra=OPENAPI_BODY,
+    openapi_extra=openapi_body(AttentionQuery),
 )
 async def attention(
     service: ServiceDep,
     user: UserDep,
     query: Annotated[AttentionQuery, Query()],
-    picture: UploadedPicture,
+    upload: UploadDep,
     request: Request,
 ) -> Response:
     """Show where the Swin's tokens look in the uploaded picture. Nothing is stored."""
-    return await _explain_upload(service, user, query, picture, request)
+    return await _explain_upload(service, user, query, upload, request)
 
 
 @router.post(
@@ -192,17 +194,17 @@ async def attention(
     summary="Swin tokens of a picture",
     response_class=Response,
     responses=error_responses(*UPLOAD_ERRORS, *PARAMETER_ERRORS, *GRAPH_ERRORS) | CONTENT,
-    openapi_extra=OPENAPI_BODY,
+    openapi_extra=openapi_body(TokensQuery),
 )
 async def tokens(
     service: ServiceDep,
     user: UserDep,
     query: Annotated[TokensQuery, Query()],
-    picture: UploadedPicture,
+    upload: UploadDep,
     request: Request,
 ) -> Response:
     """Show how much the Swin's tokens at one stage matter for a class. Nothing is stored."""
-    return await _explain_upload(service, user, query, picture, request)
+    return await _explain_upload(service, user, query, upload, request)
 
 
 async def _explain_stored(
@@ -229,14 +231,18 @@ async def _explain_stored(
 
 
 async def _explain_upload(
-    service: Service, user: str, query: ExplanationQuery, picture: bytes, request: Request
+    service: Service, user: str, query: ExplanationQuery, upload: ReceivedUpload, request: Request
 ) -> Response:
+    query = with_fields(query, request, upload.fields)
     query.style()  # raises BadParameter before anything is computed
     accepted, deadline = service.predictor.accept(query.request()), service.deadline()
 
     async def predict_and_explain() -> Response:
-        predicted = await service.predict(picture, deadline, user, with_gradient=accepted.request.needs_answer_gradient)
-        return await _explain(service, predicted.prediction, accepted, query, deadline, user)
+        predicted = await service.predict(
+            upload.picture, deadline, user, with_gradient=accepted.request.needs_answer_gradient
+        )
+        notes = predicted.upload.notes
+        return await _explain(service, predicted.prediction, accepted, query, deadline, user, notes)
 
     return await cancel_on_disconnect(request, predict_and_explain())
 
@@ -248,8 +254,9 @@ async def _explain(
     query: ExplanationQuery,
     deadline: float,
     user: str,
+    notes: Sequence[str] = (),
 ) -> Response:
-    encoding = partial(encode, service.predictor, prediction, query)
+    encoding = partial(encode, service.predictor, prediction, query, notes=notes)
     return await service.explain(prediction, accepted, encoding, deadline, user)
 
 

@@ -19,7 +19,7 @@ async def model(service: ServiceDep, settings: SettingsDep) -> ModelCard:
     predictor = service.predictor
     public = predictor.bundle.manifest.model_dump(
         mode="json",
-        include=ModelCard.model_fields.keys() - {"sha256", "token_stages", "engine", "fusionlens", "limits"},
+        include=ModelCard.model_fields.keys() - {"sha256", "token_stages", "engine", "fusionlens", "limits", "docs"},
     )
     return ModelCard(
         **public,
@@ -30,7 +30,7 @@ async def model(service: ServiceDep, settings: SettingsDep) -> ModelCard:
         token_stages=list(predictor.capabilities.token_stages),
         colormaps=list(COLORMAPS),
         limits={
-            "max_upload_bytes": settings.max_upload_bytes,
+            "max_upload_bytes": settings.max_body_bytes,
             "max_pixels": settings.max_pixels,
             "max_full_pixels": settings.max_full_pixels,
             "max_side_px": settings.max_side_px,
@@ -39,4 +39,5 @@ async def model(service: ServiceDep, settings: SettingsDep) -> ModelCard:
         },
         engine=predictor.engine_version,
         fusionlens=__version__,
+        docs=settings.docs,
     )

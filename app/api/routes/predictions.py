@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from app import errors
-from app.api.dependencies import OwnerDep, RegistryDep, ServiceDep, UploadedPicture, UserDep, cancel_on_disconnect
+from app.api.dependencies import OwnerDep, RegistryDep, ServiceDep, UploadDep, UserDep, cancel_on_disconnect
+from app.api.parameters import refuse_fields
 from app.api.problems import error_responses
 from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer
-from app.api.uploads import OPENAPI_BODY
+from app.api.uploads import openapi_body
 from app.predicting.predictor import Predictor
 from app.serving.stores.protocol import Receipt
 
@@ -27,6 +28,7 @@ UPLOAD_ERRORS = (
     errors.UnsupportedMediaType,
     errors.MissingField,
     errors.UnreadablePicture,
+    errors.BadParameter,
     errors.Overloaded,
     errors.DeadlineExceeded,
 )
@@ -43,13 +45,13 @@ PredictionId = Annotated[
 
 
 @router.post(
-    "/predict", summary="Classify a picture", responses=error_responses(*UPLOAD_ERRORS), openapi_extra=OPENAPI_BODY
+    "/predict", summary="Classify a picture", responses=error_responses(*UPLOAD_ERRORS), openapi_extra=openapi_body()
 )
 async def predict(
     service: ServiceDep,
     owner: OwnerDep,
     user: UserDep,
-    picture: UploadedPicture,
+    upload: UploadDep,
     request: Request,
     response: Response,
 ) -> PredictionAnswer:
@@ -62,9 +64,10 @@ async def predict(
 
     `curl -F file=@picture.jpg http://127.0.0.1:8000/predict`
     """
-    predicted = await cancel_on_disconnect(request, service.predict(picture, service.deadline(), user))
+    refuse_fields(request, upload.fields)
+    predicted = await cancel_on_disconnect(request, service.predict(upload.picture, service.deadline(), user))
     response.headers["Cache-Control"] = "no-store"
-    upload, notes = predicted.upload, list(predicted.upload.notes)
+    decoded, notes = predicted.upload, list(predicted.upload.notes)
     try:
         receipt = await service.store.put(predicted.prediction, owner)
     except (errors.StoreUnavailable, errors.EntryTooLarge) as error:
@@ -82,27 +85,28 @@ async def predict(
         ],
         model=model_version(service.predictor),
         picture=PictureInfo(
-            width_px=upload.width_px,
-            height_px=upload.height_px,
-            format=upload.format,
+            width_px=decoded.width_px,
+            height_px=decoded.height_px,
+            format=decoded.format,
             notes=notes,
-            seen=upload.frame,
+            seen=decoded.frame,
         ),
         timings_ms={stage: round(spent, 2) for stage, spent in predicted.timings_ms.items()},
-        links=_links(service.predictor, receipt),
+        links=_links(service.predictor, receipt, request.scope.get("root_path", "")),
     )
 
 
-def _links(predictor: Predictor, receipt: Receipt | None) -> Links:
+def _links(predictor: Predictor, receipt: Receipt | None, prefix: str) -> Links:
+    """The routes for a prediction, below the prefix under which the service is reached."""
     if receipt is None:
         return Links(picture=None, explain=None, gradcam=None, attention=None, tokens=None)
     query = f"?prediction_id={receipt.prediction_id}"
     return Links(
-        picture=f"/predictions/{receipt.prediction_id}/picture",
-        explain=f"/explain{query}",
-        gradcam=f"/gradcam{query}",
-        attention=f"/attention{query}" if predictor.capabilities.has_attention else None,
-        tokens=f"/tokens{query}" if predictor.capabilities.token_stages else None,
+        picture=f"{prefix}/predictions/{receipt.prediction_id}/picture",
+        explain=f"{prefix}/explain{query}",
+        gradcam=f"{prefix}/gradcam{query}",
+        attention=f"{prefix}/attention{query}" if predictor.capabilities.has_attention else None,
+        tokens=f"{prefix}/tokens{query}" if predictor.capabilities.token_stages else None,
     )
 
 

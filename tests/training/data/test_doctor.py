@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.errors import InvalidSettings
+from reliability.hostile import saved
 from training.data.doctor import examine
 from training.data.draw import draw_dataset, draw_lesion
 from training.data.samples import DataError, Finding
@@ -89,7 +91,7 @@ def foreign(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "reason"), [(damaged, "damaged or cut off"), (foreign, "not a picture in a supported format")]
+    ("spoil", "reason"), [(damaged, "damaged or cut off"), (foreign, "which is not read: send JPEG")]
 )
 def test_a_file_that_serving_would_refuse_is_found(clean: Path, spoil: Callable[[Path], None], reason: str) -> None:
     spoil(clean)
@@ -109,7 +111,7 @@ def test_a_picture_that_training_reads_and_the_service_refuses_is_found(
     assert (finding.kind, finding.paths) == ("serving", (large,))
     assert "500 × 500 px" in finding.sentence and "FUSIONLENS_MAX_FULL_PIXELS" in finding.sentence
     monkeypatch.setenv("FUSIONLENS_MAX_FULL_PIXELS", "many")
-    with pytest.raises(DataError, match="settings of this environment are wrong: FUSIONLENS_MAX_FULL_PIXELS"):
+    with pytest.raises(InvalidSettings, match="FUSIONLENS_MAX_FULL_PIXELS"):
         examine(clean)
 
 
@@ -241,11 +243,13 @@ def test_odd_sizes_are_found(clean: Path) -> None:
 def test_a_mixture_of_colour_modes_is_found(clean: Path, mode: str, suffix: str, colour: str) -> None:
     path = clean / "train" / "benign" / "03.png"
     with Image.open(path) as image:
-        converted = image.convert("L").convert(mode) if mode == "I;16" else image.convert(mode)
+        converted = (
+            image.convert(mode) if mode != "I;16" else Image.fromarray(np.uint16(257) * np.asarray(image.convert("L")))
+        )
     path.unlink()
     converted.save(path := path.with_suffix(f".{suffix}"))
     write_table(clean)
-    finding = only(clean)
+    [finding] = [finding for finding in examine(clean).findings if finding.kind != "note"]
     assert (finding.kind, finding.paths) == ("colour", (path,))
     assert finding.sentence == f"1 picture(s) are {colour} (1 benign), but most are colour"
 
@@ -274,3 +278,32 @@ def test_the_text_names_pictures_and_says_what_it_leaves_out(clean: Path) -> Non
 def test_data_that_cannot_be_read_at_all_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         examine(tmp_path)
+
+
+def test_pictures_of_few_bits_or_without_contrast_are_found_together(clean: Path) -> None:
+    for number in ("03", "05"):
+        path = clean / "train" / "benign" / f"{number}.png"
+        with Image.open(path) as image:
+            Image.fromarray(np.uint16(16) * np.asarray(image.convert("L"))).save(path)
+        black = clean / "train" / "malignant" / f"{number}.png"
+        Image.new("RGB", (224, 224), (0, 0, int(number))).save(black)
+    notes = [finding for finding in examine(clean).findings if finding.kind == "note"]
+    assert [(len(finding.paths), "12 bits" in finding.sentence) for finding in notes] == [
+        (2, True),
+        (4, False),
+    ]  # the first two are black as well
+    assert "contrast" in notes[1].sentence
+
+
+@pytest.mark.parametrize("format_name", ["AVIF", "HEIF"])
+def test_pictures_that_the_service_reads_on_request_are_found(
+    clean: Path, format_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = clean / "train" / "benign" / "03.png"
+    with Image.open(path) as image:
+        data = saved(image.copy(), format_name, quality=95)
+    path.write_bytes(data)
+    finding = only(clean)
+    assert (finding.kind, finding.paths) == ("serving", (path,)) and "FUSIONLENS_MORE_FORMATS" in finding.sentence
+    monkeypatch.setenv("FUSIONLENS_MORE_FORMATS", format_name)
+    assert examine(clean).findings == ()

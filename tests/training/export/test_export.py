@@ -150,7 +150,7 @@ def test_the_manifest_says_what_was_trained_and_what_the_card_says(exported: Exp
 def test_tensors_come_back_as_they_were_to_fp16_rounding(tmp_path: Path, fusion: Fusion, classes: int) -> None:
     model = tiny_model(fusion, classes)
     reference, description = tiny_reference(model), describe(fusion, classes)
-    write_bundle(model, tmp_path / "new", description, reference, {})
+    write_bundle(model, tmp_path / "new", description, reference, {}, None)
     bundle = read_bundle(tmp_path / "new")
 
     state = model.state_dict()
@@ -169,10 +169,10 @@ def test_tensors_come_back_as_they_were_to_fp16_rounding(tmp_path: Path, fusion:
 def test_the_same_parts_make_the_same_bytes(tmp_path: Path) -> None:
     model = tiny_model()
     for name in ("first", "second"):
-        write_bundle(model, tmp_path / name, describe(), tiny_reference(model), {})
+        write_bundle(model, tmp_path / name, describe(), tiny_reference(model), {}, None)
     first, second = ({file.name: file.read_bytes() for file in (tmp_path / n).iterdir()} for n in ("first", "second"))
     assert first == second
-    assert first[MANIFEST].startswith(b'{\n  "format": 1,') and first[MANIFEST].endswith(b"}\n")
+    assert first[MANIFEST].startswith(b'{\n  "format": 2,') and first[MANIFEST].endswith(b"}\n")
 
 
 def test_for_five_classes_figures_are_sklearns_and_there_is_no_threshold() -> None:
@@ -214,7 +214,7 @@ def test_an_export_never_writes_over_anything(exported: Exported, tmp_path: Path
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
-    write_bundle(tiny_model(), tmp_path, describe(), tiny_reference(tiny_model()), {})
+    write_bundle(tiny_model(), tmp_path, describe(), tiny_reference(tiny_model()), {}, None)
     assert read_bundle(tmp_path).manifest.name == "tiny"
 
 
@@ -228,7 +228,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 def test_parts_that_do_not_fit_leave_nothing_behind(tmp_path: Path, description: Description, reason: str) -> None:
     model = tiny_model()
     with pytest.raises(BundleError, match=reason):
-        write_bundle(model, tmp_path / "bundle", description, tiny_reference(model), {})
+        write_bundle(model, tmp_path / "bundle", description, tiny_reference(model), {}, None)
     assert not list(tmp_path.iterdir())
 
 
@@ -237,7 +237,7 @@ def test_weights_that_fp16_cannot_hold_are_refused(tmp_path: Path) -> None:
     reference = tiny_reference(model)
     model.get_parameter("head.classifier.weight").data[0, 0] = 1e5
     with pytest.raises(BundleError, match=r"head\.classifier\.weight holds values that are not finite"):
-        write_bundle(model, tmp_path / "bundle", describe(), reference, {})
+        write_bundle(model, tmp_path / "bundle", describe(), reference, {}, None)
     assert not list(tmp_path.iterdir())
 
 

@@ -169,7 +169,9 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def training_set(samples: list[Sample], seed: int = 0) -> TrainingSet:
-    return TrainingSet(samples, [int(sample.label) for sample in samples], TwoViews(Augmentation(), SIZE), SIZE, seed)
+    return TrainingSet(
+        samples, [int(sample.label) for sample in samples], TwoViews(Augmentation(), SIZE), SIZE, seed, None
+    )
 
 
 def same(one: tuple[Tensor, Tensor, int], other: tuple[Tensor, Tensor, int]) -> bool:
@@ -206,7 +208,7 @@ def test_another_epoch_position_or_seed_gives_other_views_of_the_same_picture(sa
 
 
 def test_evaluation_sees_what_the_service_prepares(samples: list[Sample]) -> None:
-    pictures = EvaluationSet(samples, SIZE)
+    pictures = EvaluationSet(samples, SIZE, None)
     assert len(pictures) == 12
     expected = prepare(decode(samples[7].path.read_bytes(), Limits()), SIZE).image
     assert np.array_equal(pictures[7].permute(1, 2, 0).numpy(), expected)
@@ -218,7 +220,7 @@ def test_a_file_that_cannot_be_read_is_named(samples: list[Sample], damage: Call
     with pytest.raises(DataError, match=r"4\.png cannot be read"):
         training_set(samples)[0, 0, 4]
     with pytest.raises(DataError, match=r"4\.png cannot be read"):
-        EvaluationSet(samples, SIZE)[4]
+        EvaluationSet(samples, SIZE, None)[4]
 
 
 LABELS = [int(number % 10 == 0) for number in range(101)]  # 11 of class 1

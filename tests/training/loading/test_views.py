@@ -19,7 +19,7 @@ def test_a_picture_that_is_too_large_for_the_service_is_read(tmp_path: Path) -> 
     Image.new("1", (17_000, 1_600), 1).save(path)  # 27 million pixels, and a side that is too long
     with pytest.raises(PictureTooLarge):
         decode(path.read_bytes(), Limits())
-    picture = EvaluationSet([Sample(path, "cat", None, None, None)], (8, 8))[0]
+    picture = EvaluationSet([Sample(path, "cat", None, None, None)], (8, 8), None)[0]
     assert picture.shape == (3, 8, 8) and picture.min() == 255
 
 

@@ -1,0 +1,113 @@
+"""From any colour mode to RGB on white, in the colour space sRGB, by the colour profile that the picture carries.
+
+Source: ICC.1:2022. LittleCMS, which is part of Pillow, applies the profile with its own table for eight bits, so the
+time for a pixel does not depend on what the profile holds.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from app.pictures.orientation import DECODE_ERRORS
+
+MAX_PROFILE_BYTES = 4_000_000  # profiles of presses have up to 3 MB, those of screens and cameras a few kB
+MAX_SRGB_DIFFERENCE = 2  # in levels of 255: profiles of sRGB from different makers differ by as much
+_MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # the colour spaces of profiles, and the modes that they are for
+_USUAL_GAMMA, _GAMMA_TOLERANCE = 1 / 2.2, 0.02
+
+
+def to_srgb(image: Image.Image, reduction: int = 1) -> tuple[Image.Image, tuple[str, ...]]:
+    """Convert a loaded picture to RGB on white where it is transparent, and return what the sender should know.
+
+    `image` has one of Pillow's modes with 8 bits a channel or fewer. A picture whose profile changes its colours is
+    reduced by the factor `reduction` first, because the conversion of a large picture takes a second. Raises ValueError
+    for a missing palette.
+    """
+    if image.mode in {"P", "PA"} and image.palette is None:
+        raise ValueError("a palette is missing")  # a damaged file, for which Pillow would invent colours
+    profile = image.info.get("icc_profile")
+    colours, is_transparent = _on_white(image)
+    notes = ["Transparent parts of the picture were taken as white."] if is_transparent else []
+    if not profile:
+        return colours.convert("RGB"), (*notes, *_notes_without_profile(image))
+    try:
+        transform = _transform(profile, colours.mode)
+        if transform is None:
+            return colours.convert("RGB"), tuple(notes)
+        return transform.apply(colours.reduce(reduction) if reduction > 1 else colours), tuple(notes)
+    except _UnusableProfile as error:
+        note = f"The picture's colour profile could not be used ({error}), so its colours were taken as sRGB."
+    except (ImageCms.PyCMSError, *DECODE_ERRORS):
+        note = "The picture's colour profile could not be used (it is damaged), so its colours were taken as sRGB."
+    return colours.convert("RGB"), (*notes, note)
+
+
+class _UnusableProfile(Exception):
+    """A profile that does not apply to its picture. The message says why."""
+
+
+def _on_white(image: Image.Image) -> tuple[Image.Image, bool]:
+    """The colours on white, as L, RGB or CMYK, and whether any of the picture is transparent."""
+    if not image.has_transparency_data:
+        if image.mode in ("L", "RGB", "CMYK"):
+            return image, False
+        return image.convert("L" if image.mode == "1" else "RGB"), False
+    with_alpha = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+    on_white = Image.new("L" if with_alpha.mode == "LA" else "RGB", image.size, "white")
+    alpha = with_alpha.getchannel("A")
+    on_white.paste(with_alpha.convert(on_white.mode), mask=alpha)
+    return on_white, alpha.getextrema() != (255, 255)
+
+
+def _transform(profile: object, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """The transform from a profile to sRGB, or None if it leaves all colours as they are.
+
+    Raises _UnusableProfile, and the errors of LittleCMS for a damaged profile.
+    """
+    if not isinstance(profile, bytes):
+        raise _UnusableProfile("it is damaged")
+    if len(profile) > MAX_PROFILE_BYTES:
+        raise _UnusableProfile("it is too large")
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    space = source.profile.xcolor_space.strip()
+    if _MODES.get(space) != mode:
+        raise _UnusableProfile(f"it is for {space or 'no known'} colours")
+    transform = ImageCms.ImageCmsTransform(source, _srgb(), mode, "RGB")
+    return None if _is_identity(transform, mode) else transform
+
+
+def _is_identity(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether a transform leaves colours as they are, but for rounding: a profile of sRGB, by whatever name."""
+    if mode == "CMYK":
+        return False
+    cube = _cube(mode)
+    changed = np.asarray(transform.apply(cube)).astype(int)
+    return int(np.abs(changed - np.asarray(cube.convert("RGB"))).max()) <= MAX_SRGB_DIFFERENCE
+
+
+@cache
+def _cube(mode: str) -> Image.Image:
+    """Colours from all over the cube of `mode`, or all greys."""
+    if mode == "L":
+        return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    levels = np.linspace(0, 255, 9).round().astype(np.uint8)
+    return Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(9, 81, 3))
+
+
+@cache
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+
+
+def _notes_without_profile(image: Image.Image) -> list[str]:
+    """Sentences about colours that are probably not sRGB, although no profile says what they are."""
+    if image.mode == "CMYK":
+        return ["The picture has CMYK colours without a profile, so its colours are approximate."]
+    gamma = image.info.get("gamma")
+    if isinstance(gamma, float) and "srgb" not in image.info and abs(gamma - _USUAL_GAMMA) > _GAMMA_TOLERANCE:
+        return [f"The picture declares a gamma of {gamma:.3g} without a profile; its colours were taken as sRGB."]
+    return []

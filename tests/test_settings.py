@@ -1,0 +1,148 @@
+"""Every setting refuses what it cannot be, in a sentence that names its variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from annotated_types import Ge, Gt, Le, Lt
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from app.__main__ import main
+from app.addresses import web_origins
+from app.cli import with_platform_port
+from app.errors import InvalidSettings
+from app.settings import Settings, load_settings
+
+NUMBERS = ["", "x", "-1", "1e999", "nan", "9" * 5000, "٣٣x", "[1]", "0x10", "1_", "99999999999999999999999"]
+# What a setting cannot be. A setting of a new type must be added here.
+WRONG = {
+    "bundle": ["", " "],
+    "cache": ["", " "],
+    "keys": ["", " "],
+    "bundle_sha256": ["", "abc", "g" * 64, "0" * 65],
+    "host": ["a b", "http://x", "a..b", "x" * 70, "[::1]", "ä", "a/b", "a,b"],
+    "root_path": ["lens", "/lens/", "/", "/a b", "//", "http://x", "/%2e"],
+    "cors_origins": [
+        "localhost:3000",
+        "[1]",
+        "[",
+        "[" * 100_000,
+        "http://a/b",
+        "ftp://a",
+        "http://",
+        "http://a b",
+        "null",
+    ],
+    "more_formats": ["JPEG", "AVIF,x", "[1]", "[", "[" * 100_000, "avif heif"],
+    "redis_url": ["", "x", "http://x", "redis:/x"],
+    "redis_secret": ["", "short"],
+    "otlp_endpoint": ["", "localhost:4318", "ftp://x", "http://"],
+}
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> str:
+    with monkeypatch.context() as environment:
+        environment.setenv(variable, value)
+        with pytest.raises(InvalidSettings) as refused:
+            load_settings()
+    return refused.value.sentences[0]
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_what_a_setting_cannot_be_is_refused_by_the_name_of_its_variable(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = Settings.model_fields[name]
+    words = ["", "maybe", "-1", "[]"] if field.annotation is bool or "Literal" in str(field.annotation) else None
+    wrong = WRONG.get(name) or words or (NUMBERS if field.annotation in (int, float) else None)
+    assert wrong, f"{name} is of a new type: say in WRONG what it cannot be"
+    for value in wrong:
+        assert f"FUSIONLENS_{name.upper()}" in refusal(monkeypatch, f"FUSIONLENS_{name.upper()}", value), value
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_number_has_a_lowest_and_a_highest_value(name: str) -> None:
+    field = Settings.model_fields[name]
+    if field.annotation in (int, float):
+        kinds = {type(bound) for bound in field.metadata}
+        assert kinds & {Ge, Gt} and kinds & {Le, Lt}
+
+
+def test_a_secret_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "hunter2" not in refusal(monkeypatch, "FUSIONLENS_REDIS_SECRET", "hunter2")
+    assert "hunter2" not in refusal(monkeypatch, "FUSIONLENS_REDIS_URL", "http://:hunter2@x")
+
+
+def test_a_file_of_secrets_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fusionlens_redis_secret").write_bytes(b"\xff" * 40)
+    assert "redis_secret" in refusal(monkeypatch, "FUSIONLENS_SECRETS_DIR", str(tmp_path))
+    assert "not a folder" in refusal(monkeypatch, "FUSIONLENS_SECRETS_DIR", str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("http://localhost:3000", ("http://localhost:3000",)),
+        ("https://a.example, http://b.example/ ", ("https://a.example", "http://b.example")),
+        ('["https://a.example/"]', ("https://a.example",)),
+        ("HTTPS://A.Example:443", ("https://a.example",)),
+        ("http://[::1]:8080", ("http://[::1]:8080",)),
+        ("https://bücher.example", ("https://xn--bcher-kva.example",)),
+        ("*", ("*",)),
+        ("", ()),
+        ("[]", ()),
+    ],
+)
+def test_origins_are_taken_in_every_usual_form_and_kept_as_browsers_send_them(
+    text: str, origins: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSIONLENS_CORS_ORIGINS", text)
+    assert load_settings().cors_origins == origins
+
+
+@settings(max_examples=50)
+@given(st.lists(st.sampled_from(["http", "://", "a", ".", ":", "80", "[", "]", "/", "@", "ß", "*", " "])).map("".join))
+@example("http://[")
+@example("http://a:99999")
+@example("http://ａ..b")
+def test_any_text_is_origins_or_refused(text: str) -> None:
+    try:
+        origins = web_origins([text])
+    except ValueError:
+        return
+    assert web_origins(origins) == origins
+
+
+@pytest.mark.parametrize("port", ["", "abc", "-1", "70000", "8000.0", "9" * 5000])
+def test_a_platforms_port_that_is_none_is_told(
+    port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PORT", port)
+    assert main(["serve"]) == 1
+    assert capsys.readouterr().err.startswith("fusionlens: PORT is ")
+    with pytest.raises(SystemExit):
+        main(["health"])
+
+
+def test_a_platforms_port_is_taken_where_the_service_has_none_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert with_platform_port(load_settings()).port == 8000
+    monkeypatch.setenv("PORT", "5001")
+    assert with_platform_port(load_settings()).port == 5001
+    assert with_platform_port(load_settings(port=8000)).port == 8000  # what --port says
+    (tmp_path / "fusionlens_port").write_text("5002")
+    monkeypatch.setenv("FUSIONLENS_SECRETS_DIR", str(tmp_path))
+    assert with_platform_port(load_settings()).port == 5002
+    monkeypatch.setenv("FUSIONLENS_PORT", "5003")
+    assert with_platform_port(load_settings()).port == 5003
+
+
+def test_the_probe_asks_at_the_platforms_port(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PORT", "1")
+    assert main(["health"]) == 1
+    assert "http://127.0.0.1:1/" in capsys.readouterr().err

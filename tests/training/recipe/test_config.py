@@ -1,0 +1,67 @@
+"""What a recipe may hold: numbers within bounds, and YAML that is read or refused in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from annotated_types import Ge, Gt, Le, Lt
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from training.recipe import config
+from training.recipe.config import RecipeError, StrictModel, load_recipe
+from training.recipe.plain_yaml import parse_yaml
+
+
+def numbers() -> Iterator[tuple[str, set[type]]]:
+    """Every number of a recipe with the kinds of its bounds."""
+    for model in vars(config).values():
+        if isinstance(model, type) and issubclass(model, StrictModel):
+            for name, field in model.model_fields.items():
+                if field.annotation in (int, float):
+                    yield f"{model.__name__}.{name}", {type(bound) for bound in field.metadata}
+
+
+def test_every_number_has_a_lowest_and_a_highest_value() -> None:
+    found = dict(numbers())
+    assert len(found) > 25
+    assert [name for name, kinds in found.items() if not (kinds & {Ge, Gt} and kinds & {Le, Lt})] == []
+
+
+@given(st.text(alphabet="-:[]{}!&*?|>'\"%@`#,.~= \n\t0aénul\ud800"[:-1], max_size=30) | st.text(max_size=30))
+@example("2024-13-45")
+@example("9" * 5000)
+@example("[" * 3000)
+@example("!!timestamp x")
+@example("!!bool x")
+@example("!!int x")
+@example("? {a: b}\n: c")
+@example("=")
+def test_any_text_is_values_or_no_yaml(text: str) -> None:
+    try:
+        parse_yaml(text)
+    except yaml.YAMLError as error:
+        assert str(error)
+
+
+@pytest.mark.parametrize("value", ["[", "2024-13-45", "9" * 5000, "*a", "!!bool x"])
+@pytest.mark.parametrize("place", ["seed=", "stages.1="])
+def test_a_change_that_is_no_yaml_is_told(place: str, value: str) -> None:
+    with pytest.raises(RecipeError, match="the value is not YAML"):
+        load_recipe("smoke", [place + value])
+
+
+@pytest.mark.parametrize("step", ["²", "٣", "-1", "9" * 5000, ""])
+def test_a_place_that_is_none_is_told(step: str) -> None:
+    with pytest.raises(RecipeError, match="is not one of the 2 places"):
+        load_recipe("smoke", [f"stages.{step}.epochs=3"])
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"\x00", b"3", b"- a", b"[" * 5000, b"name: 2024-13-45"])
+def test_a_file_that_is_no_recipe_is_told(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(content)
+    with pytest.raises(RecipeError, match=r"recipe\.yaml"):
+        load_recipe(str(tmp_path / "recipe.yaml"))

@@ -1,0 +1,68 @@
+"""Validation during training: the averaged weights' metrics on the pictures of val."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from training.data.samples import DataError, Sample
+from training.loading.forward import predict
+from training.loading.unreadable import MarkingSet
+from training.loading.workers import loaded
+from training.loop.processes import Processes
+from training.metrics.calibration import softmax
+from training.metrics.classification import DecisionRule, classification_metrics
+from training.progress import Steps
+from training.runs.run import Run
+
+METRICS = ("nll", "accuracy", "auroc")  # the answer is the most probable class; AUROC is the macro mean
+_BATCH = 25
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Metrics on val, and the pictures that could not be read with the reason for each."""
+
+    metrics: dict[str, float]
+    unreadable: dict[Sample, str]
+
+
+def validate(model: nn.Module, run: Run, processes: Processes) -> Validation:
+    """Compute the metrics of a model in eval mode. The processes share the pictures, and each picture counts once.
+
+    Raises DataError if no picture of some class can be read.
+    """
+    samples, labels = run.samples_of("val"), np.array(run.labels_of("val"))
+    own, reasons = samples[processes.rank :: processes.count], list[str]()
+    pictures = DataLoader(
+        MarkingSet(own, run.recipe.model.image_size, run.recipe.stretch),
+        _BATCH,
+        num_workers=run.recipe.workers if own else 0,
+    )
+
+    def images() -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+        with Steps("val", len(own), "pictures", stream=sys.stderr if processes.writes else None) as steps:
+            for batch, batch_reasons in loaded(pictures):
+                reasons.extend(batch_reasons)
+                yield batch
+                steps.update(len(batch))
+
+    own_logits = predict(model, images()) if own else np.empty((0, len(run.classes)), np.float32)
+    logits, all_reasons = np.empty((len(labels), len(run.classes))), [""] * len(labels)
+    for rank, (part, part_reasons) in enumerate(processes.gather((own_logits, reasons))):
+        logits[rank :: processes.count] = part
+        all_reasons[rank :: processes.count] = part_reasons
+    unreadable = {sample: reason for sample, reason in zip(samples, all_reasons, strict=True) if reason}
+    readable = np.array([not reason for reason in all_reasons])
+    for index, name in enumerate(run.classes):
+        if not (labels[readable] == index).any():
+            raise DataError(f"val has no picture of {name} that can be read: {next(iter(unreadable.values()))}")
+    metrics = classification_metrics(len(run.classes), DecisionRule(None, None))
+    probabilities = softmax(logits[readable])
+    return Validation({name: metrics[name](probabilities, labels[readable]) for name in METRICS}, unreadable)

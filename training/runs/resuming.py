@@ -1,0 +1,120 @@
+"""Resuming a run: what it goes on with, and in what the given recipe and data differ from its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from training.data.samples import DataError, Sample, read_samples
+from training.recipe.config import Recipe
+from training.recipe.resuming import RESUME_RULES, recipe_changes
+from training.runs.checkpoint import newest_checkpoint
+from training.runs.run import Run, RunError, read_listed_run, skipped_pictures, write_recipe
+
+
+@dataclass(frozen=True)
+class ResumedRun:
+    """A run to go on with.
+
+    `run` has the recipe that holds from now on and the run's own list of pictures. `state` is that of the newest intact
+    checkpoint, or None if there is none yet. `changes` are the allowed changes of the recipe, and `epochs_before` the
+    number of epochs that it had. `notes` are sentences for the user.
+    """
+
+    run: Run
+    state: dict[str, Any] | None
+    changes: tuple[str, ...]
+    epochs_before: int
+    notes: tuple[str, ...]
+
+    @property
+    def update(self) -> int:
+        """The number of updates that the checkpoint has."""
+        return 0 if self.state is None else int(self.state["progress"]["update"])
+
+    def record(self) -> None:
+        """Write the changes of the recipe into the run's folder."""
+        if self.run.recipe.epochs > self.epochs_before and self.run.weights.is_file():
+            self.run.weights.replace(self.run.weights.with_name(f"ema-{self.update:08d}.safetensors"))
+        if self.changes:
+            write_recipe(self.run, [f"after update {self.update}: {change}" for change in self.changes])
+
+
+def resume_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) -> ResumedRun:
+    """Read the run in `folder` and its newest intact checkpoint.
+
+    The run goes on with the pictures of its own table. What the given data and recipe have in addition or no longer is
+    said in the notes, if the guarantee of resuming does not depend on it. `skip_unreadable` pictures may be missing.
+
+    Raises RunError if there is no run, and if the recipe or the labels differ in what may not change (`RESUME_RULES`).
+    """
+    if not (folder / "recipe.yaml").is_file():
+        raise RunError(f"{folder} has no run to resume: omit --resume to start one")
+    existing = read_listed_run(folder)
+    changes = recipe_changes(existing.recipe, recipe)
+    if changes.refused:
+        key = changes.refused[0].partition(".")[0]
+        raise RunError(
+            f"the run's recipe differs in {', '.join(changes.refused)}, which may not change on --resume "
+            f"({key}: {RESUME_RULES[key].why}): give the same recipe, {folder / 'recipe.yaml'}"
+        )
+    notes = [*_missing_notes(existing, skip_unreadable), *_data_notes(existing, data.absolute(), skip_unreadable)]
+    state, damaged = newest_checkpoint(existing.checkpoints)
+    notes += [f"checkpoint {path} is damaged and was skipped" for path in damaged]
+    notes += [f"the recipe has changed: {change}" for change in changes.allowed]
+    run = replace(existing, recipe=recipe)
+    return ResumedRun(run, state, changes.allowed, existing.recipe.epochs, tuple(notes))
+
+
+def _missing_notes(run: Run, allowed: int) -> Iterator[str]:
+    """Say which of the run's pictures are gone. Raises RunError if there are more than `allowed`."""
+    skipped = skipped_pictures(run)
+    used = [sample for sample in run.samples if sample.split in ("train", "val")]
+    missing = [sample.path for sample in used if not sample.path.is_file() and str(sample.path) not in skipped]
+    if len(missing) > allowed:
+        raise RunError(
+            f"{len(missing)} of the run's pictures are missing, the first is {missing[0]}: put them back, or go on "
+            f"without them: fit … --resume --skip-unreadable {len(missing) + len(skipped)}"
+        )
+    if missing:
+        yield f"{len(missing)} of the run's pictures are missing and will be skipped, the first is {missing[0]}"
+
+
+def _data_notes(run: Run, data: Path, allowed: int) -> Iterator[str]:
+    """Say in what the data differs from the run's table, which counts. Raises RunError for other labels or groups."""
+    try:
+        given = {sample.path: sample for sample in read_samples(data)}
+    except DataError as error:
+        if not allowed:
+            raise
+        yield f"the data is not compared with the run's own list of pictures, which counts ({error})"
+        return
+    own = {sample.path: sample for sample in run.samples}
+    if not own.keys() & given.keys():
+        raise RunError(f"{data} is not the data that the run started with, {run.folder / 'samples.csv'}: give the same")
+    for path in own.keys() & given.keys():
+        _refuse_other_facts(own[path], given[path], run)
+    if unlisted := [path for path in own if path not in given]:
+        yield (
+            f"{data} no longer has {_count(unlisted)}: the run goes on with them, as its own list has them "
+            f"({run.folder / 'samples.csv'}); start a new run to train without them"
+        )
+    if added := [path for path in given if path not in own]:
+        yield f"{data} has gained {_count(added)}: the run does not use them; start a new run to train with them"
+
+
+def _count(paths: Sequence[Path]) -> str:
+    return f"{len(paths)} picture(s), the first is {paths[0]}"
+
+
+def _refuse_other_facts(own: Sample, given: Sample, run: Run) -> None:
+    """The split of the run counts where the data has none."""
+    for name in ("label", "group", "split"):
+        before, now = getattr(own, name), getattr(given, name)
+        if before != now and not (name == "split" and now is None):
+            raise RunError(
+                f"{own.path} has the {name} {now} and not {before}, as when the run started: give the same data, or "
+                f"start a new run (the run's own list is {run.folder / 'samples.csv'})"
+            )
