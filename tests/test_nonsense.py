@@ -111,7 +111,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
 
 
 def parser_of(package: str, command: str) -> argparse.ArgumentParser:
-    whole = {"training": training.cli, "app": app.cli}[package].make_parser(package)  # type: ignore[attr-defined]
+    whole = {"training": training.cli, "app": app.cli}[package].make_parser(package)
     (subcommands,) = (action for action in whole._actions if isinstance(action, argparse._SubParsersAction))
     parser: argparse.ArgumentParser = subcommands.choices[command]
     return parser
