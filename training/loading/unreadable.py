@@ -21,7 +21,8 @@ from training.loading.views import EvaluationSet, SampleKey, TrainingSet, epoch_
 class ReplacingSet(Dataset[tuple[Tensor, Tensor, int, str]]):
     """Training pictures of which up to `allowed` unreadable ones are replaced.
 
-    A picture is replaced by the next one of its class in the order of the epoch, so that the balance of the classes and
+    A picture is replaced by the next one of its class in the order of the epoch (with balanced sampling, which may have
+    drawn no other one, in the order of the samples after that), so that the balance of the classes and
     the weights of the loss stay as they are. An item is that of `TrainingSet`, and the reason why the picture at the
     key cannot be read, which is empty if it can.
     """
@@ -57,10 +58,10 @@ class ReplacingSet(Dataset[tuple[Tensor, Tensor, int, str]]):
         epoch, position, index = key
         labels = self.pictures.labels
         order = epoch_order(labels, epoch, self.pictures.seed, self.balanced)
-        for step in range(1, len(order)):
-            other = int(order[(position + step) % len(order)])
-            if labels[other] == labels[index]:
-                yield other
+        # Balanced sampling may have drawn no other of the class. The rest of it follows in the order of the samples.
+        drawn = [int(order[(position + step) % len(order)]) for step in range(1, len(order))]
+        rest = [(index + step) % len(labels) for step in range(1, len(labels))]
+        yield from (other for other in (*drawn, *rest) if labels[other] == labels[index])
 
 
 class MarkingSet(Dataset[tuple[Tensor, str]]):
