@@ -21,20 +21,25 @@ async def check_query(request: Request) -> None:
     """The dependency of every route. Raises BadParameter for what the query of a request may not have.
 
     That is a parameter that is there twice, and any parameter where the route has none. A route that has some refuses
-    unknown ones itself, together with its other faults. Pages take any query, since links to them may carry marks of
-    where they were found.
+    unknown ones itself, together with its other faults, and one with a prediction in its path calls `refuse_query`, after
+    it has found the prediction. Pages take any query, since links to them may carry marks of where they were found.
     """
-    names = [name for name, _ in request.query_params.multi_items()]
     route = request.scope.get("route")
-    if not names or not isinstance(route, APIRoute) or not route.include_in_schema:
+    if not isinstance(route, APIRoute) or not route.include_in_schema or route.dependant.path_params:
         return
-    _refuse_repeated(names)
-    if not route.dependant.query_params:
-        raise BadParameter(" ".join(unknown_parameter(request, name) for name in names))
+    if route.dependant.query_params:
+        _refuse_repeated(name for name, _ in request.query_params.multi_items())
+    else:
+        refuse_query(request)
+
+
+def refuse_query(request: Request) -> None:
+    """Raises BadParameter for any parameter in the query, on a route that has none."""
+    refuse_fields(request, request.query_params)
 
 
 def refuse_fields(request: Request, fields: Iterable[str]) -> None:
-    """Raises BadParameter for any field of a form beside the picture, on a route that has no parameters."""
+    """Raises BadParameter for any field beside the picture, on a route that has no parameters."""
     if names := [*fields]:
         raise BadParameter(" ".join(unknown_parameter(request, name) for name in names))
 

@@ -112,10 +112,18 @@ def test_what_a_route_does_not_have_is_refused_everywhere(client: httpx.Client, 
 
 @pytest.mark.parametrize(("method", "path"), [one for one in OPERATIONS if one[1] != "/admin/reload"])
 def test_what_is_there_twice_is_refused(client: httpx.Client, method: str, path: str) -> None:
-    name = next(iter(sorted(parameters_of(path))), "x") if method == "POST" else "prediction_id"
-    url = path.replace("{prediction_id}", "never")
-    refused = client.request(method, url, params=[(name, "a"), (name, "a")])
-    assert f"{name!r} is in the query 2 times" in assert_problem(refused, 422, "bad-parameter")
+    has_some = DOCUMENTED[path][method.lower()].get("parameters") and "{" not in path
+    url = path.replace("{prediction_id}", predict(client, PICTURE)["prediction_id"])
+    for name in ("format", "prediction_id"):
+        refused = client.request(method, url, params=[(name, "a"), (name, "a")])
+        said = "in the query 2 times" if has_some else "no parameter"
+        assert repr(name) in (told := assert_problem(refused, 422, "bad-parameter")) and said in told
+
+
+@pytest.mark.parametrize(("method", "path"), [one for one in OPERATIONS if "{" in one[1]])
+def test_a_prediction_that_is_not_there_is_told_first(client: httpx.Client, method: str, path: str) -> None:
+    refused = client.request(method, path.replace("{prediction_id}", "never"), params={"x": "1"})
+    assert_problem(refused, 404, "unknown-prediction")
 
 
 @pytest.mark.parametrize("path", UPLOADS)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from app.settings import Settings
+from tests.api.test_metrics import samples
 from tests.support.asking import assert_problem, explained, picture_of, png_bytes, predict
 from tests.support.serving import serving
 
 STAGES = (16, 8, 4)  # of the tiny bundle
+PASSES = ("fusionlens_batch_pictures_count",)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +129,10 @@ def test_fine_detail_is_the_same_whoever_computes_the_views(client: httpx.Client
 
 
 def test_a_mistake_in_a_fine_question_costs_no_pass(tiny_bundle: Path) -> None:
-    with serving(Settings(bundle=tiny_bundle, queue_limit=1)) as client:
+    with serving(Settings(bundle=tiny_bundle)) as client:
         query = {"prediction_id": predict(client, png_bytes())["prediction_id"], "detail": "fine"}
-        assert_problem(client.get("/gradcam", params=query), 429, "overloaded")  # eight passes find no room
+        before = samples(client)[PASSES]
         assert_problem(client.get("/gradcam", params={**query, "target": "nothing"}), 422, "bad-parameter")
+        assert samples(client)[PASSES] == before
+        assert client.get("/gradcam", params=query).status_code == 200
+        assert samples(client)[PASSES] == before + 8

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from app import errors
 from app.api.dependencies import OwnerDep, RegistryDep, ServiceDep, UploadDep, UserDep, cancel_on_disconnect
-from app.api.parameters import refuse_fields
+from app.api.parameters import refuse_fields, refuse_query
 from app.api.problems import error_responses
 from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer
 from app.api.uploads import openapi_body
@@ -121,6 +121,7 @@ def _links(predictor: Predictor, receipt: Receipt | None, prefix: str) -> Links:
 async def picture(models: RegistryDep, owner: OwnerDep, prediction_id: PredictionId, request: Request) -> Response:
     """The upright preview that overlays are drawn on, without a heatmap, as JPEG."""
     prediction = await models.store.get(prediction_id, owner)
+    refuse_query(request)
     caching = {"ETag": '"preview"', "Cache-Control": "private, no-cache"}  # the preview never changes
     if caching["ETag"] in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=caching)
@@ -134,8 +135,11 @@ async def picture(models: RegistryDep, owner: OwnerDep, prediction_id: Predictio
     response_description="The prediction is deleted.",
     responses=error_responses(errors.UnknownPrediction, errors.StoreUnavailable),
 )
-async def forget(models: RegistryDep, owner: OwnerDep, prediction_id: PredictionId) -> None:
+async def forget(models: RegistryDep, owner: OwnerDep, prediction_id: PredictionId, request: Request) -> None:
     """Delete a stored prediction with its feature maps and its preview."""
+    if request.query_params:
+        await models.store.get(prediction_id, owner)  # what is not there is told first
+        refuse_query(request)
     await models.forget(prediction_id, owner)
 
 
