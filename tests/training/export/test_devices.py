@@ -44,9 +44,9 @@ def test_what_export_computes_and_checks_needs_no_gpu(gpu_elsewhere: None, tmp_p
     draw_dataset(tmp_path / "data", 4, seed=1)
     samples = read_samples(tmp_path / "data")
     model = tiny_model().half().float()
-    baseline = mean_maps(model, prepared_batches(samples, model.image_size))
+    baseline = mean_maps(model, prepared_batches(samples, (64, 64)))
     write_bundle(model, tmp_path / "bundle", describe(), baseline, {})
-    logits = predict(model, prepared_batches(samples, model.image_size))
+    logits = predict(model, prepared_batches(samples, (64, 64)))
     _check_logits(read_bundle(tmp_path / "bundle"), samples, logits)
     # Graphs are compared with this engine. Making them asks torch for its GPUs, which it cannot be made to believe in.
     engine, images = (

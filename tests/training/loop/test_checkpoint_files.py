@@ -38,6 +38,10 @@ def prefixed(prefix: str) -> Callable[[Tensors], Tensors]:
     return lambda weights: {prefix + name: tensor for name, tensor in weights.items()}
 
 
+def inside(key: str) -> Callable[[Tensors], Any]:
+    return lambda weights: {key: weights}
+
+
 def headless(weights: Tensors) -> Tensors:
     return {name: tensor for name, tensor in weights.items() if not name.startswith("classifier.")}
 
@@ -46,10 +50,7 @@ BESIDE = {"epoch": 3, "args": argparse.Namespace(lr=0.1), "optimizer": {"state":
 FORMS: dict[str, Callable[[Tensors], Any]] = {
     "bare": dict,
     "headless": headless,
-    **{
-        f"in {key}": lambda weights, key=key: {key: weights}
-        for key in ("model", "state_dict", "model_state_dict", "net")
-    },
+    **{f"in {key}": inside(key) for key in ("model", "state_dict", "model_state_dict", "net")},
     **{
         f"under {name}": prefixed(name)
         for name in ("module.", "model.", "backbone.", "_orig_mod.", "module._orig_mod.")
