@@ -17,7 +17,14 @@ from typing import Any, NamedTuple
 import openvino as ov
 import torch
 from jaxtyping import Float, UInt8
-from openvino.frontend import FrontEndManager
+from openvino.frontend import (
+    FrontEndManager,
+    GeneralFailure,
+    InitializationFailure,
+    NotImplementedFailure,
+    OpConversionFailure,
+    OpValidationFailure,
+)
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.passes import ConstantFolding, Manager
 from torch import Tensor, nn
@@ -31,7 +38,10 @@ from app.models.feature_maps import FeatureMaps
 from app.models.swin_tokens import SwinTokens, swin_tokens
 
 # What torch and OpenVINO raise for code that they cannot trace or convert.
-_TRACING_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+_TRACING_ERRORS = (
+    *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
+    *(OpConversionFailure, OpValidationFailure, GeneralFailure, NotImplementedFailure, InitializationFailure),
+)
 
 
 class GraphError(ValueError):
