@@ -7,7 +7,7 @@ SKIN ?= ../shared/data/skin
 # Without compiled bytecode every process that the tests start would compile torch and all else for itself.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: serve test test-unit test-slow test-ray test-base test-oldest image-test torture sbom audit lint docs bench quantus openapi demo clean
+.PHONY: serve test test-unit test-slow test-matrix test-ray test-base test-oldest image-test torture sbom audit lint docs bench quantus openapi demo clean
 
 serve: $(VENV)/serve.done
 	$(BIN)/fusionlens serve
@@ -18,11 +18,16 @@ test: $(VENV)/dev.done
 
 # While developing: what starts no service, trains nothing and opens no browser.
 test-unit: $(VENV)/dev.done
-	$(BIN)/python -m pytest -n auto -m "unit and not slow"
+	$(BIN)/python -m pytest -n auto -m "unit and not slow and not matrix"
 
 # What takes minutes: many interruptions of a run, and the notebook from top to bottom.
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow
+
+# Exports of many backbones, sizes and options, each compared with its module; some trained and served too. Not part of
+# CI: for changes of training/export, app/engines or app/models, and of the versions of torch, timm and OpenVINO.
+test-matrix: $(VENV)/dev.done
+	$(BIN)/python -m pytest -n auto tests/training/export -m matrix
 
 # The API's tests against two replicas on Ray, and one killed, in a network of its own. Needs root and redis-server.
 test-ray: $(VENV)/dev.done .venv-ray/done

@@ -13,24 +13,25 @@ from app.engines.protocol import Engine, EngineKind
 from app.errors import EngineError
 
 
-def load_engine(bundle: Bundle, kind: EngineKind, threads: int | None = None, cache: Path | None = None) -> Engine:
+def load_engine(
+    bundle: Bundle,
+    kind: EngineKind,
+    threads: int | None = None,
+    cache: Path | None = None,
+    device: str | None = None,
+) -> Engine:
     """Load a bundle into the engine `kind`.
 
     `auto` is torch if torch finds a CUDA GPU, or if torch is installed and the bundle has no graphs; else OpenVINO. On
     a CPU the engine uses up to `threads` cores, by default all that are available to this process. OpenVINO stores
-    compiled graphs in the folder `cache`, if one is given. Raises EngineError if the engine cannot run here, and
-    BundleError if the bundle's weights or graphs do not match its manifest.
+    compiled graphs in the folder `cache`, if one is given. The torch engine runs on `device`, by default a CUDA GPU if
+    torch finds one. Raises EngineError if the engine cannot run here, and BundleError if the bundle's weights or graphs
+    do not match its manifest.
     """
     if kind == "torch" or (kind == "auto" and (_torch_has_cuda() or (not bundle.graphs and _has_torch()))):
         if not _has_torch():
             raise EngineError("The torch engine needs torch and timm: pip install 'fusionlens[torch]'.")
-        import torch  # imported here because torch is an optional dependency
-
-        from app.engines.torch import TorchEngine, load_model
-
-        if threads is not None:
-            torch.set_num_threads(threads)
-        return TorchEngine(load_model(bundle))
+        return _torch_engine(bundle, threads, device)
     if not bundle.graphs:
         raise EngineError(
             f"The bundle {bundle.path} has no compiled graphs: make them with fusionlens-train compile BUNDLE OUT "
@@ -40,6 +41,20 @@ def load_engine(bundle: Bundle, kind: EngineKind, threads: int | None = None, ca
     from app.engines.openvino import load_openvino_engine  # imported here because OpenVINO is slow to import
 
     return load_openvino_engine(bundle, threads or available_cores(), cache)
+
+
+def _torch_engine(bundle: Bundle, threads: int | None, device: str | None) -> Engine:
+    import torch  # imported here because torch is an optional dependency
+
+    from app.engines.torch import TorchEngine, load_model
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.type == "cuda":  # TF32 has 10 bits of mantissa: maps and gradients would not be those of float32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    # Channels-last is faster for convolutions.
+    return TorchEngine(load_model(bundle).to(chosen, memory_format=torch.channels_last))  # type: ignore[call-overload]
 
 
 def _has_torch() -> bool:

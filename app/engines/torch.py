@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -22,24 +23,27 @@ GPU_BATCH = 16  # pictures in one pass on a GPU
 
 
 class TorchEngine:
-    """Runs a `CNNViTFusion` in float32, on a CUDA GPU if there is one. The model must be frozen and in eval mode."""
+    """Runs a `CNNViTFusion` in float32 on `device`, by default the model's. It must be frozen and in eval mode.
+
+    A model on another device is copied. The model that is given stays where and as it is.
+    """
 
     name = "torch"
     version = str(torch.__version__)
     concurrency = 1
 
-    def __init__(self, model: CNNViTFusion) -> None:
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.batch_size = GPU_BATCH if self._device.type == "cuda" else 1
-        self._model = model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._tokens = swin_tokens(model)
+    def __init__(self, model: CNNViTFusion, device: torch.device | str | None = None) -> None:
+        self._model = model if device is None else on_device(model, device)
+        self.device = device_of(self._model)
+        self.batch_size = GPU_BATCH if self.device.type == "cuda" else 1
+        self._tokens = swin_tokens(self._model)
         self.token_stages = self._tokens.heights if self._tokens else ()
 
     @torch.inference_mode()
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         """See `Engine.encode`."""
         # A permuted view of NHWC pictures is already channels-last, which is faster for convolutions on a CPU.
-        pixels = torch.from_numpy(images).to(self._device).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
         maps: FeatureMaps[Tensor] = self._model.encode(pixels.float() / 255)
         return maps.map(_numpy)
 
@@ -65,9 +69,7 @@ class TorchEngine:
         """See `Engine.tokens`."""
         assert self._tokens is not None
         gradient = torch.from_numpy(swin_gradient).float()
-        *stages, attention = self._tokens(
-            torch.from_numpy(image[None]).to(self._device), gradient[None].to(self._device)
-        )
+        *stages, attention = self._tokens(torch.from_numpy(image[None]).to(self.device), gradient[None].to(self.device))
         saliency = {height: _numpy(stage[0]) for height, stage in zip(self.token_stages, stages, strict=True)}
         return TokenResult(saliency, _numpy(attention[0]))
 
@@ -85,8 +87,20 @@ class TorchEngine:
 
     def _leaves(self, maps: FeatureMaps[np.ndarray], requires_grad: bool = False) -> FeatureMaps[Tensor]:
         return maps.map(
-            lambda values: torch.tensor(values, dtype=torch.float32, device=self._device, requires_grad=requires_grad)
+            lambda values: torch.tensor(values, dtype=torch.float32, device=self.device, requires_grad=requires_grad)
         )
+
+
+def device_of(model: CNNViTFusion) -> torch.device:
+    """The device of a model, which has all of its parameters."""
+    return next(model.parameters()).device
+
+
+def on_device(model: CNNViTFusion, device: torch.device | str) -> CNNViTFusion:
+    """The model itself if it is on the device, else a copy of it there."""
+    if torch.empty(0, device=device).device == device_of(model):
+        return model
+    return copy.deepcopy(model).to(device)
 
 
 def load_model(bundle: Bundle) -> CNNViTFusion:
@@ -98,7 +112,7 @@ def load_model(bundle: Bundle) -> CNNViTFusion:
     size = (manifest.input.height_px, manifest.input.width_px)
     try:
         model = CNNViTFusion(len(manifest.classes), image_size=size, **manifest.architecture.model_dump())
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:  # what timm and torch raise for bad options
+    except ValueError as error:
         raise BundleError(MANIFEST, f"architecture: no model can be built from it ({error})") from error
     if model.map_shapes != manifest.map_shapes:
         raise BundleError(MANIFEST, f"map_shapes: the architecture has {dict(model.map_shapes)}")

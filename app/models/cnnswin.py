@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import timm
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from app.models.backbones import cnn_backbone, normalization, swin_backbone, swin_stages
 from app.models.feature_maps import BRANCHES, FeatureMaps
 
 Fusion = Literal["cross_attention", "concat", "late", "cnn", "swin"]
@@ -156,8 +156,8 @@ class CNNViTFusion(nn.Module):
     """The fusion classifier. `cnn` and `swin` are names of timm backbones; nothing is downloaded.
 
     `image_size` is (height, width) in px. `cnn_options` and `swin_options` are passed to `timm.create_model`. Raises
-    ValueError for a fusion that is not in `FUSIONS`, a backbone that timm does not define, or a `dim` that `heads` does
-    not divide.
+    ValueError for a fusion that is not in `FUSIONS`, a backbone or options that `app.models.backbones` refuses, sizes
+    below 1, or a `dim` that `heads` does not divide.
     """
 
     cnn_mean: Tensor
@@ -182,13 +182,17 @@ class CNNViTFusion(nn.Module):
         super().__init__()
         if fusion not in FUSIONS:
             raise ValueError(f"unknown fusion {fusion!r}: choose one of {', '.join(FUSIONS)}")
+        for key, number in (("image_size", min(image_size)), ("dim", dim), ("heads", heads), ("classes", num_classes)):
+            if number < 1:
+                raise ValueError(f"{key} is {number}: choose 1 or more")
         self.num_classes, self.fusion, self.image_size = num_classes, fusion, tuple(image_size)
-        self.cnn = None if fusion == "swin" else _backbone(cnn, **(cnn_options or {}))
-        self.swin = None if fusion == "cnn" else _backbone(swin, img_size=image_size, **(swin_options or {}))
+        self.cnn = None if fusion == "swin" else cnn_backbone(cnn, image_size, cnn_options or {})
+        self.swin = None if fusion == "cnn" else swin_backbone(swin, image_size, swin_options or {})
         for branch, backbone in (("cnn", self.cnn), ("swin", self.swin)):
             if backbone is not None:
-                self.register_buffer(f"{branch}_mean", _per_channel(backbone.pretrained_cfg["mean"]))
-                self.register_buffer(f"{branch}_std", _per_channel(backbone.pretrained_cfg["std"]))
+                mean, std = normalization(backbone)
+                self.register_buffer(f"{branch}_mean", _per_channel(mean))
+                self.register_buffer(f"{branch}_std", _per_channel(std))
         self.map_shapes = shapes = self._probe_shapes()
         if fusion == "cross_attention":
             self.head: nn.Module = CrossAttentionHead(shapes, dim, heads, num_classes, dropout)
@@ -243,16 +247,12 @@ class CNNViTFusion(nn.Module):
     def _encode(
         self, cnn_image: Tensor, swin_image: Tensor | None
     ) -> tuple[FeatureMaps[Tensor], list[Float[Tensor, "b h w c"]]]:
-        maps, stages = FeatureMaps[Tensor](), []
+        maps, stages = FeatureMaps[Tensor](), list[Tensor]()
         if self.cnn is not None:
             maps["cnn"] = self.cnn.forward_features((cnn_image - self.cnn_mean) / self.cnn_std)
         if self.swin is not None:
             image = cnn_image if swin_image is None else swin_image
-            tokens = self.swin.patch_embed((image - self.swin_mean) / self.swin_std)
-            for stage in self.swin.layers:
-                tokens = stage(tokens)
-                stages.append(tokens)
-            stages[-1] = self.swin.norm(tokens)
+            stages = swin_stages(self.swin, (image - self.swin_mean) / self.swin_std)
             maps["swin"] = channels_first(stages[-1])
         return maps, stages
 
@@ -276,13 +276,6 @@ def as_tokens(feature_map: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
 
 def _shapes(maps: FeatureMaps[Tensor]) -> FeatureMaps[Any]:  # int, or torch.SymInt while a graph is traced
     return maps.map(lambda feature_map: (feature_map.shape[1], feature_map.shape[2], feature_map.shape[3]))
-
-
-def _backbone(name: str, **options: Any) -> Any:
-    # timm also accepts addresses ("hf-hub:…"), whose configuration it would download.
-    if not timm.is_model(name):
-        raise ValueError(f"timm defines no model {name!r}: choose one of timm.list_models()")
-    return timm.create_model(name, pretrained=False, num_classes=0, **options)
 
 
 def _per_channel(values: tuple[float, float, float]) -> Float[Tensor, "1 3 1 1"]:

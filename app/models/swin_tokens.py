@@ -20,7 +20,8 @@ class SwinTokens(nn.Module):
     `[B, C, h, w]`. Outputs are the saliency of each stage in order, |gradient × token| summed over channels, `[B, h,
     w]`, then the attention of the last block `[B, heads, q, k]` between the cells of the Swin's map. A cell attends
     only within its window, so its weights to cells of other windows are 0. If the grid is no multiple of the window,
-    the weights to the padding are left out, and a row sums to less than 1. The model must be in eval mode.
+    the weights to the padding are left out, and a row sums to less than 1. Of stages whose grids have the same height,
+    the last one counts. The model must be in eval mode.
     """
 
     pair_index: Tensor
@@ -31,7 +32,9 @@ class SwinTokens(nn.Module):
         swin: Any = model.swin
         self.model, self.swin = model, swin
         self.last = swin.layers[-1].blocks[-1]
-        self.heights = tuple(int(stage.blocks[-1].input_resolution[0]) for stage in swin.layers)
+        heights = [int(stage.blocks[-1].input_resolution[0]) for stage in swin.layers]
+        self.numbers = [number for number, height in enumerate(heights) if height not in heights[number + 1 :]]
+        self.heights = tuple(heights[number] for number in self.numbers)
         pair_index, same_window = _cell_pairs(self.last, *model.map_shapes["swin"][1:])
         self.register_buffer("pair_index", pair_index.to(model.swin_mean.device), persistent=False)
         self.register_buffer("same_window", same_window.to(model.swin_mean.device), persistent=False)
@@ -55,7 +58,8 @@ class SwinTokens(nn.Module):
             attention = self._attention(tokens.detach())
             final = self.swin.norm(self.last(tokens))
             gradients = torch.autograd.grad((final * by_token).sum(), stages) if stages else ()
-        every = zip([*stages, final], [*gradients, by_token], strict=True)
+        pairs = list(zip([*stages, final], [*gradients, by_token], strict=True))
+        every = (pairs[number] for number in self.numbers)
         return (*((token.detach() * gradient).abs().sum(dim=-1) for token, gradient in every), attention)
 
     def _attention(self, tokens: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads q k"]:

@@ -45,13 +45,18 @@ def tiny_model(
 
     Its batch norms have the statistics of a few pictures: with those of a new layer, the CNN's map is nearly flat.
     """
+    return random_model(classes, seed, image_size=image_size, **tiny_architecture(fusion).model_dump())
+
+
+def random_model(classes: int = 2, seed: int = 0, **arguments: Any) -> CNNViTFusion:
+    """A model with random weights in eval mode, of other arguments of `CNNViTFusion`. See `tiny_model`."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        model = CNNViTFusion(classes, image_size=image_size, **tiny_architecture(fusion).model_dump())
+        model = CNNViTFusion(classes, **arguments)
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 1.0
-        model.train().encode(_blurred_noise(8, image_size))
+        model.train().encode(_blurred_noise(8, model.image_size))
     return model.eval()
 
 

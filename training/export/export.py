@@ -40,7 +40,7 @@ from app.bundles.manifest import (
 )
 from app.bundles.reader import Bundle, read_bundle
 from app.engines.load import load_engine
-from app.engines.torch import load_model
+from app.engines.torch import device_of, load_model
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.models.swin_tokens import swin_tokens
@@ -48,7 +48,7 @@ from app.pictures.bit_depth import Stretch
 from training.data.names import normalised
 from training.data.samples import Sample
 from training.errors import TrainingProblem
-from training.export.graphs import to_engine_batches, write_graphs
+from training.export.graphs import WITHOUT_TOKENS, to_engine_batches, write_graphs
 from training.loading.forward import predict, prepared_batches, to_model_input
 from training.metrics.calibration import fit_temperature, mean_nll, softmax, youden_threshold
 from training.metrics.classification import auroc
@@ -100,6 +100,9 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
     model.half().float()
     labels = np.array(run.labels_of("val"))
     logits = predict(model, prepared_batches(run.samples_of("val"), size, recipe.stretch))
+    checked = prepared_batches(run.samples_of("val")[:CHECKED_PICTURES], size, recipe.stretch)
+    lacking: list[str] = []
+    graphs = write_graphs(model, to_engine_batches(checked), lacking.append)
     calibration, decision, metrics = calibrate(logits.astype(np.float64), labels, classes, positive)
     description = Description(
         name=card.name,
@@ -112,11 +115,9 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
         metrics=metrics,
         licence=card.licence,
         data=card.data,
-        notes=card.notes,
+        notes=(*card.notes, *lacking),
         recipe=_public_recipe(recipe),
     )
-    checked = prepared_batches(run.samples_of("val")[:CHECKED_PICTURES], size, recipe.stretch)
-    graphs = write_graphs(model, to_engine_batches(checked))
     means = mean_maps(model, prepared_batches(run.samples_of("train"), size, recipe.stretch))
     write_bundle(model, out, description, means, graphs, recipe.stretch)
     bundle = read_bundle(out)
@@ -134,9 +135,12 @@ def compile_bundle(path: Path, out: Path, samples: Sequence[Sample]) -> Bundle:
     bundle = read_bundle(path)
     model = load_model(bundle)
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
-    stretch = bundle.manifest.input.stretch
-    graphs = write_graphs(model, to_engine_batches(prepared_batches(samples, size, stretch)))
-    description = Description(**{name: getattr(bundle.manifest, name) for name in Description.model_fields})
+    stretch, lacking = bundle.manifest.input.stretch, list[str]()
+    graphs = write_graphs(model, to_engine_batches(prepared_batches(samples, size, stretch)), lacking.append)
+    fields = {name: getattr(bundle.manifest, name) for name in Description.model_fields}
+    # A bundle that has been compiled before may have such a note, which another version has made untrue.
+    notes = [note for note in fields["notes"] if not note.startswith(WITHOUT_TOKENS)]
+    description = Description(**(fields | {"notes": (*notes, *lacking)}))
     write_bundle(model, out, description, bundle.baseline, graphs, stretch)
     return read_bundle(out)
 
@@ -209,20 +213,20 @@ def calibrate(
 def mean_maps(model: CNNViTFusion, batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> FeatureMaps[np.ndarray]:
     """Return the mean of each branch's feature map over all pictures, float32 `[C, h, w]`.
 
-    The model is in eval mode.
+    The model is in eval mode, on any device.
     """
     totals = FeatureMaps[Float[np.ndarray, "c h w"]]()
     pictures = 0
     for batch in batches:
         pictures += len(batch)
-        for branch, feature_map in model.encode(to_model_input(batch)).items():
-            totals[branch] = totals.get(branch, 0) + feature_map.double().sum(dim=0).numpy()
+        for branch, feature_map in model.encode(to_model_input(batch.to(device_of(model)))).items():
+            totals[branch] = totals.get(branch, 0) + feature_map.cpu().double().sum(dim=0).numpy()
     return totals.map(lambda total: (total / pictures).astype(np.float32))
 
 
 def _check_logits(bundle: Bundle, samples: Sequence[Sample], logits: Float[np.ndarray, "n k"]) -> None:
     """Compare the bundle's logits on the service's torch engine with the model's. Raises ExportError."""
-    engine = load_engine(bundle, "torch")
+    engine = load_engine(bundle, "torch", device="cpu")
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
     batches = prepared_batches(samples, size, bundle.manifest.input.stretch)
     images = np.concatenate(list(to_engine_batches(batches)))

@@ -6,8 +6,9 @@ storing them in fp16.
 
 from __future__ import annotations
 
+import copy
 import gzip
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
@@ -23,21 +24,26 @@ from app.engines.cpu import available_cores
 from app.engines.openvino import openvino_engine
 from app.engines.openvino_graphs import read_graph
 from app.engines.protocol import Engine, HeadResult
-from app.engines.torch import TorchEngine
+from app.engines.torch import TorchEngine, on_device
 from app.models.cnnswin import CNNViTFusion
-from training.errors import TrainingProblem
-from training.export.tracing import Graphs, trace
+from training.export.tracing import (
+    GraphError,
+    Graphs,
+    TokenGraphError,
+    explainable_tokens,
+    trace_answer,
+    trace_tokens,
+    trace_trunk,
+)
 
 Images = UInt8[np.ndarray, "_b h w 3"]  # batches of one call differ in size
 
 MAX_TRUNK_ERROR, MAX_HEAD_ERROR = 1e-3, 1e-5  # largest error of a graph, relative to the largest value
 MAX_STORED_ERROR = 1e-2  # largest change of a logit by storing the graphs in fp16
+WITHOUT_TOKENS = "The compiled graphs do not explain the Swin's tokens"  # how the note on it begins
 _ALIGNED_BYTES = 64
+__all__ = ["WITHOUT_TOKENS", "GraphError", "check_exportable", "to_engine_batches", "to_fp16_files", "write_graphs"]
 _CONSTANTS = ".//layer[@type='Const']/data"
-
-
-class GraphError(TrainingProblem, ValueError):
-    """Graphs that differ from their module. The message names the output and the error."""
 
 
 def to_engine_batches(batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> Iterator[Images]:
@@ -46,29 +52,62 @@ def to_engine_batches(batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> Iterator[I
         yield np.ascontiguousarray(batch.permute(0, 2, 3, 1).numpy())
 
 
-def write_graphs(model: CNNViTFusion, pictures: Iterable[Images]) -> dict[str, bytes]:
+def write_graphs(
+    model: CNNViTFusion, pictures: Iterable[Images], report: Callable[[str], None] = lambda sentence: None
+) -> dict[str, bytes]:
     """Trace a model to graphs, check them, and return the content of a bundle's graph files by name.
 
     The model is in eval mode, with its weights rounded as the bundle stores them. The graphs are compared with it on
-    noise and on the batches `pictures`. Raises GraphError.
+    noise and on the batches `pictures`, on the CPU in float32. `report` receives a sentence if the model has a Swin
+    whose tokens cannot have a graph. Raises GraphError.
     """
     height, width = model.image_size
     noise = np.random.default_rng(0).integers(0, 256, (4, height, width, 3), np.uint8)
-    batches = [noise, *pictures]
-    graphs, module = trace(model), TorchEngine(model)
-    _check_exact(module, openvino_engine(*graphs, available_cores()), batches)
-    files = to_fp16_files(graphs)
-    constants = files["trunk.bin"]
+    batches, model = [noise, *pictures], on_device(model, "cpu")
+    module = TorchEngine(model)
+
+    def checked_files(graphs: Graphs) -> dict[str, bytes]:
+        _check_exact(module, openvino_engine(*graphs, available_cores()), batches)
+        files = to_fp16_files(graphs)
+        _check_stored(module, openvino_engine(*_read_back(files), available_cores()), batches)
+        return files
+
+    answer = trace_answer(model)
     try:
-        stored = Graphs(
-            read_graph(files["trunk.xml"], constants),
-            read_graph(files["head.xml"], files["head.bin"]),
-            read_graph(files[TOKENS], constants) if TOKENS in files else None,
-        )
-    except ValueError as error:
-        raise GraphError(f"OpenVINO {ov.get_version()} writes a graph that no bundle may have: {error}") from error
-    _check_stored(module, openvino_engine(*stored, available_cores()), batches)
-    return files
+        return checked_files(answer._replace(tokens=trace_tokens(model)))
+    except TokenGraphError as error:
+        report(_without_tokens(error))
+        return checked_files(answer)
+
+
+def check_exportable(model: CNNViTFusion, report: Callable[[str], None]) -> None:
+    """Check that graphs can be made of a model with these backbones, whatever its weights become. Takes seconds.
+
+    The trunk is traced, but not compared with the model; heads are those of this project, which all have graphs.
+    `report` receives a sentence if the Swin's tokens will have no graph. The model is left as it is. Raises GraphError.
+    """
+    trace_trunk(copy.deepcopy(model).cpu().eval().requires_grad_(False))
+    try:
+        explainable_tokens(model)
+    except TokenGraphError as error:
+        report(_without_tokens(error))
+
+
+def _without_tokens(error: TokenGraphError) -> str:
+    return f"{WITHOUT_TOKENS}: {error}."
+
+
+def _read_back(files: Mapping[str, bytes]) -> Graphs:
+    """The graphs in a bundle's files, as the service reads them. Raises GraphError and TokenGraphError."""
+
+    def read(structure: str, weights: str, refusal: type[GraphError]) -> ov.Model:
+        try:
+            return read_graph(files[structure], files[weights])
+        except ValueError as error:
+            raise refusal(f"OpenVINO {ov.get_version()} writes a graph that no bundle may have: {error}") from error
+
+    trunk, head = (read(f"{name}.xml", f"{name}.bin", GraphError) for name in ("trunk", "head"))
+    return Graphs(trunk, head, read(TOKENS, "trunk.bin", TokenGraphError) if TOKENS in files else None)
 
 
 def to_fp16_files(graphs: Graphs) -> dict[str, bytes]:
@@ -164,12 +203,13 @@ def _check_stored(module: Engine, graphs: Engine, batches: Iterable[Images]) -> 
 def _check_tokens(
     module: Engine, graphs: Engine, image: UInt8[np.ndarray, "h w 3"], head: HeadResult, tolerance: float
 ) -> None:
-    if "swin" not in head.gradients or not module.token_stages:
+    if not graphs.token_stages:
         return
     expected, actual = (engine.tokens(image, head.gradients["swin"][0]) for engine in (module, graphs))
-    _check_close("the Swin's attention", actual.attention, expected.attention, tolerance)
+    _check_close("the Swin's attention", actual.attention, expected.attention, tolerance, TokenGraphError)
     for height, saliency in expected.saliency.items():
-        _check_close(f"the saliency of {height} rows of tokens", actual.saliency[height], saliency, tolerance)
+        name = f"the saliency of {height} rows of tokens"
+        _check_close(name, actual.saliency[height], saliency, tolerance, TokenGraphError)
 
 
 def _check_head(expected: HeadResult, actual: HeadResult, tolerance: float) -> None:
@@ -196,9 +236,11 @@ def _targets(pictures: int, classes: int) -> Iterator[Float[np.ndarray, "b k"]]:
     yield np.random.default_rng(1).standard_normal((pictures, classes)).astype(np.float32)
 
 
-def _check_close(output: str, actual: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+def _check_close(
+    output: str, actual: np.ndarray, expected: np.ndarray, tolerance: float, refusal: type[GraphError] = GraphError
+) -> None:
     error = float(np.abs(actual - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
     if not error <= tolerance:  # NaN too
-        raise GraphError(
+        raise refusal(
             f"{output}: the largest error is {error:.1e} of its scale, more than rounding explains ({tolerance:g})"
         )

@@ -8,17 +8,27 @@ once; the graphs are plain arithmetic.
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, NamedTuple
 
 import openvino as ov
 import torch
 from jaxtyping import Float, UInt8
-from openvino.frontend import FrontEndManager
+from openvino.frontend import (
+    FrontEndManager,
+    GeneralFailure,
+    InitializationFailure,
+    NotImplementedFailure,
+    OpConversionFailure,
+    OpValidationFailure,
+)
 from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.passes import ConstantFolding, Manager
 from torch import Tensor, nn
-from torch._decomp import core_aten_decompositions, get_decompositions
+from torch._decomp import decomposition_table, get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -26,6 +36,21 @@ from app.bundles.graph_names import gradient_output, token_output
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.models.swin_tokens import SwinTokens, swin_tokens
+from training.errors import TrainingProblem
+
+# What torch and OpenVINO raise for code that they cannot trace or convert.
+_TRACING_ERRORS = (
+    *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
+    *(OpConversionFailure, OpValidationFailure, GeneralFailure, NotImplementedFailure, InitializationFailure),
+)
+
+
+class GraphError(TrainingProblem, ValueError):
+    """Graphs that cannot be made, or that differ from their module. The message names the part and the reason."""
+
+
+class TokenGraphError(GraphError):
+    """The graph of the Swin's tokens alone cannot be made, or differs from its module."""
 
 
 class Graphs(NamedTuple):
@@ -37,9 +62,51 @@ class Graphs(NamedTuple):
 
 
 def trace(model: CNNViTFusion) -> Graphs:
-    """Trace all graphs of a model in eval mode."""
+    """Trace all graphs of a model that is on the CPU and in eval mode. Raises GraphError and TokenGraphError."""
+    return trace_answer(model)._replace(tokens=trace_tokens(model))
+
+
+def trace_answer(model: CNNViTFusion) -> Graphs:
+    """Trace the trunk and the head, without the graph of the Swin's tokens. Raises GraphError."""
+    trunk = trace_trunk(model)
+    with _tracing("the head", GraphError):
+        return Graphs(trunk, head_graph(model), None)
+
+
+def trace_trunk(model: CNNViTFusion) -> ov.Model:
+    """Trace the trunk alone. Raises GraphError."""
+    with _tracing("the backbones", GraphError):
+        return trunk_graph(model)
+
+
+def trace_tokens(model: CNNViTFusion) -> ov.Model | None:
+    """Trace the graph of the Swin's tokens. None if the model has no Swin. Raises TokenGraphError."""
+    tokens = explainable_tokens(model)
+    if tokens is None:
+        return None
+    with _tracing("the tokens of the Swin", TokenGraphError):
+        return tokens_graph(model, tokens)
+
+
+def explainable_tokens(model: CNNViTFusion) -> SwinTokens | None:
+    """The module of the Swin's tokens. None if the model has no Swin. Raises TokenGraphError if it has another kind."""
     tokens = swin_tokens(model)
-    return Graphs(trunk_graph(model), head_graph(model), None if tokens is None else tokens_graph(model, tokens))
+    if tokens is None and model.swin is not None:
+        raise TokenGraphError("its blocks are not those of the first Swin at a fixed picture size")
+    return tokens
+
+
+@contextmanager
+def _tracing(part: str, refusal: type[GraphError]) -> Iterator[None]:
+    """Turn the errors of tracing a part of the model into a refusal, which names the operators where OpenVINO does."""
+    try:
+        yield
+    except _TRACING_ERRORS as error:
+        text = str(error)
+        lacking = re.search(r"No conversion rule found for operations: ([^\n]+)", text)
+        lines = [line for line in text.splitlines() if line.strip()] or [type(error).__name__]
+        reason = f"OpenVINO has no {lacking[1].strip().rstrip('.')}" if lacking else lines[0][:300]
+        raise refusal(f"no graph can be made of {part} ({reason})") from error
 
 
 class Trunk(nn.Module):
@@ -122,12 +189,21 @@ def tokens_graph(model: CNNViTFusion, tokens: SwinTokens) -> ov.Model:
 
 
 def _decompositions() -> dict[Any, Any]:
-    """Return the decompositions of operators that OpenVINO does not have into operators that it has."""
+    """Return the decompositions of operators that OpenVINO does not have into operators that it has.
+
+    OpenVINO runs networks forward: it has no operator of a backward pass, and no norm that returns its statistics,
+    which the backward pass uses. So all of them are decomposed that torch can decompose. The exception is a
+    convolution: OpenVINO registers a rule for it that holds for some strides only, and no part that is differentiated
+    has one.
+    """
     aten = torch.ops.aten
-    table: dict[Any, Any] = core_aten_decompositions() | get_decompositions(
-        [aten.native_layer_norm, aten.native_layer_norm_backward, aten._softmax_backward_data, aten.gelu_backward]
-    )
-    return table
+    backward = [
+        operator
+        for operator in decomposition_table
+        if "backward" in str(operator) and operator is not aten.convolution_backward.default
+    ]
+    norms = [aten.native_layer_norm, aten.native_group_norm, aten._fused_rms_norm]
+    return get_decompositions([*backward, *norms])
 
 
 def _convert_program(program: torch.export.ExportedProgram) -> ov.Model:

@@ -30,6 +30,7 @@ from training.loop.ema import Ema
 from training.loop.loss import Loss
 from training.loop.optim import build_optimizer, set_rates
 from training.loop.overlays import val_overlays
+from training.loop.plan import check_graphs
 from training.loop.pretrained import load_start_weights
 from training.loop.processes import Processes, process_group, to_device
 from training.loop.sentences import gpu_too_small, not_finite, prolonging
@@ -122,7 +123,10 @@ class Trainer:
         self.run, self.recipe, self.processes, self.report = run, run.recipe, processes, report
         self.skip_unreadable = skip_unreadable
         torch.manual_seed(self.recipe.seed)
-        self.model = to_device(run.new_model(), self.recipe.batch_norm, processes)
+        model = run.new_model()
+        for sentence in check_graphs(model) if state is None and processes.writes else []:
+            self.report(sentence)
+        self.model = to_device(model, self.recipe.batch_norm, processes)
         self.train_samples, self.labels = run.samples_of("train"), run.labels_of("train")
         balanced = self.recipe.imbalance == "balanced_sampling"
         shape = (
@@ -143,7 +147,8 @@ class Trainer:
         for stage in self.recipe.stages:
             trainable_names(self.model, stage)  # raises for an impossible stage now, not after hours
         if state is None:
-            load_start_weights(self.model, self.recipe)
+            for sentence in load_start_weights(self.model, self.recipe):
+                self.report(sentence)
         self.ema, self.progress, self._log_bytes = Ema(self.model, self.recipe.ema_decay), Progress(), 0
         if state is not None:
             self._restore(state)

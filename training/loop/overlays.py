@@ -46,10 +46,15 @@ def draw_overlays(
     answers = probabilities.argmax(axis=1)
     head = engine.explain(maps, np.eye(len(classes), dtype=np.float32)[answers])
     heatmaps = {branch: gradcam(branch_maps, head.gradients[branch]) for branch, branch_maps in maps.items()}
-    height, width = images.shape[1:3]
+    height, width = map(float, images.shape[1:3])
     drawn = []
     for n, (image, label, answer) in enumerate(zip(images, labels, answers, strict=True)):
         heatmap = merge_sum({branch: branch_maps[n] for branch, branch_maps in heatmaps.items()})
         caption = f"{classes[label]}, answered {classes[answer]} with {probabilities[n, answer]:.2f}"
-        drawn.append((caption, draw(Image.fromarray(image), heatmap, Rectangle(0, 0, width, height), Style()).picture))
+        drawn.append(
+            (
+                caption,
+                draw(Image.fromarray(image), heatmap, Rectangle(0.0, 0.0, width, height), Style()).picture,
+            )
+        )
     return drawn

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from app.models.cnnswin import CNNViTFusion
+from training.export.graphs import GraphError, check_exportable
 from training.loop.optim import build_optimizer, warmup_cosine
 from training.loop.stages import BatchNorm, apply_stage, trainable_names
-from training.recipe.config import LastUnits, Rates, Recipe, Stage
+from training.recipe.config import LastUnits, Rates, Recipe, RecipeError, Stage
 from training.runs.run import build_model
 
 HIGHEST_RATE = 2e-3  # above it, AdamW often diverges on pretrained networks
@@ -22,9 +23,10 @@ def plan(recipe: Recipe, classes: int, pictures: int | None) -> str:
     """Describe the recipe's run as text.
 
     `pictures` is the number of training pictures; if it is None, the text does not count updates. Raises RecipeError
-    if the model cannot be built.
+    if the model cannot be built, or could not be exported after its training.
     """
     model = build_model(recipe, classes)
+    without_graphs = check_graphs(model)
     total = sum(parameter.numel() for parameter in model.parameters())
     sections = [
         f"{recipe.name}: {recipe.model.fusion} of {_branches(model, recipe)}, {classes} classes, "
@@ -33,9 +35,22 @@ def plan(recipe: Recipe, classes: int, pictures: int | None) -> str:
         "\n".join(_group_lines(model, recipe, total)),
         "\n".join(_schedule_lines(recipe, pictures)),
     ]
-    if sentences := list(recipe_warnings(model, recipe, classes, pictures)):
+    if sentences := [*without_graphs, *recipe_warnings(model, recipe, classes, pictures)]:
         sections.append("\n".join(f"warning: {sentence}" for sentence in sentences))
     return "\n\n".join(sections)
+
+
+def check_graphs(model: CNNViTFusion) -> list[str]:
+    """Check before the training that the model can be exported after it. Takes seconds.
+
+    Returns sentences on what a bundle of the model will lack. Raises RecipeError.
+    """
+    sentences: list[str] = []
+    try:
+        check_exportable(model, sentences.append)
+    except GraphError as error:
+        raise RecipeError(f"model: it could be trained, but not exported: {error}; choose another backbone") from error
+    return sentences
 
 
 def recipe_warnings(model: CNNViTFusion, recipe: Recipe, classes: int, pictures: int | None) -> Iterator[str]:

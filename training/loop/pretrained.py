@@ -1,51 +1,44 @@
 """Initial weights of the branches, from a local file or from timm's download.
 
-Both are loaded by timm, which drops the model's classifier and adapts a Swin's position tables to the picture size.
-Both must provide every tensor of the backbone.
+Both are loaded by timm, which adapts a Swin's position tables to the picture size. Both must provide every tensor of
+the backbone. What a local file has beside them, such as a classifier, is left out, and said.
 """
 
 from __future__ import annotations
 
-import pickle
-import struct
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from urllib.error import URLError
 
 import huggingface_hub as hub
-import safetensors.torch
+import safetensors
 import timm
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import Tensor, nn
 
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import BRANCHES, Branch
-from training.errors import TrainingProblem
+from training.loop.checkpoint_files import WeightsError, find_weights, read_weights
 from training.recipe.config import Recipe
-from training.runs.torch_files import load_torch_file
 
-# The errors that reading damaged files has raised in tests.
-_READ_ERRORS = (
-    *(safetensors.SafetensorError, pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError),
-    *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
-)
 # The base class is the error of the HTTP library that the installed huggingface_hub uses.
 _HTTP_ERROR = cast(type[Exception], HfHubHTTPError.__bases__[0])
 _DOWNLOAD_ERRORS = (_HTTP_ERROR, HfHubHTTPError, EntryNotFoundError, URLError, ConnectionError)
 _METADATA_TIMEOUT_S = 10
 
-
-class WeightsError(TrainingProblem, ValueError):
-    """Weights that cannot be read or downloaded, or that do not fit the backbone. The message says why."""
+__all__ = ["WeightsError", "load_backbone", "load_start_weights"]
 
 
-def load_start_weights(model: CNNViTFusion, recipe: Recipe) -> None:
+def load_start_weights(model: CNNViTFusion, recipe: Recipe) -> list[str]:
     """Load the initial weights that `recipe.start` names for each branch. Other branches keep their weights.
 
-    Raises WeightsError.
+    Returns a sentence for each branch that was filled: what was loaded, and what was left out. Raises WeightsError.
     """
+    sentences = []
     for branch in BRANCHES:
         start, backbone = getattr(recipe.start, branch), getattr(model, branch)
         if not start.pretrained and start.weights is None:
@@ -57,34 +50,47 @@ def load_start_weights(model: CNNViTFusion, recipe: Recipe) -> None:
             )
         name, options = getattr(recipe.model, branch), _options(recipe, branch)
         if start.weights is not None:
-            load_backbone(backbone, name, start.weights, options)
+            loaded = load_backbone(backbone, name, start.weights, options)
         else:
-            _download(backbone, name, branch, options)
+            loaded = _download(backbone, name, branch, options)
+        sentences.append(f"start.{branch}: {loaded}")
+    return sentences
 
 
-def load_backbone(backbone: nn.Module, timm_name: str, path: Path, options: Mapping[str, Any] | None = None) -> None:
+def load_backbone(backbone: nn.Module, timm_name: str, path: Path, options: Mapping[str, Any] | None = None) -> str:
     """Load a local file of weights into a backbone, without their classifier.
 
-    The file is a safetensors file or a state dict of the timm model `timm_name` with the constructor arguments
-    `options`. A file with other tensor names is accepted if its tensors have timm's order and shapes, since checkpoints
-    converted from the same source often differ in names only.
+    The file is a safetensors file or one of `torch.save`, with the tensors of the timm model `timm_name` with the
+    constructor arguments `options`. They may be inside another entry, under a prefix such as `module.`, and with a
+    classifier for any number of classes, or without one. See `training.loop.checkpoint_files`.
 
-    Raises WeightsError if the file cannot be read or does not fit.
+    Returns what was loaded and what was left out. Raises WeightsError if the file cannot be read or does not fit.
     """
-    tensors, options = _read_tensors(path), options or {}
-    expected = timm.create_model(timm_name, pretrained=False, **options).state_dict()
-    if expected.keys() != tensors.keys():
-        shapes = [tensor.shape for tensor in tensors.values()]
-        if shapes != [tensor.shape for tensor in expected.values()]:
-            raise WeightsError(f"{path.name} does not hold the weights of {timm_name}: names and shapes differ")
-        tensors = dict(zip(expected, tensors.values(), strict=True))
+    options = options or {}
+    timm_model, model = timm.create_model(timm_name, pretrained=False, **options), _with_options(timm_name, options)
+    whole = timm_model.state_dict()
+    found = find_weights(
+        read_weights(path), whole, backbone.state_dict(), partial(_convert, timm_model), path.name, model
+    )
+    # timm adapts a Swin's position tables. Its own random classifier stands in for the file's, whatever that has.
+    source = {"state_dict": whole | found.tensors, "label_offset": 0}
     try:
-        _load(backbone, timm_name, options, {"state_dict": tensors})
+        _load(backbone, timm_name, options, source)
     except RuntimeError as error:
-        raise WeightsError(f"{path.name} does not fit {_with_options(timm_name, options)}: {error}") from error
+        raise WeightsError(f"{path.name} does not fit {model}: {error}") from error
+    return found.sentence
 
 
-def _download(backbone: nn.Module, timm_name: str, branch: Branch, options: Mapping[str, Any]) -> None:
+def _convert(timm_model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert the tensors of a model's older formats to its own, as timm does where it knows one."""
+    convert = getattr(sys.modules[type(timm_model).__module__], "checkpoint_filter_fn", None)
+    try:
+        return {} if convert is None else convert(dict(tensors), timm_model)
+    except (RuntimeError, LookupError, TypeError, AttributeError, ValueError):  # of tensors in no format of the model's
+        return {}
+
+
+def _download(backbone: nn.Module, timm_name: str, branch: Branch, options: Mapping[str, Any]) -> str:
     config = timm.models.get_pretrained_cfg(timm_name)
     if config is None or not config.has_weights:
         raise WeightsError(
@@ -107,6 +113,7 @@ def _download(backbone: nn.Module, timm_name: str, branch: Branch, options: Mapp
         raise WeightsError(
             f"timm's weights of {timm_name} do not fit {_with_options(timm_name, options)}: {error}"
         ) from error
+    return f"timm's pretrained weights, {config.hf_hub_id or config.url}; left out: the classifier"
 
 
 def _check_hub(repository: str, file: str) -> None:
@@ -143,23 +150,3 @@ def _options(recipe: Recipe, branch: Branch) -> dict[str, Any]:
 
 def _with_options(timm_name: str, options: Mapping[str, Any]) -> str:
     return f"{timm_name} with {', '.join(f'{key}={value}' for key, value in options.items()) or 'its own options'}"
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a file's tensors. Other pickled objects are refused, since loading them could run code."""
-    if not path.is_file():
-        raise WeightsError(f"no weights at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        with path.open("rb") as file:
-            content = load_torch_file(file)
-    except _READ_ERRORS as error:
-        # Torch's own message is left out, because it explains how to load an unsafe file anyway.
-        raise WeightsError(
-            f"{path.name} is damaged, compressed, or contains more than tensors: "
-            "give a safetensors file or a bare state dict"
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise WeightsError(f"{path.name} contains more than named tensors: give the state dict alone")
-    return content

@@ -16,7 +16,9 @@ from pathlib import Path
 import safetensors.torch
 import torch
 import yaml
+from pydantic import ValidationError
 
+from app.bundles.manifest import Architecture, InputRule
 from app.models.cnnswin import CNNViTFusion
 from training.data.samples import (
     Sample,
@@ -100,11 +102,42 @@ class Run:
 
 
 def build_model(recipe: Recipe, classes: int) -> CNNViTFusion:
-    """Build the recipe's model for a number of classes. Raises RecipeError if that is impossible."""
+    """Build the recipe's model for a number of classes.
+
+    Raises RecipeError if that is impossible, or if no bundle could say what the model is.
+    """
     try:
+        _check_manifest_has_room(recipe)
         return CNNViTFusion(classes, **recipe.model.model_dump())
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:  # raised by timm and torch for wrong options
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise RecipeError(
+            f"model: no bundle can have it: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from error
+    except ValueError as error:
         raise RecipeError(f"model: it cannot be built ({error})") from error
+
+
+def _check_manifest_has_room(recipe: Recipe) -> None:
+    """Check now what would otherwise be refused when a bundle is written. Raises ValueError."""
+    model = recipe.model
+    Architecture(**model.model_dump(exclude={"image_size"}))
+    height_px, width_px = model.image_size
+    try:
+        InputRule(
+            height_px=height_px,
+            width_px=width_px,
+            rule="shortest_side_center_crop",
+            interpolation="bicubic",
+            stretch=recipe.stretch,
+        )
+    except ValidationError as error:
+        raise ValueError(f"image_size: {height_px} × {width_px} px, where a side has 1 to 4096 px") from error
+    for key in ("cnn_options", "swin_options"):
+        try:
+            json.dumps(getattr(model, key), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{key}: only plain values can be written to a bundle ({error})") from error
 
 
 def new_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) -> Run:

@@ -61,17 +61,6 @@ def test_a_branch_starts_from_a_local_file(tmp_path: Path, whole: dict[str, Tens
     assert is_filled_from(started(tiny_recipe({"cnn": {"weights": str(path)}})).cnn, whole)
 
 
-def test_weights_are_taken_by_name_or_by_order_and_no_others(
-    tmp_path: Path, whole: dict[str, Tensor], backbone: nn.Module
-) -> None:
-    torch.save({f"renamed.{name}": value for name, value in whole.items()}, tmp_path / "renamed.pth")
-    load_backbone(backbone, CNN, tmp_path / "renamed.pth")
-    assert is_filled_from(backbone, whole)
-    torch.save(dict(list(whole.items())[:-1]), tmp_path / "short.pth")
-    with pytest.raises(WeightsError, match=r"short\.pth does not hold the weights of test_efficientnet"):
-        load_backbone(backbone, CNN, tmp_path / "short.pth")
-
-
 def test_a_swins_weights_fit_its_options_and_another_picture_size(tmp_path: Path) -> None:
     options = tiny_architecture().swin_options | {"window_size": 4}
     source = timm.create_model(tiny_architecture().swin, img_size=(64, 64), **options).state_dict()
@@ -153,9 +142,6 @@ def test_a_start_that_cannot_be_is_refused(tmp_path: Path, whole: dict[str, Tens
         started(tiny_recipe({"cnn": {"pretrained": True}}, cnn="efficientnet_b0_gn"))
     with pytest.raises(WeightsError, match=r"no weights at .*nowhere\.pth"):
         load_backbone(backbone, CNN, tmp_path / "nowhere.pth")
-    torch.save({"epoch": 3, "state_dict": whole}, tmp_path / "wrapped.pth")
-    with pytest.raises(WeightsError, match="give the state dict alone"):
-        load_backbone(backbone, CNN, tmp_path / "wrapped.pth")
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -1,0 +1,161 @@
+"""Checkpoints that others wrote: what is a backbone's is found, what is left out is said, what is missing is named."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from tests.support.bundles import tiny_architecture, tiny_model
+from training.loop.pretrained import WeightsError, load_backbone
+
+CNN = "test_efficientnet"
+Tensors = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def seven() -> Tensors:
+    """The weights of a CNN with a classifier for seven classes."""
+    weights: Tensors = timm.create_model(CNN, num_classes=7).state_dict()
+    return weights
+
+
+@pytest.fixture
+def backbone() -> nn.Module:
+    model: nn.Module = timm.create_model(CNN, num_classes=0)
+    return model
+
+
+def prefixed(prefix: str) -> Callable[[Tensors], Tensors]:
+    return lambda weights: {prefix + name: tensor for name, tensor in weights.items()}
+
+
+def inside(key: str) -> Callable[[Tensors], Any]:
+    return lambda weights: {key: weights}
+
+
+def headless(weights: Tensors) -> Tensors:
+    return {name: tensor for name, tensor in weights.items() if not name.startswith("classifier.")}
+
+
+BESIDE = {"epoch": 3, "args": argparse.Namespace(lr=0.1), "optimizer": {"state": {0: {"step": torch.ones(1)}}}}
+FORMS: dict[str, Callable[[Tensors], Any]] = {
+    "bare": dict,
+    "headless": headless,
+    **{f"in {key}": inside(key) for key in ("model", "state_dict", "model_state_dict", "net")},
+    **{
+        f"under {name}": prefixed(name)
+        for name in ("module.", "model.", "backbone.", "_orig_mod.", "module._orig_mod.")
+    },
+    "with much beside": lambda weights: {"state_dict": prefixed("module.")(weights), **BESIDE},
+    "deep": lambda weights: {"checkpoint": {"model": prefixed("encoder.")(headless(weights))}, **BESIDE},
+    "averaged too": lambda weights: {"model": {n: t + 1 for n, t in weights.items()}, "model_ema": weights},
+    "twice the same": lambda weights: {"model": weights, "best": weights},
+    "beside another part": lambda weights: prefixed("cnn.")(weights) | {"head.weight": torch.ones(2, 2)},
+    "in fp64": lambda weights: {name: t.double() if t.is_floating_point() else t for name, t in weights.items()},
+    "without counters": lambda weights: {n: t for n, t in weights.items() if not n.endswith("num_batches_tracked")},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_backbone_is_found_in_whatever_form_it_is_kept(
+    form: str, tmp_path: Path, seven: Tensors, backbone: nn.Module
+) -> None:
+    torch.save(FORMS[form](seven), tmp_path / "x.pth")
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    sentence = load_backbone(backbone, CNN, tmp_path / "x.pth")
+    for name, tensor in backbone.state_dict().items():
+        torch.testing.assert_close(tensor, before[name] if "num_batches" in name else seven[name], rtol=0, atol=0)
+    loaded = len(before) - sum("num_batches" in name for name in before) * (form == "without counters")
+    assert sentence.startswith(f"{loaded} tensors from x.pth")
+    has_classifier = form not in ("headless", "deep")
+    assert ("the file has 7 classes" in sentence) == has_classifier
+    assert all(key in sentence for key in BESIDE) == (form in ("with much beside", "deep"))
+    assert "order" not in sentence
+
+
+def test_what_is_left_out_is_said(tmp_path: Path, seven: Tensors, backbone: nn.Module) -> None:
+    safetensors.torch.save_file(seven, tmp_path / "x.safetensors")
+    assert load_backbone(backbone, CNN, tmp_path / "x.safetensors") == (
+        f"{len(seven) - 2} tensors from x.safetensors; left out: classifier.bias, classifier.weight "
+        "(the file has 7 classes)"
+    )
+
+
+def test_our_own_run_can_be_a_start(tmp_path: Path) -> None:
+    model, options = tiny_model(seed=5), tiny_architecture().swin_options | {"img_size": (64, 64)}
+    safetensors.torch.save_model(model, str(tmp_path / "ema.safetensors"))
+    for branch, name, of_branch in (("cnn", CNN, {}), ("swin", tiny_architecture().swin, options)):
+        other = timm.create_model(name, num_classes=0, **of_branch)
+        assert f"prefix {branch}." in load_backbone(other, name, tmp_path / "ema.safetensors", of_branch)
+        expected = getattr(model, branch).state_dict()
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in other.state_dict().items())
+
+
+def test_the_format_of_the_original_swin_is_read(tmp_path: Path) -> None:
+    """It has each downsampling at the end of a stage, and tables that timm computes."""
+    options = {**tiny_architecture().swin_options, "img_size": (64, 64)}
+    source = timm.create_model(tiny_architecture().swin, num_classes=3, **options).state_dict()
+    original = {
+        re.sub(r"layers\.(\d+)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", name): tensor
+        for name, tensor in source.items()
+    }
+    original = {name.replace("head.fc.", "head."): tensor for name, tensor in original.items()}
+    original["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(4, 4)
+    torch.save({"model": original}, tmp_path / "swin.pth")
+    swin = timm.create_model(tiny_architecture().swin, num_classes=0, **options)
+    assert "converted by timm" in load_backbone(swin, tiny_architecture().swin, tmp_path / "swin.pth", options)
+    assert all(torch.equal(tensor, source[name]) for name, tensor in swin.state_dict().items())
+
+
+def test_other_names_are_taken_by_order_and_shape_and_that_is_said(
+    tmp_path: Path, seven: Tensors, backbone: nn.Module
+) -> None:
+    torch.save({f"w{number}": tensor for number, tensor in enumerate(seven.values())}, tmp_path / "x.pth")
+    sentence = load_backbone(backbone, CNN, tmp_path / "x.pth")
+    assert "by order and shape, since no name is timm's" in sentence and "left out: w" in sentence
+    assert all(torch.equal(tensor, seven[name]) for name, tensor in backbone.state_dict().items())
+
+
+def without(*names: str) -> Callable[[Tensors], Any]:
+    return lambda weights: {name: tensor for name, tensor in weights.items() if name not in names}
+
+
+def with_changed(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Tensors], Any]:
+    return lambda weights: weights | {name: change(weights[name])}
+
+
+UNFIT: list[tuple[str, Callable[[Tensors], Any], str]] = [
+    ("one is missing", without("conv_stem.weight"), r"does not hold all weights .*it lacks conv_stem\.weight"),
+    ("renamed in part", lambda w: {n.replace("bn1", "norm1"): t for n, t in w.items()}, r"lacks bn1\.weight.* more"),
+    ("another shape", with_changed("conv_stem.weight", lambda t: t[:, :1]), r"conv_stem\.weight is float32 \[\d+, 1"),
+    ("another kind", with_changed("conv_stem.weight", lambda t: t.to(torch.int8)), r"conv_stem\.weight is int8"),
+    ("another model", lambda _: timm.create_model("test_resnet").state_dict(), r"conv_stem"),
+    ("nothing of it", lambda _: {"a.b": torch.ones(1)}, r"it has a\.b, where timm has conv_stem\.weight"),
+    ("no tensors", lambda _: {"epoch": 3, "args": {"lr": 0.1}}, "holds no named tensors"),
+    ("empty", lambda _: {}, "holds no named tensors"),
+    ("a list", lambda w: list(w.values()), "holds a list, not named tensors"),
+    ("a tensor", lambda _: torch.ones(3), "holds a Tensor, not named tensors"),
+    ("two models", lambda w: prefixed("a.")(w) | prefixed("b.")({n: t + 1 for n, t in w.items()}), "more than once"),
+    ("two entries", lambda w: {"model": w, "net": {n: t + 1 for n, t in w.items()}}, r"entry model; entry net"),
+    ("by order but for one", lambda w: {f"w{n}": t for n, t in enumerate(list(w.values())[1:])}, "it has w0, w1"),
+]
+
+
+@pytest.mark.parametrize(("content", "reason"), [case[1:] for case in UNFIT], ids=[case[0] for case in UNFIT])
+def test_what_does_not_fit_is_refused_and_named(
+    content: Callable[[Tensors], Any], reason: str, tmp_path: Path, seven: Tensors, backbone: nn.Module
+) -> None:
+    torch.save(content(seven), tmp_path / "x.pth")
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    with pytest.raises(WeightsError, match=rf"^x\.pth .*{reason}"):
+        load_backbone(backbone, CNN, tmp_path / "x.pth")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())

@@ -1,0 +1,235 @@
+"""Files of weights that others have written: which of their tensors are a backbone's.
+
+A checkpoint may hold the weights inside an entry such as `model` or `state_dict`, under a prefix such as `module.` or
+`backbone.`, and with much else: a classifier, an optimizer, the number of the epoch. The weights are found by timm's
+names. What is left out is said. Where no name is timm's, tensors are taken by their order if all shapes agree, since
+checkpoints that were converted from the same source often differ in names only; that is said too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from training.errors import TrainingProblem
+from training.runs.torch_files import load_torch_file
+
+# The errors that reading damaged files has raised in tests.
+_READ_ERRORS = (
+    *(safetensors.SafetensorError, pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError),
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
+)
+_NAMED = 5  # names in a sentence
+_DEPTH = 3  # of entries inside entries
+_COUNTER = "num_batches_tracked"  # of batch norms, which old files lack
+_RESIZED = "relative_position_bias_table"  # timm adapts its first dimension to the window
+Tensors = dict[str, Tensor]
+
+
+class WeightsError(TrainingProblem, ValueError):
+    """Weights that cannot be read or downloaded, or that do not fit the backbone. The message says why."""
+
+
+@dataclass(frozen=True)
+class FoundWeights:
+    """A backbone's tensors by timm's names, and a sentence on where they are from and what was left out."""
+
+    tensors: Tensors
+    sentence: str
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Named tensors in a file: those of an entry, under a prefix. `entry` is empty for the file itself."""
+
+    entry: str
+    prefix: str
+    tensors: Tensors
+
+    def __str__(self) -> str:
+        return " ".join([f"entry {self.entry}"] * bool(self.entry) + [f"prefix {self.prefix}"] * bool(self.prefix))
+
+    def by_timm_name(self, wanted: Mapping[str, Tensor]) -> Tensors:
+        """The wanted tensors that are here."""
+        return {name: self.tensors[self.prefix + name] for name in wanted if self.prefix + name in self.tensors}
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """Read a file's tensors and plain values. Other pickled objects are refused, since loading them could run code.
+
+    Raises WeightsError.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        # A Namespace is what argparse makes of a command line: plain values, as many checkpoints have them.
+        with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
+            content = load_torch_file(file)
+    except _READ_ERRORS as error:
+        # Torch's own message is left out, because it explains how to load an unsafe file anyway.
+        beside = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        reason = (
+            f"contains more than tensors and plain values ({beside[1]})"
+            if beside
+            else ("is damaged, compressed, or contains more than tensors")
+        )
+        raise WeightsError(f"{path.name} {reason}: give a safetensors file or a bare state dict") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path.name} holds a {type(content).__name__}, not named tensors: give a state dict")
+    return content
+
+
+def find_weights(
+    content: Mapping[str, Any],
+    whole: Mapping[str, Tensor],
+    backbone: Mapping[str, Tensor],
+    convert: Callable[[Tensors], Tensors],
+    file: str,
+    model: str,
+) -> FoundWeights:
+    """Find a backbone's tensors in the content of a file.
+
+    `whole` is the state of timm's model with a classifier, `backbone` the part of it that is wanted, and `convert` its
+    conversion of older formats. `file` and `model` are their names for people. Raises WeightsError if a tensor is
+    missing or of another shape or kind, or if the file holds the weights more than once.
+    """
+    wanted = {name: tensor for name, tensor in whole.items() if name in backbone}
+    entries = dict(_entries(content))
+    if not entries:
+        raise WeightsError(f"{file} holds no named tensors: give a safetensors file or a state dict")
+    places = [place for entry, tensors in entries.items() for place in _places(entry, tensors, wanted)]
+    how = ""
+    if not (complete := _complete(places, wanted)):
+        converted = [place for entry, tensors in entries.items() for place in _places(entry, convert(tensors), wanted)]
+        if complete := _complete(converted, wanted):
+            how = "converted by timm from an older format"
+        elif not places and (in_order := _in_order(entries, wanted)):
+            complete, how = [in_order], "by order and shape, since no name is timm's"
+    if not complete:
+        raise WeightsError(_missing(places, entries, wanted, file, model))
+    place = _only(complete, wanted, file)
+    tensors = place.by_timm_name(wanted)
+    _check_tensors(tensors, wanted, file, model)
+    origin = ", ".join(filter(None, [f"{len(tensors)} tensors from {file}", str(place), how]))
+    left_out = _left_out(content, place, wanted, whole)
+    return FoundWeights(tensors, f"{origin}; left out: {left_out}" if left_out else origin)
+
+
+def _entries(content: Mapping[Any, Any], path: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, Tensors]]:
+    """Every mapping in a file that holds named tensors, by its path."""
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if tensors:
+        yield path, tensors
+    for name, value in content.items():
+        if depth > 1 and isinstance(name, str) and isinstance(value, Mapping):
+            yield from _entries(value, f"{path}.{name}".removeprefix("."), depth - 1)
+
+
+def _places(entry: str, tensors: Tensors, wanted: Mapping[str, Tensor]) -> list[_Place]:
+    """The prefixes in an entry under which there are wanted names, the one with most of them first."""
+    prefixes: Counter[str] = Counter()
+    for name in tensors:
+        parts = name.split(".")
+        for start in range(len(parts)):
+            if (suffix := ".".join(parts[start:])) in wanted:
+                prefixes[name.removesuffix(suffix)] += 1
+    return [_Place(entry, prefix, tensors) for prefix, _ in prefixes.most_common()]
+
+
+def _complete(places: list[_Place], wanted: Mapping[str, Tensor]) -> list[_Place]:
+    needed = {name for name in wanted if not name.endswith(_COUNTER)}
+    return [place for place in places if needed <= place.by_timm_name(wanted).keys()]
+
+
+def _in_order(entries: Mapping[str, Tensors], wanted: Mapping[str, Tensor]) -> _Place | None:
+    """The entry whose first tensors have the wanted shapes in order. Only a classifier may follow them."""
+    shapes = [tensor.shape for tensor in wanted.values()]
+    for entry, tensors in entries.items():
+        values = list(tensors.values())
+        rest = values[len(shapes) :]
+        if [value.shape for value in values[: len(shapes)]] == shapes and len(rest) <= 2:
+            named = dict(zip(wanted, values, strict=False))
+            others = dict(list(tensors.items())[len(shapes) :])
+            return _Place(entry, "", named | others)
+    return None
+
+
+def _only(places: list[_Place], wanted: Mapping[str, Tensor], file: str) -> _Place:
+    """The place to take the weights from: the averaged weights (EMA) where a file has both."""
+    averaged = [place for place in places if "ema" in re.split(r"[._]", f"{place.entry}.{place.prefix}".lower())]
+    candidates = averaged or places
+    first = candidates[0].by_timm_name(wanted)
+    for other in candidates[1:]:
+        if any(not torch.equal(first[name], value) for name, value in other.by_timm_name(wanted).items()):
+            raise WeightsError(
+                f"{file} holds the weights more than once ({'; '.join(str(place) or 'bare' for place in candidates)}): "
+                "save those to start from alone"
+            )
+    return candidates[0]
+
+
+def _check_tensors(tensors: Tensors, wanted: Mapping[str, Tensor], file: str, model: str) -> None:
+    wrong = [
+        f"{name} is {_kind(tensor)} instead of {_kind(wanted[name])}"
+        for name, tensor in tensors.items()
+        if not _fits(name, tensor, wanted[name])
+    ]
+    if wrong:
+        raise WeightsError(f"{file} does not fit {model}: {_first(wrong)}")
+
+
+def _fits(name: str, tensor: Tensor, wanted: Tensor) -> bool:
+    start = 1 if name.endswith(_RESIZED) and tensor.ndim == wanted.ndim else 0
+    return tensor.shape[start:] == wanted.shape[start:] and tensor.is_floating_point() == wanted.is_floating_point()
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
+def _missing(
+    places: list[_Place], entries: Mapping[str, Tensors], wanted: Mapping[str, Tensor], file: str, model: str
+) -> str:
+    if not places:
+        theirs = [name for tensors in entries.values() for name in tensors]
+        return (
+            f"{file} does not hold the weights of {model}: it has {_first(theirs)}, where timm has {_first([*wanted])}"
+        )
+    best = max(places, key=lambda place: len(place.by_timm_name(wanted)))
+    missing = [name for name in wanted if name not in best.by_timm_name(wanted) and not name.endswith(_COUNTER)]
+    where = f" ({best})" if str(best) else ""
+    return f"{file} does not hold all weights of {model}{where}: it lacks {_first(missing)}"
+
+
+def _left_out(
+    content: Mapping[str, Any], place: _Place, wanted: Mapping[str, Tensor], whole: Mapping[str, Tensor]
+) -> str:
+    """What of a file is not loaded, with the number of classes if a classifier is among it."""
+    used = {place.prefix + name for name in wanted}
+    beside = [name for name in place.tensors if name not in used]
+    if place.entry:
+        beside += [str(name) for name in content if str(name) != place.entry.partition(".")[0]]
+    else:
+        beside += [str(name) for name in content if name not in place.tensors and not isinstance(content[name], Tensor)]
+    classifier = [place.tensors.get(place.prefix + name) for name in whole if name not in wanted]
+    rows = {tensor.shape[0] for tensor in classifier if tensor is not None and tensor.ndim}
+    classes = f" (the file has {rows.pop()} classes)" if len(rows) == 1 else ""
+    return _first(beside) + classes if beside else ""
+
+
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
