@@ -22,7 +22,8 @@ async def check_query(request: Request) -> None:
 
     That is a parameter that is there twice, and any parameter where the route has none. A route that has some refuses
     unknown ones itself, together with its other faults, and one with a prediction in its path calls `refuse_query`,
-    after it has found the prediction. Pages take any query, since links to them may carry marks of where they were found.
+    after it has found the prediction. Pages take any query, since links to them may carry marks of where they were
+    found.
     """
     route = request.scope.get("route")
     if not isinstance(route, APIRoute) or not route.include_in_schema or route.dependant.path_params:

@@ -172,7 +172,8 @@ class Bessel(nn.Module):
     """An activation that OpenVINO does not have."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return Tensor(torch.special.bessel_j0(x))
+        value: Tensor = torch.special.bessel_j0(x)
+        return value
 
 
 class Undecided(nn.Module):
