@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from app.models.cnnswin import CNNViTFusion
 from training.export.graphs import GraphError, check_exportable
 from training.loop.optim import build_optimizer, warmup_cosine
 from training.loop.stages import BatchNorm, apply_stage, trainable_names
-from training.recipe.config import LastUnits, Rates, Recipe, RecipeError, Stage
+from training.recipe.config import LastUnits, ModelConfig, Rates, Recipe, RecipeError, Stage
 from training.runs.run import build_model
 
 HIGHEST_RATE = 2e-3  # above it, AdamW often diverges on pretrained networks
@@ -26,7 +27,7 @@ def plan(recipe: Recipe, classes: int, pictures: int | None) -> str:
     if the model cannot be built, or could not be exported after its training.
     """
     model = build_model(recipe, classes)
-    without_graphs = check_graphs(model)
+    without_graphs = _check_once(recipe.model.model_dump_json(), classes)
     total = sum(parameter.numel() for parameter in model.parameters())
     sections = [
         f"{recipe.name}: {recipe.model.fusion} of {_branches(model, recipe)}, {classes} classes, "
@@ -51,6 +52,13 @@ def check_graphs(model: CNNViTFusion) -> list[str]:
     except GraphError as error:
         raise RecipeError(f"model: it could be trained, but not exported: {error}; choose another backbone") from error
     return sentences
+
+
+@lru_cache(maxsize=16)
+def _check_once(model_config: str, classes: int) -> tuple[str, ...]:
+    """`check_graphs` of a model, whose configuration is given as JSON. Plans of other rates have the same model."""
+    config = ModelConfig.model_validate_json(model_config)
+    return tuple(check_graphs(CNNViTFusion(classes, **config.model_dump())))
 
 
 def recipe_warnings(model: CNNViTFusion, recipe: Recipe, classes: int, pictures: int | None) -> Iterator[str]:
