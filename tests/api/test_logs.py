@@ -40,9 +40,10 @@ def test_every_request_is_one_line_of_json_without_its_content(tiny_bundle: Path
     )  # fmt: skip
     with process.serving(tmp_path, env) as served:
         with httpx.Client(base_url=served.address, trust_env=False, headers={"x-api-key": key}) as client:
-            link = client.post("/predict?secret-query", content=png_bytes(), headers=PNG).json()["links"]["gradcam"]
+            link = client.post("/predict", content=png_bytes(), headers=PNG).json()["links"]["gradcam"]
             client.get(link, headers={"x-request-id": "ours-1"})
             client.post("/predict", content=b"secret-content", headers=PNG)
+            client.post("/predict?secret-query", content=png_bytes(), headers=PNG)
             client.get("/secret-path")
         httpx.get(f"{served.address}/model", trust_env=False)
         served.process.send_signal(signal.SIGTERM)
@@ -54,6 +55,7 @@ def test_every_request_is_one_line_of_json_without_its_content(tiny_bundle: Path
         ("POST", "/predict", 200, None, "hospital"),
         ("GET", "/gradcam", 200, None, "hospital"),
         ("POST", "/predict", 415, "unsupported-media-type", "hospital"),
+        ("POST", "/predict", 422, "bad-parameter", "hospital"),
         ("GET", "none", 404, "not-found", "hospital"),
         ("GET", "/model", 401, "unauthorized", None),
     ]
