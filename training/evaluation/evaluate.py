@@ -25,12 +25,13 @@ from app.predicting.predictor import Predictor
 from app.predicting.request import HeatmapRequest
 from training.data.limits import TRAINING_LIMITS
 from training.data.names import normalised
-from training.data.samples import DataError, DataSet, Sample, load_samples, read_data_set, refuse_unreadable
-from training.evaluation.figures import Pictures, figures_of
+from training.data.samples import DataError, DataSet, Sample, read_data_set, refuse_unreadable
 from training.evaluation.html_report import Mistake, as_html
+from training.evaluation.metric_values import Pictures, metric_values
 from training.evaluation.report import Evaluation
 from training.metrics.classification import DecisionRule
 from training.progress import tracked
+from training.runs.run import read_run
 
 REPEATS, SEED = 1000, 0
 _SHOWN_MISTAKES = 12
@@ -55,7 +56,7 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
     groups = tuple(sample.group or path for sample, path in zip(samples, paths, strict=True))
     rule = _decision_rule(read.manifest)
     pictures = Pictures(read.manifest.classes, probabilities, labels, groups)
-    figures, class_figures = figures_of(pictures, rule, REPEATS, SEED)
+    values, class_values = metric_values(pictures, rule, REPEATS, SEED)
     splits = {sample.split for sample in samples}
     evaluation = Evaluation(
         manifest=read.manifest,
@@ -67,8 +68,8 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
         labels=labels,
         probabilities=probabilities,
         rule=rule,
-        metrics=figures,
-        class_metrics=class_figures,
+        metrics=values,
+        class_metrics=class_values,
         repeats=REPEATS,
         seed=SEED,
         versions=library_versions(predictor),
@@ -84,11 +85,10 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
 def read_split(data: Path, split: str | None) -> DataSet:
     """Return one split of a data set, or of a run's folder with the split that was made for the run.
 
-    If `split` is None, it is `val` or else `test`, or all samples if the data has no splits. Raises DataError for a
-    missing split, and for files that are no pictures.
+    Pictures that the run skipped are left out. If `split` is None, it is `val` or else `test`, or all samples if the
+    data has no splits. Raises DataError for a missing split and for files that are no pictures, and RunError.
     """
-    table = data / "samples.csv"
-    data_set = DataSet(tuple(load_samples(table))) if table.is_file() else read_data_set(data)
+    data_set = DataSet(read_run(data).samples) if (data / "samples.csv").is_file() else read_data_set(data)
     splits = sorted({sample.split for sample in data_set.samples if sample.split})
     if split is None and splits:
         split = "test" if splits == ["test"] else "val"

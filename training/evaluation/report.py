@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from sklearn.metrics import confusion_matrix
 
 from app.bundles.manifest import Manifest
-from training.evaluation.figures import Figures
+from training.evaluation.metric_values import MetricValues
 from training.metrics.classification import BINS, DecisionRule, described_intervals
 
 # The title and the meaning of each metric.
@@ -52,8 +52,8 @@ class Evaluation:
     labels: Int[np.ndarray, " n"]
     probabilities: Float[np.ndarray, "n k"]
     rule: DecisionRule
-    metrics: Figures
-    class_metrics: Mapping[str, Figures]
+    metrics: MetricValues
+    class_metrics: Mapping[str, MetricValues]
     repeats: int
     seed: int
     versions: Mapping[str, str]

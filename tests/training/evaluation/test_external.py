@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from tests.support.bundles import edit, write_tiny_bundle
 from tests.support.evaluated import parsed
 from training.data.draw import draw_dataset
-from training.data.samples import DataError
-from training.evaluation.evaluate import evaluate, read_split
-from training.evaluation.figures import Pictures, figures_of
+from training.data.samples import DataError, classes_of, read_samples
+from training.evaluation.evaluate import evaluate, read_split, samples_of_split
+from training.evaluation.metric_values import Pictures, metric_values
 from training.metrics.classification import DecisionRule, classification_metrics, nll
+from training.recipe.config import load_recipe
+from training.runs.run import Run, write_run
 
 RANKING = {"auroc", "average_precision", "sensitivity_at_specificity_0.9", "sensitivity_at_specificity_0.95"}
 ALWAYS = {"accuracy", "brier", "ece", "nll"}
@@ -199,7 +201,7 @@ def test_a_figure_is_the_metrics_value_or_undefined_for_want_of_a_class(
     rule = DecisionRule(data.draw(st.sampled_from([0, 1])), 0.5) if classes == 2 else DecisionRule()
     names = [f"class {number}" for number in range(classes)]
     pictures = Pictures(names, probabilities, labels, [str(number) for number in range(12)])
-    figures, class_figures = figures_of(pictures, rule, 10, 0)
+    figures, class_figures = metric_values(pictures, rule, 10, 0)
     missing = [name for number, name in enumerate(names) if number not in occurring]
     metrics = classification_metrics(classes, rule)
     for name, figure in figures.items():
@@ -217,3 +219,16 @@ def test_a_figure_is_the_metrics_value_or_undefined_for_want_of_a_class(
         assert ("sensitivity" in defined) == (number in occurring)
         assert ("specificity" in defined) == bool(occurring - {number})
         assert (defined >= RANKING) == (RANKING & defined != set()) == (number in occurring and len(occurring) > 1)
+
+
+def test_what_a_run_skipped_is_not_evaluated(tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "data", 8, seed=0)
+    samples = read_samples(tmp_path / "data")
+    of_val = [sample for sample in samples if sample.split == "val"]
+    recipe = load_recipe("smoke")
+    run = Run(tmp_path / "run", recipe, classes_of(samples), tuple(samples))
+    run.folder.mkdir()
+    write_run(run)
+    run.log.write_text(json.dumps({"kind": "skipped", "picture": str(of_val[0].path)}) + "\n")
+    of_val[0].path.unlink()
+    assert samples_of_split(run.folder, None) == of_val[1:]

@@ -24,7 +24,7 @@ from training.progress import tracked
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricValue:
     """The value of a metric, and the bounds of its 95 % confidence interval.
 
     `value` is None if the pictures do not define the metric, and the bounds are None if they define no interval.
@@ -56,7 +56,7 @@ class Figure:
         return f"{self.low:.3f} to {self.high:.3f}"
 
 
-Figures = Mapping[str, Figure]
+MetricValues = Mapping[str, MetricValue]
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class Pictures:
         return [name for index, name in enumerate(self.classes) if not (self.labels == index).any()]
 
 
-def figures_of(
+def metric_values(
     pictures: Pictures, rule: DecisionRule, repeats: int, seed: int
-) -> tuple[dict[str, Figure], dict[str, dict[str, Figure]]]:
+) -> tuple[dict[str, MetricValue], dict[str, dict[str, MetricValue]]]:
     """Compute all metrics and, if there is no positive class, also those of each class against the rest."""
     classes = pictures.classes
     metrics_of: dict[str | None, dict[str, Metric]] = {None: classification_metrics(len(classes), rule)}
@@ -87,25 +87,25 @@ def figures_of(
         for index, name in enumerate(classes):
             metrics_of[name] = ranking_metrics(index) | answer_metrics(index, rule)
     no_interval = _why_no_interval(pictures, repeats, seed)
-    figures: dict[str | None, dict[str, Figure]] = {name: {} for name in metrics_of}
+    values: dict[str | None, dict[str, MetricValue]] = {name: {} for name in metrics_of}
     listed = [(owner, name, metric) for owner, metrics in metrics_of.items() for name, metric in metrics.items()]
     for owner, name, metric in tracked(listed, "intervals", "metrics", len(listed)):
         missing = [owner] if owner in pictures.missing else pictures.missing
-        figures[owner][name] = _figure(metric, pictures, missing, no_interval, repeats, seed)
-    return figures[None], {name: figures[name] for name in classes if name in figures}
+        values[owner][name] = _figure(metric, pictures, missing, no_interval, repeats, seed)
+    return values[None], {name: values[name] for name in classes if name in values}
 
 
 def _figure(
     metric: Metric, pictures: Pictures, missing: Sequence[str | None], no_interval: str | None, repeats: int, seed: int
-) -> Figure:
+) -> MetricValue:
     probabilities, labels = pictures.probabilities, pictures.labels
     try:
         if no_interval is not None:
-            return Figure(metric(probabilities, labels), reason=no_interval)
+            return MetricValue(metric(probabilities, labels), reason=no_interval)
         estimate = bootstrap(metric, probabilities, labels, pictures.groups, repeats, seed)
     except UndefinedMetric:
-        return Figure(None, reason=f"no picture of {', '.join(map(str, missing))}")
-    return Figure(estimate.value, estimate.low, estimate.high)
+        return MetricValue(None, reason=f"no picture of {', '.join(map(str, missing))}")
+    return MetricValue(estimate.value, estimate.low, estimate.high)
 
 
 def _why_no_interval(pictures: Pictures, repeats: int, seed: int) -> str | None:
