@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -257,8 +258,21 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _check_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+        if url is None:
+            return None
+        if not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("it must begin with redis://, rediss:// or unix://")
+        try:  # the errors quote the address, and the password may be in any part of it
+            parts = urlsplit(url.get_secret_value())
+            is_readable = parts.scheme == "unix" or (bool(parts.hostname) and parts.port != 0)
+            is_readable &= parts.path.strip("/").isdigit() or parts.scheme == "unix" or not parts.path.strip("/")
+        except ValueError:
+            is_readable = False
+        if not is_readable or parts.fragment:
+            raise ValueError(
+                "it is not like redis://:PASSWORD@HOST:PORT/NUMBER: in a password, write / ? # @ and : as %2F %3F %23 "
+                "%40 and %3A"
+            )
         return url
 
     @model_validator(mode="before")

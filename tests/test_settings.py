@@ -36,7 +36,11 @@ WRONG = {
         "null",
     ],
     "more_formats": ["JPEG", "AVIF,x", "[1]", "[", "[" * 100_000, "avif heif"],
-    "redis_url": ["", "x", "http://x", "redis:/x"],
+    "redis_url": [
+        *("", "x", "http://x", "redis:/x", "redis://", "redis://:p@", "redis://h:port/0", "redis://[x/0"),
+        *(f"redis://:ge{character}heim@redis:6379/0" for character in "/#?"),
+        *("redis://:12/heim@redis:6379/0", "redis://h:0/0", "redis://h/0#x", "redis://h/zero"),
+    ],
     "redis_secret": ["", "short"],
     "otlp_endpoint": ["", "localhost:4318", "ftp://x", "http://"],
 }

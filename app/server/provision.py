@@ -9,7 +9,7 @@ from pathlib import Path
 
 from app.api.keys.keys import Keys, Right, new_key
 from app.errors import KeysError
-from app.server.secret_files import keep_secret, make_private, open_private, write_secret
+from app.server.secret_files import keep_secret, make_private, replace_secret, write_secret
 
 # The files of a deployment, by who reads them. Each reader has a folder of its own, and is given nothing else.
 FILES_OF = {
@@ -48,8 +48,11 @@ def add_key(
         )
     key, text = new_key(name, rights, requests_per_minute, concurrent)
     try:
-        with open(file, "a", encoding="utf-8", opener=open_private) as lines:
-            lines.write(text if lines.tell() == 0 else f"\n{text}")
+        if not file.exists():
+            write_secret(file, text)
+        else:
+            before = file.read_text(encoding="utf-8")
+            replace_secret(file, f"{before}\n{text}" if before else text)
     except OSError as error:
         raise KeysError(f"{file}: cannot be written: {error.strerror}") from error
     return key

@@ -16,11 +16,29 @@ def write_secret(file: Path, content: str) -> None:
     """Write a file. Whoever looks finds the whole content, or what was there before."""
     unfinished = file.with_name(f".{file.name}.unfinished")
     unfinished.unlink(missing_ok=True)  # of a run that was interrupted
-    with open(unfinished, "x", encoding="utf-8", opener=open_private) as writer:
-        writer.write(content)
-        writer.flush()
-        os.fsync(writer.fileno())
-    unfinished.replace(file)
+    try:
+        with open(unfinished, "x", encoding="utf-8", opener=open_private) as writer:
+            writer.write(content)
+            writer.flush()
+            os.fsync(writer.fileno())
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def replace_secret(file: Path, content: str) -> None:
+    """Write a file in place of another, as `write_secret` does. Owner and rights stay those of the other one."""
+    place = file.resolve()  # a link stays a link
+    before = place.stat()
+    unfinished = place.with_name(f".{place.name}.unfinished")
+    write_secret(unfinished, content)
+    try:
+        if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+            os.chown(unfinished, before.st_uid, before.st_gid)
+        unfinished.chmod(before.st_mode & 0o777)
+        unfinished.replace(place)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def keep_secret(file: Path) -> bool:

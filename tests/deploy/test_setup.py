@@ -214,3 +214,38 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, most_bytes: int
     assert_private(folder)
     list(set_up(folder))
     assert_complete(folder)
+
+
+FULL = """
+import pathlib, resource, sys
+from app.errors import KeysError
+from app.server.provision import add_key
+keys = pathlib.Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (keys.stat().st_size + 60,) * 2)
+try:
+    add_key(keys, "hospital", ["predict"])
+except KeysError as error:
+    sys.stderr.write(str(error))
+"""
+
+
+def test_a_key_that_does_not_fit_on_the_disk_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    list(set_up(tmp_path / "new"))
+    keys = tmp_path / "new" / "api" / "keys.toml"
+    before = keys.read_text()
+    command = [sys.executable, "-B", "-c", FULL, str(keys)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert "cannot be written: File too large" in ran.stderr
+    assert keys.read_text() == before and [path.name for path in keys.parent.glob(".*")] == []
+
+
+def test_a_further_key_leaves_owner_rights_and_links_of_the_file(tmp_path: Path) -> None:
+    file, link = tmp_path / "keys.toml", tmp_path / "link.toml"
+    add_key(file, "first", ["predict"])
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    file.chmod(0o640)
+    link.symlink_to(file)
+    second = add_key(link, "second", ["predict"])
+    assert link.is_symlink() and stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert "first" in Keys.read(file) and Keys.read(file).find(second.encode())

@@ -13,7 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from app.errors import StoreUnavailable
+from app.errors import InvalidSettings, StoreUnavailable
 from app.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -23,15 +23,23 @@ logger = logging.getLogger("fusionlens.store")
 
 
 def connect(url: str, timeout_s: float) -> redis.asyncio.Redis:
-    """A client that gives up after `timeout_s`. If a connection was lost, it retries once on a new one."""
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
-        max_connections=_CONNECTIONS,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 1),
-    )
+    """A client that gives up after `timeout_s`. If a connection was lost, it retries once on a new one.
+
+    Raises InvalidSettings for an address with options that Redis does not have.
+    """
+    try:
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=timeout_s,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 1),
+        )
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, and refuses unknown options
+    except (ValueError, TypeError):
+        reason = "setting redis_url (FUSIONLENS_REDIS_URL): an option behind its question mark is wrong or unknown"
+        raise InvalidSettings([reason]) from None  # the error may quote the password
     return redis.asyncio.Redis(connection_pool=pool)
 
 
