@@ -58,7 +58,7 @@ def _listed(value: str | Sequence[object]) -> Sequence[object]:
 
 GivenPath = Annotated[Path, BeforeValidator(_not_empty)]  # an empty text would mean the working folder
 # Every number has an upper bound too: beyond it, it is a mistake, or more than sockets, timers and Redis can take.
-Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
+Seconds = Annotated[float, Field(le=31_536_000)]
 Bytes = Annotated[int, Field(ge=1, le=2**50)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 

@@ -17,7 +17,8 @@ from training.errors import TrainingProblem
 # Raised and caught within one part: no command ever sees them.
 INTERNAL = {"app.server.http.RefusedRequest", "app.pictures.messages.BrokenMessage"}
 INTERNAL |= {"app.pictures.messages.ConnectionEnded"}
-INTERNAL |= {"app.serving.decoder_process.DecoderEnded"}
+INTERNAL |= {"app.serving.decoder_process.DecoderEnded", "app.pictures.colour._UnusableProfile"}
+INTERNAL |= {f"training.metrics.classification.{name}" for name in ("TooFewGroups", "UndefinedMetric")}
 OPTIONAL = {"ray"}
 
 

@@ -43,7 +43,12 @@ TRAINING: dict[str, dict[str, tuple[list[str], str | None]]] = {
     "explain-eval": {"bundle": (FOLDERS, "bundle"), "data": (FEW[:1], "data"), "split": (WORDS, None)},
     "localisation": {"bundle": (FOLDERS, "bundle"), "data": (FEW[:1], "data"), "split": (WORDS, None)},
     "shuffled-labels": {"bundle": (FOLDERS, "bundle"), "data": (FEW[:1], "data"), "seed": (NUMBERS, None)},
-    "export": {"train_run": (RUNS, "nowhere"), "bundle": (NEW_FOLDERS, "new"), "card": (FILES, None)},
+    "export": {
+        "train_run": (RUNS, "nowhere"),
+        "bundle": (NEW_FOLDERS, "new"),
+        "card": (FILES, None),
+        "positive": (WORDS, None),
+    },
     "compile": {"source": (FOLDERS, "nowhere"), "bundle": (NEW_FOLDERS, "new"), "data": (FOLDERS, None)},
     "ablate": {"recipe": (RECIPES, "smoke"), "changes": (CHANGES, None), "data": (FEW[1:2], "data")},
     "doctor": {"data": (FOLDERS, "data")},

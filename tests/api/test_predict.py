@@ -71,9 +71,9 @@ def test_a_raw_body_gets_the_answer_of_a_form(client: httpx.Client) -> None:
     assert {name: in_form[name] for name in in_form.keys() - own} == {name: raw[name] for name in raw.keys() - own}
 
 
-def test_other_fields_of_the_form_are_let_be(client: httpx.Client) -> None:
+def test_other_fields_of_the_form_are_refused(client: httpx.Client) -> None:
     response = client.post("/predict", files={"file": ("a.png", png_bytes())}, data={"comment": "left ear"})
-    assert response.status_code == 200
+    assert response.status_code == 422 and "comment" in response.json()["detail"]
 
 
 def test_an_animation_is_answered_by_its_first_frame_and_says_so(client: httpx.Client) -> None:

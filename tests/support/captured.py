@@ -40,7 +40,7 @@ COMMANDS = {
     "check": (*APP, "check", "tiny"),
     "predict": (*APP, "predict", str(EXAMPLE), "--bundle", "tiny", "--explain", "overlay.png"),
     "fit": (*TRAINING, "fit", "smoke", *SMALL, *TRACKED, "--data", "data", "--out", "run"),
-    "export": (*TRAINING, "export", "run", "exported"),
+    "export": (*TRAINING, "export", "run", "exported", "--positive", "malignant"),
     "compile": (*TRAINING, "compile", "exported", "compiled"),
     "a library's user": (*PYTHON, LIBRARY),
 }

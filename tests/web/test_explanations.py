@@ -218,7 +218,7 @@ def assert_shows_no_picture(visit: Visit) -> None:
     expect(visit.page.locator("#panels")).to_be_hidden()
     expect(visit.page.locator("#values")).to_be_hidden()
     assert visit.page.locator("#stage img").get_attribute("src") is None
-    expect(visit.page.locator("#problem")).to_contain_text("not a picture")
+    expect(visit.page.locator("#problem")).to_contain_text("no picture in a known format")
 
 
 def test_only_the_latest_question_is_shown(answered: Visit) -> None:

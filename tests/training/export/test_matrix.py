@@ -139,7 +139,7 @@ def test_what_is_trained_is_exported_served_and_explained(changes: Fields, tmp_p
     draw_dataset(tmp_path / "data", 12, seed=0)
     run, folder = str(tmp_path / "run"), tmp_path / "bundle"
     assert main(["fit", str(tmp_path / "way.yaml"), "--data", str(tmp_path / "data"), "--out", run]) == 0
-    assert main(["export", run, str(folder)]) == 0
+    assert main(["export", run, str(folder), "--positive", "malignant"]) == 0
 
     bundle = read_bundle(folder)
     predictor = Predictor(bundle, load_engine(bundle, "openvino"), Limits(), preview_side_px=64)

@@ -59,7 +59,7 @@ def test_a_mask_of_the_models_size_is_taken_as_it_is(predictor: Predictor, tmp_p
     [
         (Image.new("1", (224, 100), 1), r"mask\.png is 224 × 100 px, but its picture 224 × 224: align them"),
         (Image.new("L", (224, 224), 1), r"mask\.png is empty: the inside must be white"),
-        (None, r"mask\.png: .*not a picture"),
+        (None, r"mask\.png: .*no picture in a known format"),
     ],
 )
 def test_masks_that_cannot_be_used_are_named(

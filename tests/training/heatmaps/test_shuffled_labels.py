@@ -158,11 +158,22 @@ def test_a_single_branch_has_no_fusion(drawn: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--epochs", "0"], "choose --epochs of 1 or more"),
-        (["--seed", "-1"], "--seed of 0 or more"),
-        (["--pictures", "1"], "choose more --pictures"),
-        (["--pictures", "-3"], "choose more --pictures"),
+        (["--epochs", "0"], "argument --epochs: '0' is no whole number from 1"),
+        (["--seed", "-1"], "argument --seed: '-1' is no whole number from 0"),
+        (["--pictures", "-3"], "argument --pictures: '-3' is no whole number from 1"),
     ],
+)
+def test_numbers_that_cannot_be_are_refused(
+    options: list[str], sentence: str, bundle_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["shuffled-labels", str(bundle_path), str(drawn), *options])
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [(["--pictures", "1"], "choose more --pictures")],
 )
 def test_what_cannot_be_measured_is_refused(
     options: list[str], sentence: str, bundle_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
