@@ -255,5 +255,5 @@ def test_a_file_of_a_run_that_was_damaged_is_told(
 def test_weights_that_were_damaged_are_told(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "ema.safetensors").write_bytes(b"\xff" * 100)
-    assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle")]) == 1
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle"), "--positive", "malignant"]) == 1
     assert "ema.safetensors is damaged" in capsys.readouterr().err
