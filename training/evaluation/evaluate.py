@@ -31,7 +31,7 @@ from training.evaluation.metric_values import Pictures, metric_values
 from training.evaluation.report import Evaluation
 from training.metrics.classification import DecisionRule
 from training.progress import tracked
-from training.runs.run import read_run
+from training.runs.run import kept_samples
 
 REPEATS, SEED = 1000, 0
 _SHOWN_MISTAKES = 12
@@ -88,7 +88,7 @@ def read_split(data: Path, split: str | None) -> DataSet:
     Pictures that the run skipped are left out. If `split` is None, it is `val` or else `test`, or all samples if the
     data has no splits. Raises DataError for a missing split and for files that are no pictures, and RunError.
     """
-    data_set = DataSet(read_run(data).samples) if (data / "samples.csv").is_file() else read_data_set(data)
+    data_set = DataSet(kept_samples(data)) if (data / "samples.csv").is_file() else read_data_set(data)
     splits = sorted({sample.split for sample in data_set.samples if sample.split})
     if split is None and splits:
         split = "test" if splits == ["test"] else "val"

@@ -37,7 +37,7 @@ from training.loading.forward import prepared_batches
 from training.loop.optim import warmup_cosine
 from training.metrics.classification import DecisionRule, classification_metrics
 from training.progress import tracked
-from training.runs.run import read_run
+from training.runs.run import kept_samples
 
 DEFAULT_EPOCHS, DEFAULT_PICTURES = 20, 50
 _RATE, _WEIGHT_DECAY, _BATCH, _WARMUP_SHARE = 5e-4, 0.02, 32, 0.1
@@ -66,7 +66,7 @@ def compare_shuffled_labels(
     if epochs < 1 or seed < 0:
         raise DataError(f"{epochs} epochs from seed {seed}: choose --epochs of 1 or more and --seed of 0 or more")
     read = read_bundle(bundle)
-    samples = list(read_run(data).samples) if (data / "samples.csv").is_file() else read_samples(data)
+    samples = list(kept_samples(data)) if (data / "samples.csv").is_file() else read_samples(data)
     of_train, of_val = (_of_split(samples, split, read.manifest.classes) for split in ("train", "val"))
     chosen = np.sort(np.random.default_rng(seed).permutation(len(of_val))[: max(picture_count, 0)])
     if len({of_val[number].group or number for number in chosen.tolist()}) < 2:

@@ -70,7 +70,7 @@ def resume_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 
 
 def _missing_notes(run: Run, allowed: int) -> Iterator[str]:
     """Say which of the run's pictures are gone. Raises RunError if there are more than `allowed`."""
-    skipped = skipped_pictures(run)
+    skipped = skipped_pictures(run.folder)
     used = [sample for sample in run.samples if sample.split in ("train", "val")]
     missing = [sample.path for sample in used if not sample.path.is_file() and str(sample.path) not in skipped]
     if len(missing) > allowed:

@@ -180,11 +180,18 @@ def write_recipe(run: Run, changes: Sequence[str] = ()) -> None:
 
 def read_run(folder: Path) -> Run:
     """Read the run in a folder, without the pictures that it skipped. Raises RunError and DataError."""
-    run = read_listed_run(folder)
-    skipped = skipped_pictures(run)
-    kept = tuple(sample for sample in run.samples if str(sample.path) not in skipped)
+    return replace(read_listed_run(folder), samples=kept_samples(folder))
+
+
+def kept_samples(folder: Path) -> tuple[Sample, ...]:
+    """The pictures in the table of a run's folder, without those that the run skipped.
+
+    Raises RunError and DataError.
+    """
+    skipped = skipped_pictures(folder)
+    kept = tuple(sample for sample in listed_samples(folder / "samples.csv") if str(sample.path) not in skipped)
     refuse_missing(kept, folder / "samples.csv")
-    return replace(run, samples=kept)
+    return kept
 
 
 def read_listed_run(folder: Path) -> Run:
@@ -199,16 +206,17 @@ def read_listed_run(folder: Path) -> Run:
     return Run(folder, recipe, _read_classes(folder / "classes.json"), tuple(listed_samples(folder / "samples.csv")))
 
 
-def skipped_pictures(run: Run) -> set[str]:
-    """The paths of the pictures that the run's log says were skipped because they could not be read."""
-    if not run.log.is_file():
+def skipped_pictures(folder: Path) -> set[str]:
+    """The paths of the pictures that a run's log says were skipped because they could not be read."""
+    log = folder / "log.jsonl"
+    if not log.is_file():
         return set()
-    with run.log.open(encoding="utf-8", errors="replace") as lines:
+    with log.open(encoding="utf-8", errors="replace") as lines:
         marked = [line for line in lines if line.startswith('{"kind": "skipped"')]
     try:
         return {json.loads(line)["picture"] for line in marked}
     except (ValueError, LookupError, TypeError) as error:
-        raise RunError(f"{run.log} is damaged: {error}") from error
+        raise RunError(f"{log} is damaged: {error}") from error
 
 
 def _read_classes(path: Path) -> tuple[str, ...]:
