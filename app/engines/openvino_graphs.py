@@ -12,6 +12,7 @@ from app.bundles.graph_names import TOKENS, gradient_output, token_output
 from app.bundles.manifest import Manifest
 from app.bundles.reader import Bundle
 from app.engines import graph_xml
+from app.engines.graph_shapes import check_shapes
 from app.errors import BundleError, EngineError
 
 # One ov.Core for the whole process. OpenVINO's CPU plugin installs an alternative signal stack with a Core and frees it
@@ -54,11 +55,12 @@ def read_graph(structure: bytes, weights: bytes) -> ov.Model:
     OpenVINO would not use `weights`.
     """
     plain = graph_xml.unpack(structure) if structure.startswith(b"\x1f\x8b") else structure
-    graph_xml.check(plain, len(weights))
+    graph_xml.check(plain, weights)
     # OpenVINO looks for weights beside the XML even if it is given both as bytes: then, in the working directory.
     if (other := Path(".bin")).exists() and not other.is_dir():
         raise EngineError(f"OpenVINO would use the file {other.absolute()} as weights: remove it, or start elsewhere.")
     graph = CORE.read_model(plain, weights)
+    check_shapes(graph)
     # The compiler would keep fp16 weights as they are, which makes the matrix products a tenth slower.
     for convert in graph.get_ops():
         if convert.get_type_name() == "Convert" and convert.input_value(0).get_node().get_type_name() == "Constant":
