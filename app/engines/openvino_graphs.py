@@ -19,7 +19,8 @@ from app.errors import BundleError, EngineError
 # with that Core. If several Cores are destroyed in another order than they were created, a freed stack stays in use,
 # and the next signal crashes the process.
 CORE = ov.Core()
-_FILES = {
+# The files of each graph: its structure and its weights.
+FILES = {
     "trunk": ("trunk.xml", "trunk.bin"),
     "explainer": ("head.xml", "head.bin"),
     "classifier": ("head.xml", "head.bin"),
@@ -32,7 +33,7 @@ def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
 
     Raises BundleError if the graph does not match the manifest, and EngineError as `read_graph` does.
     """
-    structure, weights = _FILES[name]
+    structure, weights = FILES[name]
     try:
         graph = read_graph(bundle.graph(structure), bundle.graph(weights))
     except (RuntimeError, ValueError) as error:
@@ -43,8 +44,15 @@ def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
     if input_shapes != {port: ov.PartialShape(shape) for port, shape in inputs.items()}:
         described = {port: str(shape) for port, shape in input_shapes.items()}
         raise BundleError(structure, f"takes {described}, but the manifest needs {inputs}: compile it again")
-    if missing := sorted(outputs - {port.any_name for port in graph.outputs}):
+    actual = {port.any_name: port for port in graph.outputs}
+    if missing := sorted(outputs.keys() - actual.keys()):
         raise BundleError(structure, f"has no output {', '.join(missing)}: compile it again")
+    for output, needed in outputs.items():
+        if not _fits(actual[output], needed):
+            given = f"{actual[output].get_element_type().to_string()}{actual[output].partial_shape}"
+            raise BundleError(
+                structure, f"gives {output} as {given}, but the manifest needs {needed}: compile it again"
+            )
     return {"explainer": with_argmax_target, "classifier": logits_only}.get(name, lambda graph: graph)(graph)
 
 
@@ -100,14 +108,27 @@ def logits_only(head: ov.Model) -> ov.Model:
     return ov.Model([head.output("logits")], maps)
 
 
-def _ports(manifest: Manifest, name: str) -> tuple[dict[str, list[int]], set[str]]:
-    """The inputs that a graph must have, with their shapes, and the outputs that it must have."""
+def last_line(error: Exception) -> str:
+    """What an error of OpenVINO says; before it come the places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
+
+
+def _fits(output: ov.Output, shape: list[int] | None) -> bool:
+    is_float = output.get_element_type() == ov.Type.f32
+    return is_float and (shape is None or output.partial_shape.compatible(ov.PartialShape(shape)))
+
+
+def _ports(manifest: Manifest, name: str) -> tuple[dict[str, list[int]], dict[str, list[int] | None]]:
+    """The inputs and the outputs that a graph must have, with their shapes. None stands for any shape."""
     image = [1, manifest.input.height_px, manifest.input.width_px, 3]
     shapes = manifest.map_shapes
     if name == "trunk":
-        return {"images": image}, {*shapes}
+        return {"images": image}, {branch: [1, *shape] for branch, shape in shapes.items()}
     if name == "tokens":
-        outputs = {token_output(height) for height in manifest.token_stages}
-        return {"images": image, "swin_gradient": [1, *shapes["swin"]]}, {*outputs, "swin_attention"}
-    inputs = {**{str(branch): [-1, *shape] for branch, shape in shapes.items()}, "target": [-1, len(manifest.classes)]}
-    return inputs, {"logits"} | {gradient_output(branch) for branch in shapes}
+        outputs = [token_output(height) for height in manifest.token_stages]
+        inputs = {"images": image, "swin_gradient": [1, *shapes["swin"]]}
+        return inputs, dict.fromkeys([*outputs, "swin_attention"])
+    maps, scores = {str(branch): [-1, *shape] for branch, shape in shapes.items()}, [-1, len(manifest.classes)]
+    gradients = {gradient_output(branch): [-1, *shape] for branch, shape in shapes.items()}
+    return maps | {"target": scores}, {"logits": scores, **gradients}
