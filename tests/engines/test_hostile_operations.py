@@ -16,6 +16,7 @@ import openvino.opset13 as ops
 import pytest
 
 from app.__main__ import main
+from app.bundles.reader import read_bundle
 from app.engines import graph_xml
 from app.engines.graph_operations import OPERATIONS
 from app.engines.openvino_graphs import CORE, read_graph
@@ -241,3 +242,21 @@ def test_a_bundle_with_such_an_operation_is_refused_with_a_sentence(
     sentence = capsys.readouterr().err
     assert sentence.startswith("fusionlens: head.xml: ") and sentence.count("\n") == 1
     assert "operation Pad has values from 0 to 65536" in sentence
+
+
+def test_a_bundle_whose_graph_can_be_read_but_not_run_is_refused_with_a_sentence(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its logits are of three pictures, whatever their number."""
+    monkeypatch.setenv("FUSIONLENS_ENGINE", "openvino")
+    folder, bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle")), read_bundle(tiny_bundle)
+    head = read_graph(bundle.graph("head.xml"), bundle.graph("head.bin"))
+    result = head.output("logits").get_node()
+    of_three = ops.reshape(ops.reduce_sum(head.inputs[0], integers(1, 2, 3)), integers(3, 1), False)
+    result.input(0).replace_source_output(ops.add(result.input_value(0), of_three).output(0))
+    result.output(0).get_tensor().set_names({"logits"})
+    head.validate_nodes_and_infer_types()
+    ov.serialize(head, folder / "head.xml")
+    assert main(["check", str(seal(folder, ("head.xml", "head.bin")))]) == 1
+    sentence = capsys.readouterr().err
+    assert sentence.startswith("fusionlens: head.xml: cannot be run by OpenVINO") and sentence.count("\n") == 1
