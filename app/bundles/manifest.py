@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import date
 from typing import Annotated, Any, Final, Literal
 
 import pydantic_core
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -27,7 +29,22 @@ FORMAT: Final = 2  # 2 added `input.stretch`; older formats stay readable
 # The files of every bundle. The baseline is the training data's mean feature maps.
 MANIFEST, WEIGHTS, BASELINE = "manifest.json", "model.safetensors", "reference.safetensors"
 
-Text = Annotated[str, StringConstraints(min_length=1)]
+
+def _printable(text: str) -> str:
+    """Texts are shown in terminals, logs and pages, where a control character could pass for something else."""
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp"):
+            raise ValueError(f"it has the control character {character!r}: remove it")
+    return text
+
+
+def _printable_lines(text: str) -> str:
+    _printable(text.replace("\n", " "))
+    return text
+
+
+Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
+Prose = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable_lines)]  # may have several lines
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Side = Annotated[int, Field(gt=0, le=4096)]
 GreyValue = Annotated[int, Field(ge=0, le=65_535)]
@@ -116,7 +133,7 @@ class Metrics(Section):
 
     split: Text
     pictures: PositiveInt
-    values: dict[str, float]
+    values: dict[Annotated[str, AfterValidator(_printable)], float]
 
 
 class Description(Section):
@@ -133,9 +150,9 @@ class Description(Section):
     calibration: Calibration
     decision: Decision | None
     metrics: Metrics
-    licence: Text
-    data: Text
-    notes: tuple[Text, ...]
+    licence: Prose
+    data: Prose
+    notes: tuple[Prose, ...]
     recipe: dict[str, Any]
 
     @model_validator(mode="after")

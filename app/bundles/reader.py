@@ -130,6 +130,10 @@ def _check_weights(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> Non
     for branch, normalization in manifest.normalization.items():
         for statistic in ("mean", "std"):
             stored = tensors.get(f"{branch}_{statistic}")
+            if stored is not None and stored.dtype.kind != "f":
+                raise BundleError(
+                    WEIGHTS, f"{branch}_{statistic} holds {stored.dtype.name}, not floats: export it again"
+                )
             if stored is not None and not np.array_equal(
                 stored.ravel(), np.array(getattr(normalization, statistic), stored.dtype)
             ):

@@ -25,9 +25,9 @@ from threadpoolctl import ThreadpoolController
 
 from app.bundles.graph_names import gradient_output, token_output
 from app.bundles.reader import Bundle
-from app.engines.openvino_graphs import CORE, graph_to_compile, logits_only, with_argmax_target
+from app.engines.openvino_graphs import CORE, FILES, graph_to_compile, last_line, logits_only, with_argmax_target
 from app.engines.protocol import HeadResult, TokenResult
-from app.errors import EngineError, FusionLensError
+from app.errors import BundleError, EngineError, FusionLensError
 from app.models.feature_maps import BRANCHES, FeatureMaps
 
 _LOG = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def openvino_engine(trunk: ov.Model, head: ov.Model, tokens: ov.Model | None, th
     }
 
     def compile_graph(name: str, streams: int) -> Graph:
-        return Graph(CORE.compile_model(graphs[name], "CPU", _options(threads, streams)))
+        return Graph(name, _compiled(name, graphs[name], _options(threads, streams)))
 
     stages = tuple(int(port.any_name.rpartition("_")[2]) for port in tokens.outputs[:-1]) if tokens else ()
     return OpenVINOEngine(compile_graph, threads, stages)
@@ -167,16 +167,16 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
     def compile_graph(name: str, streams: int) -> Graph:
         options = _options(threads, streams)
         if cache is None:
-            return Graph(CORE.compile_model(graph_to_compile(source, name), "CPU", options))
+            return Graph(name, _compiled(name, graph_to_compile(source, name), options))
         cache_key = f"{bundle.sha256} {name} {ov.get_version()} {CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
         file = cache / f"{hashlib.sha256(cache_key.encode()).hexdigest()}.blob"
         try:
             cache.mkdir(parents=True, exist_ok=True)
             if not file.exists():
-                graph = CORE.compile_model(graph_to_compile(source, name), "CPU", options)
+                graph = _compiled(name, graph_to_compile(source, name), options)
                 if not _write_atomically(file, graph.export_model().getvalue()):
-                    return Graph(graph)
-            return _import(file, options)
+                    return Graph(name, graph)
+            return _import(name, file, options)
         except OSError as error:
             reason = f"The cache folder {cache} cannot be used ({error.strerror}): choose another."
             raise EngineError(reason) from error
@@ -192,7 +192,20 @@ def _options(threads: int, streams: int) -> dict[str, Any]:
     return options | {"ENABLE_CPU_PINNING": False}
 
 
-def _import(file: Path, options: dict[str, Any]) -> Graph:
+def _compiled(name: str, graph: ov.Model | None, options: dict[str, Any]) -> ov.CompiledModel:
+    """Compile the graph `name`. Raises BundleError."""
+    try:
+        return CORE.compile_model(graph, "CPU", options)
+    except RuntimeError as error:
+        raise _unusable(name, "cannot be compiled", error) from error
+
+
+def _unusable(name: str, what: str, error: RuntimeError) -> BundleError:
+    reason = f"{what} by OpenVINO {ov.get_version()} ({last_line(error)}): compile it again"
+    return BundleError(FILES[name][0], reason)
+
+
+def _import(name: str, file: Path, options: dict[str, Any]) -> Graph:
     """The compiled graph in a file. The file is mapped, read once, and its pages are released again."""
     try:
         with file.open("rb") as opened:
@@ -202,7 +215,7 @@ def _import(file: Path, options: dict[str, Any]) -> Graph:
         raise EngineError(f"The cached graph {file} cannot be used ({error}): delete it.") from error
     if hasattr(mapping, "madvise"):
         mapping.madvise(mmap.MADV_DONTNEED)
-    return Graph(compiled, mapping)
+    return Graph(name, compiled, mapping)
 
 
 def _write_atomically(file: Path, content: bytes) -> bool:
@@ -228,17 +241,27 @@ def _write_atomically(file: Path, content: bytes) -> bool:
 class Graph:
     """A compiled graph that several threads can run: each call takes an idle infer request, or creates one."""
 
-    def __init__(self, compiled: ov.CompiledModel, memory: mmap.mmap | None = None) -> None:
-        self._compiled, self._memory = compiled, memory  # OpenVINO does not keep the imported memory alive
+    def __init__(self, name: str, compiled: ov.CompiledModel, memory: mmap.mmap | None = None) -> None:
+        self._name, self._compiled, self._memory = (
+            name,
+            compiled,
+            memory,
+        )  # OpenVINO does not keep the imported memory alive
         self._outputs = [output.any_name for output in compiled.outputs]
         self._idle: deque[ov.InferRequest] = deque()
 
     def run(self, inputs: Mapping[Any, np.ndarray]) -> dict[str, Float32[np.ndarray, "..."]]:
-        """Run the graph. Returns new arrays by the name of the output."""
+        """Run the graph. Returns new arrays by the name of the output. Raises BundleError if it cannot be run."""
         try:
-            request = self._idle.pop()
-        except IndexError:
-            request = self._compiled.create_infer_request()
-        results = request.infer(dict(inputs), share_inputs=True)
+            request = self._idle_request()
+            results = request.infer(dict(inputs), share_inputs=True)
+        except RuntimeError as error:
+            raise _unusable(self._name, "cannot be run", error) from error
         self._idle.append(request)
         return dict(zip(self._outputs, results.to_tuple(), strict=True))
+
+    def _idle_request(self) -> ov.InferRequest:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._compiled.create_infer_request()

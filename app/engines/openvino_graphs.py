@@ -12,13 +12,15 @@ from app.bundles.graph_names import TOKENS, gradient_output, token_output
 from app.bundles.manifest import Manifest
 from app.bundles.reader import Bundle
 from app.engines import graph_xml
+from app.engines.graph_shapes import check_shapes
 from app.errors import BundleError, EngineError
 
 # One ov.Core for the whole process. OpenVINO's CPU plugin installs an alternative signal stack with a Core and frees it
 # with that Core. If several Cores are destroyed in another order than they were created, a freed stack stays in use,
 # and the next signal crashes the process.
 CORE = ov.Core()
-_FILES = {
+# The files of each graph: its structure and its weights.
+FILES = {
     "trunk": ("trunk.xml", "trunk.bin"),
     "explainer": ("head.xml", "head.bin"),
     "classifier": ("head.xml", "head.bin"),
@@ -31,7 +33,7 @@ def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
 
     Raises BundleError if the graph does not match the manifest, and EngineError as `read_graph` does.
     """
-    structure, weights = _FILES[name]
+    structure, weights = FILES[name]
     try:
         graph = read_graph(bundle.graph(structure), bundle.graph(weights))
     except (RuntimeError, ValueError) as error:
@@ -42,8 +44,15 @@ def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
     if input_shapes != {port: ov.PartialShape(shape) for port, shape in inputs.items()}:
         described = {port: str(shape) for port, shape in input_shapes.items()}
         raise BundleError(structure, f"takes {described}, but the manifest needs {inputs}: compile it again")
-    if missing := sorted(outputs - {port.any_name for port in graph.outputs}):
+    actual = {port.any_name: port for port in graph.outputs}
+    if missing := sorted(outputs.keys() - actual.keys()):
         raise BundleError(structure, f"has no output {', '.join(missing)}: compile it again")
+    for output, needed in outputs.items():
+        if not _fits(actual[output], needed):
+            given = f"{actual[output].get_element_type().to_string()}{actual[output].partial_shape}"
+            raise BundleError(
+                structure, f"gives {output} as {given}, but the manifest needs {needed}: compile it again"
+            )
     return {"explainer": with_argmax_target, "classifier": logits_only}.get(name, lambda graph: graph)(graph)
 
 
@@ -54,11 +63,12 @@ def read_graph(structure: bytes, weights: bytes) -> ov.Model:
     OpenVINO would not use `weights`.
     """
     plain = graph_xml.unpack(structure) if structure.startswith(b"\x1f\x8b") else structure
-    graph_xml.check(plain, len(weights))
+    graph_xml.check(plain, weights)
     # OpenVINO looks for weights beside the XML even if it is given both as bytes: then, in the working directory.
     if (other := Path(".bin")).exists() and not other.is_dir():
         raise EngineError(f"OpenVINO would use the file {other.absolute()} as weights: remove it, or start elsewhere.")
     graph = CORE.read_model(plain, weights)
+    check_shapes(graph)
     # The compiler would keep fp16 weights as they are, which makes the matrix products a tenth slower.
     for convert in graph.get_ops():
         if convert.get_type_name() == "Convert" and convert.input_value(0).get_node().get_type_name() == "Constant":
@@ -98,14 +108,27 @@ def logits_only(head: ov.Model) -> ov.Model:
     return ov.Model([head.output("logits")], maps)
 
 
-def _ports(manifest: Manifest, name: str) -> tuple[dict[str, list[int]], set[str]]:
-    """The inputs that a graph must have, with their shapes, and the outputs that it must have."""
+def last_line(error: Exception) -> str:
+    """What an error of OpenVINO says; before it come the places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
+
+
+def _fits(output: ov.Output, shape: list[int] | None) -> bool:
+    is_float = output.get_element_type() == ov.Type.f32
+    return is_float and (shape is None or output.partial_shape.compatible(ov.PartialShape(shape)))
+
+
+def _ports(manifest: Manifest, name: str) -> tuple[dict[str, list[int]], dict[str, list[int] | None]]:
+    """The inputs and the outputs that a graph must have, with their shapes. None stands for any shape."""
     image = [1, manifest.input.height_px, manifest.input.width_px, 3]
     shapes = manifest.map_shapes
     if name == "trunk":
-        return {"images": image}, {*shapes}
+        return {"images": image}, {branch: [1, *shape] for branch, shape in shapes.items()}
     if name == "tokens":
-        outputs = {token_output(height) for height in manifest.token_stages}
-        return {"images": image, "swin_gradient": [1, *shapes["swin"]]}, {*outputs, "swin_attention"}
-    inputs = {**{str(branch): [-1, *shape] for branch, shape in shapes.items()}, "target": [-1, len(manifest.classes)]}
-    return inputs, {"logits"} | {gradient_output(branch) for branch in shapes}
+        outputs = [token_output(height) for height in manifest.token_stages]
+        inputs = {"images": image, "swin_gradient": [1, *shapes["swin"]]}
+        return inputs, dict.fromkeys([*outputs, "swin_attention"])
+    maps, scores = {str(branch): [-1, *shape] for branch, shape in shapes.items()}, [-1, len(manifest.classes)]
+    gradients = {gradient_output(branch): [-1, *shape] for branch, shape in shapes.items()}
+    return maps | {"target": scores}, {"logits": scores, **gradients}

@@ -257,6 +257,13 @@ WRONG: dict[str, tuple[Callable[[Fields], object], str]] = {
     "a threshold of 1": (lambda f: f["decision"].update(threshold=1.0), "decision.threshold: "),
     "a temperature of 0": (lambda f: f["calibration"].update(temperature=0), "calibration.temperature: "),
     "a threshold for three classes": (lambda f: f["classes"].append("third"), "decision: a threshold needs exactly 2"),
+    "a name that moves the cursor": (
+        lambda f: f.update(name="a\x1b[31m"),
+        "name: it has the control character '\\x1b'",
+    ),
+    "a name of two lines": (lambda f: f.update(name="a\r\nb"), "name: it has the control character '\\r'"),
+    "a class of two lines": (lambda f: f.update(classes=["a", "b\u2028c"], decision=None), "classes.1: it has the"),
+    "a note that moves the cursor": (lambda f: f.update(notes=["one\ntwo\x07"]), "notes.0: it has the control"),
     "a branch without its normalization": (lambda f: f["normalization"].pop("swin"), "normalization: "),
     "a branch without its map shape": (lambda f: f["map_shapes"].pop("cnn"), "map_shapes: "),
     "an unknown branch": (lambda f: f["map_shapes"].update(vit=[1, 1, 1]), "map_shapes.vit"),
@@ -286,6 +293,19 @@ def test_a_wrong_manifest_is_refused_by_field(folder: Path, case: str) -> None:
 def test_a_reference_other_than_the_map_shapes_say_is_refused(folder: Path, change: Callable[[Fields], object]) -> None:
     edit_tensors(folder, BASELINE, change)
     assert "map_shapes need" in refusal(folder, BASELINE)
+
+
+def test_notes_may_have_several_lines(folder: Path) -> None:
+    edit(folder, lambda fields: fields.update(notes=["One line.\nAnother."]))
+    assert read_bundle(folder).manifest.notes == ("One line.\nAnother.",)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.bool_])
+def test_statistics_that_are_no_floats_are_refused(folder: Path, kind: type) -> None:
+    """A number of the manifest may not fit another type at all."""
+    edit(folder, lambda fields: fields["normalization"]["swin"].update(mean=[1e300, 1e300, 1e300]))
+    edit_tensors(folder, WEIGHTS, lambda tensors: tensors.update(swin_mean=tensors["swin_mean"].astype(kind)))
+    assert "swin_mean holds" in refusal(folder, WEIGHTS)
 
 
 def test_a_normalization_other_than_the_weights_have_is_refused(folder: Path) -> None:

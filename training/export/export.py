@@ -37,6 +37,8 @@ from app.bundles.manifest import (
     Manifest,
     Metrics,
     Normalization,
+    Prose,
+    Text,
 )
 from app.bundles.reader import Bundle, read_bundle
 from app.engines.load import load_engine
@@ -67,12 +69,12 @@ class ExportError(TrainingProblem, ValueError):
 class Card(StrictModel):
     """A person's statements about the bundle. `positive` is the positive class of two, the one that is looked for."""
 
-    name: str = Field(min_length=1)
-    version: str = Field(min_length=1)
+    name: Text
+    version: Text
     positive: str | None = None
-    licence: str = Field(min_length=1)
-    data: str = Field(min_length=1, description="source and terms of the pictures")
-    notes: tuple[str, ...]
+    licence: Prose
+    data: Prose = Field(description="source and terms of the pictures")
+    notes: tuple[Prose, ...]
 
 
 def load_card(path: Path) -> Card:

@@ -83,10 +83,12 @@ def write_graphs(
 def check_exportable(model: CNNViTFusion, report: Callable[[str], None]) -> None:
     """Check that graphs can be made of a model with these backbones, whatever its weights become. Takes seconds.
 
-    The trunk is traced, but not compared with the model; heads are those of this project, which all have graphs.
-    `report` receives a sentence if the Swin's tokens will have no graph. The model is left as it is. Raises GraphError.
+    The trunk is traced, and read as a bundle's is, but not compared with the model; heads are those of this project,
+    which all have graphs. `report` receives a sentence if the Swin's tokens will have no graph. The model is left as it
+    is. Raises GraphError.
     """
-    trace_trunk(copy.deepcopy(model).cpu().eval().requires_grad_(False))
+    files = _saved("trunk", trace_trunk(copy.deepcopy(model).cpu().eval().requires_grad_(False)))
+    _read_file(files, "trunk.xml", "trunk.bin", GraphError)
     try:
         explainable_tokens(model)
     except TokenGraphError as error:
@@ -99,15 +101,15 @@ def _without_tokens(error: TokenGraphError) -> str:
 
 def _read_back(files: Mapping[str, bytes]) -> Graphs:
     """The graphs in a bundle's files, as the service reads them. Raises GraphError and TokenGraphError."""
+    trunk, head = (_read_file(files, f"{name}.xml", f"{name}.bin", GraphError) for name in ("trunk", "head"))
+    return Graphs(trunk, head, _read_file(files, TOKENS, "trunk.bin", TokenGraphError) if TOKENS in files else None)
 
-    def read(structure: str, weights: str, refusal: type[GraphError]) -> ov.Model:
-        try:
-            return read_graph(files[structure], files[weights])
-        except ValueError as error:
-            raise refusal(f"OpenVINO {ov.get_version()} writes a graph that no bundle may have: {error}") from error
 
-    trunk, head = (read(f"{name}.xml", f"{name}.bin", GraphError) for name in ("trunk", "head"))
-    return Graphs(trunk, head, read(TOKENS, "trunk.bin", TokenGraphError) if TOKENS in files else None)
+def _read_file(files: Mapping[str, bytes], structure: str, weights: str, refusal: type[GraphError]) -> ov.Model:
+    try:
+        return read_graph(files[structure], files[weights])
+    except ValueError as error:
+        raise refusal(f"OpenVINO {ov.get_version()} writes a graph that no bundle may have: {error}") from error
 
 
 def to_fp16_files(graphs: Graphs) -> dict[str, bytes]:
@@ -115,17 +117,22 @@ def to_fp16_files(graphs: Graphs) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     if graphs.tokens is not None:
         _transpose_as_in(graphs.trunk, graphs.tokens)
-    with TemporaryDirectory() as temporary:
-        for name, graph in graphs._asdict().items():
-            if graph is not None:
-                ov.save_model(graph, Path(temporary) / f"{name}.xml", compress_to_fp16=True)
-                files |= {file: (Path(temporary) / file).read_bytes() for file in (f"{name}.xml", f"{name}.bin")}
+    for name, graph in graphs._asdict().items():
+        if graph is not None:
+            files |= _saved(name, graph)
     if graphs.tokens is not None:
         structure, files["trunk.bin"] = _merge_constants(
             files.pop("tokens.xml"), files.pop("tokens.bin"), files["trunk.xml"], files["trunk.bin"]
         )
         files[TOKENS] = gzip.compress(structure, mtime=0)
     return files
+
+
+def _saved(name: str, graph: ov.Model) -> dict[str, bytes]:
+    """The two files of a graph in fp16, by name."""
+    with TemporaryDirectory() as temporary:
+        ov.save_model(graph, Path(temporary) / f"{name}.xml", compress_to_fp16=True)
+        return {file: (Path(temporary) / file).read_bytes() for file in (f"{name}.xml", f"{name}.bin")}
 
 
 def _transpose_as_in(host: ov.Model, graph: ov.Model) -> None:

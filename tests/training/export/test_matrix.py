@@ -183,7 +183,17 @@ class Undecided(nn.Module):
         return x if x.sum().item() > 0 else -x
 
 
-@pytest.mark.parametrize(("activation", "reason"), [(Bessel, "special_bessel_j0"), (Undecided, "backbones")])
+class Remainder(nn.Module):
+    """An activation that OpenVINO has, but that no graph of a bundle may have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x % 2
+
+
+REFUSED = [(Bessel, "special_bessel_j0"), (Undecided, "backbones"), (Remainder, "FloorMod of opset1, which no graph")]
+
+
+@pytest.mark.parametrize(("activation", "reason"), REFUSED)
 def test_what_cannot_be_exported_is_refused_before_the_training(activation: type[nn.Module], reason: str) -> None:
     model = random_model(**(TINY | {"fusion": "cnn"}))
     assert model.cnn is not None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -119,20 +120,57 @@ def overlapping(content: bytes) -> bytes:
     return content[:directory] + before + repeated + bytes(tail)
 
 
-@pytest.mark.parametrize("how", ["compressed", "overlapping"])
+def with_two_directories(content: bytes) -> bytes:
+    """An archive with a second directory, of one empty file, which readers find that look beside the archive's end."""
+    other = io.BytesIO()
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("x", "")
+    end, other_end = content.rindex(b"PK\x05\x06"), other.getvalue().rindex(b"PK\x05\x06")
+    entry = bytearray(other.getvalue()[other.getvalue().index(b"PK\x01\x02") : other_end])
+    padding = int.from_bytes(content[end + 12 : end + 16], "little") - len(entry)
+    entry[32:34] = padding.to_bytes(2, "little")  # the length of the entry's comment
+    return content[:end] + entry + bytes(padding) + content[end:]
+
+
+def far_from_its_end(content: bytes) -> bytes:
+    """An archive whose end lies farther from the file's than its format allows, which torch reads all the same."""
+    return content + bytes(66_000)
+
+
+BOMBS: dict[str, Callable[[bytes], bytes]] = {
+    "compressed": lambda content: content,
+    "compressed, two directories": with_two_directories,
+    "compressed, far from its end": far_from_its_end,
+    "overlapping": overlapping,
+}
+
+
+@pytest.mark.parametrize("how", BOMBS)
 def test_a_file_that_would_unpack_to_more_than_it_has_is_refused(
     tmp_path: Path, whole: dict[str, Tensor], backbone: nn.Module, how: str
 ) -> None:
     torch.save(whole | {"extra": torch.zeros(1 << 24, dtype=torch.uint8)}, tmp_path / "as saved.pth")
     with zipfile.ZipFile(tmp_path / "as saved.pth") as archive, zipfile.ZipFile(tmp_path / "bomb.pth", "w") as bomb:
         for entry in sorted(archive.infolist(), key=lambda entry: entry.file_size):
-            packing = zipfile.ZIP_DEFLATED if how == "compressed" else zipfile.ZIP_STORED
+            packing = zipfile.ZIP_STORED if how == "overlapping" else zipfile.ZIP_DEFLATED
             bomb.writestr(entry.filename, archive.read(entry), packing)
-    if how == "overlapping":
-        (tmp_path / "bomb.pth").write_bytes(overlapping((tmp_path / "bomb.pth").read_bytes()))
+    (tmp_path / "bomb.pth").write_bytes(BOMBS[how]((tmp_path / "bomb.pth").read_bytes()))
     with pytest.raises(WeightsError, match=r"bomb\.pth is damaged, compressed") as refused:
         load_backbone(backbone, CNN, tmp_path / "bomb.pth")
     assert "would unpack to" in str(refused.value.__cause__)
+
+
+def test_a_storage_that_can_be_read_under_many_names_is_refused(
+    tmp_path: Path, whole: dict[str, Tensor], backbone: nn.Module
+) -> None:
+    """To torch, `data/abc` and `data/ABC` are one record, so a pickle with both would make two tensors of it."""
+    torch.save(whole, tmp_path / "as saved.pth")
+    with zipfile.ZipFile(tmp_path / "as saved.pth") as archive, zipfile.ZipFile(tmp_path / "named.pth", "w") as named:
+        for entry in archive.infolist():
+            named.writestr(entry.filename.replace("/data/0", "/data/abc"), archive.read(entry))
+    with pytest.raises(WeightsError, match=r"named\.pth is damaged") as refused:
+        load_backbone(backbone, CNN, tmp_path / "named.pth")
+    assert "'data/abc'" in str(refused.value.__cause__)
 
 
 def test_a_start_that_cannot_be_is_refused(tmp_path: Path, whole: dict[str, Tensor], backbone: nn.Module) -> None:
