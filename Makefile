@@ -53,7 +53,7 @@ test-oldest: .venv-oldest/done
 .venv-oldest/done: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --disable-pip-version-check -c constraints-oldest.txt \
-	  -e ".[notebook,otel,redis,tensorboard,train,wandb]" \
+	  -e ".[heif,notebook,otel,redis,tensorboard,train,wandb]" \
 	  beartype captum grad-cam hatchling httpx hypothesis psutil pytest pytest-xdist schemathesis torchcam
 	touch $@
 

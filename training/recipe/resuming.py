@@ -35,6 +35,7 @@ RESUME_RULES: dict[str, ResumeRule] = {
     "weight_decay": ResumeRule("no", _SHAPES),
     "label_smoothing": ResumeRule("no", _SHAPES),
     "imbalance": ResumeRule("no", _SHAPES),
+    "stretch": ResumeRule("no", _SHAPES),
     "clip_norm": ResumeRule("no", _SHAPES),
     "ema_decay": ResumeRule("no", _SHAPES),
     "batch_norm": ResumeRule("no", _SHAPES),
