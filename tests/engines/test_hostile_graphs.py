@@ -60,7 +60,8 @@ def many_constants(xml: bytes) -> bytes:
     """Let the largest constant be there a thousand times."""
     constants = re.findall(rb'<layer [^>]*type="Const"[^>]*>.*?</layer>', xml, re.DOTALL)
     largest = max(constants, key=lambda layer: int(layer.split(b' size="')[1].split(b'"')[0]))
-    return xml.replace(b"</layers>", largest * 1000 + b"</layers>")
+    copies = [re.sub(rb' id="[0-9]+"', b' id="%d"' % (100_000 + n), largest, count=1) for n in range(1000)]
+    return xml.replace(b"</layers>", b"".join(copies) + b"</layers>")
 
 
 LAUGHS = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
@@ -98,7 +99,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a path for OpenVINO's version": (replaced('(name="OpenVINO Runtime" value=)"[^"]*"', r'\1"/etc/passwd"'), "file"),
     "an unknown attribute": (replaced("<edge ", '<edge weights="1" '), "'weights'"),
     "an extension's operation": (replaced('version="opset1"', 'version="extension"'), "'extension'"),
-    "a constant by another name": (replaced('type="Const"', 'type="Constant"'), "'Constant' instead of 'Const'"),
+    "a constant by another name": (replaced('type="Const"', 'type="Constant"'), "operation Constant of opset1"),
     "a constant with content": (replaced('(<data element_type="i64")', r'\1 value="abc"'), "a constant has the"),
     "a constant elsewhere": (constant("offset", "999999999"), "a constant ends at"),
     "a constant before the start": (constant("offset", "-8"), "where a size belongs"),
