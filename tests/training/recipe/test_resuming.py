@@ -26,6 +26,7 @@ OTHER: dict[str, Any] = {
     "weight_decay": 0.9,
     "label_smoothing": 0.9,
     "imbalance": "class_weights",
+    "stretch": "found",
     "clip_norm": 9.0,
     "ema_decay": 0.1,
     "batch_norm": "sync",
