@@ -239,10 +239,13 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
         answer = predictor.answer(prediction)
         if args.json:
             record = {"picture": str(path), "label": answer.label, "probabilities": answer.probabilities}
+            record["notes"] = prediction.upload.notes
             print(json.dumps(record, ensure_ascii=False))
         else:
             ranked = ", ".join(f"{name} {probability:.3f}" for name, probability in answer.probabilities.items())
             print(f"{path}: {answer.label} ({ranked})")
+            for note in prediction.upload.notes:
+                print(f"{path}: {note}", file=sys.stderr)
         for out, request in accepted.items():
             _write_overlay(out, prediction, predictor.explain(prediction, request)[-1])
     return failed

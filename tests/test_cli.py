@@ -69,6 +69,20 @@ def test_predict_prints_one_answer_a_picture(
     assert records[0]["probabilities"] != records[1]["probabilities"]
 
 
+def test_predict_says_what_the_sender_should_know(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    black = tmp_path / "black.png"
+    Image.new("RGB", (3, 900)).save(black)
+    arguments = ["predict", "--bundle", str(tiny_bundle), str(black)]
+    assert main(arguments) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert main([*arguments, "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert told == [f"{black}: {note}" for note in notes]
+    assert ["enlarged" in notes[0], "middle" in notes[1], "contrast" in notes[2]] == [True] * 3
+
+
 def test_gradcam_writes_an_overlay_of_the_pictures_size(
     pictures: list[Path], tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
