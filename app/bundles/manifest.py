@@ -47,8 +47,18 @@ Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable
 Prose = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable_lines)]  # may have several lines
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Side = Annotated[int, Field(gt=0, le=4096)]
-GreyValue = Annotated[int, Field(ge=0, le=65_535)]
+_GreyValue = Annotated[int, Field(ge=0, le=65_535)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
+
+
+def _check_rising(stretch: Stretch) -> Stretch:
+    if isinstance(stretch, tuple) and stretch[0] >= stretch[1]:
+        raise ValueError("give two grey values, the smallest first")
+    return stretch
+
+
+# The rule for grey values, in a manifest and in a recipe: see `app.pictures.bit_depth.Stretch`.
+StretchRule = Annotated[Literal["found"] | tuple[_GreyValue, _GreyValue] | None, AfterValidator(_check_rising)]
 
 
 class Section(BaseModel):
@@ -67,14 +77,7 @@ class InputRule(Section):
     width_px: Side
     rule: Literal["shortest_side_center_crop"]
     interpolation: Literal["bicubic"]
-    stretch: Literal["found"] | tuple[GreyValue, GreyValue] | None = None
-
-    @field_validator("stretch")
-    @classmethod
-    def _rising(cls, stretch: Stretch) -> Stretch:
-        if isinstance(stretch, tuple) and stretch[0] >= stretch[1]:
-            raise ValueError("the first grey value must be below the second")
-        return stretch
+    stretch: StretchRule = None
 
 
 class Normalization(Section):

@@ -33,17 +33,21 @@ def to_srgb(image: Image.Image, reduction: int = 1) -> tuple[Image.Image, tuple[
     colours, is_transparent = _on_white(image)
     notes = ["Transparent parts of the picture were taken as white."] if is_transparent else []
     if not profile:
-        return colours.convert("RGB"), (*notes, *_notes_without_profile(image))
+        return _as_rgb(colours), (*notes, *_notes_without_profile(image))
     try:
         transform = _transform(profile, colours.mode)
         if transform is None:
-            return colours.convert("RGB"), tuple(notes)
+            return _as_rgb(colours), tuple(notes)
         return transform.apply(colours.reduce(reduction) if reduction > 1 else colours), tuple(notes)
-    except _UnusableProfile as error:
-        note = f"The picture's colour profile could not be used ({error}), so its colours were taken as sRGB."
-    except (ImageCms.PyCMSError, *DECODE_ERRORS):
-        note = "The picture's colour profile could not be used (it is damaged), so its colours were taken as sRGB."
-    return colours.convert("RGB"), (*notes, note)
+    except (_UnusableProfile, ImageCms.PyCMSError, *DECODE_ERRORS) as error:
+        reason = str(error) if isinstance(error, _UnusableProfile) else "it is damaged"
+    note = f"The picture's colour profile could not be used ({reason}), so its colours were taken as sRGB."
+    return _as_rgb(colours), (*notes, note)
+
+
+def _as_rgb(colours: Image.Image) -> Image.Image:
+    """The colours as RGB; those that are RGB already are not copied."""
+    return colours if colours.mode == "RGB" else colours.convert("RGB")
 
 
 class _UnusableProfile(Exception):

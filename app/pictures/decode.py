@@ -276,4 +276,4 @@ def _to_rgb(
     rgb, notes = to_srgb(image, sizes.reduction(*image.size) if sizes else 1)
     if is_cut:
         range_note = narrow_colour_note(image)
-    return (rgb.copy() if rgb is image else rgb), [*([range_note] if range_note else []), *notes]
+    return rgb, [*([range_note] if range_note else []), *notes]

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
+from app.bundles.manifest import StretchRule
 from app.models.cnnswin import Fusion
-from app.pictures.bit_depth import Stretch
 from training.errors import TrainingProblem
 from training.recipe.plain_yaml import parse_yaml
 
@@ -148,7 +148,6 @@ class Rates(StrictModel):
     norm_and_bias: float = Field(5e-5, gt=0, le=1e30)
 
 
-GreyValue = Annotated[int, Field(ge=0, le=65_535)]
 Imbalance = Literal["none", "class_weights", "balanced_sampling", "logit_adjustment"]
 
 
@@ -171,7 +170,7 @@ class Recipe(StrictModel):
     weight_decay: float = Field(0.05, ge=0, le=1e6)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     imbalance: Imbalance = "none"
-    stretch: Literal["found"] | tuple[GreyValue, GreyValue] | None = Field(
+    stretch: StretchRule = Field(
         None,
         description="how grey values become 0 to 255: from the range of the file's format (null), from each picture's "
         "smallest and largest value (found), or from a range such as [0, 4095]; the bundle reads pictures so too",
@@ -197,13 +196,6 @@ class Recipe(StrictModel):
         if len(set(names)) < len(names):
             raise ValueError(f"stages: two stages share a name among {', '.join(names)}")
         return self
-
-    @field_validator("stretch")
-    @classmethod
-    def _rising(cls, stretch: Stretch) -> Stretch:
-        if isinstance(stretch, tuple) and stretch[0] >= stretch[1]:
-            raise ValueError("give two grey values, the smallest first")
-        return stretch
 
     @property
     def epochs(self) -> int:
