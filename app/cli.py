@@ -291,8 +291,10 @@ def _write_overlay(file: Path, prediction: Prediction, explanation: Explanation)
 def _check(args: argparse.Namespace, settings: Settings) -> int:
     predictor = predictor_options(settings).load_predictor()
     predictor.warm_up()
-    if predictor.capabilities.token_stages:  # the service compiles this graph on first use; the check must do it now
-        prediction, _ = predictor.predict(predictor.open(EXAMPLE.read_bytes()))
+    # The service compiles these graphs when they are first needed. The check must do it now.
+    prediction, _ = predictor.predict(predictor.open(EXAMPLE.read_bytes()))
+    predictor.explain_one(prediction, HeatmapRequest(method="ablationcam"))
+    if predictor.capabilities.token_stages:
         predictor.explain_one(prediction, TokenRequest())
     manifest = predictor.bundle.manifest
     print(

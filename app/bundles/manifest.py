@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from app.bundles.graph_names import GRAPHS, TOKENS
+from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
 from app.errors import BundleError
 from app.models.feature_maps import BRANCHES, Branch
 from app.pictures.bit_depth import Stretch
@@ -186,17 +186,19 @@ class Manifest(Description):
     @field_validator("files")
     @classmethod
     def _only_bundle_files(cls, files: dict[str, str]) -> dict[str, str]:
-        allowed = (WEIGHTS, BASELINE, *GRAPHS, TOKENS)
+        allowed = (WEIGHTS, BASELINE, *GRAPHS, *LIFTED, TOKENS)
         if unknown := [name for name in files if name not in allowed]:
             raise ValueError(f"{unknown[0]!r} is not a file of a bundle, which holds only {', '.join(allowed)}")
         if missing := [name for name in (WEIGHTS, BASELINE) if name not in files]:
             raise ValueError(f"{missing[0]} is not listed, but every bundle has it")
-        if 0 < len(missing_graphs := [name for name in GRAPHS if name not in files]) < len(GRAPHS):
-            raise ValueError(
-                f"{missing_graphs[0]} is not listed: a bundle has all of {', '.join(GRAPHS)}, or none of them"
-            )
-        if TOKENS in files and GRAPHS[0] not in files:
-            raise ValueError(f"{TOKENS} is listed without {GRAPHS[1]}, which holds its constants")
+        for graphs in (GRAPHS, LIFTED):
+            if 0 < len(missing_graphs := [name for name in graphs if name not in files]) < len(graphs):
+                raise ValueError(
+                    f"{missing_graphs[0]} is not listed: a bundle has all of {', '.join(graphs)}, or none of them"
+                )
+        for name in (TOKENS, LIFTED[0]):
+            if name in files and GRAPHS[0] not in files:
+                raise ValueError(f"{name} is listed without {', '.join(GRAPHS)}, which it belongs to")
         return files
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from app.bundles.graph_names import GRAPHS, MAX_XML_BYTES, TOKENS
+from app.bundles.graph_names import GRAPHS, LIFTED, MAX_XML_BYTES, TOKENS
 from app.bundles.manifest import BASELINE, MANIFEST, WEIGHTS, Manifest, parse_manifest
 from app.errors import BundleError
 from app.models.feature_maps import FeatureMaps
@@ -26,7 +26,7 @@ from app.models.feature_maps import FeatureMaps
 # Files of weights have the first limit, and all others one of their own.
 MAX_WEIGHTS_BYTES = 2 << 30
 MAX_BYTES = {MANIFEST: 1 << 20, BASELINE: 64 << 20}
-MAX_BYTES |= dict.fromkeys([name for name in (*GRAPHS, TOKENS) if ".xml" in name], MAX_XML_BYTES)
+MAX_BYTES |= dict.fromkeys([name for name in (*GRAPHS, *LIFTED, TOKENS) if ".xml" in name], MAX_XML_BYTES)
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file: the names and shapes of its tensors
 
 
@@ -72,7 +72,7 @@ def read_bundle(path: Path, pinned_sha256: str | None = None) -> Bundle:
     tensors, baseline_tensors = (_tensors(name, contents[name]) for name in (WEIGHTS, BASELINE))
     _check_weights(manifest, tensors)
     _check_baseline(manifest, baseline_tensors)
-    graphs = {name: contents[name] for name in (*GRAPHS, TOKENS) if name in contents}
+    graphs = {name: contents[name] for name in (*GRAPHS, *LIFTED, TOKENS) if name in contents}
     baseline = FeatureMaps({branch: baseline_tensors[branch] for branch in manifest.architecture.branches})
     return Bundle(path, sha256, manifest, tensors, baseline, graphs)
 

@@ -23,15 +23,30 @@ import openvino as ov
 from jaxtyping import Float, Float32, UInt8
 from threadpoolctl import ThreadpoolController
 
-from app.bundles.graph_names import gradient_output, token_output
+from app.bundles.graph_names import (
+    LIFTED,
+    baseline_input,
+    channels_input,
+    evidence_output,
+    gradient_output,
+    token_output,
+)
 from app.bundles.reader import Bundle
-from app.engines.openvino_graphs import CORE, FILES, graph_to_compile, last_line, logits_only, with_argmax_target
+from app.engines.openvino_graphs import (
+    CORE,
+    FILES,
+    graph_to_compile,
+    integrated_only,
+    last_line,
+    logits_only,
+    with_argmax_target,
+)
 from app.engines.protocol import HeadResult, TokenResult
 from app.errors import BundleError, EngineError, FusionLensError
 from app.models.feature_maps import BRANCHES, FeatureMaps
 
 _LOG = logging.getLogger(__name__)
-_GRAPHS = ("trunk", "explainer", "classifier")
+_ANSWER = ("trunk", "explainer", "classifier")
 # Stay in shared mode for so long after the last concurrent call, so that a short gap does not switch modes.
 _STAY_SHARED_S = 0.5
 # From the name of a graph and a number of streams, which are concurrent calls, to the compiled graph.
@@ -50,15 +65,18 @@ class OpenVINOEngine:
     version = ov.get_version().partition("-")[0]
     batch_size = 1  # on a CPU, a batch is no faster than its pictures one by one
 
-    def __init__(self, compile_graph: CompileGraph, threads: int, token_stages: tuple[int, ...]) -> None:
+    def __init__(
+        self, compile_graph: CompileGraph, threads: int, token_stages: tuple[int, ...], is_lifted: bool
+    ) -> None:
         # After each product, numpy's BLAS threads spin on cores that the graphs need: 40 ms more for a trunk pass.
         ThreadpoolController().select(internal_api="openblas").limit(limits=1)
         self.concurrency = 1 if threads == 1 else max(2, threads // 2)
-        self._exclusive = {name: compile_graph(name, 1) for name in _GRAPHS}
-        self.token_stages = token_stages
+        self.token_stages, self.is_lifted = token_stages, is_lifted
+        self._at_start = (*_ANSWER, "integrated") if is_lifted else _ANSWER
+        self._exclusive = {name: compile_graph(name, 1) for name in self._at_start}
         self._compile_graph = compile_graph
         self._shared: Future[dict[str, Graph]] | None = None
-        self._running_calls, self._last_concurrent_s, self._lock, self._compiling_tokens = 0, -math.inf, Lock(), Lock()
+        self._running_calls, self._last_concurrent_s, self._lock, self._compiling = 0, -math.inf, Lock(), Lock()
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         """See `Engine.encode`."""
@@ -82,11 +100,36 @@ class OpenVINOEngine:
         pictures = len(next(iter(maps.values())))
         return self._explain(maps, np.zeros((pictures, len(bias))), bias, choose=True)
 
+    def integrated_gradients(
+        self,
+        maps: FeatureMaps[np.ndarray],
+        baseline: FeatureMaps[np.ndarray],
+        positions: Float[np.ndarray, " nodes"],
+        weights: Float[np.ndarray, " nodes"],
+        targets: Float[np.ndarray, "targets k"],
+    ) -> FeatureMaps[np.ndarray]:
+        """See `Engine.integrated_gradients`."""
+        path = {"positions": positions, "weights": weights, "targets": targets}
+        inputs = _ends(maps, baseline) | {name: values.astype(np.float32) for name, values in path.items()}
+        with self._graph("integrated") as integrated:
+            results = integrated.run(inputs)
+        return FeatureMaps({branch: results[evidence_output(branch)] for branch in maps})
+
+    def ablated_logits(
+        self,
+        maps: FeatureMaps[np.ndarray],
+        baseline: FeatureMaps[np.ndarray],
+        channels: FeatureMaps[np.ndarray],
+    ) -> Float32[np.ndarray, "items k"]:
+        """See `Engine.ablated_logits`. The graph is compiled at the first call. Raises BundleError and EngineError."""
+        self._compile("ablated")
+        numbers = {channels_input(branch): of_branch.astype(np.int64) for branch, of_branch in channels.items()}
+        with self._graph("ablated") as ablated:
+            return ablated.run(_ends(maps, baseline) | numbers)["logits"]
+
     def compile_tokens(self) -> None:
         """See `Engine.compile_tokens`."""
-        with self._compiling_tokens:
-            if "tokens" not in self._exclusive:
-                self._exclusive["tokens"] = self._compile_graph("tokens", 1)
+        self._compile("tokens")
 
     def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
         """See `Engine.tokens`. The graph is compiled at the first call. Raises BundleError and EngineError."""
@@ -122,7 +165,7 @@ class OpenVINOEngine:
             is_shared = now - self._last_concurrent_s < _STAY_SHARED_S
             if is_shared and self.concurrency > 1 and self._shared is None:
                 background = ThreadPoolExecutor(1, "compile")
-                self._shared = background.submit(_compile_shared, self._compile_graph, self.concurrency)
+                self._shared = background.submit(self._compile_shared)
                 background.shutdown(wait=False)
         try:
             shared = self._shared.result() if is_shared and self._shared and self._shared.done() else {}
@@ -131,29 +174,40 @@ class OpenVINOEngine:
             with self._lock:
                 self._running_calls -= 1
 
+    def _compile(self, name: str) -> None:
+        """Compile a graph that is not needed from the start, unless that is done."""
+        with self._compiling:
+            if name not in self._exclusive:
+                self._exclusive[name] = self._compile_graph(name, 1)
 
-def _compile_shared(compile_graph: CompileGraph, streams: int) -> dict[str, Graph]:
-    try:
-        return {name: compile_graph(name, streams) for name in _GRAPHS}
-    except (RuntimeError, OSError, FusionLensError):
-        _LOG.exception("The graphs for concurrent calls could not be compiled: such calls will wait for each other.")
-        return {}
+    def _compile_shared(self) -> dict[str, Graph]:
+        try:
+            return {name: self._compile_graph(name, self.concurrency) for name in self._at_start}
+        except (RuntimeError, OSError, FusionLensError):
+            _LOG.exception(
+                "The graphs for concurrent calls could not be compiled: such calls will wait for each other."
+            )
+            return {}
 
 
-def openvino_engine(trunk: ov.Model, head: ov.Model, tokens: ov.Model | None, threads: int) -> OpenVINOEngine:
-    """An engine for graphs in memory. `head` is the exported head, `tokens` the token graph if there is one."""
+def openvino_engine(
+    trunk: ov.Model, head: ov.Model, lifted: ov.Model | None, tokens: ov.Model | None, threads: int
+) -> OpenVINOEngine:
+    """An engine for exported graphs in memory. `lifted` and `tokens` are None where there is no such graph."""
     graphs = {
         "trunk": trunk,
         "tokens": tokens,
         "explainer": with_argmax_target(head.clone()),
         "classifier": logits_only(head),
     }
+    if lifted is not None:
+        graphs |= {"integrated": integrated_only(lifted), "ablated": logits_only(lifted)}
 
     def compile_graph(name: str, streams: int) -> Graph:
         return Graph(name, _compiled(name, graphs[name], _options(threads, streams)))
 
     stages = tuple(int(port.any_name.rpartition("_")[2]) for port in tokens.outputs[:-1]) if tokens else ()
-    return OpenVINOEngine(compile_graph, threads, stages)
+    return OpenVINOEngine(compile_graph, threads, stages, lifted is not None)
 
 
 def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> OpenVINOEngine:
@@ -181,9 +235,17 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
             reason = f"The cache folder {cache} cannot be used ({error.strerror}): choose another."
             raise EngineError(reason) from error
 
-    engine = OpenVINOEngine(compile_graph, threads, bundle.manifest.token_stages)
+    is_lifted = LIFTED[0] in bundle.manifest.files
+    engine = OpenVINOEngine(compile_graph, threads, bundle.manifest.token_stages, is_lifted)
     source = bundle.without_weights()  # frees the weights; graphs that are compiled later are read again
     return engine
+
+
+def _ends(maps: FeatureMaps[np.ndarray], baseline: FeatureMaps[np.ndarray]) -> dict[str, np.ndarray]:
+    """The inputs of the lifted head for one picture."""
+    ends = {str(branch): values for branch, values in maps.items()}
+    ends |= {baseline_input(branch): values for branch, values in baseline.items()}
+    return {name: values[None] for name, values in ends.items()}
 
 
 def _options(threads: int, streams: int) -> dict[str, Any]:

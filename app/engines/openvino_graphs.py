@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 import openvino.opset13 as ops
 
-from app.bundles.graph_names import TOKENS, gradient_output, token_output
+from app.bundles.graph_names import (
+    LIFTED,
+    TOKENS,
+    baseline_input,
+    channels_input,
+    evidence_output,
+    gradient_output,
+    token_output,
+)
 from app.bundles.manifest import Manifest
 from app.bundles.reader import Bundle
 from app.engines import graph_xml
@@ -24,12 +33,14 @@ FILES = {
     "trunk": ("trunk.xml", "trunk.bin"),
     "explainer": ("head.xml", "head.bin"),
     "classifier": ("head.xml", "head.bin"),
+    "integrated": LIFTED,
+    "ablated": LIFTED,
     "tokens": (TOKENS, "trunk.bin"),
 }
 
 
 def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
-    """A bundle's graph `trunk`, `tokens`, `explainer` or `classifier`. The last two are derived from the head.
+    """A bundle's graph: one of the names in `FILES`. Two are derived from the head, two from the lifted head.
 
     Raises BundleError if the graph does not match the manifest, and EngineError as `read_graph` does.
     """
@@ -53,7 +64,7 @@ def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
             raise BundleError(
                 structure, f"gives {output} as {given}, but the manifest needs {needed}: compile it again"
             )
-    return {"explainer": with_argmax_target, "classifier": logits_only}.get(name, lambda graph: graph)(graph)
+    return _DERIVED.get(name, lambda graph: graph)(graph)
 
 
 def read_graph(structure: bytes, weights: bytes) -> ov.Model:
@@ -103,9 +114,36 @@ def with_argmax_target(head: ov.Model) -> ov.Model:
 
 
 def logits_only(head: ov.Model) -> ov.Model:
-    """The head cut off after its logits, so that attention and gradients are not computed."""
-    maps = [parameter for parameter in head.get_parameters() if "target" not in parameter.output(0).get_names()]
-    return ov.Model([head.output("logits")], maps)
+    """The part of a head, or of a lifted head, that computes its logits."""
+    return _part(head, ["logits"])
+
+
+def integrated_only(lifted: ov.Model) -> ov.Model:
+    """The part of a lifted head that computes the integrated gradients."""
+    return _part(lifted, [port.any_name for port in lifted.outputs if port.any_name != "logits"])
+
+
+def _part(graph: ov.Model, outputs: Sequence[str]) -> ov.Model:
+    """A copy of a graph with some of its outputs, and the inputs that these depend on."""
+    part = graph.clone()
+    ports = [part.output(name) for name in outputs]
+    above, needed = [port.get_node() for port in ports], dict[str, ov.Node]()
+    while above:
+        node = above.pop()
+        if node.get_friendly_name() not in needed:
+            needed[node.get_friendly_name()] = node
+            above += [port.get_source_output().get_node() for port in node.inputs()]
+    return ov.Model(
+        ports, [parameter for parameter in part.get_parameters() if parameter.get_friendly_name() in needed]
+    )
+
+
+_DERIVED = {
+    "explainer": with_argmax_target,
+    "classifier": logits_only,
+    "integrated": integrated_only,
+    "ablated": logits_only,
+}
 
 
 def last_line(error: Exception) -> str:
@@ -129,6 +167,17 @@ def _ports(manifest: Manifest, name: str) -> tuple[dict[str, list[int]], dict[st
         outputs = [token_output(height) for height in manifest.token_stages]
         inputs = {"images": image, "swin_gradient": [1, *shapes["swin"]]}
         return inputs, dict.fromkeys([*outputs, "swin_attention"])
+    if FILES[name] == LIFTED:
+        return _lifted_ports(manifest)
     maps, scores = {str(branch): [-1, *shape] for branch, shape in shapes.items()}, [-1, len(manifest.classes)]
     gradients = {gradient_output(branch): [-1, *shape] for branch, shape in shapes.items()}
     return maps | {"target": scores}, {"logits": scores, **gradients}
+
+
+def _lifted_ports(manifest: Manifest) -> tuple[dict[str, list[int]], dict[str, list[int] | None]]:
+    classes, shapes = len(manifest.classes), manifest.map_shapes
+    inputs = {name(branch): [1, *shape] for name in (str, baseline_input) for branch, shape in shapes.items()}
+    inputs |= {"positions": [-1], "weights": [-1], "targets": [-1, classes]}
+    inputs |= {channels_input(branch): [-1, -1] for branch in shapes}
+    evidence = {evidence_output(branch): [-1, *shape[1:]] for branch, shape in shapes.items()}
+    return inputs, {"logits": [-1, classes], **evidence}

@@ -50,7 +50,8 @@ class Engine(Protocol):
 
     `concurrency` is the number of simultaneous calls, and `batch_size` the number of pictures in one call, with which
     the engine uses the machine best. `token_stages` are the grid heights of the Swin's stages, the finest first; the
-    tuple is empty if the engine cannot compute `tokens`.
+    tuple is empty if the engine cannot compute `tokens`. `is_lifted` says whether it has the head's lifted form
+    (`app.models.lifting`), which `integrated_gradients` and `ablated_logits` need.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Engine(Protocol):
     concurrency: int
     batch_size: int
     token_stages: tuple[int, ...]
+    is_lifted: bool
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         """From prepared pictures to feature maps, float32 `[B, C, h, w]`."""
@@ -73,6 +75,34 @@ class Engine(Protocol):
 
     def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
         """`explain` in one pass, where the target of each picture is the class with the highest `logits + bias`."""
+        ...
+
+    def integrated_gradients(
+        self,
+        maps: FeatureMaps[np.ndarray],
+        baseline: FeatureMaps[np.ndarray],
+        positions: Float[np.ndarray, " nodes"],
+        weights: Float[np.ndarray, " nodes"],
+        targets: Float[np.ndarray, "targets k"],
+    ) -> FeatureMaps[np.ndarray]:
+        """The integrated gradients of one picture's maps `[C, h, w]` for several targets: `[targets, h, w]`, in logits.
+
+        The gradient is taken at `positions` on the straight path from the baseline, 0, to the maps, 1, and summed with
+        `weights`. Only for engines that are `is_lifted`.
+        """
+        ...
+
+    def ablated_logits(
+        self,
+        maps: FeatureMaps[np.ndarray],
+        baseline: FeatureMaps[np.ndarray],
+        channels: FeatureMaps[np.ndarray],
+    ) -> Float32[np.ndarray, "items k"]:
+        """The logits of one picture with some channels of its maps `[C, h, w]` replaced by those of the baseline.
+
+        `channels` are integers `[items, n]` for every branch, of which C stands for no channel. Only for engines that
+        are `is_lifted`.
+        """
         ...
 
     def compile_tokens(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from app.engines.protocol import HeadResult, TokenResult
 from app.errors import BundleError
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
+from app.models.lifting import Path, lifted_head
 from app.models.swin_tokens import swin_tokens
 
 GPU_BATCH = 16  # pictures in one pass on a GPU
@@ -38,6 +39,8 @@ class TorchEngine:
         self.batch_size = GPU_BATCH if self.device.type == "cuda" else 1
         self._tokens = swin_tokens(self._model)
         self.token_stages = self._tokens.heights if self._tokens else ()
+        self._lifted = lifted_head(self._model.head)
+        self.is_lifted = self._lifted is not None
 
     @torch.inference_mode()
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
@@ -62,6 +65,33 @@ class TorchEngine:
             maps, lambda logits: one_hot((logits + torch.from_numpy(bias).to(logits)).argmax(dim=1), len(bias))
         )
 
+    @torch.inference_mode()
+    def integrated_gradients(
+        self,
+        maps: FeatureMaps[np.ndarray],
+        baseline: FeatureMaps[np.ndarray],
+        positions: Float[np.ndarray, " nodes"],
+        weights: Float[np.ndarray, " nodes"],
+        targets: Float[np.ndarray, "targets k"],
+    ) -> FeatureMaps[np.ndarray]:
+        """See `Engine.integrated_gradients`."""
+        assert self._lifted is not None
+        path = Path(self._tensor(positions), self._tensor(weights))
+        evidence = self._lifted.integrated_gradients(*self._items(maps, baseline), path, self._tensor(targets))
+        return evidence.map(_numpy)
+
+    @torch.inference_mode()
+    def ablated_logits(
+        self,
+        maps: FeatureMaps[np.ndarray],
+        baseline: FeatureMaps[np.ndarray],
+        channels: FeatureMaps[np.ndarray],
+    ) -> Float32[np.ndarray, "items k"]:
+        """See `Engine.ablated_logits`."""
+        assert self._lifted is not None
+        replaced = channels.map(lambda numbers: torch.tensor(numbers, dtype=torch.int64, device=self.device))
+        return _numpy(self._lifted.ablated_logits(*self._items(maps, baseline), replaced))
+
     def compile_tokens(self) -> None:
         """See `Engine.compile_tokens`: here nothing is compiled."""
 
@@ -84,6 +114,13 @@ class TorchEngine:
         if attention is None:
             return HeadResult(_numpy(logits), by_branch)
         return HeadResult(_numpy(logits), by_branch, _numpy(attention), gradients[-1])
+
+    def _items(self, *maps: FeatureMaps[np.ndarray]) -> Iterator[FeatureMaps[Tensor]]:
+        """Batches of one item."""
+        return (each.map(lambda values: self._tensor(values[None])) for each in maps)
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self.device)
 
     def _leaves(self, maps: FeatureMaps[np.ndarray], requires_grad: bool = False) -> FeatureMaps[Tensor]:
         return maps.map(

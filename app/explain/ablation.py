@@ -30,14 +30,10 @@ def ablationcam(picture: AttributionInput, groups: int = GROUPS) -> Attribution:
         for branch, losses in first_order.items()
         for channels in np.array_split(np.argsort(losses, kind="stable"), min(groups, len(losses)))
     ]
-    batch = {
-        branch: np.repeat(activation[None], len(channel_groups), axis=0) for branch, activation in picture.maps.items()
-    }
-    for item, (branch, channels) in enumerate(channel_groups):
-        batch[branch][item, channels] = picture.baseline[branch][channels]
-    ablated_scores, full_score = picture.score.values(batch).astype(np.float64), picture.endpoints().picture
+    ablated_scores = picture.ablated_scores([{branch: channels} for branch, channels in channel_groups])
+    full_score = picture.endpoints().picture
     weights = {branch: losses.copy() for branch, losses in first_order.items()}
-    for (branch, channels), value in zip(channel_groups, ablated_scores, strict=True):
+    for (branch, channels), value in zip(channel_groups, ablated_scores.tolist(), strict=True):
         weights[branch][channels] += (full_score - value - first_order[branch][channels].sum()) / len(channels)
     heatmaps = {branch: weighted_sum(activation, weights[branch]) for branch, activation in picture.maps.items()}
     return Attribution(FeatureMaps(heatmaps))

@@ -7,12 +7,12 @@ all methods are pure numpy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from app.explain.merge import Heatmap
 from app.models.feature_maps import Branch, FeatureMaps, batched, unbatched
@@ -31,6 +31,28 @@ class Score(Protocol):
 
     def gradients(self, maps: Batch) -> tuple[Float32[np.ndarray, " b"], Batch]:
         """The score of each item, and the derivative of the score with respect to the maps of that item."""
+        ...
+
+    @property
+    def lifted(self) -> LiftedScore | None:
+        """The same score through the lifted head, which is faster; None if the bundle has no such graph."""
+        ...
+
+
+class LiftedScore(Protocol):
+    """Computes the score of one target for one picture and a baseline: see `app.models.lifting`."""
+
+    def integrated_gradients(
+        self, maps: Maps, baseline: Maps, positions: Float32[np.ndarray, " n"], weights: Float32[np.ndarray, " n"]
+    ) -> FeatureMaps[Heatmap]:
+        """The evidence of each cell, by a quadrature on [0, 1] over the straight path from the baseline."""
+        ...
+
+    def ablated(self, maps: Maps, baseline: Maps, channels: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, " items"]:
+        """The score with some channels of the maps replaced by those of the baseline.
+
+        `channels` are integers `[items, n]` for every branch. C, the number of channels of a map, stands for none.
+        """
         ...
 
 
@@ -60,6 +82,25 @@ class AttributionInput:
         if self.precomputed_endpoints is not None:
             return self.precomputed_endpoints
         return Endpoints(*self.score.values(batched([self.baseline, self.maps])).tolist())
+
+    def ablated_scores(
+        self, channels: Sequence[Mapping[Branch, Int[np.ndarray, " _n"]]]
+    ) -> Float32[np.ndarray, " items"]:
+        """The score for every item, with the channels of it that are named replaced by their baseline."""
+        if self.score.lifted is None:
+            return self.score.values(batched([self._ablated(item) for item in channels]))
+        none = np.array([], np.int64)
+        padded = {
+            branch: _padded([item.get(branch, none) for item in channels], len(feature_map))
+            for branch, feature_map in self.maps.items()
+        }
+        return self.score.lifted.ablated(self.maps, self.baseline, FeatureMaps(padded))
+
+    def _ablated(self, channels: Mapping[Branch, Int[np.ndarray, " _n"]]) -> Maps:
+        maps = {branch: feature_map.copy() for branch, feature_map in self.maps.items()}
+        for branch, replaced in channels.items():
+            maps[branch][replaced] = self.baseline[branch][replaced]
+        return maps
 
     def gradient(self) -> Maps:
         """The derivative of the score with respect to the picture's maps."""
@@ -99,3 +140,11 @@ class Attribution:
 
     heatmaps: FeatureMaps[Heatmap]
     completeness: Completeness | None = None
+
+
+def _padded(groups: Sequence[Int[np.ndarray, " _n"]], filler: int) -> Int[np.ndarray, "groups longest"]:
+    """Groups of numbers as the rows of one array, filled up with `filler`."""
+    rows = np.full((len(groups), max(map(len, groups))), filler)
+    for row, group in zip(rows, groups, strict=True):
+        row[: len(group)] = group
+    return rows

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
+import numpy as np
+
 from app.explain.attribution import AttributionInput
-from app.models.feature_maps import Branch, batched
+from app.models.feature_maps import Branch
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,10 @@ def shapley_values(picture: AttributionInput) -> BranchValues:
         frozenset(coalition) for size in range(1, len(branches)) for coalition in combinations(branches, size)
     ]
     if coalitions:
-        items = [
-            {b: picture.maps[b] if b in coalition else picture.baseline[b] for b in branches}
-            for coalition in coalitions
+        absent = [
+            {b: np.arange(len(picture.maps[b])) for b in branches if b not in coalition} for coalition in coalitions
         ]
-        value_of |= zip(coalitions, picture.score.values(batched(items)).tolist(), strict=True)
+        value_of |= zip(coalitions, picture.ablated_scores(absent).tolist(), strict=True)
     contributions: dict[Branch, list[float]] = {branch: [] for branch in branches}
     for order in permutations(branches):
         for position, branch in enumerate(order):

@@ -9,13 +9,35 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from app.engines.protocol import Engine
-from app.explain.attribution import Batch
+from app.explain.attribution import Batch, Maps
+from app.explain.merge import Heatmap
 from app.models.feature_maps import FeatureMaps
 
 
 def target_weights(classes: Sequence[str], target: str | None, against: str | None) -> Float32[np.ndarray, " classes"]:
     """The weights of the logits in the score: 1 for `target`, -1 for `against`, and 0 for all other classes."""
     return np.array([float(name == target) - float(name == against) for name in classes], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class LiftedHeadScore:
+    """The weighted sum of an engine's logits, through the lifted head. Implements `attribution.LiftedScore`."""
+
+    engine: Engine
+    weights: Float[np.ndarray, " classes"]
+
+    def integrated_gradients(
+        self, maps: Maps, baseline: Maps, positions: Float32[np.ndarray, " n"], weights: Float32[np.ndarray, " n"]
+    ) -> FeatureMaps[Heatmap]:
+        """See `LiftedScore.integrated_gradients`."""
+        ends = FeatureMaps(maps), FeatureMaps(baseline)
+        of_targets = self.engine.integrated_gradients(*ends, positions, weights, self.weights[None])
+        return of_targets.map(lambda heatmaps: heatmaps[0])
+
+    def ablated(self, maps: Maps, baseline: Maps, channels: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, " items"]:
+        """See `LiftedScore.ablated`."""
+        logits = self.engine.ablated_logits(FeatureMaps(maps), FeatureMaps(baseline), channels)
+        return np.asarray(logits @ self.weights, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -34,3 +56,8 @@ class HeadScore:
         size = len(next(iter(maps.values())))
         head = self.engine.explain(FeatureMaps(maps), np.tile(self.weights, (size, 1)))
         return np.asarray(head.logits @ self.weights, dtype=np.float32), head.gradients
+
+    @property
+    def lifted(self) -> LiftedHeadScore | None:
+        """See `Score.lifted`."""
+        return LiftedHeadScore(self.engine, self.weights) if self.engine.is_lifted else None

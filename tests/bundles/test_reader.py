@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from app.bundles.graph_names import GRAPHS, TOKENS
+from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
 from app.bundles.manifest import BASELINE, MANIFEST, WEIGHTS
 from app.bundles.reader import MAX_BYTES, MAX_WEIGHTS_BYTES, read_bundle
 from app.engines.load import load_engine
@@ -35,9 +35,9 @@ def folder(tiny_bundle: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def with_graphs(folder: Path) -> Path:
     """A bundle that lists all compiled graphs. Reading verifies their bytes; only an engine looks into them."""
-    for name in (*GRAPHS, TOKENS):
+    for name in (*GRAPHS, *LIFTED, TOKENS):
         (folder / name).write_bytes(f"the bytes of {name}".encode())
-    return seal(folder, (*GRAPHS, TOKENS))
+    return seal(folder, (*GRAPHS, *LIFTED, TOKENS))
 
 
 def edit_tensors(folder: Path, name: str, change: Callable[[dict[str, np.ndarray]], object]) -> None:
@@ -57,7 +57,7 @@ def refusal(folder: Path, file: str, pinned_sha256: str | None = None) -> str:
 
 
 @pytest.mark.parametrize("place", [0, 0.5, 1])
-@pytest.mark.parametrize("name", [WEIGHTS, BASELINE, *GRAPHS, TOKENS, MANIFEST])
+@pytest.mark.parametrize("name", [WEIGHTS, BASELINE, *GRAPHS, *LIFTED, TOKENS, MANIFEST])
 def test_one_flipped_byte_is_refused(with_graphs: Path, name: str, place: float) -> None:
     pinned = read_bundle(with_graphs).sha256
     content = bytearray((with_graphs / name).read_bytes())
@@ -66,14 +66,14 @@ def test_one_flipped_byte_is_refused(with_graphs: Path, name: str, place: float)
     assert "its sha256 is" in refusal(with_graphs, name, pinned)
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, BASELINE, *GRAPHS, TOKENS, MANIFEST])
+@pytest.mark.parametrize("name", [WEIGHTS, BASELINE, *GRAPHS, *LIFTED, TOKENS, MANIFEST])
 def test_a_missing_file_is_refused(with_graphs: Path, name: str) -> None:
     (with_graphs / name).unlink()
     assert "is missing" in refusal(with_graphs, name)
 
 
 def test_graphs_are_handed_over_as_the_bytes_that_were_verified(with_graphs: Path) -> None:
-    assert read_bundle(with_graphs).graphs == {name: (with_graphs / name).read_bytes() for name in (*GRAPHS, TOKENS)}
+    assert read_bundle(with_graphs).graphs == {name: (with_graphs / name).read_bytes() for name in (*GRAPHS, *LIFTED, TOKENS)}
 
 
 def test_the_swins_stages_and_the_graph_of_its_tokens_belong_together(with_graphs: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_swins_stages_and_the_graph_of_its_tokens_belong_together(with_graph
     assert read_bundle(with_graphs).manifest.token_stages == ()  # as bundles were before there were any
 
 
-@pytest.mark.parametrize("name", [WEIGHTS, BASELINE, *GRAPHS])
+@pytest.mark.parametrize("name", [WEIGHTS, BASELINE, *GRAPHS, *LIFTED])
 def test_a_manifest_without_a_needed_file_or_with_some_graphs_only_is_refused(with_graphs: Path, name: str) -> None:
     edit(with_graphs, lambda fields: fields["files"].pop(name))
     assert f"files: {name} is not listed" in refusal(with_graphs, MANIFEST)
@@ -225,7 +225,7 @@ def test_text_that_is_not_json_is_refused(folder: Path, text: bytes) -> None:
     assert "is not JSON" in refusal(folder, MANIFEST)
 
 
-@pytest.mark.parametrize("name", [MANIFEST, WEIGHTS, BASELINE, *GRAPHS, TOKENS])
+@pytest.mark.parametrize("name", [MANIFEST, WEIGHTS, BASELINE, *GRAPHS, *LIFTED, TOKENS])
 def test_a_file_of_holes_is_refused_before_it_is_read(with_graphs: Path, name: str) -> None:
     os.truncate(with_graphs / name, MAX_BYTES.get(name, MAX_WEIGHTS_BYTES) + 1)
     tracemalloc.start()

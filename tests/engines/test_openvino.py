@@ -8,19 +8,21 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 from jaxtyping import UInt8
 
-from app.bundles.graph_names import GRAPHS, TOKENS
+from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
 from app.bundles.reader import Bundle, read_bundle
 from app.engines.load import load_engine
 from app.engines.openvino import _write_atomically, openvino_engine
 from app.engines.protocol import Engine
 from app.errors import BundleError, EngineError
 from app.explain.cam import gradcam
+from app.models.feature_maps import FeatureMaps, unbatched
 from app.pictures.decode import Limits, decode
 from app.pictures.prepare import prepare
 from tests.support.asking import png_bytes
@@ -52,7 +54,18 @@ def answers(engine: Engine, images: UInt8[np.ndarray, "n h w 3"], classes: int) 
         result = engine.explain(maps, np.tile(target, (len(images), 1)))
         for branch, feature_map in maps.items():
             found[f"{branch} for class {k}"] = gradcam(feature_map, result.gradients[branch])
-    return found
+    return found | lifted_answers(engine, maps, classes)
+
+
+def lifted_answers(engine: Engine, maps: FeatureMaps[np.ndarray], classes: int) -> Answers:
+    """Integrated gradients of the first picture against the second, and its logits without some channels."""
+    assert engine.is_lifted
+    maps, baseline = islice(unbatched(maps), 2)
+    nodes, targets = np.array([0.2, 0.7], np.float32), np.eye(classes, dtype=np.float32)
+    evidence = engine.integrated_gradients(maps, baseline, nodes, np.array([0.6, 0.4], np.float32), targets)
+    channels = maps.map(lambda feature_map: np.array([[0, 1, 2], [5, len(feature_map), len(feature_map)]]))
+    ablated = engine.ablated_logits(maps, baseline, channels)
+    return {f"{branch} evidence": values for branch, values in evidence.items()} | {"ablated": ablated}
 
 
 @pytest.mark.parametrize("case_name", CASES["openvino"])
@@ -125,6 +138,9 @@ NOT_ITS_OWN: dict[str, tuple[str, Callable[[Files, Bundle], Files]]] = {
     "the head for a trunk": ("trunk.xml", lambda own, other: own | renamed(own, "head", "trunk")),
     "half a trunk": ("trunk.xml", lambda own, other: own | halved(own, "trunk.xml")),
     "half a head": ("head.xml", lambda own, other: own | halved(own, "head.xml")),
+    "a lifted head for more classes": ("lifted.xml", lambda own, other: own | part(other.graphs, "lifted")),
+    "the head for a lifted head": ("lifted.xml", lambda own, other: own | renamed(own, "head", "lifted")),
+    "half a lifted head": ("lifted.xml", lambda own, other: own | halved(own, "lifted.xml")),
     "half a trunk's numbers": ("trunk.xml", lambda own, other: own | halved(own, "trunk.bin")),
     "no numbers": ("head.xml", lambda own, other: own | {"head.bin": b""}),
     "nothing": ("trunk.xml", lambda own, other: own | {"trunk.xml": b""}),
@@ -230,7 +246,7 @@ def test_a_cache_that_cannot_be_written_is_refused_with_its_folder(bundle: Bundl
 
 
 def test_a_bundle_without_graphs_is_refused_with_the_command_that_makes_them(bundle: Bundle) -> None:
-    assert set(bundle.graphs) == {*GRAPHS, TOKENS}
+    assert set(bundle.graphs) == {*GRAPHS, *LIFTED, TOKENS}
     with pytest.raises(EngineError, match=r"fusionlens-train compile BUNDLE OUT"):
         load_engine(replace(bundle, graphs={}), "openvino")
 

@@ -16,8 +16,10 @@ from app.explain.attribution import AttributionInput, Batch, Completeness, Maps,
 from app.explain.integrated import integrated_gradients
 from app.explain.merge import Heatmap
 from app.explain.methods import METHODS, merge_rule_of, warnings_of
+from app.explain.shapley import shapley_values
 from app.models.cnnswin import FUSIONS, CrossAttentionHead, Fusion
 from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
+from app.predicting.target import HeadScore
 from tests.support.explained import MODELS, Explained, demo, model_called, tiny
 
 CONTRAST = (-1.0, 1.0)
@@ -96,6 +98,23 @@ def test_integrated_gradients_are_complete(name: str, weights: Sequence[float]) 
     assert found.completeness is not None
     assert found.completeness.difference == pytest.approx(scores[0] - scores[1], abs=1e-6)
     assert found.completeness.error == pytest.approx(total - (scores[0] - scores[1]), abs=1e-6)
+
+
+class ThroughTheWholeHead(HeadScore):
+    """The score of a bundle without the graph of a lifted head."""
+
+    lifted = None
+
+
+@each_fusion
+@pytest.mark.parametrize(("method", "part"), [("integrated", 1e-6), ("ablationcam", 1e-5)])
+def test_the_lifted_head_gives_the_heatmaps_of_the_whole_head(fusion: Fusion, method: str, part: float) -> None:
+    picture = tiny(fusion).attribution_input(CONTRAST)
+    assert isinstance(picture.score, HeadScore) and picture.score.lifted is not None
+    plain = replace(picture, score=ThroughTheWholeHead(picture.score.engine, picture.score.weights))
+    assert_close(maps_of(method, picture), maps_of(method, plain), part)
+    lifted_values, values = (shapley_values(each).by_branch for each in (picture, plain))
+    assert lifted_values == pytest.approx(values, abs=1e-5)
 
 
 def test_more_nodes_are_taken_where_the_map_would_not_account_for_the_score() -> None:
@@ -178,6 +197,7 @@ class OfSwinAlone:
 
     score: Score
     cnn: np.ndarray
+    lifted: None = None
 
     def values(self, maps: Batch) -> np.ndarray:
         return self.score.values(self._with_cnn(maps))

@@ -59,6 +59,25 @@ class Slow:
     def explain(self, maps: FeatureMaps[np.ndarray], target: Float[np.ndarray, "b k"]) -> HeadResult:
         return self.right.explain(maps, target)
 
+    @property
+    def is_lifted(self) -> bool:
+        return self.right.is_lifted
+
+    def integrated_gradients(
+        self,
+        maps: FeatureMaps[np.ndarray],
+        baseline: FeatureMaps[np.ndarray],
+        positions: Float[np.ndarray, " nodes"],
+        weights: Float[np.ndarray, " nodes"],
+        targets: Float[np.ndarray, "targets k"],
+    ) -> FeatureMaps[np.ndarray]:
+        return self.right.integrated_gradients(maps, baseline, positions, weights, targets)
+
+    def ablated_logits(
+        self, maps: FeatureMaps[np.ndarray], baseline: FeatureMaps[np.ndarray], channels: FeatureMaps[np.ndarray]
+    ) -> Float32[np.ndarray, "items k"]:
+        return self.right.ablated_logits(maps, baseline, channels)
+
     def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
         return self.right.answer(maps, bias)
 

@@ -19,13 +19,14 @@ import openvino.opset13 as ops
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from app.bundles.graph_names import TOKENS
+from app.bundles.graph_names import LIFTED, TOKENS
 from app.engines.cpu import available_cores
 from app.engines.openvino import openvino_engine
 from app.engines.openvino_graphs import read_graph
 from app.engines.protocol import Engine, HeadResult
 from app.engines.torch import TorchEngine, on_device
 from app.models.cnnswin import CNNViTFusion
+from app.models.feature_maps import FeatureMaps, unbatched
 from training.export.tracing import (
     GraphError,
     Graphs,
@@ -102,7 +103,9 @@ def _without_tokens(error: TokenGraphError) -> str:
 def _read_back(files: Mapping[str, bytes]) -> Graphs:
     """The graphs in a bundle's files, as the service reads them. Raises GraphError and TokenGraphError."""
     trunk, head = (_read_file(files, f"{name}.xml", f"{name}.bin", GraphError) for name in ("trunk", "head"))
-    return Graphs(trunk, head, _read_file(files, TOKENS, "trunk.bin", TokenGraphError) if TOKENS in files else None)
+    lifted = _read_file(files, *LIFTED, GraphError) if LIFTED[0] in files else None
+    tokens = _read_file(files, TOKENS, "trunk.bin", TokenGraphError) if TOKENS in files else None
+    return Graphs(trunk, head, lifted, tokens)
 
 
 def _read_file(files: Mapping[str, bytes], structure: str, weights: str, refusal: type[GraphError]) -> ov.Model:
@@ -113,13 +116,17 @@ def _read_file(files: Mapping[str, bytes], structure: str, weights: str, refusal
 
 
 def to_fp16_files(graphs: Graphs) -> dict[str, bytes]:
-    """Return the graphs as fp16 files by name. Constants that the token graph shares with the trunk are stored once."""
+    """Return the graphs as files by name, in fp16 but for the lifted head.
+
+    Its matrices are products of weights, so that fp16 would round them. Constants that the token graph shares with the
+    trunk are stored once.
+    """
     files: dict[str, bytes] = {}
     if graphs.tokens is not None:
         _transpose_as_in(graphs.trunk, graphs.tokens)
     for name, graph in graphs._asdict().items():
         if graph is not None:
-            files |= _saved(name, graph)
+            files |= _saved(name, graph, in_fp16=name != "lifted")
     if graphs.tokens is not None:
         structure, files["trunk.bin"] = _merge_constants(
             files.pop("tokens.xml"), files.pop("tokens.bin"), files["trunk.xml"], files["trunk.bin"]
@@ -128,10 +135,10 @@ def to_fp16_files(graphs: Graphs) -> dict[str, bytes]:
     return files
 
 
-def _saved(name: str, graph: ov.Model) -> dict[str, bytes]:
-    """The two files of a graph in fp16, by name."""
+def _saved(name: str, graph: ov.Model, in_fp16: bool = True) -> dict[str, bytes]:
+    """The two files of a graph, by name."""
     with TemporaryDirectory() as temporary:
-        ov.save_model(graph, Path(temporary) / f"{name}.xml", compress_to_fp16=True)
+        ov.save_model(graph, Path(temporary) / f"{name}.xml", compress_to_fp16=in_fp16)
         return {file: (Path(temporary) / file).read_bytes() for file in (f"{name}.xml", f"{name}.bin")}
 
 
@@ -186,6 +193,8 @@ def _check_exact(module: Engine, graphs: Engine, batches: Iterable[Images]) -> N
         for target in _targets(*logits.shape):
             head = module.explain(maps, target)
             _check_head(head, graphs.explain(maps, target), MAX_HEAD_ERROR)
+        if graphs.is_lifted:
+            _check_lifted(module, graphs, maps)
         _check_tokens(module, graphs, images[0], head, MAX_TRUNK_ERROR)
 
 
@@ -234,6 +243,24 @@ def _check_head(expected: HeadResult, actual: HeadResult, tolerance: float) -> N
             expected.attention_gradient,
             tolerance,
         )
+
+
+def _check_lifted(module: Engine, graphs: Engine, maps: FeatureMaps[np.ndarray]) -> None:
+    """Compare the lifted head on the path from maps of zeros to the first picture's, for targets of all kinds."""
+    end = next(unbatched(maps))
+    start = end.map(np.zeros_like)
+    classes, nodes = module.classify(maps).shape[1], np.array([0.25, 0.75], np.float32)
+    targets = np.concatenate(list(_targets(1, classes)))
+    expected, actual = (
+        engine.integrated_gradients(end, start, nodes, np.full(2, 0.5, np.float32), targets)
+        for engine in (module, graphs)
+    )
+    for branch, evidence in expected.items():
+        _check_close(f"the integrated gradients of the {branch} map", actual[branch], evidence, MAX_HEAD_ERROR)
+    # Of each map a channel, then nothing.
+    channels = end.map(lambda feature_map: np.array([[0], [len(feature_map)]]))
+    logits = [engine.ablated_logits(end, start, channels) for engine in (graphs, module)]
+    _check_close("the logits with ablated channels", *logits, MAX_HEAD_ERROR)
 
 
 def _targets(pictures: int, classes: int) -> Iterator[Float[np.ndarray, "b k"]]:

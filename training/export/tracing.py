@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from itertools import count
 from typing import Any, NamedTuple
@@ -32,9 +32,10 @@ from torch._decomp import decomposition_table, get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from app.bundles.graph_names import gradient_output, token_output
+from app.bundles.graph_names import baseline_input, channels_input, evidence_output, gradient_output, token_output
 from app.models.cnnswin import CNNViTFusion
-from app.models.feature_maps import FeatureMaps
+from app.models.feature_maps import Branch, FeatureMaps
+from app.models.lifting import LiftedHead, Path, lifted_head
 from app.models.swin_tokens import SwinTokens, swin_tokens
 from training.errors import TrainingProblem
 
@@ -54,10 +55,14 @@ class TokenGraphError(GraphError):
 
 
 class Graphs(NamedTuple):
-    """A model's graphs in float32. `tokens` is None if the model has no Swin tokens to show."""
+    """A model's graphs in float32.
+
+    `lifted` is None for a head that cannot be lifted, and `tokens` if the model has no Swin tokens to show.
+    """
 
     trunk: ov.Model
     head: ov.Model
+    lifted: ov.Model | None
     tokens: ov.Model | None
 
 
@@ -67,10 +72,10 @@ def trace(model: CNNViTFusion) -> Graphs:
 
 
 def trace_answer(model: CNNViTFusion) -> Graphs:
-    """Trace the trunk and the head, without the graph of the Swin's tokens. Raises GraphError."""
-    trunk = trace_trunk(model)
+    """Trace the trunk and both forms of the head, without the graph of the Swin's tokens. Raises GraphError."""
+    trunk, lifted = trace_trunk(model), lifted_head(model.head)
     with _tracing("the head", GraphError):
-        return Graphs(trunk, head_graph(model), None)
+        return Graphs(trunk, head_graph(model), None if lifted is None else lifted_graph(model, lifted), None)
 
 
 def trace_trunk(model: CNNViTFusion) -> ov.Model:
@@ -143,6 +148,27 @@ class HeadWithGradients(nn.Module):
         return (*(answer.detach() for answer in outputs), *gradients)
 
 
+class LiftedHeadOfOne(nn.Module):
+    """Computes the integrated gradients and the logits with ablated channels of one picture's maps.
+
+    Its inputs are those of `LiftedHead.integrated_gradients`, and the channels of `LiftedHead.ablated_logits`.
+    """
+
+    def __init__(self, head: LiftedHead, branches: Sequence[Branch]) -> None:
+        super().__init__()
+        self.head, self.branches = head, branches
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        count = len(self.branches)
+        maps, baseline, channels = (
+            FeatureMaps(zip(self.branches, part, strict=True))
+            for part in (inputs[:count], inputs[count : 2 * count], inputs[2 * count + 3 :])
+        )
+        positions, weights, targets = inputs[2 * count : 2 * count + 3]
+        evidence = self.head.integrated_gradients(maps, baseline, Path(positions, weights), targets)
+        return (*evidence.values(), self.head.ablated_logits(maps, baseline, channels))
+
+
 def trunk_graph(model: CNNViTFusion) -> ov.Model:
     """Trace the trunk for one picture at a time. On a CPU, fixed shapes are faster, and batches are not."""
     height, width = model.image_size
@@ -156,8 +182,7 @@ def trunk_graph(model: CNNViTFusion) -> ov.Model:
 def head_graph(model: CNNViTFusion) -> ov.Model:
     """Trace the head with its gradients, for any batch size."""
     shapes = [*model.map_shapes.values(), (model.num_classes,)]
-    # Tracing treats sizes of 1 and 2 as constants, and equal sizes as the same symbol, so the batch size is unique.
-    batch_size = next(n for n in count(3) if all(n not in shape for shape in shapes))
+    batch_size = next(_lengths_but({side for shape in shapes for side in shape}))
     example = [torch.zeros(batch_size, *shape) for shape in shapes]
     traced = make_fx(
         HeadWithGradients(model),
@@ -176,6 +201,39 @@ def head_graph(model: CNNViTFusion) -> ov.Model:
     return _name_ports(graph, [*model.map_shapes, "target"], ["logits", *attention, *gradients])
 
 
+def lifted_graph(model: CNNViTFusion, lifted: LiftedHead) -> ov.Model:
+    """Trace the lifted head for one picture, and for any numbers of nodes, targets, items and channels."""
+    shapes = model.map_shapes
+    # The sides of every input; those with a name can have any length.
+    inputs: dict[str, Sequence[int | str]] = {
+        name(branch): (1, *shape) for name in (str, baseline_input) for branch, shape in shapes.items()
+    }
+    inputs |= {"positions": ("nodes",), "weights": ("nodes",), "targets": ("targets", model.num_classes)}
+    inputs |= {channels_input(branch): ("items", f"{branch}_channels") for branch in shapes}
+    fixed = {side for sides in inputs.values() for side in sides if isinstance(side, int)}
+    names = sorted({side for sides in inputs.values() for side in sides if isinstance(side, str)})
+    lengths = dict(zip(names, _lengths_but(fixed), strict=False))
+    dimensions = {name: torch.export.Dim(name) for name in names}
+    example = tuple(
+        torch.zeros(
+            [side if isinstance(side, int) else lengths[side] for side in sides],
+            dtype=torch.int64 if "items" in sides else torch.float32,
+        )
+        for sides in inputs.values()
+    )
+    dynamic = tuple(
+        {index: dimensions[side] for index, side in enumerate(sides) if isinstance(side, str)}
+        for sides in inputs.values()
+    )
+    module = LiftedHeadOfOne(lifted, list(shapes))
+    graph = _fold_constants(_convert_program(torch.export.export(module, example, dynamic_shapes=(dynamic,))))
+    for parameter, sides in zip(list(graph.inputs), inputs.values(), strict=True):
+        shape = [side if isinstance(side, int) else -1 for side in sides]
+        parameter.get_node().set_partial_shape(ov.PartialShape(shape))
+    graph.validate_nodes_and_infer_types()
+    return _name_ports(graph, list(inputs), [*map(evidence_output, shapes), "logits"])
+
+
 def tokens_graph(model: CNNViTFusion, tokens: SwinTokens) -> ov.Model:
     """Trace the saliency of the Swin's tokens at every stage, and its last block's attention, for one picture."""
     height, width = model.image_size
@@ -186,6 +244,14 @@ def tokens_graph(model: CNNViTFusion, tokens: SwinTokens) -> ov.Model:
     graph = _fold_constants(_convert(decoder))
     stages = [token_output(stage_height) for stage_height in tokens.heights]
     return _name_ports(graph, ["images", "swin_gradient"], [*stages, "swin_attention"])
+
+
+def _lengths_but(others: Set[int]) -> Iterator[int]:
+    """Lengths for examples of sides that can have any length.
+
+    Tracing treats lengths of 1 and 2 as constants, and equal lengths as the same symbol, so each is unique.
+    """
+    return (length for length in count(3) if length not in others)
 
 
 def _decompositions() -> dict[Any, Any]:

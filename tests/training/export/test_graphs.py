@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
 from app.__main__ import main as serve_main
-from app.bundles.graph_names import GRAPHS, TOKENS
+from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
 from app.bundles.manifest import MANIFEST
 from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
@@ -53,6 +53,7 @@ class Erring:
     batch_size: int = 1
 
     token_stages: tuple[int, ...] = (16, 8, 4)
+    is_lifted: bool = True
 
     def compile_tokens(self) -> None:
         self.right.compile_tokens()
@@ -73,6 +74,24 @@ class Erring:
             gradients = {name: g * (factor if name == branch else 1) for name, g in result.gradients.items()}
             return replace(result, gradients=FeatureMaps(gradients))
         return replace(result, **{self.output: getattr(result, self.output) * factor})
+
+    def integrated_gradients(
+        self,
+        maps: FeatureMaps[np.ndarray],
+        baseline: FeatureMaps[np.ndarray],
+        positions: Float[np.ndarray, " nodes"],
+        weights: Float[np.ndarray, " nodes"],
+        targets: Float[np.ndarray, "targets k"],
+    ) -> FeatureMaps[np.ndarray]:
+        evidence = self.right.integrated_gradients(maps, baseline, positions, weights, targets)
+        factors = {b: np.float32(self.factor if self.output == f"{b}_evidence" else 1) for b in evidence}
+        return FeatureMaps({branch: values * factors[branch] for branch, values in evidence.items()})
+
+    def ablated_logits(
+        self, maps: FeatureMaps[np.ndarray], baseline: FeatureMaps[np.ndarray], channels: FeatureMaps[np.ndarray]
+    ) -> Float[np.ndarray, "items k"]:
+        factor = np.float32(self.factor if self.output == "ablated" else 1)
+        return self.right.ablated_logits(maps, baseline, channels) * factor
 
     def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
         return self.right.answer(maps, bias)
@@ -97,6 +116,8 @@ def main_case(case_of: Callable[[str], Case]) -> Case:
         *((branch, f"the trunk's {branch} map") for branch in ("cnn", "swin")),
         *HEAD_OUTPUTS.items(),
         ("classified", "the head's logits without gradients"),
+        *((f"{branch}_evidence", f"the integrated gradients of the {branch} map") for branch in ("cnn", "swin")),
+        ("ablated", "the logits with ablated channels"),
         ("tokens_16", "the saliency of 16 rows of tokens"),
         ("swin_attention", "the Swin's attention"),
     ],
@@ -183,7 +204,7 @@ def test_compile_adds_graphs_to_a_bundle_and_changes_nothing_else(
     assert main(["compile", str(source), str(out), "--data", str(tmp_path / "data")]) == 0
     compiled = read_bundle(out)
     assert capsys.readouterr().out == f"{out}: {compiled.sha256}\n"
-    assert {file.name for file in out.iterdir()} == {file.name for file in source.iterdir()} | set(GRAPHS)
+    assert {file.name for file in out.iterdir()} == {file.name for file in source.iterdir()} | {*GRAPHS, *LIFTED}
     for file in source.iterdir():
         if file.name != MANIFEST:
             assert (out / file.name).read_bytes() == file.read_bytes()

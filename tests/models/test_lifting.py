@@ -1,0 +1,158 @@
+"""A lifted head is the head: the same logits, the same integrated gradients, the same logits without some channels.
+
+Maps are 3 × 5 cells, and 6 × 10 for a finer CNN, so that rows cannot pass for columns, nor queries for keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from app.models.cnnswin import FUSIONS, CNNViTFusion, Fusion
+from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
+from app.models.lifting import LiftedHead, Path, lifted_head
+
+Build = Callable[..., CNNViTFusion]
+PART = 1e-6  # of the largest value
+EACH = pytest.mark.parametrize(("fusion", "classes"), [(fusion, classes) for fusion in FUSIONS for classes in (2, 7)])
+# Few nodes and uneven weights: a law of any quadrature.
+PATH = Path(torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.5, 0.3, 0.2]))
+
+
+def lifted(model: CNNViTFusion) -> LiftedHead:
+    head = lifted_head(model.head)
+    assert head is not None
+    return head
+
+
+def random_maps(model: CNNViTFusion, seed: int, items: int = 1) -> FeatureMaps[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return FeatureMaps(
+        {branch: torch.randn(items, *shape, generator=generator) for branch, shape in model.map_shapes.items()}
+    )
+
+
+def targets_of(classes: int) -> Tensor:
+    """The last class, a contrast of two, and a mixture of all."""
+    one, contrast = torch.eye(classes)[-1], torch.eye(classes)[0] - torch.eye(classes)[1]
+    return torch.stack([one, contrast, torch.linspace(-1, 2, classes)])
+
+
+def assert_close(found: Tensor, expected: Tensor, part: float = PART) -> None:
+    assert found.shape == expected.shape
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(found, expected, rtol=0, atol=part * float(expected.abs().max()))
+
+
+def along_the_path(
+    model: CNNViTFusion, maps: FeatureMaps[Tensor], baseline: FeatureMaps[Tensor], target: Tensor
+) -> FeatureMaps[Tensor]:
+    """The same sum of gradients by autograd through the whole head, in double precision."""
+    head = {name: value.double() for name, value in model.head.state_dict().items()}
+    evidence = maps.map(lambda feature_map: torch.zeros_like(feature_map[0, 0], dtype=torch.float64))
+    for position, weight in zip(*PATH, strict=True):
+        at = FeatureMaps({b: (baseline[b] + position * (maps[b] - baseline[b])).double() for b in maps})
+        leaves = at.map(lambda feature_map: feature_map.requires_grad_())
+        logits, _ = torch.func.functional_call(model.head, head, (leaves,))
+        gradients = torch.autograd.grad((logits[0] * target).sum(), list(leaves.values()))
+        for branch, gradient in zip(maps, gradients, strict=True):
+            evidence[branch] += weight * (gradient[0] * (maps[branch] - baseline[branch])[0]).sum(dim=0)
+    return evidence.map(lambda heatmap: heatmap.float())
+
+
+@EACH
+@torch.no_grad()
+def test_core_of_lift_is_the_head(built: Build, fusion: Fusion, classes: int) -> None:
+    model = built(fusion, classes)
+    maps = random_maps(model, seed=1, items=3)
+    head = lifted(model)
+    assert_close(head.core(head.lift(maps)), model.classify(maps)[0])
+
+
+@EACH
+def test_integrated_gradients_are_those_through_the_whole_head(built: Build, fusion: Fusion, classes: int) -> None:
+    model = built(fusion, classes)
+    maps, baseline, targets = random_maps(model, seed=2), random_maps(model, seed=3), targets_of(classes)
+    with torch.no_grad():
+        together = lifted(model).integrated_gradients(maps, baseline, PATH, targets)
+    for target, *heatmaps in zip(targets, *together.values(), strict=True):
+        expected = along_the_path(model, maps, baseline, target)
+        # Of both branches' values the largest, since they are added up.
+        assert_close(
+            torch.cat([each.flatten() for each in heatmaps]), torch.cat([*map(torch.flatten, expected.values())])
+        )
+
+
+@torch.no_grad()
+def test_queries_are_not_taken_for_keys(finer_cnn: CNNViTFusion) -> None:
+    model = deepcopy(finer_cnn).float()
+    maps, baseline = random_maps(model, seed=2), random_maps(model, seed=3)
+    found = lifted(model).integrated_gradients(maps, baseline, PATH, torch.eye(5)[:1])
+    with torch.enable_grad():
+        expected = along_the_path(model, maps, baseline, torch.eye(5)[0])
+    assert {branch: heatmap.shape for branch, heatmap in found.items()} == {"cnn": (1, 6, 10), "swin": (1, 3, 5)}
+    for branch in BRANCHES:
+        assert_close(found[branch][0], expected[branch])
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@torch.no_grad()
+def test_where_nothing_differs_from_the_baseline_nothing_is_evidence(built: Build, fusion: Fusion) -> None:
+    model = built(fusion)
+    for maps in (random_maps(model, seed=4), random_maps(model, seed=4).map(torch.zeros_like)):
+        for heatmap in lifted(model).integrated_gradients(maps, maps, PATH, torch.eye(2)).values():
+            assert torch.equal(heatmap, torch.zeros_like(heatmap))
+
+
+@EACH
+@torch.no_grad()
+def test_ablated_channels_are_replaced_by_the_baselines(built: Build, fusion: Fusion, classes: int) -> None:
+    model = built(fusion, classes)
+    maps, baseline = random_maps(model, seed=5), random_maps(model, seed=6)
+    # In every item other channels of every map; the last item has none, the first fewer than the rest.
+    channels = maps.map(lambda each: torch.tensor([[0, each.shape[1]], [3, 7], [7, 11], [each.shape[1]] * 2]))
+    expected = []
+    for item in range(4):
+        replaced = maps.map(torch.clone)
+        for branch, feature_map in replaced.items():
+            chosen = [int(channel) for channel in channels[branch][item] if channel < feature_map.shape[1]]
+            feature_map[0, chosen] = baseline[branch][0, chosen]
+        expected.append(model.classify(replaced)[0][0])
+    assert_close(lifted(model).ablated_logits(maps, baseline, channels), torch.stack(expected))
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+@torch.no_grad()
+def test_a_lift_is_affine_and_keeps_cells(built: Build, branch: Branch) -> None:
+    model = built()
+    lift = lifted(model).lifts[branch]
+    one, two = (random_maps(model, seed)[branch] for seed in (7, 8))
+    assert_close(lift(0.3 * one + 0.7 * two), 0.3 * lift(one) + 0.7 * lift(two), 1e-5)
+    other = one.clone()
+    other[..., 1, 2] = two[..., 1, 2]
+    changed = (lift(other) != lift(one)).any(dim=-1)[0]
+    assert changed.nonzero().flatten().tolist() == [1 * one.shape[-1] + 2]
+
+
+class Doubled(nn.Linear):
+    """A layer that is not what its weights say."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_head_of_another_kind_has_no_lifted_form(built: Build) -> None:
+    assert lifted_head(nn.Linear(3, 2)) is None
+    head = deepcopy(built().head)
+    head.classifier = Doubled(32, 2)
+    assert lifted_head(head) is None
+
+
+def test_a_lifted_head_shares_nothing_with_the_head(built: Build) -> None:
+    model = built()
+    own = {tensor.data_ptr() for tensor in model.head.state_dict().values()}
+    assert not own & {tensor.data_ptr() for tensor in lifted(model).state_dict().values()}
