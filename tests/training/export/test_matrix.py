@@ -43,7 +43,7 @@ TINY: Fields = {
 }
 CNNS = (
     *("resnet18", "resnet34", "resnet50", "seresnext26t_32x4d", "resnext50_32x4d", "res2net50_26w_4s", "resnetv2_50"),
-    *("convnext_atto", "convnextv2_atto", "convnext_tiny", "convnext_nano", "inception_next_atto", "mambaout_femto"),
+    *("convnext_atto", "convnextv2_atto", "convnext_tiny", "convnext_nano", "inception_next_atto"),
     *(
         "mobilenetv2_050",
         "mobilenetv3_small_050",
