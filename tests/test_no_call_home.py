@@ -35,6 +35,7 @@ def report(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["serve and health", *COMMANDS])
 def test_no_packet_is_sent_to_anywhere_and_no_file_is_left_at_home(name: str, report: dict[str, Captured]) -> None:
     captured = report[name]
@@ -42,6 +43,7 @@ def test_no_packet_is_sent_to_anywhere_and_no_file_is_left_at_home(name: str, re
     assert captured["status"] == 0, captured["output"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONTROLS)
 def test_what_does_send_something_is_seen(name: str, report: dict[str, Captured]) -> None:
     captured = report[name]

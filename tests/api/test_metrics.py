@@ -84,7 +84,7 @@ def test_what_happened_is_what_is_counted(counted: httpx.Client) -> None:
     assert [{*name} for name in after if name[0] == "fusionlens_model_info"] == [said]
 
 
-def test_10_000_addresses_that_clients_make_up_add_no_series(counted: httpx.Client) -> None:
+def test_addresses_that_clients_make_up_add_no_series(counted: httpx.Client) -> None:
     def series() -> set[tuple[str, ...]]:
         return set(samples(counted))
 
@@ -92,7 +92,7 @@ def test_10_000_addresses_that_clients_make_up_add_no_series(counted: httpx.Clie
     counted.request("BREW", "/none-such")
     before = series()
     connection = http.client.HTTPConnection(str(counted.base_url.host), counted.base_url.port or 0)
-    for n in range(10_000):
+    for n in range(1_000):
         method = "GET" if n % 10 else f"M{n}"
         connection.request(method, f"/{secrets.token_hex(8)}?{secrets.token_hex(4)}")
         assert connection.getresponse().read()

@@ -19,7 +19,7 @@ from app.models.feature_maps import BRANCHES, Branch, FeatureMaps, batched, to_f
 from app.pictures.decode import Limits
 from app.predicting.predictor import Predictor
 from app.predicting.request import HeatmapRequest
-from tests.support.engine_cases import CASES, LINEAR, Case, autograd_through_the_whole_model
+from tests.support.engine_cases import EACH_CASE, LINEAR, Case, autograd_through_the_whole_model
 
 ENGINES: tuple[EngineKind, ...] = ("torch", "openvino")
 CROSS_ATTENTION = "cross_attention"
@@ -35,8 +35,9 @@ def kind(request: pytest.FixtureRequest) -> EngineKind:
 
 def each_case(test: Callable[..., None]) -> Callable[..., None]:
     """Run a test for every engine with each of its cases, `case_name`."""
-    pairs = [(kind, name) for kind in ENGINES for name in CASES[kind]]
-    mark: Callable[[Callable[..., None]], Callable[..., None]] = pytest.mark.parametrize(("kind", "case_name"), pairs)
+    mark: Callable[[Callable[..., None]], Callable[..., None]] = pytest.mark.parametrize(
+        ("kind", "case_name"), EACH_CASE
+    )
     return mark(test)
 
 

@@ -19,14 +19,14 @@ from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
 from app.bundles.reader import Bundle, read_bundle
 from app.engines.load import load_engine
 from app.engines.openvino import _write_atomically, openvino_engine
-from app.engines.protocol import Engine
+from app.engines.protocol import Engine, EngineKind
 from app.errors import BundleError, EngineError
 from app.explain.cam import gradcam
 from app.models.feature_maps import FeatureMaps, unbatched
 from app.pictures.decode import Limits, decode
 from app.pictures.prepare import prepare
 from tests.support.asking import png_bytes
-from tests.support.engine_cases import CASES, Case
+from tests.support.engine_cases import EACH_OPENVINO_CASE, Case
 from tests.support.served_process import ROOT
 
 Answers = dict[str, np.ndarray]
@@ -68,11 +68,11 @@ def lifted_answers(engine: Engine, maps: FeatureMaps[np.ndarray], classes: int) 
     return {f"{branch} evidence": values for branch, values in evidence.items()} | {"ablated": ablated}
 
 
-@pytest.mark.parametrize("case_name", CASES["openvino"])
-def test_its_answers_are_torchs(case_name: str, case_of: Callable[[str], Case]) -> None:
+@pytest.mark.parametrize(("kind", "case_name"), EACH_OPENVINO_CASE)
+def test_its_answers_are_torchs(kind: EngineKind, case_name: str, case_of: Callable[[str], Case]) -> None:
     case = case_of(case_name)
     images = pictures(case.model.image_size)
-    by_torch, found = (answers(case.engine(kind), images, case.classes) for kind in ("torch", "openvino"))
+    by_torch, found = (answers(case.engine(each), images, case.classes) for each in ("torch", kind))
     assert found.keys() == by_torch.keys()
     np.testing.assert_allclose(found.pop("logits"), by_torch["logits"], rtol=0, atol=1e-4)
     for name, values in found.items():
@@ -80,12 +80,14 @@ def test_its_answers_are_torchs(case_name: str, case_of: Callable[[str], Case]) 
             np.testing.assert_allclose(of_picture, expected, rtol=0, atol=1e-3 * np.abs(expected).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("case_name", CASES["openvino"])
-def test_storing_graphs_in_fp16_hardly_moves_their_answers(case_name: str, case_of: Callable[[str], Case]) -> None:
+@pytest.mark.parametrize(("kind", "case_name"), EACH_OPENVINO_CASE)
+def test_storing_graphs_in_fp16_hardly_moves_their_answers(
+    kind: EngineKind, case_name: str, case_of: Callable[[str], Case]
+) -> None:
     case = case_of(case_name)
-    stored = load_engine(case.compiled, "openvino")
+    stored = load_engine(case.compiled, kind)
     images = pictures(case.model.image_size)
-    before, found = (answers(engine, images, case.classes) for engine in (case.engine("openvino"), stored))
+    before, found = (answers(engine, images, case.classes) for engine in (case.engine(kind), stored))
     np.testing.assert_allclose(found["logits"], before["logits"], rtol=0, atol=1e-2)
     assert (found["logits"].argmax(axis=1) == before["logits"].argmax(axis=1)).all()
     for name, values in found.items():

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import openvino as ov
+import pytest
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ from training.export.export import write_bundle
 from training.export.graphs import to_fp16_files
 from training.export.tracing import Graphs, trace
 
-# Tracing takes seconds, so not every case is one of OpenVINO's.
+# Tracing takes seconds, so not every case is one of OpenVINO's, and the demo is one of its slow ones.
 CASES: Mapping[EngineKind, tuple[str, ...]] = {
     "torch": (*FUSIONS, "cross_attention-seed-1", "demo"),
     "openvino": (*FUSIONS, "demo"),
@@ -87,6 +88,15 @@ class Case:
         return (
             openvino_engine(*self.graphs, available_cores()) if kind == "openvino" else load_engine(self.bundle, kind)
         )
+
+
+# Parameters of tests: an engine, and the name of one of its cases.
+EACH_CASE = [
+    pytest.param(kind, name, marks=pytest.mark.slow if (kind, name) == ("openvino", "demo") else ())
+    for kind, names in CASES.items()
+    for name in names
+]
+EACH_OPENVINO_CASE = [case for case in EACH_CASE if case.values[0] == "openvino"]
 
 
 def make_case(name: str, folder: Path) -> Case:

@@ -29,6 +29,7 @@ def kind_of(file: PurePath) -> str:
 class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
     """Gives a worker the tests of a file, which share its fixtures, or all of the browser's, which share that.
 
+    Each export of the matrix is a group of its own.
     Groups go out in the order of collection, so that short ones are left for the end.
     """
 
@@ -37,6 +38,8 @@ class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no
         config.option.loadscopereorder = False
 
     def _split_scope(self, nodeid: str) -> str:
+        if self.config.option.markexpr == "matrix":
+            return nodeid
         file = PurePath(nodeid.partition("::")[0])
         return "browser" if kind_of(file.relative_to("tests")) == "browser" else str(file)
 

@@ -172,10 +172,11 @@ class LiftedHeadOfOne(nn.Module):
 def trunk_graph(model: CNNViTFusion) -> ov.Model:
     """Trace the trunk for one picture at a time. On a CPU, fixed shapes are faster, and batches are not."""
     height, width = model.image_size
-    shape = (1, height, width, 3)
-    program = torch.export.export(Trunk(model), (torch.zeros(shape, dtype=torch.uint8),))
-    graph = _convert_program(program)
-    graph.reshape(list(shape))
+    images = torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    trunk = torch.func.functionalize(Trunk(model), remove="mutations")
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # OpenVINO has no fused kernels of torch
+        traced = make_fx(trunk, _allow_non_fake_inputs=True)(images)
+    graph = _fold_constants(_convert_traced(traced, images))
     return _name_ports(graph, ["images"], list(model.map_shapes))
 
 
@@ -240,8 +241,7 @@ def tokens_graph(model: CNNViTFusion, tokens: SwinTokens) -> ov.Model:
     example = (torch.zeros(1, height, width, 3, dtype=torch.uint8), torch.zeros(1, *model.map_shapes["swin"]))
     with sdpa_kernel(SDPBackend.MATH):  # fused kernels have no backward pass that a graph could express
         traced = make_fx(tokens, decomposition_table=_decompositions(), _allow_non_fake_inputs=True)(*example)
-    decoder = TorchFXPythonDecoder(traced, None, traced, input_shapes=[list(value.shape) for value in example])
-    graph = _fold_constants(_convert(decoder))
+    graph = _fold_constants(_convert_traced(traced, *example))
     stages = [token_output(stage_height) for stage_height in tokens.heights]
     return _name_ports(graph, ["images", "swin_gradient"], [*stages, "swin_attention"])
 
@@ -270,6 +270,11 @@ def _decompositions() -> dict[Any, Any]:
     ]
     norms = [aten.native_layer_norm, aten.native_group_norm, aten._fused_rms_norm]
     return get_decompositions([*backward, *norms])
+
+
+def _convert_traced(traced: torch.fx.GraphModule, *inputs: Tensor) -> ov.Model:
+    """Convert what `make_fx` traced with these inputs to a graph for inputs of their shapes."""
+    return _convert(TorchFXPythonDecoder(traced, None, traced, input_shapes=[list(value.shape) for value in inputs]))
 
 
 def _convert_program(program: torch.export.ExportedProgram) -> ov.Model:

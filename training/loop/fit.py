@@ -124,7 +124,7 @@ class Trainer:
         self.skip_unreadable = skip_unreadable
         torch.manual_seed(self.recipe.seed)
         model = run.new_model()
-        for sentence in check_graphs(model) if state is None and processes.writes else []:
+        for sentence in check_graphs(self.recipe.model) if state is None and processes.writes else ():
             self.report(sentence)
         self.model = to_device(model, self.recipe.batch_norm, processes)
         self.train_samples, self.labels = run.samples_of("train"), run.labels_of("train")

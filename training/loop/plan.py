@@ -27,7 +27,7 @@ def plan(recipe: Recipe, classes: int, pictures: int | None) -> str:
     if the model cannot be built, or could not be exported after its training.
     """
     model = build_model(recipe, classes)
-    without_graphs = _check_once(recipe.model.model_dump_json(), classes)
+    without_graphs = check_graphs(recipe.model)
     total = sum(parameter.numel() for parameter in model.parameters())
     sections = [
         f"{recipe.name}: {recipe.model.fusion} of {_branches(model, recipe)}, {classes} classes, "
@@ -41,24 +41,26 @@ def plan(recipe: Recipe, classes: int, pictures: int | None) -> str:
     return "\n\n".join(sections)
 
 
-def check_graphs(model: CNNViTFusion) -> list[str]:
-    """Check before the training that the model can be exported after it. Takes seconds.
+def check_graphs(config: ModelConfig) -> tuple[str, ...]:
+    """Check before the training that models of this configuration can be exported after it.
 
-    Returns sentences on what a bundle of the model will lack. Raises RecipeError.
+    Takes seconds for the first run or plan of a configuration. Draws no random numbers. Returns sentences on what a
+    bundle of such a model will lack. Raises RecipeError.
     """
+    return _check_graphs(config.model_dump_json())
+
+
+@lru_cache(maxsize=16)
+def _check_graphs(config: str) -> tuple[str, ...]:
+    """`check_graphs` of a configuration as JSON."""
     sentences: list[str] = []
+    with torch.random.fork_rng(devices=[]):
+        model = CNNViTFusion(2, **ModelConfig.model_validate_json(config).model_dump())  # for any number of classes
     try:
         check_exportable(model, sentences.append)
     except GraphError as error:
         raise RecipeError(f"model: it could be trained, but not exported: {error}; choose another backbone") from error
-    return sentences
-
-
-@lru_cache(maxsize=16)
-def _check_once(model_config: str, classes: int) -> tuple[str, ...]:
-    """`check_graphs` of a model, whose configuration is given as JSON. Plans of other rates have the same model."""
-    config = ModelConfig.model_validate_json(model_config)
-    return tuple(check_graphs(CNNViTFusion(classes, **config.model_dump())))
+    return tuple(sentences)
 
 
 def recipe_warnings(model: CNNViTFusion, recipe: Recipe, classes: int, pictures: int | None) -> Iterator[str]:

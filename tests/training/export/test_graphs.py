@@ -19,12 +19,12 @@ from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
 from app.bundles.manifest import MANIFEST
 from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
-from app.engines.protocol import Engine, HeadResult, TokenResult
+from app.engines.protocol import Engine, EngineKind, HeadResult, TokenResult
 from app.engines.torch import TorchEngine, load_model
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from tests.support.bundles import tiny_model, write_tiny_bundle
-from tests.support.engine_cases import CASES, Case
+from tests.support.engine_cases import EACH_OPENVINO_CASE, Case
 from training.cli import main
 from training.data.draw import draw_dataset
 from training.export.graphs import GraphError, _check_exact, _check_stored, write_graphs
@@ -154,12 +154,12 @@ def test_making_graphs_leaves_the_model_as_it_was(case_name: str, case_of: Calla
     assert all(parameter.grad is None for parameter in case.model.parameters())
 
 
-@pytest.mark.parametrize("case_name", CASES["openvino"])
+@pytest.mark.parametrize(("kind", "case_name"), EACH_OPENVINO_CASE)
 def test_what_fp16_changes_in_a_models_graphs_is_within_the_bounds(
-    case_name: str, case_of: Callable[[str], Case]
+    kind: EngineKind, case_name: str, case_of: Callable[[str], Case]
 ) -> None:
     case = case_of(case_name)
-    stored = load_engine(case.compiled, "openvino")
+    stored = load_engine(case.compiled, kind)
     _check_stored(case.engine("torch"), stored, [case.images])
     with pytest.raises(GraphError, match="in fp16 the graphs' logits are"):
         _check_stored(case.engine("torch"), Erring(stored, "classified", 1.1), [case.images])

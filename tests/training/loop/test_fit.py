@@ -85,7 +85,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("changes", "warning"), MISTAKES)
 def test_plan_warns_of_a_known_mistake(changes: str, warning: str, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["model.swin_options={embed_dim: 16, num_heads: [1, 2, 4, 8]}", "model.dim=16", "model.heads=2"]
+    small = ["model.swin_options={embed_dim: 16, num_heads: [1, 2, 4, 8], depths: [1, 1, 1, 1]}", "model.dim=16"]
     arguments = [part for change in [*small, *_split(changes)] for part in ("--set", change)]
     assert main(["plan", "progressive", "--pictures", "1750", *arguments]) == 0
     with_mistake = capsys.readouterr().out

@@ -13,7 +13,8 @@ import pytest
 import wandb
 import yaml
 
-from tests.training.loop.test_resume import RECIPE, log_of, same
+from tests.training.loop.small_run import RECIPE
+from tests.training.loop.test_resume import log_of, same
 from training.cli import main
 from training.data.draw import draw_dataset
 from training.data.samples import load_samples

@@ -21,16 +21,13 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.training.loop.small_run import RECIPE
 from training.cli import main
 from training.data.draw import draw_dataset
 from training.runs.checkpoint import newest_checkpoint, save_checkpoint
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["training.cli"])
-RECIPE = ["smoke", "-s", "checkpoint_updates=2", "-s", "batch_size=4", "-s", "model.dropout=0.2"]
-# Small pictures, so that a run is short; MixUp, dropout, drop-path, BatchNorm statistics and EMA are all on.
-RECIPE += ["-s", "model.image_size=[32, 32]", "-s", "batch_norm=sync", "-s", "model.swin_options.window_size=2"]
-RECIPE += ["-s", "model.swin_options.depths=[1, 1, 1]", "-s", "model.swin_options.num_heads=[1, 2, 2]"]
+CONTEXT.set_forkserver_preload(["tests.training.loop.preloaded"])
 
 
 def run_in_child(arguments: list[str], output: Path, file_limit_bytes: int | None) -> None:
