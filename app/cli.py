@@ -17,7 +17,7 @@ from app.api.keys.keys import Right
 from app.arguments import positive_number, whole_number
 from app.drawing.overlay import Style
 from app.drawing.png import encode_png
-from app.errors import FusionLensError, InvalidSettings
+from app.errors import BadParameter, FusionLensError, InvalidSettings
 from app.explain.attention import Layer
 from app.explain.merge import MERGE_RULES
 from app.explain.methods import DEFAULT, METHODS
@@ -27,6 +27,7 @@ from app.predicting.explanation import Explanation
 from app.predicting.overlays import draw_over
 from app.predicting.prediction import Prediction
 from app.predicting.request import (
+    EVERY_CLASS,
     AttentionRequest,
     Detail,
     ExplanationRequest,
@@ -279,6 +280,8 @@ def _requests(args: argparse.Namespace) -> dict[Path, ExplanationRequest]:
 def _heatmap_request(args: argparse.Namespace, default_method: str) -> HeatmapRequest:
     view: View = args.branch or "fusion"
     detail: Detail = args.detail or "grid"
+    if args.target == EVERY_CLASS:
+        raise BadParameter(f"An overlay shows one class: name it with --target, in place of {EVERY_CLASS}.")
     return HeatmapRequest((view,), args.method or default_method, args.target, args.against, args.fuse, detail)
 
 

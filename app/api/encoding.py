@@ -12,7 +12,7 @@ from fastapi import Response
 
 from app import __version__
 from app.api.queries import ExplanationQuery
-from app.api.schemas import ExplanationAnswer, Provenance
+from app.api.schemas import ClassExplanation, ExplanationAnswer, Provenance
 from app.drawing.overlay import Legend, Style, legend_of
 from app.drawing.png import encode_png
 from app.predicting.explanation import Explanation
@@ -40,7 +40,9 @@ def encode(
     """
     style, explanation = query.style(), explanations[-1]
     answer = _answer(predictor, explanation, style)
-    if len(explanations) > 1:
+    if query.every_class:
+        answer.every_class = {str(one.target): _of_class(one) for one in explanations[:-1]}
+    elif len(explanations) > 1:
         answer = answer.model_copy(update=_of_all(explanations, style))
     answer.notes += [*notes, *_changed(prediction, query, answer.legend)]
     headers = {
@@ -51,13 +53,25 @@ def encode(
         return Response(answer.model_dump_json(), headers=headers, media_type="application/json")
     if query.format == "npy":
         array = io.BytesIO()
-        np.save(array, query.array(explanation), allow_pickle=False)
+        np.save(array, query.array(explanations), allow_pickle=False)
         return Response(array.getvalue(), headers=headers, media_type="application/x-npy")
     if len(explanations) == 1:
         drawing = draw_over(prediction, explanation, style)
     else:
         drawing = draw_panels(prediction, explanations, style)
     return Response(encode_png(drawing.picture), headers=headers, media_type="image/png")
+
+
+def _of_class(explanation: Explanation) -> ClassExplanation:
+    completeness = explanation.completeness
+    return ClassExplanation(
+        heatmap=explanation.heatmap.tolist(),
+        branches=dict(explanation.shares),
+        score=explanation.score,
+        reference_score=explanation.baseline_score,
+        completeness_error=completeness.error if completeness else None,
+        warnings=list(explanation.warnings),
+    )
 
 
 def _of_all(explanations: Sequence[Explanation], style: Style) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,7 +17,15 @@ from app.explain.fine import MOVES
 from app.explain.merge import MergeRule
 from app.explain.methods import DEFAULT, METHODS
 from app.predicting.explanation import Explanation
-from app.predicting.request import AttentionRequest, Detail, ExplanationRequest, HeatmapRequest, TokenRequest, View
+from app.predicting.request import (
+    EVERY_CLASS,
+    AttentionRequest,
+    Detail,
+    ExplanationRequest,
+    HeatmapRequest,
+    TokenRequest,
+    View,
+)
 
 # Bounds of numbers, far beyond what any model or drawing has.
 MAX_SIZE_PX, MAX_INDEX = 100_000, 1_000_000
@@ -51,7 +60,10 @@ class ExplanationQuery(BaseModel, ABC):
         "png", description="overlay on the picture, JSON with the numbers and their legend, or the raw array"
     )
     target: str | None = Field(
-        None, description="class to explain; by default the predicted label", examples=["malignant"]
+        None,
+        description="class to explain; by default the predicted label. For heatmaps as JSON or npy, `*` stands for all "
+        "classes",
+        examples=["malignant"],
     )
     against: str | None = Field(
         None,
@@ -109,9 +121,14 @@ class ExplanationQuery(BaseModel, ABC):
     def request(self) -> ExplanationRequest:
         """The request to the model. Raises BadParameter for parameters that exclude each other."""
 
-    def array(self, explanation: Explanation) -> Float32[np.ndarray, "..."]:
+    @property
+    def every_class(self) -> bool:
+        """Whether every class is explained."""
+        return False
+
+    def array(self, explanations: Sequence[Explanation]) -> Float32[np.ndarray, "..."]:
         """The array for `format=npy`."""
-        return explanation.heatmap
+        return explanations[-1].heatmap
 
 
 class ExplainQuery(ExplanationQuery):
@@ -142,6 +159,8 @@ class ExplainQuery(ExplanationQuery):
 
     def request(self) -> HeatmapRequest:
         """A request for one heatmap, or for one for each branch to compare. Raises BadParameter."""
+        if self.every_class and self.format == "png":
+            raise BadParameter(f"target={EVERY_CLASS} gives a map of every class: add format=json or format=npy.")
         return HeatmapRequest(
             self._views(),
             self.method,
@@ -151,6 +170,17 @@ class ExplainQuery(ExplanationQuery):
             self.detail,
             branch_values=self.format == "json",  # only JSON shows the values, which take more passes of the head
         )
+
+    @property
+    def every_class(self) -> bool:
+        """Whether every class is explained."""
+        return self.target == EVERY_CLASS
+
+    def array(self, explanations: Sequence[Explanation]) -> Float32[np.ndarray, "..."]:
+        """The array for `format=npy`: a map, or those of every class in the bundle's order."""
+        if self.every_class:
+            return np.stack([explanation.heatmap for explanation in explanations[:-1]])
+        return explanations[-1].heatmap
 
     def _views(self) -> tuple[View, ...]:
         if self.compare is None:
@@ -202,12 +232,13 @@ class AttentionQuery(ExplanationQuery):
             raise BadParameter("whole gives every head and query as npy: add format=npy, and leave out query and head.")
         return AttentionRequest(self.layer, self.method, self.query, self.head, self.target, self.against)
 
-    def array(self, explanation: Explanation) -> Float32[np.ndarray, "..."]:
+    def array(self, explanations: Sequence[Explanation]) -> Float32[np.ndarray, "..."]:
         """The array for `format=npy`."""
         if not self.whole:
-            return explanation.heatmap
-        assert explanation.attention is not None
-        return explanation.attention
+            return super().array(explanations)
+        attention = explanations[-1].attention
+        assert attention is not None
+        return attention
 
 
 class TokensQuery(ExplanationQuery):

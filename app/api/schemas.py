@@ -146,6 +146,20 @@ class Provenance(BaseModel):
     fusionlens: str = Field(description="version of this service")
 
 
+class ClassExplanation(BaseModel):
+    """The part of an explanation that differs from class to class."""
+
+    heatmap: list[list[float]] = Field(description="the raw signed map on its own grid, row by row")
+    branches: dict[Branch, Share] = Field(description="contribution of each branch")
+    score: float | None = Field(description="the class's logit before temperature")
+    reference_score: float | None = Field(description="the same logit of the mean maps of the training data")
+    completeness_error: float | None = Field(
+        description="sum of both branches' maps minus the difference of the scores, in logits; null for other methods "
+        "than `integrated`"
+    )
+    warnings: list[str] = Field(description="sentences on what is wrong with this map")
+
+
 class ExplanationAnswer(BaseModel):
     """An explanation as numbers: the answer for `format=json`."""
 
@@ -178,6 +192,9 @@ class ExplanationAnswer(BaseModel):
     legend: Legend = Field(description="how the map's values are drawn in the PNG")
     notes: list[str] = Field(description="sentences on how to read the map")
     warnings: list[str] = Field(description="sentences on what is wrong with this map")
+    every_class: dict[str, ClassExplanation] | None = Field(
+        None, description="with `target=*`, the explanation of every class; all other fields are of the predicted label"
+    )
     provenance: Provenance = Field(description="the bundle and the software that made this explanation")
 
 

@@ -28,13 +28,15 @@ class Method:
 
     Heatmaps of several branches can be added if their unit is the logit; unitless ones must be scaled first, branch by
     branch. A class-agnostic method takes no target. `non_negative` methods are defined for feature maps without
-    negative values. `note` is a sentence on how to read the heatmaps.
+    negative values. `uses_gradient` methods need the gradient at the picture's own maps. `note` is a sentence on how to
+    read the heatmaps.
     """
 
     attribute: Callable[[AttributionInput], Attribution]
     units: Literal["logit", "unitless"]
     class_agnostic: bool = False
     non_negative: bool = False
+    uses_gradient: bool = True
     note: str | None = None
 
 
@@ -64,12 +66,14 @@ METHODS: dict[str, Method] = {
         _without_gradient,
         "unitless",
         class_agnostic=True,
+        uses_gradient=False,
         note="Eigen-CAM is class-agnostic: it shows what stands out in the maps, not what speaks for a class.",
     ),
     "ablationcam": Method(ablationcam, "unitless"),
     "integrated": Method(
         integrated_gradients,
         "logit",
+        uses_gradient=False,
         note="Evidence is what differs from the training data's mean maps, not from an empty picture.",
     ),
 }

@@ -131,10 +131,15 @@ class Predictor:
     ) -> list[Explanation]:
         """Answer a request with one explanation, or with one for each view of a `HeatmapRequest`.
 
+        For every class, there is one for each class in the bundle's order, and then that of the answer's label again.
         For fine detail, `moved` are the predictions of `moved_uploads`; they are computed here if they are None. Raises
         BadParameter for an attention head that does not exist, and ModelGone if another bundle made the prediction.
         """
         match accepted.request:
+            case HeatmapRequest(every_class=True) as request:
+                # One after the other: the gradients of all classes at once would take much memory.
+                targets = [*self.capabilities.classes, self.answer(prediction).label]
+                return [self._heatmaps(prediction, replace(request, target=name), moved)[0] for name in targets]
             case HeatmapRequest() as request:
                 return self._heatmaps(prediction, request, moved)
             case AttentionRequest() as request:
@@ -177,7 +182,8 @@ class Predictor:
         if request.detail == "grid":
             moved = []
         elif moved is None:
-            moved = [self.predict(upload, with_gradient=True)[0] for upload in self.moved_uploads(prediction)]
+            uploads, with_gradient = self.moved_uploads(prediction), request.needs_answer_gradient
+            moved = [self.predict(upload, with_gradient)[0] for upload in uploads]
         pictures = [self.attribution_input(view, request.target, request.against) for view in (prediction, *moved)]
         explanations = explain_heatmaps(pictures, request)
         if request.branch_values and not request.class_agnostic:

@@ -20,6 +20,7 @@ View = Literal["fusion", Branch]
 Detail = Literal["grid", "fine"]
 Queue = Literal["explain", "swin"]
 DETAILS: tuple[Detail, ...] = get_args(Detail)
+EVERY_CLASS = "*"  # the target that stands for all classes, one after the other
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ class Capabilities:
 class HeatmapRequest:
     """A request for heatmaps of the evidence for a class, one for each of `views`.
 
-    `target` is the class to explain; None stands for the answer's label. `against` is a class to contrast it with.
-    `merge` is the rule that merges the branches' heatmaps; None stands for the method's default. With `detail` fine,
-    several moved views of the picture give a finer grid: see `app.explain.fine`. With `branch_values`, each branch's
-    Shapley value is computed too.
+    `target` is the class to explain; None stands for the answer's label, and `EVERY_CLASS` for all of them. `against`
+    is a class to contrast it with. `merge` is the rule that merges the branches' heatmaps; None stands for the method's
+    default. With `detail` fine, several moved views of the picture give a finer grid: see `app.explain.fine`. With
+    `branch_values`, each branch's Shapley value is computed too.
     """
 
     views: tuple[View, ...] = ("fusion",)
@@ -84,7 +85,11 @@ class HeatmapRequest:
     branch_values: bool = False
 
     queue: ClassVar[Queue] = "explain"
-    needs_answer_gradient: ClassVar[bool] = True
+
+    @property
+    def needs_answer_gradient(self) -> bool:
+        """Whether the gradient that explains the answer is used."""
+        return METHODS[self.method].uses_gradient
 
     @property
     def needs_moved_views(self) -> bool:
@@ -104,8 +109,17 @@ class HeatmapRequest:
             raise BadParameter(
                 f"{self.method} is class-agnostic: leave out target and against, or choose another method."
             )
-        capabilities.check_classes(self.target, self.against)
+        if self.every_class:
+            self._check_every_class()
+        else:
+            capabilities.check_classes(self.target, self.against)
         self._check_merge(capabilities)
+
+    def _check_every_class(self) -> None:
+        if self.against is not None:
+            raise BadParameter(f"target={EVERY_CLASS} explains each class by itself: leave out against.")
+        if len(self.views) > 1 or self.detail != "grid":
+            raise BadParameter(f"target={EVERY_CLASS} gives a map of every class: leave out compare and detail.")
 
     def _check_merge(self, capabilities: Capabilities) -> None:
         if self.merge is not None and "fusion" not in self.views:
@@ -116,6 +130,11 @@ class HeatmapRequest:
         if self.merge is not None and len(capabilities.branches) == 1:
             raise NotOffered("This model has only one branch, so there is nothing to fuse: leave out fuse.")
         merge_rule_of(self.method, self.merge)
+
+    @property
+    def every_class(self) -> bool:
+        """Whether all classes are explained, one after the other."""
+        return self.target == EVERY_CLASS
 
     @property
     def class_agnostic(self) -> bool:

@@ -155,7 +155,9 @@ class Service:
         request = accepted.request
         if request.queue == "swin":
             await self._compile_tokens(deadline)
-        moved = await self._predict_moved(prediction, deadline, user) if request.needs_moved_views else None
+        moved = None
+        if request.needs_moved_views:
+            moved = await self._predict_moved(prediction, request.needs_answer_gradient, deadline, user)
         queue = self._explanation_queues[request.queue]
         queue.admit(deadline, user)
         work = partial(_explain, self.predictor, self.metrics, prediction, accepted, moved, encode)
@@ -176,13 +178,15 @@ class Service:
             raise DeadlineExceeded("The graph for tokens is still being compiled; try again later.")
         self._compiling.result()
 
-    async def _predict_moved(self, prediction: Prediction, deadline: float, user: str) -> list[Prediction]:
+    async def _predict_moved(
+        self, prediction: Prediction, with_gradient: bool, deadline: float, user: str
+    ) -> list[Prediction]:
         """Predict the moved views of a picture, for fine detail. Raises Overloaded and DeadlineExceeded."""
         views = len(MOVES) - 1
         self._prediction_queue.admit(deadline, user, self._decoding, items=views)
         uploads = await anyio.to_thread.run_sync(self.predictor.moved_uploads, prediction)
         try:
-            ran = await self._prediction_queue.run_all([(upload, True) for upload in uploads], deadline, user)
+            ran = await self._prediction_queue.run_all([(upload, with_gradient) for upload in uploads], deadline, user)
         except DeadlineExceeded as error:
             raise DeadlineExceeded(
                 f"The {views} further passes of the model for fine detail did not all begin within the time limit of "

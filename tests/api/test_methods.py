@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import httpx
@@ -52,6 +53,36 @@ def test_methods_differ_and_the_model_lists_them(client: httpx.Client, predictio
     maps = [explained(client, "/gradcam", prediction_id, method=name, branch="swin")["heatmap"] for name in METHODS]
     for n, one in enumerate(maps):
         assert all(np.abs(one - other).max() > 1e-4 * np.abs(one).max() for other in maps[:n])
+
+
+@pytest.mark.parametrize("method", OF_A_CLASS)
+def test_every_class_at_once_is_each_by_itself(client: httpx.Client, prediction_id: str, method: str) -> None:
+    classes = client.get("/model").json()["classes"]
+    at_once = explained(client, "/explain", prediction_id, method=method, target="*")
+    assert [*at_once["every_class"]] == classes
+    fields = at_once["every_class"]["benign"].keys()
+    for name in classes:
+        alone = explained(client, "/explain", prediction_id, method=method, target=name)
+        assert at_once["every_class"][name] == {field: alone[field] for field in fields}
+        assert alone["every_class"] is None
+    asked = {"prediction_id": prediction_id, "method": method, "target": "*", "format": "npy"}
+    array = np.load(io.BytesIO(client.get("/explain", params=asked).content))
+    np.testing.assert_array_equal(array, [at_once["every_class"][name]["heatmap"] for name in classes])
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"format": "png"}, "add format=json or format=npy"),
+        ({"against": "benign"}, "leave out against"),
+        ({"detail": "fine"}, "leave out compare and detail"),
+        ({"method": "eigencam"}, "class-agnostic: leave out target"),
+    ],
+)
+def test_what_every_class_cannot_have_is_refused(
+    client: httpx.Client, prediction_id: str, other: dict[str, str], reason: str
+) -> None:
+    assert reason in refused(client, prediction_id, **({"target": "*", "format": "json"} | other))
 
 
 def test_the_name_with_plus_signs_works_as_one_types_it(client: httpx.Client, prediction_id: str) -> None:

@@ -73,7 +73,9 @@ def test_a_missing_file_is_refused(with_graphs: Path, name: str) -> None:
 
 
 def test_graphs_are_handed_over_as_the_bytes_that_were_verified(with_graphs: Path) -> None:
-    assert read_bundle(with_graphs).graphs == {name: (with_graphs / name).read_bytes() for name in (*GRAPHS, *LIFTED, TOKENS)}
+    assert read_bundle(with_graphs).graphs == {
+        name: (with_graphs / name).read_bytes() for name in (*GRAPHS, *LIFTED, TOKENS)
+    }
 
 
 def test_the_swins_stages_and_the_graph_of_its_tokens_belong_together(with_graphs: Path) -> None:

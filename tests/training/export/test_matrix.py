@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from app.bundles.graph_names import GRAPHS, TOKENS
+from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
 from app.bundles.reader import read_bundle
 from app.drawing.png import encode_png
 from app.engines.load import load_engine
@@ -106,7 +106,7 @@ def test_graphs_answer_as_their_module(changes: Fields) -> None:
     model = random_model(**(TINY | changes)).half().float()
     notes: list[str] = []
     files = write_graphs(model, [], notes.append)
-    assert set(files) == {*GRAPHS} | ({TOKENS} if model.swin is not None else set())
+    assert set(files) == {*GRAPHS, *LIFTED} | ({TOKENS} if model.swin is not None else set())
     assert notes == []
 
 
@@ -115,7 +115,7 @@ def test_graphs_that_cannot_explain_tokens_say_so(changes: Fields) -> None:
     model = random_model(**(TINY | changes)).half().float()
     notes: list[str] = []
     before: list[str] = []
-    assert set(write_graphs(model, [], notes.append)) == {*GRAPHS}
+    assert set(write_graphs(model, [], notes.append)) == {*GRAPHS, *LIFTED}
     check_exportable(model, before.append)
     assert len(notes) == 1 and notes[0].startswith(WITHOUT_TOKENS) and notes == before
 
