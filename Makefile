@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 serve: $(VENV)/serve.done
 	$(BIN)/fusionlens serve
 
-# As many tests at once as there are cores, if memory allows.
+# Under ten minutes on two cores: as many tests at once as are useful and fit into memory, without the slow ones.
 test: $(VENV)/dev.done
 	$(BIN)/python -m pytest -n auto
 
@@ -20,9 +20,9 @@ test: $(VENV)/dev.done
 test-unit: $(VENV)/dev.done
 	$(BIN)/python -m pytest -n auto -m "unit and not slow and not matrix"
 
-# What takes minutes: many interruptions of a run, and the notebook from top to bottom.
+# What takes seconds to minutes each: load, a thousand connections, many interruptions, the proxy, the whole notebook.
 test-slow: $(VENV)/dev.done
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n auto -m slow
 
 # Exports of many backbones, sizes and options, each compared with its module; some trained and served too. Not part of
 # CI: for changes of training/export, app/engines or app/models, and of the versions of torch, timm and OpenVINO.

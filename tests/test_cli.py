@@ -215,6 +215,7 @@ def test_the_curl_lines_that_serve_prints_work_and_sigterm_ends_it_cleanly(tiny_
         assert (overlay.format, overlay.size) == ("PNG", (448, 448))
 
 
+@pytest.mark.slow
 def test_a_request_under_way_is_answered_before_the_service_ends(tiny_bundle: Path, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.effect_noise((90, 60), 80).convert("RGB").save(buffer, "PNG")

@@ -43,6 +43,7 @@ def test_the_usage_names_the_command_as_it_was_called(subcommand: str, tmp_path:
         assert usage.startswith(f"usage: {called} {subcommand} "), usage
 
 
+@pytest.mark.slow
 def test_the_training_command_names_itself_as_it_was_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

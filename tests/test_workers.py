@@ -33,9 +33,9 @@ def test_every_folder_that_is_named_is_there() -> None:
 
 
 @pytest.mark.parametrize(("available_kb", "most"), [(100_000, 1), (3_500_000, 2), (10**9, 600)])
-def test_there_are_as_many_processes_as_cores_unless_memory_is_short(
+def test_there_is_one_process_more_than_cores_unless_memory_is_short(
     available_kb: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "meminfo").write_text(f"MemTotal: 10 kB\nMemAvailable:   {available_kb} kB\nHugePages_Total:       0\n")
     monkeypatch.setattr(workers, "_MEMORY", tmp_path / "meminfo")
-    assert worker_processes() == min(most, available_cores())
+    assert worker_processes() == min(most, available_cores() + 1)

@@ -103,6 +103,7 @@ def test_a_form_that_stops_is_ended_at_the_deadline(hurried: httpx.Client) -> No
         assert is_closed(connection)
 
 
+@pytest.mark.slow
 def test_honest_clients_are_answered_beside_a_thousand_idle_connections(client: httpx.Client) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit[1] < 3_000:

@@ -269,6 +269,7 @@ def test_who_does_not_read_is_disconnected(tiny_bundle: Path, monkeypatch: pytes
             answers(connection, count)
 
 
+@pytest.mark.slow
 def test_who_reads_slowly_gets_everything(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closing, "STALL_S", 0.5)
     monkeypatch.setattr(closing, "MIN_READ_BYTES", 1)
@@ -304,6 +305,7 @@ def crowded(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield served
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", IDLE)
 def test_honest_clients_are_answered_beside_a_thousand_connections_of_one_address(
     crowded: process.Served, kind: str

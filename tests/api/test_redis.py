@@ -291,6 +291,7 @@ def test_nobody_can_keep_a_prediction_beyond_its_time(
         assert entries.exists(key)
 
 
+@pytest.mark.slow
 def test_a_key_has_its_limits_over_all_replicas(tiny_bundle: Path, shared: RedisServer, tmp_path: Path) -> None:
     key = add_key(file := tmp_path / "keys.toml", "hospital", ["predict"], requests_per_minute=30.0)
     settings = Settings(bundle=tiny_bundle, keys=file, **shared.settings)  # type: ignore[arg-type]
@@ -350,6 +351,7 @@ def test_a_caller_that_leaves_leaves_no_reply_to_another(shared: RedisServer) ->
     asyncio.run(check())
 
 
+@pytest.mark.slow
 def test_two_worker_processes_share_the_port_and_the_store(
     tiny_bundle: Path, shared: RedisServer, tmp_path: Path
 ) -> None:

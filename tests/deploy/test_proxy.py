@@ -14,6 +14,7 @@ from tests.support.programs import absent, tool
 
 FILE = DEPLOY / "Caddyfile"
 PROXIED = "tests.support.deploy.proxied"
+pytestmark = pytest.mark.slow
 LEAST = (2, 11, 4)  # before, a body that no replica could be connected for was lost to the next one
 
 

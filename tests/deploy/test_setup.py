@@ -179,6 +179,7 @@ def interrupted(folder: Path, prepare: bool) -> Iterator[dict[str, str]]:
     raise AssertionError("it does not end")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prepare", [False, True], ids=["new", "old layout"])
 def test_whenever_it_is_interrupted_nothing_is_readable_or_lost(tmp_path: Path, prepare: bool) -> None:
     for step, before in enumerate(interrupted(tmp_path, prepare)):

@@ -52,6 +52,7 @@ def test_every_page_is_in_the_navigation() -> None:
     assert [page for page in pages if f": {page}\n" not in navigation] == []
 
 
+@pytest.mark.slow
 def test_a_browser_asks_no_other_host(site: Path, address: str) -> None:
     requests, errors = list[str](), list[str]()
     with sync_playwright() as playwright:

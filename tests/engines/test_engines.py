@@ -175,6 +175,7 @@ def test_eight_threads_at_once_get_the_answers_of_one(main_case: Case, kind: Eng
                 assert_close(answer[name], values, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="SKIPPED LOUDLY: no /proc to read memory use from")
 def test_two_thousand_explanations_leave_memory_as_it_was(main_case: Case, kind: EngineKind) -> None:
     engine = main_case.engine(kind)

@@ -188,6 +188,7 @@ def checked(bundle: Path, folder: Path) -> tuple[int, int]:
     return int(status), int(peak_kb) >> 10
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="SKIPPED LOUDLY: no /proc to read memory use from")
 def test_a_small_file_that_unpacks_to_much_takes_no_more_memory_than_a_good_bundle(
     folder: Path, tmp_path: Path
@@ -232,6 +233,7 @@ def test_what_no_graph_has_is_refused_in_every_place_of_one(tiny_bundle: Path) -
     assert places > 30
 
 
+@pytest.mark.slow
 def test_a_file_beside_the_process_is_not_taken_for_a_bundles_weights(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,6 +189,7 @@ def test_the_next_start_reads_the_cache_and_answers_the_same_to_the_bit(bundle: 
     assert contents[0] and contents[1] == contents[0]
 
 
+@pytest.mark.slow
 def test_a_cache_serves_several_bundles_and_numbers_of_cores(
     bundle: Bundle, case_of: Callable[[str], Case], tmp_path: Path
 ) -> None:
@@ -210,6 +211,7 @@ def open_files() -> int:
     return len(list(folder.iterdir()))
 
 
+@pytest.mark.slow
 def test_a_cache_leaves_no_file_open(bundle: Bundle, tmp_path: Path) -> None:
     load_engine(bundle, "openvino", cache=tmp_path / "first")  # whatever is opened once and for all
     before = open_files()

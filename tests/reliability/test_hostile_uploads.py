@@ -47,6 +47,7 @@ def report(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Uploa
         return attack(replica.address, replica.pid, COUNT)
 
 
+@pytest.mark.slow
 def test_every_upload_is_answered_rightly(report: UploadsReport) -> None:
     assert not report.wrong
     assert report.count == COUNT and report.statuses.keys() == FAMILIES.keys()

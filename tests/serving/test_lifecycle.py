@@ -192,6 +192,7 @@ def reload(client: httpx.Client) -> httpx.Response:
     return client.post("/admin/reload", timeout=PATIENCE_S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kept", "status"), [(1, 200), (0, 410)])
 def test_predictions_of_a_replaced_bundle_are_explained_while_it_is_loaded(
     kept: int, status: int, folder: Folder, operated: Operated
@@ -223,6 +224,7 @@ def test_a_bundle_that_is_no_longer_loaded_leaves_memory_at_once(folder: Folder,
             gc.enable()
 
 
+@pytest.mark.slow
 def test_swaps_under_load_lose_nothing_and_every_answer_is_of_one_version(folder: Folder, operated: Operated) -> None:
     picture, expected = png_bytes(), {}
     for version in folder.versions:

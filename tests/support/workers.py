@@ -45,8 +45,8 @@ class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no
 
 
 def worker_processes() -> int:
-    """How many fit: one for each core that this process may use, as far as there is memory. At least one."""
-    return max(1, min(available_cores(), _available_bytes() // _WORKER_BYTES))
+    """How many fit: one more than this process has cores, since tests wait as well, if there is memory. At least one."""
+    return max(1, min(available_cores() + 1, _available_bytes() // _WORKER_BYTES))
 
 
 def _available_bytes() -> int:

@@ -238,6 +238,7 @@ def test_of_many_classes_the_first_ten_are_shown(
         assert sum(meters) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_new_model_is_told_of_while_the_page_is_open(
     visit_of: Callable[[httpx.Client], Visit], tmp_path: Path
 ) -> None:

@@ -168,6 +168,7 @@ def test_an_unusable_change_names_the_key(change: str, message: str) -> None:
     assert load_recipe("progressive", ["stages.1.epochs=20"]).stages[1].epochs == 20
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(folder: Path) -> None:
     """One launch of torchrun for everything that needs two processes: see two_processes.py."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
