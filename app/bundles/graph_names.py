@@ -26,6 +26,16 @@ def baseline_input(branch: str) -> str:
     return f"{branch}_baseline"
 
 
+def start_input(branch: str) -> str:
+    """The lifted head's input with the lifted values of a branch's baseline."""
+    return f"{branch}_start"
+
+
+def lifted_output(branch: str) -> str:
+    """The lifted head's output with the lifted values of a branch's baseline."""
+    return f"{branch}_lifted"
+
+
 def channels_input(branch: str) -> str:
     """The lifted head's input with the channels of a branch's map that are replaced by their baseline."""
     return f"{branch}_channels"

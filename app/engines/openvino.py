@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import mkstemp
 from threading import Lock
@@ -29,28 +31,48 @@ from app.bundles.graph_names import (
     channels_input,
     evidence_output,
     gradient_output,
+    lifted_output,
+    start_input,
     token_output,
 )
 from app.bundles.reader import Bundle
 from app.engines.openvino_graphs import (
     CORE,
     FILES,
+    Sizes,
     graph_to_compile,
     integrated_only,
     last_line,
+    lift_only,
     logits_only,
     with_argmax_target,
+    with_sizes,
 )
 from app.engines.protocol import HeadResult, TokenResult
 from app.errors import BundleError, EngineError, FusionLensError
-from app.models.feature_maps import BRANCHES, FeatureMaps
+from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
 
 _LOG = logging.getLogger(__name__)
-_ANSWER = ("trunk", "explainer", "classifier")
+# Nodes in one run of the lifted head. Numbers of nodes are mostly one less than a multiple of it.
+PATH_NODES = 16
+# The graphs that are compiled at the start, with the sizes of their inputs. Of a batch of one, or of other fixed sizes,
+# OpenVINO compiles a third faster graphs; but without a lifted head, the methods run batches of all sizes.
+_FORMS: dict[str, Sizes | None] = {"trunk": None, "explainer": None, "classifier": None}
+_LIFTED_FORMS: dict[str, Sizes | None] = {**{name: {} for name in _FORMS}, "integrated": {"positions": (PATH_NODES,)}}
 # Stay in shared mode for so long after the last concurrent call, so that a short gap does not switch modes.
 _STAY_SHARED_S = 0.5
-# From the name of a graph and a number of streams, which are concurrent calls, to the compiled graph.
-CompileGraph = Callable[[str, int], "Graph"]
+
+
+@dataclass(frozen=True)
+class LiftedBaseline:
+    """A baseline, and the inputs of the lifted head that follow from it alone."""
+
+    baseline: FeatureMaps[np.ndarray]
+    start: Mapping[str, np.ndarray]
+
+
+# From the name of a graph, a number of streams, which are concurrent calls, and sizes, to the compiled graph.
+CompileGraph = Callable[[str, int, Sizes | None], "Graph"]
 
 
 class OpenVINOEngine:
@@ -72,9 +94,10 @@ class OpenVINOEngine:
         ThreadpoolController().select(internal_api="openblas").limit(limits=1)
         self.concurrency = 1 if threads == 1 else max(2, threads // 2)
         self.token_stages, self.is_lifted = token_stages, is_lifted
-        self._at_start = (*_ANSWER, "integrated") if is_lifted else _ANSWER
-        self._exclusive = {name: compile_graph(name, 1) for name in self._at_start}
+        self._at_start = _LIFTED_FORMS if is_lifted else _FORMS
+        self._exclusive = {name: compile_graph(name, 1, sizes) for name, sizes in self._at_start.items()}
         self._compile_graph = compile_graph
+        self._lifted: LiftedBaseline | None = None
         self._shared: Future[dict[str, Graph]] | None = None
         self._running_calls, self._last_concurrent_s, self._lock, self._compiling = 0, -math.inf, Lock(), Lock()
 
@@ -88,8 +111,7 @@ class OpenVINOEngine:
 
     def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
         """See `Engine.classify`."""
-        with self._graph("classifier") as classifier:
-            return classifier.run(maps)["logits"]
+        return self._run("classifier", _by_name(maps))["logits"]
 
     def explain(self, maps: FeatureMaps[np.ndarray], target: Float[np.ndarray, "b k"]) -> HeadResult:
         """See `Engine.explain`."""
@@ -100,36 +122,49 @@ class OpenVINOEngine:
         pictures = len(next(iter(maps.values())))
         return self._explain(maps, np.zeros((pictures, len(bias))), bias, choose=True)
 
-    def integrated_gradients(
+    def path_evidence(
         self,
         maps: FeatureMaps[np.ndarray],
         baseline: FeatureMaps[np.ndarray],
         positions: Float[np.ndarray, " nodes"],
-        weights: Float[np.ndarray, " nodes"],
         targets: Float[np.ndarray, "targets k"],
     ) -> FeatureMaps[np.ndarray]:
-        """See `Engine.integrated_gradients`."""
-        path = {"positions": positions, "weights": weights, "targets": targets}
-        inputs = _ends(maps, baseline) | {name: values.astype(np.float32) for name, values in path.items()}
+        """See `Engine.path_evidence`."""
+        ends, further = self._ends(maps, baseline), -len(positions) % PATH_NODES
+        parts = np.pad(positions.astype(np.float32), (0, further)).reshape(-1, PATH_NODES)
+        evidence: dict[Branch, list[np.ndarray]] = {branch: [] for branch in maps}
         with self._graph("integrated") as integrated:
-            results = integrated.run(inputs)
-        return FeatureMaps({branch: results[evidence_output(branch)] for branch in maps})
+            for target, nodes in product(targets.astype(np.float32), parts):
+                results = integrated.run(ends | {"positions": nodes, "targets": target[None]})
+                for branch, of_branch in evidence.items():
+                    of_branch.append(results[evidence_output(branch)][:, 0])
+        shapes = {branch: (len(targets), parts.size, *maps[branch].shape[1:]) for branch in maps}
+        return FeatureMaps(
+            {
+                branch: np.reshape(of_branch, shapes[branch])[:, : len(positions)].swapaxes(0, 1)
+                for branch, of_branch in evidence.items()
+            }
+        )
 
     def ablated_logits(
         self,
         maps: FeatureMaps[np.ndarray],
         baseline: FeatureMaps[np.ndarray],
-        channels: FeatureMaps[np.ndarray],
-    ) -> Float32[np.ndarray, "items k"]:
-        """See `Engine.ablated_logits`. The graph is compiled at the first call. Raises BundleError and EngineError."""
-        self._compile("ablated")
-        numbers = {channels_input(branch): of_branch.astype(np.int64) for branch, of_branch in channels.items()}
-        with self._graph("ablated") as ablated:
-            return ablated.run(_ends(maps, baseline) | numbers)["logits"]
+        groups: FeatureMaps[np.ndarray],
+    ) -> Float32[np.ndarray, "all_groups k"]:
+        """See `Engine.ablated_logits`.
+
+        The graph is compiled at the first call with so many groups and channels. Raises BundleError and EngineError.
+        """
+        numbers = {channels_input(branch): channels.astype(np.int64) for branch, channels in groups.items()}
+        form = f"ablated, {[*groups.map(np.shape).values()]}"
+        self._compile(form, "ablated", {name: channels.shape for name, channels in numbers.items()})
+        with self._graph(form) as ablated:
+            return ablated.run(self._ends(maps, baseline) | numbers)["logits"]
 
     def compile_tokens(self) -> None:
         """See `Engine.compile_tokens`."""
-        self._compile("tokens")
+        self._compile("tokens", "tokens")
 
     def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
         """See `Engine.tokens`. The graph is compiled at the first call. Raises BundleError and EngineError."""
@@ -146,9 +181,8 @@ class OpenVINOEngine:
         bias: Float[np.ndarray, " k"],
         choose: bool,
     ) -> HeadResult:
-        inputs = {"target": target, "bias": bias, "choose": np.full(1, choose)}
-        with self._graph("explainer") as explainer:
-            results = explainer.run(maps | {name: value.astype(np.float32) for name, value in inputs.items()})
+        of_all = {"bias": bias.astype(np.float32), "choose": np.full(1, choose, np.float32)}
+        results = self._run("explainer", _by_name(maps) | {"target": target.astype(np.float32)}, of_all)
         gradients = FeatureMaps({branch: results[gradient_output(branch)] for branch in maps})
         return HeadResult(
             results["logits"], gradients, results.get("attention"), results.get(gradient_output("attention"))
@@ -174,15 +208,40 @@ class OpenVINOEngine:
             with self._lock:
                 self._running_calls -= 1
 
-    def _compile(self, name: str) -> None:
-        """Compile a graph that is not needed from the start, unless that is done."""
+    def _ends(self, maps: FeatureMaps[np.ndarray], baseline: FeatureMaps[np.ndarray]) -> dict[str, np.ndarray]:
+        """The inputs of the lifted head for the path from a baseline to a picture's maps."""
+        ends = _by_name(maps)
+        ends |= {baseline_input(branch): values for branch, values in baseline.items()}
+        lifted = self._lifted
+        if lifted is None or any(lifted.baseline[branch] is not values for branch, values in baseline.items()):
+            lift = self._compile_graph("lift", 1, None)  # once for a bundle, whose baseline is always the same
+            inputs = {baseline_input(branch): values[None] for branch, values in baseline.items()}
+            results = lift.run(inputs)
+            start = {start_input(branch): results[lifted_output(branch)] for branch in baseline}
+            self._lifted = lifted = LiftedBaseline(baseline, start)
+        return {**{name: values[None] for name, values in ends.items()}, **lifted.start}
+
+    def _run(
+        self, name: str, inputs: Mapping[str, np.ndarray], of_all: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Run a form of the head on a batch. `of_all` are the inputs that all of its items share."""
+        with self._graph(name) as graph:
+            if not self.is_lifted:
+                return graph.run({**inputs, **(of_all or {})})
+            items = [dict(zip(inputs, item, strict=True)) for item in zip(*inputs.values(), strict=True)]
+            ones = [{name: values[None] for name, values in item.items()} for item in items]
+            results = [graph.run({**one, **(of_all or {})}) for one in ones]
+        return {output: np.concatenate([result[output] for result in results]) for output in results[0]}
+
+    def _compile(self, form: str, name: str, sizes: Sizes | None = None) -> None:
+        """Compile a form of a graph that is not needed from the start, unless that is done."""
         with self._compiling:
-            if name not in self._exclusive:
-                self._exclusive[name] = self._compile_graph(name, 1)
+            if form not in self._exclusive:
+                self._exclusive[form] = self._compile_graph(name, 1, sizes)
 
     def _compile_shared(self) -> dict[str, Graph]:
         try:
-            return {name: self._compile_graph(name, self.concurrency) for name in self._at_start}
+            return {name: self._compile_graph(name, self.concurrency, sizes) for name, sizes in self._at_start.items()}
         except (RuntimeError, OSError, FusionLensError):
             _LOG.exception(
                 "The graphs for concurrent calls could not be compiled: such calls will wait for each other."
@@ -201,10 +260,10 @@ def openvino_engine(
         "classifier": logits_only(head),
     }
     if lifted is not None:
-        graphs |= {"integrated": integrated_only(lifted), "ablated": logits_only(lifted)}
+        graphs |= {"lift": lift_only(lifted), "integrated": integrated_only(lifted), "ablated": logits_only(lifted)}
 
-    def compile_graph(name: str, streams: int) -> Graph:
-        return Graph(name, _compiled(name, graphs[name], _options(threads, streams)))
+    def compile_graph(name: str, streams: int, sizes: Sizes | None) -> Graph:
+        return Graph(name, _compiled(name, with_sizes(graphs[name], sizes), _options(threads, streams)))
 
     stages = tuple(int(port.any_name.rpartition("_")[2]) for port in tokens.outputs[:-1]) if tokens else ()
     return OpenVINOEngine(compile_graph, threads, stages, lifted is not None)
@@ -218,16 +277,16 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
     """
     source = bundle
 
-    def compile_graph(name: str, streams: int) -> Graph:
+    def compile_graph(name: str, streams: int, sizes: Sizes | None) -> Graph:
         options = _options(threads, streams)
         if cache is None:
-            return Graph(name, _compiled(name, graph_to_compile(source, name), options))
-        cache_key = f"{bundle.sha256} {name} {ov.get_version()} {CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
+            return Graph(name, _compiled(name, with_sizes(graph_to_compile(source, name), sizes), options))
+        cache_key = f"{bundle.sha256} {name} {sizes} {ov.get_version()} {CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
         file = cache / f"{hashlib.sha256(cache_key.encode()).hexdigest()}.blob"
         try:
             cache.mkdir(parents=True, exist_ok=True)
             if not file.exists():
-                graph = _compiled(name, graph_to_compile(source, name), options)
+                graph = _compiled(name, with_sizes(graph_to_compile(source, name), sizes), options)
                 if not _write_atomically(file, graph.export_model().getvalue()):
                     return Graph(name, graph)
             return _import(name, file, options)
@@ -241,11 +300,8 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
     return engine
 
 
-def _ends(maps: FeatureMaps[np.ndarray], baseline: FeatureMaps[np.ndarray]) -> dict[str, np.ndarray]:
-    """The inputs of the lifted head for one picture."""
-    ends = {str(branch): values for branch, values in maps.items()}
-    ends |= {baseline_input(branch): values for branch, values in baseline.items()}
-    return {name: values[None] for name, values in ends.items()}
+def _by_name(maps: FeatureMaps[np.ndarray]) -> dict[str, np.ndarray]:
+    return {str(branch): values for branch, values in maps.items()}
 
 
 def _options(threads: int, streams: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ from app.bundles.graph_names import (
     channels_input,
     evidence_output,
     gradient_output,
+    lifted_output,
+    start_input,
     token_output,
 )
 from app.bundles.manifest import Manifest
@@ -23,16 +25,20 @@ from app.bundles.reader import Bundle
 from app.engines import graph_xml
 from app.engines.graph_shapes import check_shapes
 from app.errors import BundleError, EngineError
+from app.models.feature_maps import BRANCHES, Branch
 
 # One ov.Core for the whole process. OpenVINO's CPU plugin installs an alternative signal stack with a Core and frees it
 # with that Core. If several Cores are destroyed in another order than they were created, a freed stack stays in use,
 # and the next signal crashes the process.
 CORE = ov.Core()
+# For some inputs, the lengths of the sides that can have any length.
+Sizes = Mapping[str, tuple[int, ...]]
 # The files of each graph: its structure and its weights.
 FILES = {
     "trunk": ("trunk.xml", "trunk.bin"),
     "explainer": ("head.xml", "head.bin"),
     "classifier": ("head.xml", "head.bin"),
+    "lift": LIFTED,
     "integrated": LIFTED,
     "ablated": LIFTED,
     "tokens": (TOKENS, "trunk.bin"),
@@ -50,7 +56,7 @@ def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
     except (RuntimeError, ValueError) as error:
         reason = f"is not a graph that OpenVINO {ov.get_version()} reads safely ({error}): compile it again"
         raise BundleError(structure, reason) from error
-    inputs, outputs = _ports(bundle.manifest, name)
+    inputs, outputs = _ports(bundle.manifest, name, graph)
     input_shapes = {port.any_name: port.partial_shape for port in graph.inputs}
     if input_shapes != {port: ov.PartialShape(shape) for port, shape in inputs.items()}:
         described = {port: str(shape) for port, shape in input_shapes.items()}
@@ -120,7 +126,36 @@ def logits_only(head: ov.Model) -> ov.Model:
 
 def integrated_only(lifted: ov.Model) -> ov.Model:
     """The part of a lifted head that computes the integrated gradients."""
-    return _part(lifted, [port.any_name for port in lifted.outputs if port.any_name != "logits"])
+    return _part(lifted, [evidence_output(branch) for branch in branches_of(lifted)])
+
+
+def lift_only(lifted: ov.Model) -> ov.Model:
+    """The part of a lifted head that computes the lifted values of a baseline."""
+    return _part(lifted, [lifted_output(branch) for branch in branches_of(lifted)])
+
+
+def branches_of(lifted: ov.Model) -> list[Branch]:
+    """The branches of a lifted head."""
+    names = {port.any_name for port in lifted.outputs}
+    return [branch for branch in BRANCHES if lifted_output(branch) in names]
+
+
+def with_sizes(graph: ov.Model | None, sizes: Sizes | None) -> ov.Model | None:
+    """The graph for inputs of fixed sizes. It is changed and returned.
+
+    `sizes` are, for some inputs, the lengths of the sides that can have any length; those of all others become 1. If it
+    is None, the graph stays as it is.
+    """
+    if graph is None or sizes is None:
+        return graph
+    shapes = {}
+    for port in graph.inputs:
+        lengths = iter(sizes.get(port.any_name, ()))
+        shapes[port.any_name] = ov.PartialShape(
+            [next(lengths, 1) if side.is_dynamic else side.get_length() for side in port.partial_shape]
+        )
+    graph.reshape(shapes)
+    return graph
 
 
 def _part(graph: ov.Model, outputs: Sequence[str]) -> ov.Model:
@@ -141,6 +176,7 @@ def _part(graph: ov.Model, outputs: Sequence[str]) -> ov.Model:
 _DERIVED = {
     "explainer": with_argmax_target,
     "classifier": logits_only,
+    "lift": lift_only,
     "integrated": integrated_only,
     "ablated": logits_only,
 }
@@ -157,7 +193,7 @@ def _fits(output: ov.Output, shape: list[int] | None) -> bool:
     return is_float and (shape is None or output.partial_shape.compatible(ov.PartialShape(shape)))
 
 
-def _ports(manifest: Manifest, name: str) -> tuple[dict[str, list[int]], dict[str, list[int] | None]]:
+def _ports(manifest: Manifest, name: str, graph: ov.Model) -> tuple[dict[str, list[int]], dict[str, list[int] | None]]:
     """The inputs and the outputs that a graph must have, with their shapes. None stands for any shape."""
     image = [1, manifest.input.height_px, manifest.input.width_px, 3]
     shapes = manifest.map_shapes
@@ -168,16 +204,21 @@ def _ports(manifest: Manifest, name: str) -> tuple[dict[str, list[int]], dict[st
         inputs = {"images": image, "swin_gradient": [1, *shapes["swin"]]}
         return inputs, dict.fromkeys([*outputs, "swin_attention"])
     if FILES[name] == LIFTED:
-        return _lifted_ports(manifest)
+        return _lifted_ports(manifest, graph)
     maps, scores = {str(branch): [-1, *shape] for branch, shape in shapes.items()}, [-1, len(manifest.classes)]
     gradients = {gradient_output(branch): [-1, *shape] for branch, shape in shapes.items()}
     return maps | {"target": scores}, {"logits": scores, **gradients}
 
 
-def _lifted_ports(manifest: Manifest) -> tuple[dict[str, list[int]], dict[str, list[int] | None]]:
+def _lifted_ports(manifest: Manifest, graph: ov.Model) -> tuple[dict[str, list[int]], dict[str, list[int] | None]]:
     classes, shapes = len(manifest.classes), manifest.map_shapes
     inputs = {name(branch): [1, *shape] for name in (str, baseline_input) for branch, shape in shapes.items()}
-    inputs |= {"positions": [-1], "weights": [-1], "targets": [-1, classes]}
+    # How many values a lifted cell has is the head's own affair: what goes in there has come out of the same graph.
+    features = {port.any_name: port.partial_shape[2] for port in graph.outputs if port.partial_shape.rank == 3}
+    for branch, shape in shapes.items():
+        if not (size := features.get(lifted_output(branch), ov.Dimension())).is_dynamic:
+            inputs[start_input(branch)] = [1, shape[1] * shape[2], size.get_length()]
+    inputs |= {"positions": [-1], "targets": [-1, classes]}
     inputs |= {channels_input(branch): [-1, -1] for branch in shapes}
-    evidence = {evidence_output(branch): [-1, *shape[1:]] for branch, shape in shapes.items()}
+    evidence = {evidence_output(branch): [-1, -1, *shape[1:]] for branch, shape in shapes.items()}
     return inputs, {"logits": [-1, classes], **evidence}

@@ -51,7 +51,7 @@ class Engine(Protocol):
     `concurrency` is the number of simultaneous calls, and `batch_size` the number of pictures in one call, with which
     the engine uses the machine best. `token_stages` are the grid heights of the Swin's stages, the finest first; the
     tuple is empty if the engine cannot compute `tokens`. `is_lifted` says whether it has the head's lifted form
-    (`app.models.lifting`), which `integrated_gradients` and `ablated_logits` need.
+    (`app.models.lifting`), which `path_evidence` and `ablated_logits` need.
     """
 
     name: str
@@ -77,18 +77,17 @@ class Engine(Protocol):
         """`explain` in one pass, where the target of each picture is the class with the highest `logits + bias`."""
         ...
 
-    def integrated_gradients(
+    def path_evidence(
         self,
         maps: FeatureMaps[np.ndarray],
         baseline: FeatureMaps[np.ndarray],
         positions: Float[np.ndarray, " nodes"],
-        weights: Float[np.ndarray, " nodes"],
         targets: Float[np.ndarray, "targets k"],
     ) -> FeatureMaps[np.ndarray]:
-        """The integrated gradients of one picture's maps `[C, h, w]` for several targets: `[targets, h, w]`, in logits.
+        """The integrand of integrated gradients of one picture's maps `[C, h, w]`: `[nodes, targets, h, w]`, in logits.
 
-        The gradient is taken at `positions` on the straight path from the baseline, 0, to the maps, 1, and summed with
-        `weights`. Only for engines that are `is_lifted`.
+        It is the change of a cell's map on the straight path from the baseline, 0, to the maps, 1, times the gradient
+        of each target's score at `positions`. Only for engines that are `is_lifted`.
         """
         ...
 
@@ -96,12 +95,12 @@ class Engine(Protocol):
         self,
         maps: FeatureMaps[np.ndarray],
         baseline: FeatureMaps[np.ndarray],
-        channels: FeatureMaps[np.ndarray],
-    ) -> Float32[np.ndarray, "items k"]:
-        """The logits of one picture with some channels of its maps `[C, h, w]` replaced by those of the baseline.
+        groups: FeatureMaps[np.ndarray],
+    ) -> Float32[np.ndarray, "all_groups k"]:
+        """The logits of one picture for each group of channels of a map, with these taken from the baseline.
 
-        `channels` are integers `[items, n]` for every branch, of which C stands for no channel. Only for engines that
-        are `is_lifted`.
+        The maps are `[C, h, w]`. `groups` are integers `[groups, channels]` for every branch, of which C stands for no channel. The groups of all
+        branches follow each other. Only for engines that are `is_lifted`.
         """
         ...
 

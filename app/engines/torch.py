@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from app.engines.protocol import HeadResult, TokenResult
 from app.errors import BundleError
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
-from app.models.lifting import Path, lifted_head
+from app.models.lifting import lifted_head
 from app.models.swin_tokens import swin_tokens
 
 GPU_BATCH = 16  # pictures in one pass on a GPU
@@ -66,31 +66,31 @@ class TorchEngine:
         )
 
     @torch.inference_mode()
-    def integrated_gradients(
+    def path_evidence(
         self,
         maps: FeatureMaps[np.ndarray],
         baseline: FeatureMaps[np.ndarray],
         positions: Float[np.ndarray, " nodes"],
-        weights: Float[np.ndarray, " nodes"],
         targets: Float[np.ndarray, "targets k"],
     ) -> FeatureMaps[np.ndarray]:
-        """See `Engine.integrated_gradients`."""
+        """See `Engine.path_evidence`."""
         assert self._lifted is not None
-        path = Path(self._tensor(positions), self._tensor(weights))
-        evidence = self._lifted.integrated_gradients(*self._items(maps, baseline), path, self._tensor(targets))
-        return evidence.map(_numpy)
+        ends = self._of_one(maps), self._of_one(baseline)
+        at, weights = self._tensor(positions), self._tensor(targets)
+        return self._lifted.path_evidence(*ends, self._lifted.lift(ends[1]), at, weights).map(_numpy)
 
     @torch.inference_mode()
     def ablated_logits(
         self,
         maps: FeatureMaps[np.ndarray],
         baseline: FeatureMaps[np.ndarray],
-        channels: FeatureMaps[np.ndarray],
-    ) -> Float32[np.ndarray, "items k"]:
+        groups: FeatureMaps[np.ndarray],
+    ) -> Float32[np.ndarray, "all_groups k"]:
         """See `Engine.ablated_logits`."""
         assert self._lifted is not None
-        replaced = channels.map(lambda numbers: torch.tensor(numbers, dtype=torch.int64, device=self.device))
-        return _numpy(self._lifted.ablated_logits(*self._items(maps, baseline), replaced))
+        ends = self._of_one(maps), self._of_one(baseline)
+        numbers = groups.map(lambda channels: torch.tensor(channels, dtype=torch.int64, device=self.device))
+        return _numpy(self._lifted.ablated_logits(*ends, self._lifted.lift(ends[1]), numbers))
 
     def compile_tokens(self) -> None:
         """See `Engine.compile_tokens`: here nothing is compiled."""
@@ -115,9 +115,9 @@ class TorchEngine:
             return HeadResult(_numpy(logits), by_branch)
         return HeadResult(_numpy(logits), by_branch, _numpy(attention), gradients[-1])
 
-    def _items(self, *maps: FeatureMaps[np.ndarray]) -> Iterator[FeatureMaps[Tensor]]:
-        """Batches of one item."""
-        return (each.map(lambda values: self._tensor(values[None])) for each in maps)
+    def _of_one(self, maps: FeatureMaps[np.ndarray]) -> FeatureMaps[Tensor]:
+        """A batch of one item."""
+        return maps.map(lambda values: self._tensor(values[None]))
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self.device)

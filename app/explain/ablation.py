@@ -25,15 +25,16 @@ def ablationcam(picture: AttributionInput, groups: int = GROUPS) -> Attribution:
         branch: np.einsum("chw,chw->c", gradient[branch], activation - picture.baseline[branch], dtype=np.float64)
         for branch, activation in picture.maps.items()
     }
-    channel_groups = [
-        (branch, channels)
-        for branch, losses in first_order.items()
-        for channels in np.array_split(np.argsort(losses, kind="stable"), min(groups, len(losses)))
-    ]
-    ablated_scores = picture.ablated_scores([{branch: channels} for branch, channels in channel_groups])
-    full_score = picture.endpoints().picture
+    channel_groups = FeatureMaps(
+        {
+            branch: np.array_split(np.argsort(losses, kind="stable"), min(groups, len(losses)))
+            for branch, losses in first_order.items()
+        }
+    )
+    full_score, ablated_scores = picture.endpoints().picture, iter(picture.ablated_scores(channel_groups).tolist())
     weights = {branch: losses.copy() for branch, losses in first_order.items()}
-    for (branch, channels), value in zip(channel_groups, ablated_scores.tolist(), strict=True):
-        weights[branch][channels] += (full_score - value - first_order[branch][channels].sum()) / len(channels)
+    for branch, of_branch in channel_groups.items():
+        for channels, score in zip(of_branch, ablated_scores, strict=False):  # the next branch's scores follow
+            weights[branch][channels] += (full_score - score - first_order[branch][channels].sum()) / len(channels)
     heatmaps = {branch: weighted_sum(activation, weights[branch]) for branch, activation in picture.maps.items()}
     return Attribution(FeatureMaps(heatmaps))

@@ -7,17 +7,18 @@ all methods are pure numpy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Float32, Int
 
 from app.explain.merge import Heatmap
 from app.models.feature_maps import Branch, FeatureMaps, batched, unbatched
 
 Maps = Mapping[Branch, Float32[np.ndarray, "c h w"]]
+Channels = Int[np.ndarray, " _n"]
 Batch = Mapping[Branch, Float32[np.ndarray, "b c h w"]]
 
 
@@ -42,16 +43,16 @@ class Score(Protocol):
 class LiftedScore(Protocol):
     """Computes the score of one target for one picture and a baseline: see `app.models.lifting`."""
 
-    def integrated_gradients(
-        self, maps: Maps, baseline: Maps, positions: Float32[np.ndarray, " n"], weights: Float32[np.ndarray, " n"]
-    ) -> FeatureMaps[Heatmap]:
-        """The evidence of each cell, by a quadrature on [0, 1] over the straight path from the baseline."""
+    def path_evidence(
+        self, maps: Maps, baseline: Maps, positions: Float[np.ndarray, " nodes"]
+    ) -> FeatureMaps[Float32[np.ndarray, "nodes _h _w"]]:
+        """The change of each cell times the gradient, at some positions on the path from the baseline to the maps."""
         ...
 
-    def ablated(self, maps: Maps, baseline: Maps, channels: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, " items"]:
-        """The score with some channels of the maps replaced by those of the baseline.
+    def ablated(self, maps: Maps, baseline: Maps, groups: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, " groups"]:
+        """The score for each group of channels of one map with these replaced by their baseline.
 
-        `channels` are integers `[items, n]` for every branch. C, the number of channels of a map, stands for none.
+        `groups` are integers `[groups, channels]` for every branch; C, a map's number of channels, stands for none.
         """
         ...
 
@@ -83,24 +84,22 @@ class AttributionInput:
             return self.precomputed_endpoints
         return Endpoints(*self.score.values(batched([self.baseline, self.maps])).tolist())
 
-    def ablated_scores(
-        self, channels: Sequence[Mapping[Branch, Int[np.ndarray, " _n"]]]
-    ) -> Float32[np.ndarray, " items"]:
-        """The score for every item, with the channels of it that are named replaced by their baseline."""
+    def ablated_scores(self, groups: Mapping[Branch, Sequence[Channels]]) -> Float32[np.ndarray, " groups"]:
+        """The score for each group of channels of one map with these replaced by their baseline.
+
+        The groups of all branches follow each other.
+        """
         if self.score.lifted is None:
-            return self.score.values(batched([self._ablated(item) for item in channels]))
-        none = np.array([], np.int64)
-        padded = {
-            branch: _padded([item.get(branch, none) for item in channels], len(feature_map))
-            for branch, feature_map in self.maps.items()
-        }
+            return self.score.values(batched([*self._ablated(groups)]))
+        padded = {branch: _padded(groups[branch], len(feature_map)) for branch, feature_map in self.maps.items()}
         return self.score.lifted.ablated(self.maps, self.baseline, FeatureMaps(padded))
 
-    def _ablated(self, channels: Mapping[Branch, Int[np.ndarray, " _n"]]) -> Maps:
-        maps = {branch: feature_map.copy() for branch, feature_map in self.maps.items()}
-        for branch, replaced in channels.items():
-            maps[branch][replaced] = self.baseline[branch][replaced]
-        return maps
+    def _ablated(self, groups: Mapping[Branch, Sequence[Channels]]) -> Iterator[Maps]:
+        for branch, of_branch in groups.items():
+            for channels in of_branch:
+                feature_map = self.maps[branch].copy()
+                feature_map[channels] = self.baseline[branch][channels]
+                yield {**self.maps, branch: feature_map}
 
     def gradient(self) -> Maps:
         """The derivative of the score with respect to the picture's maps."""
@@ -142,7 +141,7 @@ class Attribution:
     completeness: Completeness | None = None
 
 
-def _padded(groups: Sequence[Int[np.ndarray, " _n"]], filler: int) -> Int[np.ndarray, "groups longest"]:
+def _padded(groups: Sequence[Channels], filler: int) -> Int[np.ndarray, "groups longest"]:
     """Groups of numbers as the rows of one array, filled up with `filler`."""
     rows = np.full((len(groups), max(map(len, groups))), filler)
     for row, group in zip(rows, groups, strict=True):

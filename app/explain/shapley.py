@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
-import numpy as np
-
 from app.explain.attribution import AttributionInput
-from app.models.feature_maps import Branch
+from app.models.feature_maps import Branch, batched
 
 
 @dataclass(frozen=True)
@@ -34,10 +32,11 @@ def shapley_values(picture: AttributionInput) -> BranchValues:
         frozenset(coalition) for size in range(1, len(branches)) for coalition in combinations(branches, size)
     ]
     if coalitions:
-        absent = [
-            {b: np.arange(len(picture.maps[b])) for b in branches if b not in coalition} for coalition in coalitions
+        items = [
+            {b: picture.maps[b] if b in coalition else picture.baseline[b] for b in branches}
+            for coalition in coalitions
         ]
-        value_of |= zip(coalitions, picture.ablated_scores(absent).tolist(), strict=True)
+        value_of |= zip(coalitions, picture.score.values(batched(items)).tolist(), strict=True)
     contributions: dict[Branch, list[float]] = {branch: [] for branch in branches}
     for order in permutations(branches):
         for position, branch in enumerate(order):

@@ -39,22 +39,20 @@ from app.models.feature_maps import Branch, FeatureMaps
 Lifted = FeatureMaps[Float[Tensor, "b _cells _features"]]
 
 
-class Path(NamedTuple):
-    """The nodes of a quadrature on [0, 1]: where the gradient is taken, and how much each counts."""
-
-    positions: Float[Tensor, " nodes"]
-    weights: Float[Tensor, " nodes"]
-
-
 class Line(NamedTuple):
     """Lifted values along a straight path: those at its start, and the change from there to its end."""
 
-    start: Float[Tensor, "cells features"]
-    change: Float[Tensor, "cells features"]
+    start: Float[Tensor, "*values"]
+    change: Float[Tensor, "*values"]
 
-    def at(self, positions: Float[Tensor, " nodes"]) -> Float[Tensor, "nodes cells features"]:
+    def at(self, positions: Float[Tensor, " nodes"]) -> Float[Tensor, "nodes ..."]:
         """The values at some positions between 0, the start, and 1, the end."""
-        return self.start + positions[:, None, None] * self.change
+        return self.start + positions.reshape(-1, *[1] * self.change.ndim) * self.change
+
+    @staticmethod
+    def each(start: Sequence[Tensor], change: Sequence[Tensor]) -> list[Line]:
+        """A line for each part of the values."""
+        return [Line(*ends) for ends in zip(start, change, strict=True)]
 
 
 class Affine(NamedTuple):
@@ -86,7 +84,8 @@ class LiftedHead(nn.Module, ABC):
 
     def __init__(self, lifts: FeatureMaps[Lift]) -> None:
         super().__init__()
-        self.lifts = nn.ModuleDict(lifts)
+        self.lifts = nn.ModuleDict({str(branch): lift for branch, lift in lifts.items()})
+        self.features: FeatureMaps[int] = lifts.map(lambda lift: lift.matrix.shape[1])  # lifted values of a cell
 
     def lift(self, maps: FeatureMaps[Tensor]) -> Lifted:
         """The lifted values of maps `[B, C, h, w]`, cell by cell."""
@@ -98,40 +97,53 @@ class LiftedHead(nn.Module, ABC):
 
     @abstractmethod
     def evidence(
-        self, lines: FeatureMaps[Line], path: Path, targets: Float[Tensor, "targets classes"]
-    ) -> FeatureMaps[Float[Tensor, "targets _cells"]]:
-        """Each cell's change of lifted values times the mean gradient of the score along the path, for each target."""
+        self,
+        lines: FeatureMaps[Line],
+        positions: Float[Tensor, " nodes"],
+        targets: Float[Tensor, "targets classes"],
+    ) -> FeatureMaps[Float[Tensor, "nodes targets _cells"]]:
+        """At each position, each cell's change of lifted values times the gradient of the score of each target."""
 
-    def integrated_gradients(
+    def path_evidence(
         self,
         maps: FeatureMaps[Float[Tensor, "1 _c _h _w"]],
         baseline: FeatureMaps[Float[Tensor, "1 _c _h _w"]],
-        path: Path,
+        start: Lifted,
+        positions: Float[Tensor, " nodes"],
         targets: Float[Tensor, "targets classes"],
-    ) -> FeatureMaps[Float[Tensor, "targets _h _w"]]:
-        """The integrated gradients of one picture's maps against the baseline, in logits.
+    ) -> FeatureMaps[Float[Tensor, "nodes targets _h _w"]]:
+        """The integrand of integrated gradients at some positions on the path from the baseline, 0, to the maps, 1.
 
-        The score of a target is the sum of the logits times its weights. A heatmap has the cells of its branch's map.
+        It is the change of a cell's map along the path times the gradient there, in logits. `start` is
+        `lift(baseline)`. The score of a target is the sum of the logits times its weights.
         """
-        lines = {branch: self._lift_of(branch).line(baseline[branch], maps[branch]) for branch in maps}
-        evidence = self.evidence(FeatureMaps(lines), path, targets)
-        return FeatureMaps({branch: evidence[branch].reshape(-1, *maps[branch].shape[2:]) for branch in maps})
+        evidence = self.evidence(self._lines(maps, baseline, start), positions, targets)
+        return FeatureMaps({branch: evidence[branch].unflatten(-1, maps[branch].shape[2:]) for branch in maps})
 
     def ablated_logits(
         self,
         maps: FeatureMaps[Float[Tensor, "1 _c _h _w"]],
         baseline: FeatureMaps[Float[Tensor, "1 _c _h _w"]],
-        channels: FeatureMaps[Int[Tensor, "items _channels"]],
-    ) -> Float[Tensor, "items classes"]:
-        """The logits of one picture, for every item with some channels of each map replaced by their baseline.
+        start: Lifted,
+        groups: FeatureMaps[Int[Tensor, "_groups _channels"]],
+    ) -> Float[Tensor, "all_groups classes"]:
+        """The logits of one picture, for every group of channels of one map with these replaced by their baseline.
 
-        The channel C, where a map has channels 0 to C - 1, stands for none.
+        `start` is `lift(baseline)`. The groups of all branches follow each other. The channel C, where a map has
+        channels 0 to C - 1, stands for none.
         """
-        lifted = self.lift(maps)
-        for branch, replaced in channels.items():
-            change = (baseline[branch] - maps[branch])[0]
-            lifted[branch] = lifted[branch] + self._lift_of(branch).of_channels(change, replaced)
-        return self.core(lifted)
+        lines = self._lines(maps, baseline, start)
+        lifted = lines.map(lambda line: line.start + line.change)
+        batches = []
+        for ablated, channels in groups.items():
+            change = self._lift_of(ablated).of_channels((maps[ablated] - baseline[ablated])[0], channels)
+            batch = {branch: values.expand(channels.shape[0], -1, -1) for branch, values in lifted.items()}
+            batches.append(batch | {ablated: lifted[ablated] - change})
+        return self.core(FeatureMaps({branch: torch.cat([batch[branch] for batch in batches]) for branch in maps}))
+
+    def _lines(self, maps: FeatureMaps[Tensor], baseline: FeatureMaps[Tensor], start: Lifted) -> FeatureMaps[Line]:
+        changes = {branch: self._lift_of(branch).of_change(maps[branch] - baseline[branch]) for branch in maps}
+        return FeatureMaps({branch: Line(start[branch][0], change[0]) for branch, change in changes.items()})
 
     def _lift_of(self, branch: Branch) -> Lift:
         return cast(Lift, self.lifts[branch])
@@ -153,19 +165,19 @@ class Lift(nn.Module):
 
     def forward(self, feature_map: Float[Tensor, "b c h w"]) -> Float[Tensor, "b cells features"]:
         """The lifted values of a map."""
-        return as_tokens(feature_map) @ self.matrix + self.offset
+        return self.of_change(feature_map) + self.offset
 
-    def line(self, start: Float[Tensor, "1 c h w"], end: Float[Tensor, "1 c h w"]) -> Line:
-        """The lifted values on the straight path between two maps."""
-        start_values, change = as_tokens(torch.cat([start, end - start])) @ self.matrix
-        return Line(start_values + self.offset, change)
+    def of_change(self, change: Float[Tensor, "b c h w"]) -> Float[Tensor, "b cells features"]:
+        """The change of the lifted values, for a change of a map."""
+        return as_tokens(change) @ self.matrix
 
     def of_channels(
-        self, change: Float[Tensor, "c h w"], channels: Int[Tensor, "items channels"]
-    ) -> Float[Tensor, "items cells features"]:
+        self, change: Float[Tensor, "c h w"], channels: Int[Tensor, "groups channels"]
+    ) -> Float[Tensor, "groups cells features"]:
         """The change of the lifted values if only some channels of the map change. The channel C stands for none."""
-        by_channel, rows = (F.pad(values, (0, 0, 0, 1)) for values in (change.flatten(1), self.matrix))
-        return by_channel[channels].transpose(1, 2) @ rows[channels]
+        by_channel = F.pad(change.flatten(1), (0, 0, 0, 1))  # none: a channel that does not change
+        rows = self.matrix[channels.clamp(max=len(self.matrix) - 1)]
+        return by_channel[channels].transpose(1, 2) @ rows
 
 
 class LiftedAttention(LiftedHead):
@@ -209,52 +221,86 @@ class LiftedAttention(LiftedHead):
         return by_token.mean(dim=1)
 
     def evidence(
-        self, lines: FeatureMaps[Line], path: Path, targets: Float[Tensor, "targets classes"]
-    ) -> FeatureMaps[Float[Tensor, "targets _cells"]]:
+        self,
+        lines: FeatureMaps[Line],
+        positions: Float[Tensor, " nodes"],
+        targets: Float[Tensor, "targets classes"],
+    ) -> FeatureMaps[Float[Tensor, "nodes targets _cells"]]:
         """See `LiftedHead.evidence`. The gradient is written out, so that nothing is computed that does not count."""
-        query, own_hidden, _ = self._swin_parts(lines["swin"].at(path.positions))
-        key, value = self._cnn_parts(lines["cnn"].at(path.positions))
-        query_change, hidden_change, logits_change = self._swin_parts(lines["swin"].change[None])
-        key_change, value_change = self._cnn_parts(lines["cnn"].change[None])
-        query, query_slope = _normalised(self.query_norm, query, query_change)
-        key, key_slope = _normalised(self.key_norm, key, key_change)
-        weights = (query @ key.transpose(-2, -1) * self.scale).softmax(dim=-1)
+        queries, own_hidden, own_logits = Line.each(*map(self._swin_parts, lines["swin"]))
+        keys, values = Line.each(*map(self._cnn_parts, lines["cnn"]))
+        scores, by_queries, by_keys = self._scores(queries, keys, positions)
+        weights, value = scores.softmax(dim=-1), values.at(positions)
         attended = (weights @ value).transpose(1, 2).flatten(2)
-        slope = _gelu_slope(own_hidden + attended @ self.attended_to_hidden)
+        slope = _gelu_slope(own_hidden.at(positions) + attended @ self.attended_to_hidden)[:, None]
 
-        # Gradients with respect to what stands before the mean over tokens, by node and target.
-        of_hidden = targets @ self.hidden_to_logits.T / slope.shape[1]
-        of_node = path.weights[:, None, None] * slope
-        of_attended = (of_node[:, None] * of_hidden[:, None]) @ self.attended_to_hidden.T
-        direct = targets @ self.attended_to_logits.T / slope.shape[1]
-        of_attended = of_attended + path.weights[:, None, None, None] * direct[:, None]
-        of_attended = of_attended.unflatten(-1, (self.heads, -1)).transpose(2, 3)  # [nodes, targets, heads, q, e]
-
+        # Gradients by node and target, `[nodes, targets, ...]`. Every token has the same part in the mean over tokens.
+        of_token = targets / slope.shape[2]
+        of_hidden, direct = of_token @ self.hidden_to_logits.T, of_token @ self.attended_to_logits.T
+        of_attended = (slope * of_hidden[:, None]) @ self.attended_to_hidden.T + direct[:, None]
+        of_attended = of_attended.unflatten(-1, (self.heads, -1)).transpose(2, 3)
         of_weights = of_attended @ value.transpose(-2, -1)[:, None]
         weights = weights[:, None]
         weighted = weights * of_weights
-        of_scores = (weighted - weights * weighted.sum(dim=-1, keepdim=True)) * self.scale
-        by_query = of_scores * (query_slope @ key.transpose(-2, -1))[:, None]
-        by_key = of_scores * (query @ key_slope.transpose(-2, -1))[:, None]
-        by_value = weights * (of_attended @ value_change.transpose(-2, -1))
-        own = (hidden_change[0] * of_node.sum(dim=0)) @ of_hidden.T + logits_change[0] @ targets.T / slope.shape[1]
-        return FeatureMaps({"cnn": (by_key + by_value).sum(dim=(0, 2, 3)), "swin": by_query.sum(dim=(0, 2, 4)) + own.T})
+        of_scores = weighted - weights * weighted.sum(dim=-1, keepdim=True)
+
+        by_query = (of_scores * by_queries[:, None]).sum(dim=(2, 4))
+        by_hidden = (slope * own_hidden.change) @ of_hidden.T
+        by_logits = own_logits.change @ of_token.T
+        by_value = weights * (of_attended @ values.change.transpose(-2, -1))
+        return FeatureMaps(
+            {
+                "cnn": (of_scores * by_keys[:, None] + by_value).sum(dim=(2, 3)),
+                "swin": by_query + (by_hidden.squeeze(1) + by_logits).transpose(1, 2),
+            }
+        )
+
+    def _scores(
+        self, queries: Line, keys: Line, positions: Float[Tensor, " nodes"]
+    ) -> tuple[Float[Tensor, "nodes heads q k"], Float[Tensor, "nodes heads q k"], Float[Tensor, "nodes heads q k"]]:
+        """The attention's scores along the path, and their derivatives as the queries, or as the keys, change alone.
+
+        A score is the inner product of two layer norms. Along the path, products of centred values and variances are
+        polynomials, whose coefficients follow from both ends. What is the same for all keys is left out, since it does
+        not change the softmax.
+        """
+        at = positions[:, None, None, None]
+        query, key = (Line(*map(_centred, line)) for line in (queries, keys))
+        scaled = torch.cat(query, dim=-2) * (self.scale * self.query_norm.weight * self.key_norm.weight)
+        products = scaled @ torch.cat(key, dim=-2).transpose(-2, -1)
+        (start, of_keys), (of_queries, of_both) = (
+            rows.split(products.shape[-1] // 2, dim=-1) for rows in products.split(products.shape[-2] // 2, dim=-2)
+        )
+        of_queries, of_keys = of_queries + at * of_both, of_keys + at * of_both
+        product = start + at * (of_queries + of_keys - at * of_both)
+        (one, one_slope), (other, other_slope) = (
+            _inverse_deviation(line, norm.eps, at) for line, norm in ((query, self.query_norm), (key, self.key_norm))
+        )
+        other, other_slope = other.transpose(-2, -1), other_slope.transpose(-2, -1)
+        bias = Line(*(part @ (self.scale * self.query_norm.bias * self.key_norm.weight) for part in key))
+        key_bias, key_bias_slope = bias.at(positions)[..., None, :], bias.change[..., None, :]
+        return (
+            (product * one + key_bias) * other,
+            (of_queries * one + product * one_slope) * other,
+            (of_keys * one + key_bias_slope) * other + (product * one + key_bias) * other_slope,
+        )
 
     def _swin_parts(
-        self, values: Float[Tensor, "b q _features"]
-    ) -> tuple[Float[Tensor, "b heads q e"], Float[Tensor, "b q hidden"], Float[Tensor, "b q classes"]]:
+        self, values: Float[Tensor, "*b q _features"]
+    ) -> tuple[Float[Tensor, "*b heads q e"], Float[Tensor, "*b q hidden"], Float[Tensor, "*b q classes"]]:
         hidden, attended = self.attended_to_hidden.shape[1], self.attended_to_hidden.shape[0]
         query, own_hidden, own_logits = values.split([attended, hidden, values.shape[-1] - attended - hidden], dim=-1)
         return self._by_head(query), own_hidden, own_logits
 
     def _cnn_parts(
-        self, values: Float[Tensor, "b k _features"]
-    ) -> tuple[Float[Tensor, "b heads k e"], Float[Tensor, "b heads k e"]]:
+        self, values: Float[Tensor, "*b k _features"]
+    ) -> tuple[Float[Tensor, "*b heads k e"], Float[Tensor, "*b heads k e"]]:
         key, value = values.chunk(2, dim=-1)
         return self._by_head(key), self._by_head(value)
 
-    def _by_head(self, values: Float[Tensor, "b n _d"]) -> Float[Tensor, "b heads n e"]:
-        return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _by_head(self, values: Float[Tensor, "*b n _d"]) -> Float[Tensor, "*b heads n e"]:
+        by_head: Tensor = values.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        return by_head
 
 
 class PooledMLP(NamedTuple):
@@ -289,16 +335,20 @@ class LiftedMLPs(LiftedHead):
         return _sum(logits) / len(logits)
 
     def evidence(
-        self, lines: FeatureMaps[Line], path: Path, targets: Float[Tensor, "targets classes"]
-    ) -> FeatureMaps[Float[Tensor, "targets _cells"]]:
+        self,
+        lines: FeatureMaps[Line],
+        positions: Float[Tensor, " nodes"],
+        targets: Float[Tensor, "targets classes"],
+    ) -> FeatureMaps[Float[Tensor, "nodes targets _cells"]]:
         """See `LiftedHead.evidence`. All cells of a map have the same gradient."""
         evidence = FeatureMaps[Tensor]()
+        of_logits = targets / len(self.branches)
         for branches, hidden_to_logits in zip(self.branches, self.hidden_to_logits, strict=True):
-            pooled = _sum([lines[branch].at(path.positions).mean(dim=1) for branch in branches])
-            slope = path.weights @ _gelu_slope(self._parts(pooled)[0])
-            gradient = torch.cat([slope * (targets @ hidden_to_logits.T), targets], dim=-1) / len(self.branches)
+            pooled = _sum([lines[branch].at(positions).mean(dim=1) for branch in branches])
+            of_hidden = _gelu_slope(self._parts(pooled)[0])[:, None] * (of_logits @ hidden_to_logits.T)
             for branch in branches:
-                evidence[branch] = gradient @ lines[branch].change.T / len(lines[branch].change)
+                hidden, logits = self._parts(lines[branch].change / len(lines[branch].change))
+                evidence[branch] = of_hidden @ hidden.T + of_logits @ logits.T
         return evidence
 
     def _parts(self, values: Float[Tensor, "*b _features"]) -> tuple[Float[Tensor, "*b hidden"], Float[Tensor, "*b k"]]:
@@ -337,7 +387,8 @@ def _pooled_lifts(of: PooledMLP) -> FeatureMaps[Lift]:
     """The lifts of the branches of an MLP. Its biases are in the first, since the values of all branches are added."""
     widths = [projection.out_features for projection in of.projections.values()]
     to_hidden, to_logits = of.mlp.up.weight.split(widths, dim=1), of.classifier.weight.split(widths, dim=1)
-    hidden_bias, logits_bias = of.mlp.up.bias, of.classifier(of.mlp.down.bias)
+    hidden_bias: Tensor = of.mlp.up.bias
+    logits_bias: Tensor = of.classifier(of.mlp.down.bias)
     lifts = FeatureMaps[Lift]()
     for branch, hidden, logits in zip(of.projections, to_hidden, to_logits, strict=True):
         projected = Affine.of(of.projections[branch])
@@ -351,15 +402,20 @@ def _transposed_product(outer: nn.Linear, inner: nn.Linear) -> Float[Tensor, "in
     return (outer.weight.double() @ inner.weight.double()).T.float().contiguous()
 
 
-def _normalised(
-    norm: nn.LayerNorm, values: Float[Tensor, "*b e"], change: Float[Tensor, "*#b e"]
-) -> tuple[Float[Tensor, "*b e"], Float[Tensor, "*b e"]]:
-    """Layer norm of values along a line, and its derivative along the line, whose direction is `change`."""
-    centred, change = values - values.mean(dim=-1, keepdim=True), change - change.mean(dim=-1, keepdim=True)
-    scale = (centred.square().mean(dim=-1, keepdim=True) + norm.eps).rsqrt()
-    unit, unit_change = centred * scale, change * scale
-    slope = unit_change - unit * (unit * unit_change).mean(dim=-1, keepdim=True)
-    return unit * norm.weight + norm.bias, slope * norm.weight
+def _centred(values: Float[Tensor, "*b e"]) -> Float[Tensor, "*b e"]:
+    return values - values.mean(dim=-1, keepdim=True)
+
+
+def _inverse_deviation(
+    centred: Line, eps: float, at: Float[Tensor, "nodes 1 1 1"]
+) -> tuple[Float[Tensor, "nodes heads n 1"], Float[Tensor, "nodes heads n 1"]]:
+    """1 / the standard deviation of centred values along a line, and its derivative."""
+    start, both, change = (
+        (one * other).mean(dim=-1, keepdim=True)
+        for one, other in ((centred.start, centred.start), centred, (centred.change, centred.change))
+    )
+    inverse = (start + at * (2 * both + at * change) + eps).rsqrt()
+    return inverse, -inverse * inverse.square() * (both + at * change)
 
 
 def _gelu_slope(values: Float[Tensor, "*b f"]) -> Float[Tensor, "*b f"]:

@@ -10,7 +10,6 @@ from jaxtyping import Float, Float32
 
 from app.engines.protocol import Engine
 from app.explain.attribution import Batch, Maps
-from app.explain.merge import Heatmap
 from app.models.feature_maps import FeatureMaps
 
 
@@ -26,17 +25,17 @@ class LiftedHeadScore:
     engine: Engine
     weights: Float[np.ndarray, " classes"]
 
-    def integrated_gradients(
-        self, maps: Maps, baseline: Maps, positions: Float32[np.ndarray, " n"], weights: Float32[np.ndarray, " n"]
-    ) -> FeatureMaps[Heatmap]:
-        """See `LiftedScore.integrated_gradients`."""
-        ends = FeatureMaps(maps), FeatureMaps(baseline)
-        of_targets = self.engine.integrated_gradients(*ends, positions, weights, self.weights[None])
-        return of_targets.map(lambda heatmaps: heatmaps[0])
+    def path_evidence(
+        self, maps: Maps, baseline: Maps, positions: Float[np.ndarray, " nodes"]
+    ) -> FeatureMaps[Float32[np.ndarray, "nodes _h _w"]]:
+        """See `LiftedScore.path_evidence`."""
+        targets = self.weights[None]
+        evidence = self.engine.path_evidence(FeatureMaps(maps), FeatureMaps(baseline), positions, targets)
+        return evidence.map(lambda of_targets: of_targets[:, 0])
 
-    def ablated(self, maps: Maps, baseline: Maps, channels: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, " items"]:
+    def ablated(self, maps: Maps, baseline: Maps, groups: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, " groups"]:
         """See `LiftedScore.ablated`."""
-        logits = self.engine.ablated_logits(FeatureMaps(maps), FeatureMaps(baseline), channels)
+        logits = self.engine.ablated_logits(FeatureMaps(maps), FeatureMaps(baseline), groups)
         return np.asarray(logits @ self.weights, dtype=np.float32)
 
 

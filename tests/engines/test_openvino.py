@@ -61,8 +61,8 @@ def lifted_answers(engine: Engine, maps: FeatureMaps[np.ndarray], classes: int) 
     """Integrated gradients of the first picture against the second, and its logits without some channels."""
     assert engine.is_lifted
     maps, baseline = islice(unbatched(maps), 2)
-    nodes, targets = np.array([0.2, 0.7], np.float32), np.eye(classes, dtype=np.float32)
-    evidence = engine.integrated_gradients(maps, baseline, nodes, np.array([0.6, 0.4], np.float32), targets)
+    nodes, targets = np.linspace(0, 1, 17), np.eye(classes, dtype=np.float32)  # more than go into one run
+    evidence = engine.path_evidence(maps, baseline, nodes, targets)
     channels = maps.map(lambda feature_map: np.array([[0, 1, 2], [5, len(feature_map), len(feature_map)]]))
     ablated = engine.ablated_logits(maps, baseline, channels)
     return {f"{branch} evidence": values for branch, values in evidence.items()} | {"ablated": ablated}

@@ -13,7 +13,7 @@ import torch
 from app.errors import BadParameter
 from app.explain.ablation import GROUPS, ablationcam
 from app.explain.attribution import AttributionInput, Batch, Completeness, Maps, Score
-from app.explain.integrated import integrated_gradients
+from app.explain.integrated import gauss_patterson, integrated_gradients
 from app.explain.merge import Heatmap
 from app.explain.methods import METHODS, merge_rule_of, warnings_of
 from app.explain.shapley import shapley_values
@@ -118,8 +118,9 @@ def test_the_lifted_head_gives_the_heatmaps_of_the_whole_head(fusion: Fusion, me
 
 
 def test_more_nodes_are_taken_where_the_map_would_not_account_for_the_score() -> None:
-    picture = demo().attribution_input(CONTRAST)
-    few, more, enough = (integrated_gradients(picture, nodes).completeness for nodes in ((2,), (2, 64), (64, 2)))
+    far = {branch: 4 * feature_map for branch, feature_map in demo().maps.items()}
+    picture = demo().attribution_input(CONTRAST, far)
+    few, more, enough = (integrated_gradients(picture, nodes).completeness for nodes in ((7,), (7, 63), (63, 7)))
     assert few is not None and more is not None and enough is not None
     assert not few.is_small
     assert more.is_small and more.error == enough.error
@@ -241,3 +242,19 @@ def test_it_is_said_where_a_map_does_not_account_for_the_score() -> None:
     assert warnings_of("integrated", tiny().maps, good) == ()
     (sentence,) = warnings_of("integrated", tiny().maps, replace(good, error=-0.5))
     assert "adds up to 1.5 logits, but the score differs from the baseline's by 2" in sentence
+
+
+@pytest.mark.parametrize("count", [7, 15, 31, 63])
+def test_a_rule_is_exact_for_polynomials_and_has_the_nodes_of_the_one_before(count: int) -> None:
+    rule = gauss_patterson(count)
+    for degree in range(3 * count // 2 + 1):
+        assert rule.positions**degree @ rule.weights == pytest.approx(1 / (degree + 1), abs=1e-9)
+    assert rule.weights.min() > 0 and 0 < rule.positions.min() and rule.positions.max() < 1
+    if count > 7:
+        assert {*gauss_patterson(count // 2).positions} < {*rule.positions}
+
+
+def test_there_is_no_rule_with_another_number_of_nodes() -> None:
+    for count in (3, 16):
+        with pytest.raises(ValueError, match=f"no such rule with {count} nodes"):
+            gauss_patterson(count)

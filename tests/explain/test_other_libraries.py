@@ -217,9 +217,9 @@ def of_the_head(case: Explained) -> tuple[Callable[[Tensor, Tensor], Tensor], tu
 def test_integrated_gradients_are_those_of_captum(case: Callable[[], Explained]) -> None:
     logits, maps, reference = of_the_head(case())
     found = IntegratedGradients(logits).attribute(
-        maps, reference, target=CLASS, n_steps=16, method="gausslegendre", internal_batch_size=16
+        maps, reference, target=CLASS, n_steps=128, method="gausslegendre", internal_batch_size=128
     )
-    ours = integrated_gradients(case().attribution_input(ONE_HOT), nodes=(16,)).heatmaps
+    ours = integrated_gradients(case().attribution_input(ONE_HOT), nodes=(63,)).heatmaps
     for branch, theirs in zip(BRANCHES, found, strict=True):
         assert_same(ours[branch], theirs[0].sum(dim=0).detach().numpy(), RAW)
 

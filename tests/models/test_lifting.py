@@ -14,19 +14,25 @@ from torch import Tensor, nn
 
 from app.models.cnnswin import FUSIONS, CNNViTFusion, Fusion
 from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
-from app.models.lifting import LiftedHead, Path, lifted_head
+from app.models.lifting import LiftedHead, lifted_head
 
 Build = Callable[..., CNNViTFusion]
 PART = 1e-6  # of the largest value
 EACH = pytest.mark.parametrize(("fusion", "classes"), [(fusion, classes) for fusion in FUSIONS for classes in (2, 7)])
-# Few nodes and uneven weights: a law of any quadrature.
-PATH = Path(torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.5, 0.3, 0.2]))
+POSITIONS = torch.tensor([0.1, 0.5, 0.9])
 
 
 def lifted(model: CNNViTFusion) -> LiftedHead:
     head = lifted_head(model.head)
     assert head is not None
     return head
+
+
+def evidence(
+    model: CNNViTFusion, maps: FeatureMaps[Tensor], baseline: FeatureMaps[Tensor], targets: Tensor
+) -> FeatureMaps[Tensor]:
+    head = lifted(model)
+    return head.path_evidence(maps, baseline, head.lift(baseline), POSITIONS, targets)
 
 
 def random_maps(model: CNNViTFusion, seed: int, items: int = 1) -> FeatureMaps[Tensor]:
@@ -51,17 +57,16 @@ def assert_close(found: Tensor, expected: Tensor, part: float = PART) -> None:
 def along_the_path(
     model: CNNViTFusion, maps: FeatureMaps[Tensor], baseline: FeatureMaps[Tensor], target: Tensor
 ) -> FeatureMaps[Tensor]:
-    """The same sum of gradients by autograd through the whole head, in double precision."""
+    """The same by autograd through the whole head, in double precision: `[nodes, h, w]`."""
     head = {name: value.double() for name, value in model.head.state_dict().items()}
-    evidence = maps.map(lambda feature_map: torch.zeros_like(feature_map[0, 0], dtype=torch.float64))
-    for position, weight in zip(*PATH, strict=True):
-        at = FeatureMaps({b: (baseline[b] + position * (maps[b] - baseline[b])).double() for b in maps})
-        leaves = at.map(lambda feature_map: feature_map.requires_grad_())
-        logits, _ = torch.func.functional_call(model.head, head, (leaves,))
-        gradients = torch.autograd.grad((logits[0] * target).sum(), list(leaves.values()))
-        for branch, gradient in zip(maps, gradients, strict=True):
-            evidence[branch] += weight * (gradient[0] * (maps[branch] - baseline[branch])[0]).sum(dim=0)
-    return evidence.map(lambda heatmap: heatmap.float())
+    at = POSITIONS.double()[:, None, None, None]
+    steps = FeatureMaps({b: (maps[b] - baseline[b]).double() for b in maps})
+    leaves = FeatureMaps({b: (baseline[b] + at * step).requires_grad_() for b, step in steps.items()})
+    logits, _ = torch.func.functional_call(model.head, head, (leaves,))
+    gradients = torch.autograd.grad((logits * target).sum(), list(leaves.values()))
+    return FeatureMaps(
+        {b: (gradient * steps[b]).sum(dim=1).float() for b, gradient in zip(maps, gradients, strict=True)}
+    )
 
 
 @EACH
@@ -74,12 +79,13 @@ def test_core_of_lift_is_the_head(built: Build, fusion: Fusion, classes: int) ->
 
 
 @EACH
-def test_integrated_gradients_are_those_through_the_whole_head(built: Build, fusion: Fusion, classes: int) -> None:
+def test_evidence_along_the_path_is_that_through_the_whole_head(built: Build, fusion: Fusion, classes: int) -> None:
     model = built(fusion, classes)
     maps, baseline, targets = random_maps(model, seed=2), random_maps(model, seed=3), targets_of(classes)
     with torch.no_grad():
-        together = lifted(model).integrated_gradients(maps, baseline, PATH, targets)
-    for target, *heatmaps in zip(targets, *together.values(), strict=True):
+        together = evidence(model, maps, baseline, targets)
+    for index, target in enumerate(targets):
+        heatmaps = [of_branch[:, index] for of_branch in together.values()]
         expected = along_the_path(model, maps, baseline, target)
         # Of both branches' values the largest, since they are added up.
         assert_close(
@@ -91,12 +97,12 @@ def test_integrated_gradients_are_those_through_the_whole_head(built: Build, fus
 def test_queries_are_not_taken_for_keys(finer_cnn: CNNViTFusion) -> None:
     model = deepcopy(finer_cnn).float()
     maps, baseline = random_maps(model, seed=2), random_maps(model, seed=3)
-    found = lifted(model).integrated_gradients(maps, baseline, PATH, torch.eye(5)[:1])
+    found = evidence(model, maps, baseline, torch.eye(5)[:1])
     with torch.enable_grad():
         expected = along_the_path(model, maps, baseline, torch.eye(5)[0])
-    assert {branch: heatmap.shape for branch, heatmap in found.items()} == {"cnn": (1, 6, 10), "swin": (1, 3, 5)}
+    assert {branch: heatmap.shape for branch, heatmap in found.items()} == {"cnn": (3, 1, 6, 10), "swin": (3, 1, 3, 5)}
     for branch in BRANCHES:
-        assert_close(found[branch][0], expected[branch])
+        assert_close(found[branch][:, 0], expected[branch])
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -104,7 +110,7 @@ def test_queries_are_not_taken_for_keys(finer_cnn: CNNViTFusion) -> None:
 def test_where_nothing_differs_from_the_baseline_nothing_is_evidence(built: Build, fusion: Fusion) -> None:
     model = built(fusion)
     for maps in (random_maps(model, seed=4), random_maps(model, seed=4).map(torch.zeros_like)):
-        for heatmap in lifted(model).integrated_gradients(maps, maps, PATH, torch.eye(2)).values():
+        for heatmap in evidence(model, maps, maps, torch.eye(2)).values():
             assert torch.equal(heatmap, torch.zeros_like(heatmap))
 
 
@@ -113,16 +119,18 @@ def test_where_nothing_differs_from_the_baseline_nothing_is_evidence(built: Buil
 def test_ablated_channels_are_replaced_by_the_baselines(built: Build, fusion: Fusion, classes: int) -> None:
     model = built(fusion, classes)
     maps, baseline = random_maps(model, seed=5), random_maps(model, seed=6)
-    # In every item other channels of every map; the last item has none, the first fewer than the rest.
-    channels = maps.map(lambda each: torch.tensor([[0, each.shape[1]], [3, 7], [7, 11], [each.shape[1]] * 2]))
+    # The first group has fewer channels than the others, the last one none.
+    groups = maps.map(lambda each: torch.tensor([[0, each.shape[1]], [3, 7], [7, 11], [each.shape[1]] * 2]))
     expected = []
-    for item in range(4):
-        replaced = maps.map(torch.clone)
-        for branch, feature_map in replaced.items():
-            chosen = [int(channel) for channel in channels[branch][item] if channel < feature_map.shape[1]]
-            feature_map[0, chosen] = baseline[branch][0, chosen]
-        expected.append(model.classify(replaced)[0][0])
-    assert_close(lifted(model).ablated_logits(maps, baseline, channels), torch.stack(expected))
+    for branch, of_branch in groups.items():
+        for group in of_branch.tolist():
+            replaced = maps.map(torch.clone)
+            chosen = [channel for channel in group if channel < maps[branch].shape[1]]
+            replaced[branch][0, chosen] = baseline[branch][0, chosen]
+            expected.append(model.classify(replaced)[0][0])
+    head = lifted(model)
+    # Several times the rounding of a logit, since the maps of a group are a sum of three.
+    assert_close(head.ablated_logits(maps, baseline, head.lift(baseline), groups), torch.stack(expected), 3e-6)
 
 
 @pytest.mark.parametrize("branch", BRANCHES)

@@ -63,20 +63,19 @@ class Slow:
     def is_lifted(self) -> bool:
         return self.right.is_lifted
 
-    def integrated_gradients(
+    def path_evidence(
         self,
         maps: FeatureMaps[np.ndarray],
         baseline: FeatureMaps[np.ndarray],
         positions: Float[np.ndarray, " nodes"],
-        weights: Float[np.ndarray, " nodes"],
         targets: Float[np.ndarray, "targets k"],
     ) -> FeatureMaps[np.ndarray]:
-        return self.right.integrated_gradients(maps, baseline, positions, weights, targets)
+        return self.right.path_evidence(maps, baseline, positions, targets)
 
     def ablated_logits(
-        self, maps: FeatureMaps[np.ndarray], baseline: FeatureMaps[np.ndarray], channels: FeatureMaps[np.ndarray]
-    ) -> Float32[np.ndarray, "items k"]:
-        return self.right.ablated_logits(maps, baseline, channels)
+        self, maps: FeatureMaps[np.ndarray], baseline: FeatureMaps[np.ndarray], groups: FeatureMaps[np.ndarray]
+    ) -> Float32[np.ndarray, "all_groups k"]:
+        return self.right.ablated_logits(maps, baseline, groups)
 
     def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
         return self.right.answer(maps, bias)

@@ -45,7 +45,7 @@ class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no
 
 
 def worker_processes() -> int:
-    """How many fit: one more than this process has cores, since tests wait as well, if there is memory. At least one."""
+    """How many are useful and fit into memory: one more than there are cores, since tests wait too. At least one."""
     return max(1, min(available_cores() + 1, _available_bytes() // _WORKER_BYTES))
 
 

@@ -249,18 +249,15 @@ def _check_lifted(module: Engine, graphs: Engine, maps: FeatureMaps[np.ndarray])
     """Compare the lifted head on the path from maps of zeros to the first picture's, for targets of all kinds."""
     end = next(unbatched(maps))
     start = end.map(np.zeros_like)
-    classes, nodes = module.classify(maps).shape[1], np.array([0.25, 0.75], np.float32)
-    targets = np.concatenate(list(_targets(1, classes)))
+    targets = np.concatenate(list(_targets(1, module.classify(maps).shape[1])))
     expected, actual = (
-        engine.integrated_gradients(end, start, nodes, np.full(2, 0.5, np.float32), targets)
-        for engine in (module, graphs)
+        engine.path_evidence(end, start, np.array([0.0, 0.25, 0.75, 1.0]), targets) for engine in (module, graphs)
     )
     for branch, evidence in expected.items():
-        _check_close(f"the integrated gradients of the {branch} map", actual[branch], evidence, MAX_HEAD_ERROR)
-    # Of each map a channel, then nothing.
-    channels = end.map(lambda feature_map: np.array([[0], [len(feature_map)]]))
-    logits = [engine.ablated_logits(end, start, channels) for engine in (graphs, module)]
-    _check_close("the logits with ablated channels", *logits, MAX_HEAD_ERROR)
+        _check_close(f"the evidence of the {branch} map", actual[branch], evidence, MAX_HEAD_ERROR)
+    groups = end.map(lambda feature_map: np.array([[0], [len(feature_map)]]))  # of each map a channel, then nothing
+    logits, correct = (engine.ablated_logits(end, start, groups) for engine in (graphs, module))
+    _check_close("the logits with ablated channels", logits, correct, MAX_HEAD_ERROR)
 
 
 def _targets(pictures: int, classes: int) -> Iterator[Float[np.ndarray, "b k"]]:

@@ -32,10 +32,18 @@ from torch._decomp import decomposition_table, get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from app.bundles.graph_names import baseline_input, channels_input, evidence_output, gradient_output, token_output
+from app.bundles.graph_names import (
+    baseline_input,
+    channels_input,
+    evidence_output,
+    gradient_output,
+    lifted_output,
+    start_input,
+    token_output,
+)
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import Branch, FeatureMaps
-from app.models.lifting import LiftedHead, Path, lifted_head
+from app.models.lifting import LiftedHead, lifted_head
 from app.models.swin_tokens import SwinTokens, swin_tokens
 from training.errors import TrainingProblem
 
@@ -151,7 +159,8 @@ class HeadWithGradients(nn.Module):
 class LiftedHeadOfOne(nn.Module):
     """Computes the integrated gradients and the logits with ablated channels of one picture's maps.
 
-    Its inputs are those of `LiftedHead.integrated_gradients`, and the channels of `LiftedHead.ablated_logits`.
+    Its inputs are those of `LiftedHead.path_evidence`, and the channels of `LiftedHead.ablated_logits`. Its last
+    outputs are the lifted values of the baseline, from which the others start.
     """
 
     def __init__(self, head: LiftedHead, branches: Sequence[Branch]) -> None:
@@ -159,14 +168,15 @@ class LiftedHeadOfOne(nn.Module):
         self.head, self.branches = head, branches
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        positions, targets, *of_branches = inputs
         count = len(self.branches)
-        maps, baseline, channels = (
-            FeatureMaps(zip(self.branches, part, strict=True))
-            for part in (inputs[:count], inputs[count : 2 * count], inputs[2 * count + 3 :])
+        maps, baseline, start, channels = (
+            FeatureMaps(zip(self.branches, of_branches[first : first + count], strict=True))
+            for first in range(0, 4 * count, count)
         )
-        positions, weights, targets = inputs[2 * count : 2 * count + 3]
-        evidence = self.head.integrated_gradients(maps, baseline, Path(positions, weights), targets)
-        return (*evidence.values(), self.head.ablated_logits(maps, baseline, channels))
+        evidence = self.head.path_evidence(maps, baseline, start, positions, targets)
+        logits = self.head.ablated_logits(maps, baseline, start, channels)
+        return (*evidence.values(), logits, *self.head.lift(baseline).values())
 
 
 def trunk_graph(model: CNNViTFusion) -> ov.Model:
@@ -203,14 +213,14 @@ def head_graph(model: CNNViTFusion) -> ov.Model:
 
 
 def lifted_graph(model: CNNViTFusion, lifted: LiftedHead) -> ov.Model:
-    """Trace the lifted head for one picture, and for any numbers of nodes, targets, items and channels."""
+    """Trace the lifted head for one picture, and for any numbers of nodes, targets and groups of channels."""
     shapes = model.map_shapes
     # The sides of every input; those with a name can have any length.
-    inputs: dict[str, Sequence[int | str]] = {
-        name(branch): (1, *shape) for name in (str, baseline_input) for branch, shape in shapes.items()
-    }
-    inputs |= {"positions": ("nodes",), "weights": ("nodes",), "targets": ("targets", model.num_classes)}
-    inputs |= {channels_input(branch): ("items", f"{branch}_channels") for branch in shapes}
+    inputs: dict[str, Sequence[int | str]] = {"positions": ("nodes",), "targets": ("targets", model.num_classes)}
+    inputs |= {name(branch): (1, *shape) for name in (str, baseline_input) for branch, shape in shapes.items()}
+    cells = {branch: shape[1] * shape[2] for branch, shape in shapes.items()}
+    inputs |= {start_input(branch): (1, cells[branch], lifted.features[branch]) for branch in shapes}
+    inputs |= {channels_input(branch): (f"{branch}_groups", f"{branch}_channels") for branch in shapes}
     fixed = {side for sides in inputs.values() for side in sides if isinstance(side, int)}
     names = sorted({side for sides in inputs.values() for side in sides if isinstance(side, str)})
     lengths = dict(zip(names, _lengths_but(fixed), strict=False))
@@ -218,9 +228,9 @@ def lifted_graph(model: CNNViTFusion, lifted: LiftedHead) -> ov.Model:
     example = tuple(
         torch.zeros(
             [side if isinstance(side, int) else lengths[side] for side in sides],
-            dtype=torch.int64 if "items" in sides else torch.float32,
+            dtype=torch.int64 if name.endswith("channels") else torch.float32,
         )
-        for sides in inputs.values()
+        for name, sides in inputs.items()
     )
     dynamic = tuple(
         {index: dimensions[side] for index, side in enumerate(sides) if isinstance(side, str)}
@@ -232,7 +242,7 @@ def lifted_graph(model: CNNViTFusion, lifted: LiftedHead) -> ov.Model:
         shape = [side if isinstance(side, int) else -1 for side in sides]
         parameter.get_node().set_partial_shape(ov.PartialShape(shape))
     graph.validate_nodes_and_infer_types()
-    return _name_ports(graph, list(inputs), [*map(evidence_output, shapes), "logits"])
+    return _name_ports(graph, list(inputs), [*map(evidence_output, shapes), "logits", *map(lifted_output, shapes)])
 
 
 def tokens_graph(model: CNNViTFusion, tokens: SwinTokens) -> ov.Model:

@@ -75,23 +75,22 @@ class Erring:
             return replace(result, gradients=FeatureMaps(gradients))
         return replace(result, **{self.output: getattr(result, self.output) * factor})
 
-    def integrated_gradients(
+    def path_evidence(
         self,
         maps: FeatureMaps[np.ndarray],
         baseline: FeatureMaps[np.ndarray],
         positions: Float[np.ndarray, " nodes"],
-        weights: Float[np.ndarray, " nodes"],
         targets: Float[np.ndarray, "targets k"],
     ) -> FeatureMaps[np.ndarray]:
-        evidence = self.right.integrated_gradients(maps, baseline, positions, weights, targets)
+        evidence = self.right.path_evidence(maps, baseline, positions, targets)
         factors = {b: np.float32(self.factor if self.output == f"{b}_evidence" else 1) for b in evidence}
         return FeatureMaps({branch: values * factors[branch] for branch, values in evidence.items()})
 
     def ablated_logits(
-        self, maps: FeatureMaps[np.ndarray], baseline: FeatureMaps[np.ndarray], channels: FeatureMaps[np.ndarray]
-    ) -> Float[np.ndarray, "items k"]:
+        self, maps: FeatureMaps[np.ndarray], baseline: FeatureMaps[np.ndarray], groups: FeatureMaps[np.ndarray]
+    ) -> Float[np.ndarray, "all_groups k"]:
         factor = np.float32(self.factor if self.output == "ablated" else 1)
-        return self.right.ablated_logits(maps, baseline, channels) * factor
+        return self.right.ablated_logits(maps, baseline, groups) * factor
 
     def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
         return self.right.answer(maps, bias)
@@ -116,7 +115,7 @@ def main_case(case_of: Callable[[str], Case]) -> Case:
         *((branch, f"the trunk's {branch} map") for branch in ("cnn", "swin")),
         *HEAD_OUTPUTS.items(),
         ("classified", "the head's logits without gradients"),
-        *((f"{branch}_evidence", f"the integrated gradients of the {branch} map") for branch in ("cnn", "swin")),
+        *((f"{branch}_evidence", f"the evidence of the {branch} map") for branch in ("cnn", "swin")),
         ("ablated", "the logits with ablated channels"),
         ("tokens_16", "the saliency of 16 rows of tokens"),
         ("swin_attention", "the Swin's attention"),
