@@ -99,8 +99,8 @@ class Engine(Protocol):
     ) -> Float32[np.ndarray, "all_groups k"]:
         """The logits of one picture for each group of channels of a map, with these taken from the baseline.
 
-        The maps are `[C, h, w]`. `groups` are integers `[groups, channels]` for every branch, of which C stands for no channel. The groups of all
-        branches follow each other. Only for engines that are `is_lifted`.
+        The maps are `[C, h, w]`. `groups` are integers `[groups, channels]` for every branch, of which C stands for no
+        channel. The groups of all branches follow each other. Only for engines that are `is_lifted`.
         """
         ...
 

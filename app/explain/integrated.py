@@ -75,8 +75,7 @@ def _weighted_sum(
     weights: Float[np.ndarray, " nodes"], evidence: Float32[np.ndarray, "nodes h w"]
 ) -> Float32[np.ndarray, "h w"]:
     # einsum, not BLAS: the threads of BLAS would spin beside those of the engine for longer than this takes.
-    heatmap: Float32[np.ndarray, "h w"] = np.einsum("n,nhw->hw", weights, evidence).astype(np.float32)
-    return heatmap
+    return np.asarray(np.einsum("n,nhw->hw", weights, evidence), dtype=np.float32)
 
 
 @cache

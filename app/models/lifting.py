@@ -218,7 +218,8 @@ class LiftedAttention(LiftedHead):
         attended = (scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
         hidden = F.gelu(own_hidden + attended @ self.attended_to_hidden)
         by_token = own_logits + attended @ self.attended_to_logits + hidden @ self.hidden_to_logits
-        return by_token.mean(dim=1)
+        logits: Tensor = by_token.mean(dim=1)
+        return logits
 
     def evidence(
         self,

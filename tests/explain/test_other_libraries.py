@@ -12,7 +12,7 @@ for torch-cam, which has none without. Finished: as the library returns it, afte
 | eigencam    | raw 1e-5, but for sign (b)  | not there               | not there                                  |
 | gradcam++   | raw 1e-3 (c)                | none (d)                | not there                                  |
 | ablationcam | raw 1e-4 (e)                | not there               | FeatureAblation of the head: 1e-4 (f)      |
-| integrated  | not there                   | not there               | IntegratedGradients of the head: raw 1e-5  |
+| integrated  | not there                   | not there               | IntegratedGradients of the head: 3e-4 (g)  |
 | Shapley     | not there                   | not there               | ShapleyValues of the head: 1e-5            |
 
 (a) Both add a small constant to a channel's sum, by which they divide; here there is none, and a channel that cancels
@@ -24,6 +24,7 @@ for torch-cam, which has none without. Finished: as the library returns it, afte
 (e) On maps without negative values, with zeros for the reference, one channel at a time, and divided by the score.
     Where there are negative values, -1e7 is put in place of a channel there.
 (f) The same groups and references; captum gives what each group's absence costs, of which the map is made.
+(g) By another rule, which captum does not have. Both rules have enough nodes to be near the integral itself.
 """
 
 from __future__ import annotations
@@ -221,7 +222,7 @@ def test_integrated_gradients_are_those_of_captum(case: Callable[[], Explained])
     )
     ours = integrated_gradients(case().attribution_input(ONE_HOT), nodes=(63,)).heatmaps
     for branch, theirs in zip(BRANCHES, found, strict=True):
-        assert_same(ours[branch], theirs[0].sum(dim=0).detach().numpy(), RAW)
+        assert_same(ours[branch], theirs[0].sum(dim=0).detach().numpy(), 3e-4)
 
 
 @each_model
