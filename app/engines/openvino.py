@@ -9,6 +9,7 @@ import math
 import mmap
 import os
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from tempfile import mkstemp
-from threading import Lock
+from threading import Lock, Timer
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from app.bundles.graph_names import (
     token_output,
 )
 from app.bundles.reader import Bundle
+from app.engines.heap import release_heap
 from app.engines.openvino_graphs import (
     CORE,
     FILES,
@@ -55,12 +57,14 @@ from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
 _LOG = logging.getLogger(__name__)
 # Nodes in one run of the lifted head. Numbers of nodes are mostly one less than a multiple of it.
 PATH_NODES = 16
+_MOST_IDLE = 4  # infer requests of a graph that are kept, with their buffers, for further calls
 # The graphs that are compiled at the start, with the sizes of their inputs. Of a batch of one, or of other fixed sizes,
 # OpenVINO compiles a third faster graphs; but without a lifted head, the methods run batches of all sizes.
 _FORMS: dict[str, Sizes | None] = {"trunk": None, "explainer": None, "classifier": None}
 _LIFTED_FORMS: dict[str, Sizes | None] = {**{name: {} for name in _FORMS}, "integrated": {"positions": (PATH_NODES,)}}
 # Stay in shared mode for so long after the last concurrent call, so that a short gap does not switch modes.
 _STAY_SHARED_S = 0.5
+IDLE_S = 300.0  # graphs that were compiled for a rare need are dropped when that has not come again for so long
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,9 @@ CompileGraph = Callable[[str, int, Sizes | None], "Graph"]
 class OpenVINOEngine:
     """Runs the graphs that `training.export.graphs` makes, in float32 on `threads` cores.
 
-    A single call uses all cores. Concurrent calls switch to shared mode, in which each has its part of the cores: a
-    call takes longer, but no core waits for another. The graphs for shared mode are compiled in the background when
-    calls are concurrent for the first time; until then, concurrent calls use the graphs for a single call.
+    A single call uses all cores. Concurrent calls switch to shared mode, in which each pass of the trunk has its part
+    of the cores: it takes longer, but no core waits for another. The trunk for shared mode is compiled in the
+    background when calls are concurrent for the first time; until then, they use the one for a single call.
     """
 
     name = "openvino"
@@ -94,12 +98,15 @@ class OpenVINOEngine:
         ThreadpoolController().select(internal_api="openblas").limit(limits=1)
         self.concurrency = 1 if threads == 1 else max(2, threads // 2)
         self.token_stages, self.is_lifted = token_stages, is_lifted
-        self._at_start = _LIFTED_FORMS if is_lifted else _FORMS
-        self._exclusive = {name: compile_graph(name, 1, sizes) for name, sizes in self._at_start.items()}
+        forms = _LIFTED_FORMS if is_lifted else _FORMS
+        self._exclusive = {name: compile_graph(name, 1, sizes) for name, sizes in forms.items()}
+        release_heap()
         self._compile_graph = compile_graph
         self._lifted: LiftedBaseline | None = None
-        self._shared: Future[dict[str, Graph]] | None = None
+        self._shared: Future[Graph | None] | None = None
+        self._last_used_s: dict[str, float] = {}  # of the forms that are not compiled at the start
         self._running_calls, self._last_concurrent_s, self._lock, self._compiling = 0, -math.inf, Lock(), Lock()
+        self._watched = False
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
         """See `Engine.encode`."""
@@ -190,7 +197,7 @@ class OpenVINOEngine:
 
     @contextmanager
     def _graph(self, name: str) -> Iterator[Graph]:
-        """The graph for a call: the shared one if calls are concurrent and it is compiled, else the exclusive one."""
+        """The graph for a call. The trunk is the shared one if calls are concurrent and that is compiled."""
         with self._lock:
             self._running_calls += 1
             now = time.monotonic()
@@ -202,8 +209,8 @@ class OpenVINOEngine:
                 self._shared = background.submit(self._compile_shared)
                 background.shutdown(wait=False)
         try:
-            shared = self._shared.result() if is_shared and self._shared and self._shared.done() else {}
-            yield shared.get(name, self._exclusive[name])
+            shared = self._shared if name == "trunk" and is_shared else None
+            yield (shared.result() if shared is not None and shared.done() else None) or self._exclusive[name]
         finally:
             with self._lock:
                 self._running_calls -= 1
@@ -238,15 +245,56 @@ class OpenVINOEngine:
         with self._compiling:
             if form not in self._exclusive:
                 self._exclusive[form] = self._compile_graph(name, 1, sizes)
+                release_heap()
+            self._last_used_s[form] = time.monotonic()
+        self._watch()
 
-    def _compile_shared(self) -> dict[str, Graph]:
+    def _compile_shared(self) -> Graph | None:
         try:
-            return {name: self._compile_graph(name, self.concurrency, sizes) for name, sizes in self._at_start.items()}
+            return self._compile_graph("trunk", self.concurrency, None)
         except (RuntimeError, OSError, FusionLensError):
-            _LOG.exception(
-                "The graphs for concurrent calls could not be compiled: such calls will wait for each other."
-            )
-            return {}
+            _LOG.exception("The graph for concurrent calls could not be compiled: such calls will wait for each other.")
+            return None
+        finally:
+            release_heap()
+            self._watch()
+
+    def release_unused(self, idle_s: float) -> bool:
+        """Drop the graphs that were compiled for a need that has not come again for `idle_s` seconds.
+
+        They are compiled again when they are needed. Returns whether any are left.
+        """
+        now = time.monotonic()
+        with self._compiling, self._lock:
+            for form in [form for form, used_s in self._last_used_s.items() if now - used_s >= idle_s]:
+                del self._last_used_s[form], self._exclusive[form]
+            if now - self._last_concurrent_s >= idle_s and self._shared is not None and self._shared.done():
+                self._shared = None
+        release_heap()
+        return bool(self._last_used_s) or self._shared is not None
+
+    def _watch(self) -> None:
+        """Look from time to time whether graphs can be dropped, as long as there are any."""
+        with self._lock:
+            if not self._watched:
+                self._watched = True
+                _release_later(weakref.ref(self))
+
+    def _release(self) -> bool:
+        self._watched = self.release_unused(IDLE_S)
+        return self._watched
+
+
+def _release_later(engine: weakref.ref[OpenVINOEngine]) -> None:
+    """Drop unused graphs after a while, and again, unless the engine is gone."""
+
+    def release() -> None:
+        if (alive := engine()) is not None and alive._release():
+            _release_later(engine)
+
+    timer = Timer(IDLE_S, release)
+    timer.daemon = True
+    timer.start()
 
 
 def openvino_engine(
@@ -263,7 +311,9 @@ def openvino_engine(
         graphs |= {"lift": lift_only(lifted), "integrated": integrated_only(lifted), "ablated": logits_only(lifted)}
 
     def compile_graph(name: str, streams: int, sizes: Sizes | None) -> Graph:
-        return Graph(name, _compiled(name, with_sizes(graphs[name], sizes), _options(threads, streams)))
+        graph = graphs[name]
+        assert graph is not None
+        return Graph(name, _compiled(name, with_sizes(graph.clone(), sizes), _options(threads, streams)))
 
     stages = tuple(int(port.any_name.rpartition("_")[2]) for port in tokens.outputs[:-1]) if tokens else ()
     return OpenVINOEngine(compile_graph, threads, stages, lifted is not None)
@@ -275,13 +325,13 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
     Compiled graphs are stored in the folder `cache` for the next start. Anyone who can write there can change the
     model. Raises BundleError if the graphs do not match the manifest, and EngineError if the cache cannot be used.
     """
-    source = bundle
+    source, sha256 = bundle, bundle.sha256
 
     def compile_graph(name: str, streams: int, sizes: Sizes | None) -> Graph:
         options = _options(threads, streams)
         if cache is None:
             return Graph(name, _compiled(name, with_sizes(graph_to_compile(source, name), sizes), options))
-        cache_key = f"{bundle.sha256} {name} {sizes} {ov.get_version()} {CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
+        cache_key = f"{sha256} {name} {sizes} {ov.get_version()} {CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
         file = cache / f"{hashlib.sha256(cache_key.encode()).hexdigest()}.blob"
         try:
             cache.mkdir(parents=True, exist_ok=True)
@@ -375,7 +425,8 @@ class Graph:
             results = request.infer(dict(inputs), share_inputs=True)
         except RuntimeError as error:
             raise _unusable(self._name, "cannot be run", error) from error
-        self._idle.append(request)
+        if len(self._idle) < _MOST_IDLE:
+            self._idle.append(request)
         return dict(zip(self._outputs, results.to_tuple(), strict=True))
 
     def _idle_request(self) -> ov.InferRequest:

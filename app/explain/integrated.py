@@ -75,7 +75,8 @@ def _weighted_sum(
     weights: Float[np.ndarray, " nodes"], evidence: Float32[np.ndarray, "nodes h w"]
 ) -> Float32[np.ndarray, "h w"]:
     # einsum, not BLAS: the threads of BLAS would spin beside those of the engine for longer than this takes.
-    return np.asarray(np.einsum("n,nhw->hw", weights, evidence), dtype=np.float32)
+    heatmap: np.ndarray = np.einsum("n,nhw->hw", weights, evidence)
+    return heatmap.astype(np.float32)
 
 
 @cache

@@ -107,7 +107,7 @@ def test_on_any_number_of_cores_alone_or_beside_others_the_answers_are_the_same(
         beside_others = list(callers.map(lambda _: engine.encode(images), range(8)))
         if threads > 1:  # the first of these had them compile a trunk of their own
             assert engine._shared is not None
-            engine._shared.result(timeout=60)
+            assert engine._shared.result(timeout=60) is not None
         beside_others += callers.map(lambda _: engine.encode(images), range(8))
     for maps in (engine.encode(images), *beside_others):
         for branch, values in expected.items():
