@@ -58,10 +58,10 @@ _LOG = logging.getLogger(__name__)
 # Nodes in one run of the lifted head. Numbers of nodes are mostly one less than a multiple of it.
 PATH_NODES = 16
 _MOST_IDLE = 4  # infer requests of a graph that are kept, with their buffers, for further calls
-# The graphs that are compiled at the start, with the sizes of their inputs. Of a batch of one, or of other fixed sizes,
-# OpenVINO compiles a third faster graphs; but without a lifted head, the methods run batches of all sizes.
+# The graphs that are compiled at the start, with the sizes of their inputs. Of fixed sizes OpenVINO compiles graphs that
+# are a third faster. Trunk and head keep theirs: the logits of classifier and explainer are the same to the bit so.
 _FORMS: dict[str, Sizes | None] = {"trunk": None, "explainer": None, "classifier": None}
-_LIFTED_FORMS: dict[str, Sizes | None] = {**{name: {} for name in _FORMS}, "integrated": {"positions": (PATH_NODES,)}}
+_LIFTED_FORMS: dict[str, Sizes | None] = {**_FORMS, "integrated": {"positions": (PATH_NODES,)}}
 # Stay in shared mode for so long after the last concurrent call, so that a short gap does not switch modes.
 _STAY_SHARED_S = 0.5
 IDLE_S = 300.0  # graphs that were compiled for a rare need are dropped when that has not come again for so long
@@ -118,7 +118,8 @@ class OpenVINOEngine:
 
     def classify(self, maps: FeatureMaps[np.ndarray]) -> Float32[np.ndarray, "b k"]:
         """See `Engine.classify`."""
-        return self._run("classifier", _by_name(maps))["logits"]
+        with self._graph("classifier") as classifier:
+            return classifier.run(maps)["logits"]
 
     def explain(self, maps: FeatureMaps[np.ndarray], target: Float[np.ndarray, "b k"]) -> HeadResult:
         """See `Engine.explain`."""
@@ -188,8 +189,9 @@ class OpenVINOEngine:
         bias: Float[np.ndarray, " k"],
         choose: bool,
     ) -> HeadResult:
-        of_all = {"bias": bias.astype(np.float32), "choose": np.full(1, choose, np.float32)}
-        results = self._run("explainer", _by_name(maps) | {"target": target.astype(np.float32)}, of_all)
+        inputs = {"target": target, "bias": bias, "choose": np.full(1, choose)}
+        with self._graph("explainer") as explainer:
+            results = explainer.run(maps | {name: value.astype(np.float32) for name, value in inputs.items()})
         gradients = FeatureMaps({branch: results[gradient_output(branch)] for branch in maps})
         return HeadResult(
             results["logits"], gradients, results.get("attention"), results.get(gradient_output("attention"))
@@ -217,7 +219,7 @@ class OpenVINOEngine:
 
     def _ends(self, maps: FeatureMaps[np.ndarray], baseline: FeatureMaps[np.ndarray]) -> dict[str, np.ndarray]:
         """The inputs of the lifted head for the path from a baseline to a picture's maps."""
-        ends = _by_name(maps)
+        ends = {str(branch): values for branch, values in maps.items()}
         ends |= {baseline_input(branch): values for branch, values in baseline.items()}
         lifted = self._lifted
         if lifted is None or any(lifted.baseline[branch] is not values for branch, values in baseline.items()):
@@ -227,18 +229,6 @@ class OpenVINOEngine:
             start = {start_input(branch): results[lifted_output(branch)] for branch in baseline}
             self._lifted = lifted = LiftedBaseline(baseline, start)
         return {**{name: values[None] for name, values in ends.items()}, **lifted.start}
-
-    def _run(
-        self, name: str, inputs: Mapping[str, np.ndarray], of_all: Mapping[str, np.ndarray] | None = None
-    ) -> dict[str, np.ndarray]:
-        """Run a form of the head on a batch. `of_all` are the inputs that all of its items share."""
-        with self._graph(name) as graph:
-            if not self.is_lifted:
-                return graph.run({**inputs, **(of_all or {})})
-            items = [dict(zip(inputs, item, strict=True)) for item in zip(*inputs.values(), strict=True)]
-            ones = [{name: values[None] for name, values in item.items()} for item in items]
-            results = [graph.run({**one, **(of_all or {})}) for one in ones]
-        return {output: np.concatenate([result[output] for result in results]) for output in results[0]}
 
     def _compile(self, form: str, name: str, sizes: Sizes | None = None) -> None:
         """Compile a form of a graph that is not needed from the start, unless that is done."""
@@ -348,10 +338,6 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
     engine = OpenVINOEngine(compile_graph, threads, bundle.manifest.token_stages, is_lifted)
     source = bundle.without_weights()  # frees the weights; graphs that are compiled later are read again
     return engine
-
-
-def _by_name(maps: FeatureMaps[np.ndarray]) -> dict[str, np.ndarray]:
-    return {str(branch): values for branch, values in maps.items()}
 
 
 def _options(threads: int, streams: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
 from app.bundles.reader import read_bundle
 from app.drawing.png import encode_png
 from app.engines.load import load_engine
@@ -72,7 +73,7 @@ def test_a_model_without_swin_says_that_it_has_no_tokens(kind: EngineKind, case_
 
 def test_a_stored_graph_answers_as_the_module_does_and_its_numbers_lie_in_the_trunks(tiny_bundle: Path) -> None:
     bundle = read_bundle(tiny_bundle)
-    assert set(bundle.graphs) == {"trunk.xml", "trunk.bin", "head.xml", "head.bin", "tokens.xml.gz"}
+    assert set(bundle.graphs) == {*GRAPHS, *LIFTED, TOKENS}
     gradient = np.random.default_rng(3).standard_normal(bundle.manifest.map_shapes["swin"]).astype(np.float32)
     image = np.random.default_rng(4).integers(0, 256, (64, 64, 3), np.uint8)
     module, stored = (load_engine(bundle, kind).tokens(image, gradient) for kind in ENGINES)

@@ -203,12 +203,15 @@ def test_a_small_file_that_unpacks_to_much_takes_no_more_memory_than_a_good_bund
         assert peak_mb < most_mb + 2 * (MAX_XML_BYTES >> 20)
 
 
+WEIGHTS_OF = {"head.xml": "head.bin", "lifted.xml": "lifted.bin"}
+
+
 def test_what_no_graph_has_is_refused_in_every_place_of_one(tiny_bundle: Path) -> None:
     """Of the next attribute or element that names a file, whoever invents it, no more is known than that it is new."""
     bundle = read_bundle(tiny_bundle)
-    graphs = {name: bundle.graph(name) for name in (TRUNK, "head.xml", TOKENS)}
+    graphs = {name: bundle.graph(name) for name in (TRUNK, "head.xml", "lifted.xml", TOKENS)}
     xml = {name: graph_xml.unpack(graph) if name == TOKENS else graph for name, graph in graphs.items()}
-    weights = {name: bundle.graph("head.bin" if name == "head.xml" else "trunk.bin") for name in xml}
+    weights = {name: bundle.graph(WEIGHTS_OF.get(name, "trunk.bin")) for name in xml}
     places = 0
     for name, text in xml.items():
         graph_xml.check(text, weights[name])
