@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import logging
 import math
-import mmap
-import os
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from tempfile import mkstemp
 from threading import Lock, Timer
-from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -37,29 +30,18 @@ from app.bundles.graph_names import (
     token_output,
 )
 from app.bundles.reader import Bundle
+from app.engines.compiled import BundleCompiler, CompileGraph, Graph, compiler_of
 from app.engines.heap import release_heap
-from app.engines.openvino_graphs import (
-    CORE,
-    FILES,
-    Sizes,
-    graph_to_compile,
-    integrated_only,
-    last_line,
-    lift_only,
-    logits_only,
-    with_argmax_target,
-    with_sizes,
-)
+from app.engines.openvino_graphs import Sizes, integrated_only, lift_only, logits_only, with_argmax_target
 from app.engines.protocol import HeadResult, TokenResult
-from app.errors import BundleError, EngineError, FusionLensError
+from app.errors import FusionLensError
 from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
 
 _LOG = logging.getLogger(__name__)
 # Nodes in one run of the lifted head. Numbers of nodes are mostly one less than a multiple of it.
 PATH_NODES = 16
-_MOST_IDLE = 4  # infer requests of a graph that are kept, with their buffers, for further calls
-# The graphs that are compiled at the start, with the sizes of their inputs. Of fixed sizes OpenVINO compiles graphs that
-# are a third faster. Trunk and head keep theirs: the logits of classifier and explainer are the same to the bit so.
+# The graphs that are compiled at the start, with the sizes of their inputs. OpenVINO compiles graphs that are a third
+# faster for fixed sizes, but the head's own have any: so the logits of its two forms are the same to the bit.
 _FORMS: dict[str, Sizes | None] = {"trunk": None, "explainer": None, "classifier": None}
 _LIFTED_FORMS: dict[str, Sizes | None] = {**_FORMS, "integrated": {"positions": (PATH_NODES,)}}
 # Stay in shared mode for so long after the last concurrent call, so that a short gap does not switch modes.
@@ -73,10 +55,6 @@ class LiftedBaseline:
 
     baseline: FeatureMaps[np.ndarray]
     start: Mapping[str, np.ndarray]
-
-
-# From the name of a graph, a number of streams, which are concurrent calls, and sizes, to the compiled graph.
-CompileGraph = Callable[[str, int, Sizes | None], "Graph"]
 
 
 class OpenVINOEngine:
@@ -299,14 +277,8 @@ def openvino_engine(
     }
     if lifted is not None:
         graphs |= {"lift": lift_only(lifted), "integrated": integrated_only(lifted), "ablated": logits_only(lifted)}
-
-    def compile_graph(name: str, streams: int, sizes: Sizes | None) -> Graph:
-        graph = graphs[name]
-        assert graph is not None
-        return Graph(name, _compiled(name, with_sizes(graph.clone(), sizes), _options(threads, streams)))
-
     stages = tuple(int(port.any_name.rpartition("_")[2]) for port in tokens.outputs[:-1]) if tokens else ()
-    return OpenVINOEngine(compile_graph, threads, stages, lifted is not None)
+    return OpenVINOEngine(compiler_of(graphs, threads), threads, stages, lifted is not None)
 
 
 def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> OpenVINOEngine:
@@ -315,108 +287,8 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
     Compiled graphs are stored in the folder `cache` for the next start. Anyone who can write there can change the
     model. Raises BundleError if the graphs do not match the manifest, and EngineError if the cache cannot be used.
     """
-    source, sha256 = bundle, bundle.sha256
-
-    def compile_graph(name: str, streams: int, sizes: Sizes | None) -> Graph:
-        options = _options(threads, streams)
-        if cache is None:
-            return Graph(name, _compiled(name, with_sizes(graph_to_compile(source, name), sizes), options))
-        cache_key = f"{sha256} {name} {sizes} {ov.get_version()} {CORE.get_property('CPU', 'FULL_DEVICE_NAME')}"
-        file = cache / f"{hashlib.sha256(cache_key.encode()).hexdigest()}.blob"
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            if not file.exists():
-                graph = _compiled(name, with_sizes(graph_to_compile(source, name), sizes), options)
-                if not _write_atomically(file, graph.export_model().getvalue()):
-                    return Graph(name, graph)
-            return _import(name, file, options)
-        except OSError as error:
-            reason = f"The cache folder {cache} cannot be used ({error.strerror}): choose another."
-            raise EngineError(reason) from error
-
-    is_lifted = LIFTED[0] in bundle.manifest.files
-    engine = OpenVINOEngine(compile_graph, threads, bundle.manifest.token_stages, is_lifted)
-    source = bundle.without_weights()  # frees the weights; graphs that are compiled later are read again
+    compiler = BundleCompiler(bundle, threads, cache)
+    manifest = bundle.manifest
+    engine = OpenVINOEngine(compiler, threads, manifest.token_stages, LIFTED[0] in manifest.files)
+    compiler.forget()
     return engine
-
-
-def _options(threads: int, streams: int) -> dict[str, Any]:
-    options = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    # With pinning, the threads of every process would take the first cores of the machine, so processes would collide.
-    return options | {"ENABLE_CPU_PINNING": False}
-
-
-def _compiled(name: str, graph: ov.Model | None, options: dict[str, Any]) -> ov.CompiledModel:
-    """Compile the graph `name`. Raises BundleError."""
-    try:
-        return CORE.compile_model(graph, "CPU", options)
-    except RuntimeError as error:
-        raise _unusable(name, "cannot be compiled", error) from error
-
-
-def _unusable(name: str, what: str, error: RuntimeError) -> BundleError:
-    reason = f"{what} by OpenVINO {ov.get_version()} ({last_line(error)}): compile it again"
-    return BundleError(FILES[name][0], reason)
-
-
-def _import(name: str, file: Path, options: dict[str, Any]) -> Graph:
-    """The compiled graph in a file. The file is mapped, read once, and its pages are released again."""
-    try:
-        with file.open("rb") as opened:
-            mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO accepts no read-only memory
-        compiled = CORE.import_model(ov.Tensor(np.frombuffer(mapping, np.uint8), shared_memory=True), "CPU", options)
-    except (RuntimeError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        raise EngineError(f"The cached graph {file} cannot be used ({error}): delete it.") from error
-    if hasattr(mapping, "madvise"):
-        mapping.madvise(mmap.MADV_DONTNEED)
-    return Graph(name, compiled, mapping)
-
-
-def _write_atomically(file: Path, content: bytes) -> bool:
-    """Write a file that other processes see complete or not at all.
-
-    Returns False, after a warning in the log, if the disk is full. Raises other OSErrors.
-    """
-    descriptor, name = mkstemp(dir=file.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as opened:
-            opened.write(content)
-        temporary.replace(file)
-    except OSError as error:
-        temporary.unlink()
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _LOG.warning("The cache folder %s has no room left: the next start will compile again.", file.parent)
-        return False
-    return True
-
-
-class Graph:
-    """A compiled graph that several threads can run: each call takes an idle infer request, or creates one."""
-
-    def __init__(self, name: str, compiled: ov.CompiledModel, memory: mmap.mmap | None = None) -> None:
-        self._name, self._compiled, self._memory = (
-            name,
-            compiled,
-            memory,
-        )  # OpenVINO does not keep the imported memory alive
-        self._outputs = [output.any_name for output in compiled.outputs]
-        self._idle: deque[ov.InferRequest] = deque()
-
-    def run(self, inputs: Mapping[Any, np.ndarray]) -> dict[str, Float32[np.ndarray, "..."]]:
-        """Run the graph. Returns new arrays by the name of the output. Raises BundleError if it cannot be run."""
-        try:
-            request = self._idle_request()
-            results = request.infer(dict(inputs), share_inputs=True)
-        except RuntimeError as error:
-            raise _unusable(self._name, "cannot be run", error) from error
-        if len(self._idle) < _MOST_IDLE:
-            self._idle.append(request)
-        return dict(zip(self._outputs, results.to_tuple(), strict=True))
-
-    def _idle_request(self) -> ov.InferRequest:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self._compiled.create_infer_request()

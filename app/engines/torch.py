@@ -17,7 +17,7 @@ from app.engines.protocol import HeadResult, TokenResult
 from app.errors import BundleError
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
-from app.models.lifting import lifted_head
+from app.models.lifted_heads import lifted_head
 from app.models.swin_tokens import swin_tokens
 
 GPU_BATCH = 16  # pictures in one pass on a GPU

@@ -104,5 +104,6 @@ def _further_nodes(nodes: Float[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
     basis = np.polynomial.legendre.legvander(at, len(nodes) + 1)
     products = basis[:, :-1].T @ ((weights * present / np.abs(present).max())[:, None] * basis)
     lower = np.linalg.lstsq(products[:, :-1], -products[:, -1], rcond=None)[0]
-    zeros = np.sort(np.polynomial.legendre.legroots([*lower, 1.0]).real)
-    return (zeros - zeros[::-1]) / 2  # symmetric to the last digit
+    zeros: np.ndarray = np.sort(np.polynomial.legendre.legroots([*lower, 1.0]).real)
+    symmetric: np.ndarray = (zeros - zeros[::-1]) / 2  # to the last digit
+    return symmetric

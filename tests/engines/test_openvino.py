@@ -17,8 +17,9 @@ from jaxtyping import UInt8
 
 from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
 from app.bundles.reader import Bundle, read_bundle
+from app.engines.compiled import _write_atomically
 from app.engines.load import load_engine
-from app.engines.openvino import _write_atomically, openvino_engine
+from app.engines.openvino import openvino_engine
 from app.engines.protocol import Engine, EngineKind
 from app.errors import BundleError, EngineError
 from app.explain.cam import gradcam

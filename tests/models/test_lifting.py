@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from app.models.cnnswin import FUSIONS, CNNViTFusion, Fusion
 from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
-from app.models.lifting import LiftedHead, lifted_head
+from app.models.lifted_heads import lifted_head
+from app.models.lifting import LiftedHead
 
 Build = Callable[..., CNNViTFusion]
 PART = 1e-6  # of the largest value

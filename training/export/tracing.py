@@ -43,7 +43,8 @@ from app.bundles.graph_names import (
 )
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import Branch, FeatureMaps
-from app.models.lifting import LiftedHead, lifted_head
+from app.models.lifted_heads import lifted_head
+from app.models.lifting import LiftedHead
 from app.models.swin_tokens import SwinTokens, swin_tokens
 from training.errors import TrainingProblem
 
