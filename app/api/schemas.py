@@ -65,6 +65,7 @@ EXPLANATION_EXAMPLE: dict[str, Any] = {
     },
     "notes": ["Evidence is what differs from the training data's mean maps, not from an empty picture."],
     "warnings": [],
+    "every_class": None,
     "provenance": {
         "bundle_sha256": "8ccb48ee87bd9a2ed5364ebe8f261afe" * 2,
         "model": "skin-demo 1",
