@@ -99,6 +99,7 @@ docs: $(VENV)/dev.done
 bench: $(VENV)/bench.done
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.methods
+	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.browser
 	$(BIN)/python -m benchmarks.fit_speed
 

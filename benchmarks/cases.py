@@ -17,18 +17,18 @@ from training.data.draw import draw_lesion
 from training.export.export import compile_bundle, mean_maps, write_bundle
 
 PICTURE_SIDE_PX = 600
+DEMO, RANDOM = "demo bundle", "B0 + Swin-Tiny, random weights"
 
 
 def demo_case(folder: Path) -> Case:
     """The bundle that comes with the project. What is needed besides is written to `folder`."""
-    return Case("demo bundle", DEMO_BUNDLE, _write_picture(folder), folder / "cache-demo")
+    return Case(DEMO, DEMO_BUNDLE, _write_picture(folder), folder / "cache-demo")
 
 
 def random_case(folder: Path) -> Case:
     """The default model with random weights, exported and compiled in `folder`."""
     write_random_bundle(folder / "b0-swin-tiny")
-    name = "B0 + Swin-Tiny, random weights"
-    return Case(name, folder / "b0-swin-tiny", _write_picture(folder), folder / "cache-random")
+    return Case(RANDOM, folder / "b0-swin-tiny", _write_picture(folder), folder / "cache-random")
 
 
 def _write_picture(folder: Path) -> Path:

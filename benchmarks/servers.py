@@ -15,6 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from benchmarks.client import Client
+from benchmarks.memory_steps import pss_mb, sizes_kb
 from benchmarks.models import Case
 
 START_S = 180
@@ -54,6 +55,10 @@ class Running:
         weighed = [_memory_kb(pid) for pid in _tree(self.process.pid)]
         private_kb = sum(private for _, private in weighed)
         return (private_kb + max(resident - private for resident, private in weighed)) * 1024 / 1e6
+
+    def pss_mb(self) -> float:
+        """The proportional set size of all its processes, in MB."""
+        return sum(pss_mb(pid) for pid in _tree(self.process.pid))
 
 
 def own_server(case: Case, engine: str) -> Server:
@@ -126,13 +131,13 @@ def _wait(process: subprocess.Popen[bytes], server: Server, address: str) -> Non
 
 
 def _tree(pid: int) -> list[int]:
-    """A process and its descendants."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(descendant for child in children for descendant in _tree(int(child)))]
+    """A process and its descendants, whichever of its threads started them."""
+    started = [file.read_text().split() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    children = [int(child) for of_thread in started for child in of_thread]
+    return [pid, *(descendant for child in children for descendant in _tree(child))]
 
 
 def _memory_kb(pid: int) -> tuple[int, int]:
     """Resident, and of that what no other process has."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    sizes = {name.rstrip(":"): int(size) for name, size, _ in (line.split() for line in lines)}
+    sizes = sizes_kb(pid)
     return sizes["Rss"], sizes["Private_Clean"] + sizes["Private_Dirty"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import fit_speed, methods, page
+from benchmarks import fit_speed, memory, methods, page
 from reliability import results
 
 MEASURED = Path(__file__).parents[1] / "docs" / "measured"
@@ -19,6 +19,7 @@ def measured_pages() -> Mapping[Path, str]:
     """Every page, by its file, as the JSON beside it gives it."""
     return {
         MEASURED / "benchmarks.md": page.page(page.read(MEASURED)),
+        MEASURED / "benchmarks-memory.md": memory.read_page(MEASURED),
         MEASURED / "benchmarks-methods.md": methods.read_page(MEASURED),
         MEASURED / "benchmarks-training.md": fit_speed.read_page(MEASURED),
         MEASURED / "reliability.md": results.read_page(MEASURED),
