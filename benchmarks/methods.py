@@ -170,8 +170,8 @@ def page(found: dict[str, dict[str, Times]], about: Mapping[str, Any]) -> str:
             )
         of_predict = _ratio(times[EXPLAIN], times[PREDICT]).median_ms
         lines.append(
-            f"\n`GET /explain` with the default method takes {times[EXPLAIN].median_ms:.1f} ms, {of_predict:.2f} of the "
-            f"{times[PREDICT].median_ms:.1f} ms of `POST /predict` ({_reached(of_predict <= EXPLAIN_GOAL, '0.8')}).\n"
+            f"\n`GET /explain` with the default method takes {times[EXPLAIN].median_ms:.1f} ms, {of_predict:.2f} of "
+            f"the {times[PREDICT].median_ms:.1f} ms of `POST /predict` ({_reached(of_predict <= EXPLAIN_GOAL, '0.8')}).\n"
         )
     return "\n".join(lines).rstrip() + "\n"
 

@@ -19,7 +19,7 @@ from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
 from app.bundles.reader import Bundle, read_bundle
 from app.engines.compiled import _write_atomically
 from app.engines.load import load_engine
-from app.engines.openvino import openvino_engine
+from app.engines.openvino import OpenVINOEngine, openvino_engine
 from app.engines.protocol import Engine, EngineKind
 from app.errors import BundleError, EngineError
 from app.explain.cam import gradcam
@@ -132,6 +132,29 @@ def test_where_a_second_form_of_the_graphs_cannot_be_had_calls_go_on_with_the_fi
     for maps in found:
         for branch, values in expected.items():
             np.testing.assert_array_equal(getattr(maps, branch), values)
+
+
+def test_graphs_that_were_needed_for_a_while_are_dropped_and_made_again(bundle: Bundle) -> None:
+    engine = load_engine(bundle, "openvino", threads=2)
+    assert isinstance(engine, OpenVINOEngine)
+    images = pictures((64, 64))
+    gradient = np.ones(bundle.manifest.map_shapes["swin"], np.float32)
+
+    def ask() -> Answers:
+        tokens = {f"tokens {height}": values for height, values in engine.tokens(images[0], gradient).saliency.items()}
+        return answers(engine, images, 2) | tokens
+
+    expected = ask()
+    with ThreadPoolExecutor(4) as callers:
+        [*callers.map(engine.encode, [images] * 8)]
+    assert engine._shared is not None
+    engine._shared.result(timeout=60)
+    assert engine.release_unused(idle_s=3600)  # all of them were needed less than an hour ago
+    assert engine._shared is not None and len(engine._last_used_s) == 2
+    assert not engine.release_unused(idle_s=0)
+    assert engine._shared is None and engine._exclusive.keys() == {"trunk", "explainer", "classifier", "integrated"}
+    for name, values in ask().items():
+        np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-5 * np.abs(values).max(), err_msg=name)
 
 
 Files = dict[str, bytes]
