@@ -149,9 +149,9 @@ def test_graphs_that_were_needed_for_a_while_are_dropped_and_made_again(bundle: 
         [*callers.map(engine.encode, [images] * 8)]
     assert engine._shared is not None
     engine._shared.result(timeout=60)
-    assert engine.release_unused(idle_s=3600)  # all of them were needed less than an hour ago
+    assert engine.release_unused(idle_s=3600.0)  # all of them were needed less than an hour ago
     assert engine._shared is not None and len(engine._last_used_s) == 2
-    assert not engine.release_unused(idle_s=0)
+    assert not engine.release_unused(idle_s=0.0)
     assert engine._shared is None and engine._exclusive.keys() == {"trunk", "explainer", "classifier", "integrated"}
     for name, values in ask().items():
         np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-5 * np.abs(values).max(), err_msg=name)
