@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from app.bundles.manifest import Decision
 from app.drawing.png import encode_png
 from app.engines.protocol import Engine, EngineKind, HeadResult
 from app.explain.cam import gradcam
-from app.models.feature_maps import BRANCHES, Branch, FeatureMaps, batched, to_float32
+from app.explain.integrated import gauss_patterson
+from app.models.feature_maps import BRANCHES, Branch, FeatureMaps, batched, to_float32, unbatched
 from app.pictures.decode import Limits
 from app.predicting.predictor import Predictor
 from app.predicting.request import HeatmapRequest
@@ -181,11 +183,14 @@ def test_two_thousand_explanations_leave_memory_as_it_was(main_case: Case, kind:
     engine = main_case.engine(kind)
     maps = engine.encode(main_case.images)
 
+    maps_of_one, baseline = islice(unbatched(maps), 2)
+
     def explain(times: int) -> None:
         for n in range(times):
             size = 1 + n % 3
             some = FeatureMaps({branch: feature_map[:size] for branch, feature_map in maps.items()})
             engine.explain(some, TARGETS[:size])
+            engine.path_evidence(maps_of_one, baseline, gauss_patterson(15).positions, TARGETS[:1])
             if n % 100 == 0:
                 engine.encode(main_case.images[:size])
 
