@@ -268,8 +268,14 @@ def _requests(args: argparse.Namespace) -> dict[Path, ExplanationRequest]:
     for name in outs:
         if len(args.pictures) > 1:
             raise FusionLensError(f"--{name} writes one overlay: give one picture.")
-    if len({*outs.values()}) < len(outs):
+    files = [out.resolve() for out in outs.values()]
+    if len({*files}) < len(files):
         raise FusionLensError("Two overlays have the same output file: give each its own.")
+    for name, out in outs.items():
+        if out.resolve() in [picture.resolve() for picture in args.pictures]:
+            raise FusionLensError(f"--{name} would overwrite the picture {out}: give another file.")
+        if out.suffix.lower() not in ("", ".png"):
+            raise FusionLensError(f"--{name} writes a PNG, not {out.suffix}: give OUT.png.")
     for option, names in _OVERLAYS_OF_OPTION.items():
         if getattr(args, option) is not None and not outs.keys() & names:
             flag = option.replace("_", "-")

@@ -58,9 +58,20 @@ def _listed(value: str | Sequence[object]) -> Sequence[object]:
 
 GivenPath = Annotated[Path, BeforeValidator(_not_empty)]  # an empty text would mean the working folder
 # Every number has an upper bound too: beyond it, it is a mistake, or more than sockets, timers and Redis can take.
+# A bound of an annotation would take the place of a setting's own, so numbers of one kind share a function instead.
 Seconds = Annotated[float, Field(le=31_536_000)]
-Bytes = Annotated[int, Field(ge=1, le=2**50)]
-Count = Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+def _bytes(default: int, *, description: str, ge: int = 1) -> Any:
+    """A setting in bytes."""
+    return Field(default, ge=ge, le=2**50, description=description)
+
+
+def _count(default: int | None = None, *, description: str, ge: int = 0, le: int = 1_000_000, **options: Any) -> Any:
+    """A setting that is a number of something. `options` are those of `Field`, such as a factory of the default."""
+    if "default_factory" not in options:
+        options["default"] = default
+    return Field(ge=ge, le=le, description=description, **options)
 
 
 class _PlainText:
@@ -87,7 +98,7 @@ class Settings(BaseSettings):
     bundle_sha256: str | None = Field(
         None, pattern="^[0-9A-Fa-f]{64}$", description="SHA-256 of the manifest of the only bundle to accept"
     )
-    previous_bundles: Count = Field(
+    previous_bundles: int = _count(
         1,
         description="replaced bundles that stay loaded to explain their predictions, until these expire",
     )
@@ -96,6 +107,7 @@ class Settings(BaseSettings):
 
     host: str = Field(
         "127.0.0.1",
+        min_length=1,
         pattern=r"^[A-Za-z0-9_%:-]{0,63}(\.[A-Za-z0-9_%:-]{1,63})*$",
         description="address to listen on; any but a loopback address requires keys",
     )
@@ -110,14 +122,14 @@ class Settings(BaseSettings):
         pattern=r"^(/[A-Za-z0-9._~-]+)*$",
         description="path prefix under which a proxy serves the API, such as /lens",
     )
-    workers: Count = Field(1, ge=1, le=1024, description="processes that share the port; more than one requires Redis")
+    workers: int = _count(1, ge=1, le=1024, description="processes that share the port; more than one requires Redis")
     drain_s: float = Field(
         5.0,
         ge=0,
         le=86_400,
         description="after SIGTERM, how long to keep serving so that proxies can notice, in seconds",
     )
-    max_connections: Count = Field(
+    max_connections: int = _count(
         1024,
         ge=32,
         description="connections of a process, a quarter of them from one address; fewer if it may open fewer files",
@@ -131,8 +143,8 @@ class Settings(BaseSettings):
     )
     docs: bool = Field(True, description="serve /docs and /openapi.json")
 
-    max_upload_bytes: Bytes = Field(20_000_000, ge=1000, description="largest request body, in bytes")
-    uploads_max_bytes: Bytes = Field(
+    max_upload_bytes: int = _bytes(20_000_000, ge=1000, description="largest request body, in bytes")
+    uploads_max_bytes: int = _bytes(
         256_000_000,
         ge=1000,
         description="memory for all request bodies being received, in bytes, half of it for one user; beyond it, 429; "
@@ -152,9 +164,9 @@ class Settings(BaseSettings):
         description="further formats to read, as a list like that of origins: AVIF, and HEIF, which requires "
         "fusionlens[heif]",
     )
-    max_side_px: Count = Field(16_384, ge=1, description="longest side that a picture may declare, in px")
+    max_side_px: int = _count(16_384, ge=1, description="longest side that a picture may declare, in px")
 
-    threads: Count = Field(
+    threads: int = _count(
         default_factory=available_cores,
         ge=1,
         le=4096,
@@ -163,22 +175,20 @@ class Settings(BaseSettings):
     gather_ms: float = Field(
         3.0, ge=0, le=60_000, description="on a GPU, how long a picture waits for others to form a batch, in ms"
     )
-    queue_limit: Count = Field(
-        64, description="requests that may wait in each queue; further ones are refused with 429"
-    )
+    queue_limit: int = _count(64, description="requests that may wait in each queue; further ones are refused with 429")
     deadline_s: Seconds = Field(
         30.0,
         ge=0.05,
         description="time limit for an answer, in seconds: 429 at once if it cannot be met, 504 if it passes",
     )
-    decoders: Count = Field(
+    decoders: int = _count(
         2,
         ge=2,
         le=1024,
         description="processes that decode pictures, and threads that compute and draw explanations; no user has all "
         "processes at once",
     )
-    decoder_max_bytes: Bytes = Field(
+    decoder_max_bytes: int = _bytes(
         768_000_000,
         ge=256_000_000,
         description="largest address space of a process that decodes pictures, in bytes",
@@ -188,18 +198,18 @@ class Settings(BaseSettings):
     )
 
     store_ttl_s: Seconds = Field(900.0, ge=1, description="how long a prediction can be explained, in seconds")
-    store_max_bytes: Bytes = Field(
+    store_max_bytes: int = _bytes(
         256_000_000,
         description="memory for stored predictions, in bytes; the least recently used go first; unused with Redis",
     )
-    store_max_entry_bytes: Bytes = Field(4_000_000, description="largest prediction to store in Redis, in bytes")
+    store_max_entry_bytes: int = _bytes(4_000_000, description="largest prediction to store in Redis, in bytes")
     answers_max_bytes: int = Field(
         32_000_000,
         ge=0,
         le=2**50,
         description="memory for the cache of explanations, in bytes; the least recently used go first",
     )
-    preview_side_px: Count = Field(PREVIEW_SIDE_PX, ge=32, description="longest side of the stored preview, in px")
+    preview_side_px: int = _count(PREVIEW_SIDE_PX, ge=32, description="longest side of the stored preview, in px")
     redis_url: SecretStr | None = Field(
         None,
         description="Redis that replicas share, as redis://, rediss:// or unix://; default: none",
@@ -285,6 +295,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"there is no setting {variable}: did you mean {nearest[0]}?")
         if (folder := os.environ.get(SECRETS_DIR)) and not Path(folder).is_dir():
             raise ValueError(f"{SECRETS_DIR} names {folder}, which is not a folder")
+        for file in Path(folder).iterdir() if folder else ():
+            name = file.name.upper()
+            if name.startswith(PREFIX) and name not in variables:
+                nearest = get_close_matches(name, variables, n=1) or variables
+                raise ValueError(f"there is no setting for the file {file}: did you mean {nearest[0].lower()}?")
+            if name.startswith(PREFIX) and not file.is_file():
+                raise ValueError(f"{file} is not a file: a folder appears where a file to mount was missing")
         return values
 
     @model_validator(mode="after")

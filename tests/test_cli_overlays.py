@@ -114,3 +114,28 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_answered(
     assert main(["predict", str(picture), "--bundle", str(bundle), *options]) == 1
     said = capsys.readouterr()
     assert "choose fuse mean, max, product" in said.err and said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--explain", "../pictures/p.png"], "would overwrite the picture"),
+        (["--explain", "o.png", "--gradcam", "./../pictures/../pictures/o.png"], "the same output file"),
+        (["--explain", "o.jpg"], "writes a PNG, not .jpg"),
+        (["--explain", "o.png", "--target", "*"], "An overlay shows one class"),
+    ],
+)
+def test_no_overlay_takes_the_place_of_something_else(
+    options: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "p.png").write_bytes(png_bytes())
+    monkeypatch.chdir(folder)
+    assert main(["predict", "p.png", *options]) == 1
+    assert sentence in capsys.readouterr().err
+    assert [file.name for file in folder.iterdir()] == ["p.png"] and (folder / "p.png").read_bytes() == png_bytes()

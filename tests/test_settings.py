@@ -150,3 +150,32 @@ def test_the_probe_asks_at_the_platforms_port(
     monkeypatch.setenv("PORT", "1")
     assert main(["health"]) == 1
     assert "http://127.0.0.1:1/" in capsys.readouterr().err
+
+
+NUMERIC = [name for name, field in Settings.model_fields.items() if field.annotation in (int, float)]
+
+
+@pytest.mark.parametrize("name", NUMERIC)
+def test_beyond_every_bound_a_number_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variable = f"FUSIONLENS_{name.upper()}"
+    for bound in Settings.model_fields[name].metadata:
+        beyond = {
+            Ge: lambda: bound.ge - 1,  # noqa: B023 - called at once
+            Gt: lambda: bound.gt,  # noqa: B023
+            Le: lambda: bound.le + 1,  # noqa: B023
+            Lt: lambda: bound.lt,  # noqa: B023
+        }.get(type(bound))
+        if beyond is not None:
+            assert variable in refusal(monkeypatch, variable, str(beyond()))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("fusionlens_bundle_sha256", "is not a file"), ("fusionlens_prot", "did you mean fusionlens_port")],
+)
+def test_what_is_no_file_of_a_setting_is_told(
+    name: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / "of another program").mkdir()
+    assert sentence in refusal(monkeypatch, "FUSIONLENS_SECRETS_DIR", str(tmp_path))

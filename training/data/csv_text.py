@@ -65,6 +65,23 @@ def read_rows(table: Path, columns: Sequence[str], required: Sequence[str], alia
         ) from error
 
 
+def unread_columns(
+    table: Path, columns: Sequence[str], required: Sequence[str], aliases: dict[str, str]
+) -> dict[str, list[str]]:
+    """The columns of a CSV file that `read_rows` ignores, in small letters, with the cells that are not empty.
+
+    Raises DataError as it does.
+    """
+    text, named_delimiter = _without_separator_line(_text(table))
+    _, delimiter = _header(table, text, named_delimiter, columns, required, aliases)
+    names, *rows = (cells for cells in _reader(text, delimiter) if cells)
+    return {
+        name.strip().casefold(): [cells[index].strip() for cells in rows if index < len(cells) and cells[index].strip()]
+        for index, name in enumerate(names)
+        if name.strip().casefold() not in columns
+    }
+
+
 def _row(table: Path, place: str, header: Sequence[str | None], cells: Sequence[str]) -> Row:
     place = f"{table}, {place}"
     if len(cells) > len(header):

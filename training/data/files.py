@@ -88,6 +88,15 @@ def scan(path: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Folder:
     return Folder(path, tuple(folders), tuple(pictures), tuple(left_out))
 
 
+def named_like_pictures(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and below it whose suffix is that of a picture, but for hidden ones."""
+    for path, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name.casefold() not in _OF_SYSTEMS]
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in _SUFFIXES:
+                yield Path(path) / name
+
+
 def is_file(path: Path) -> bool:
     """Whether there is a file. A name that no file can have, because it is too long, is that of none."""
     try:

@@ -12,6 +12,10 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
+from pydantic import TypeAdapter, ValidationError
+
+from app.bundles.manifest import Text
+from app.predicting.request import EVERY_CLASS
 from training.data.sample import SPLITS, DataError, Finding, Sample
 
 _SPLIT_WORDS = {
@@ -27,6 +31,7 @@ _DECORATION = {"set", "sets", "data", "dataset", "datasets", "split", "part", "s
                "image", "imgs", "img", "pictures", "photos", "samples"}  # fmt: skip
 _MISSING = {"", "nan", "none", "null", "n/a", "<na>", "#n/a", "nat", "undefined"}
 _SHOWN = 5
+_CLASS_NAME = TypeAdapter[str](Text)
 
 
 def normalised(name: str) -> str:
@@ -85,6 +90,17 @@ def name_findings(samples: Iterable[Sample]) -> Iterator[Finding]:
         yield Finding(
             "group", f"groups differ only in case or blanks ({shown}): give them one name if they are the same"
         )
+
+
+def unusable_class(name: str) -> str | None:
+    """Why no bundle can have a class of this name. None if it can."""
+    if name == EVERY_CLASS:
+        return "has the name that stands for every class where explanations are asked for"
+    try:
+        _CLASS_NAME.validate_python(name)
+    except ValidationError as error:
+        return f"can be in no bundle ({error.errors(include_url=False)[0]['msg'].removeprefix('Value error, ')})"
+    return None
 
 
 def is_utf8(name: str) -> bool:

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from training.data.files import is_file, refuse_unreadable, scan
+from training.data.files import is_file, named_like_pictures, refuse_unreadable, scan
 from training.data.folders import find_table, read_folders, unwrap
+from training.data.names import unusable_class
 from training.data.sample import SPLITS, DataError, DataSet, Finding, Sample
 from training.data.split import groups_in_several_splits, split_samples
 from training.data.table import COLUMNS, read_table
@@ -59,6 +60,9 @@ def read_training_set(root: Path) -> DataSet:
             f"the class folder {data.empty_classes[0]} has no pictures: add some, or remove the folder{left_out}"
         )
     labels = {sample.label for sample in data.samples}
+    for label in sorted(labels):
+        if (reason := unusable_class(label)) is not None:
+            raise DataError(f"the class {label!r} {reason}: rename it")
     if len(labels) < 2:
         raise DataError(
             f"{root} has pictures of {len(labels)} class(es){''.join(f', {label}' for label in labels)}: "
@@ -143,6 +147,14 @@ def listed_samples(path: Path) -> list[Sample]:
 def _of_table(table: Path) -> DataSet:
     data = read_table(table)
     refuse_missing(data.samples, table)
+    listed = {file for sample in data.samples for file in (sample.path, sample.mask) if file is not None}
+    if others := sorted({*named_like_pictures(table.parent)} - listed):
+        finding = Finding(
+            "left out",
+            f"{len(others)} pictures beside {table.name} are not in it, such as {others[0].relative_to(table.parent)}: "
+            "add rows for them, if they belong to the data",
+        )
+        data = replace(data, findings=(*data.findings, finding))
     return data
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
-from training.data.csv_text import Row, read_rows
+from training.data.csv_text import Row, read_rows, unread_columns
 from training.data.files import is_file
 from training.data.names import name_findings, normalised, renamed_splits, split_of
-from training.data.sample import DataError, DataSet, Sample
+from training.data.sample import DataError, DataSet, Finding, Sample
 
 COLUMNS = ("path", "label", "group", "split", "mask")
 # What others call the columns that are required. These names have several meanings, so they are only named in errors.
@@ -19,6 +20,20 @@ _ALIASES = {
         "path",
     ),
     **dict.fromkeys(("class", "target", "category", "diagnosis", "dx", "y", "labels", "class_name"), "label"),
+}
+
+# Names, without all but letters, that columns often have which are meant as another: which, and what that says.
+_LIKELY = {
+    "group": (
+        {"groups", "groupid", "patient", "patientid", "patients", "subject", "subjectid", "case", "caseid", "person"}
+        | {"personid", "lesion", "lesionid", "study", "studyid", "slide", "slideid", "animal", "animalid", "plant"},
+        "which pictures belong together",
+    ),
+    "split": (
+        {"splits", "set", "sets", "subset", "fold", "folds", "partition", "phase", "usage", "dataset"},
+        "which pictures are for training and which for tests",
+    ),
+    "mask": ({"masks", "maskpath", "segmentation", "segmentations", "annotation"}, "where the masks are"),
 }
 
 
@@ -34,7 +49,19 @@ def read_table(table: Path) -> DataSet:
         samples.append(_sample(row, finder))
         splits.add(row.cells.get("split", ""))
     facts = tuple(renamed_splits(splits - {""}))
-    return DataSet(tuple(samples), facts, tuple(name_findings(samples)))
+    return DataSet(tuple(samples), facts, (*_unread_findings(table, samples), *name_findings(samples)))
+
+
+def _unread_findings(table: Path, samples: Sequence[Sample]) -> Iterator[Finding]:
+    """Yield findings about columns that are not read, but have a name for what another column is read for."""
+    unread = unread_columns(table, COLUMNS, ("path", "label"), _ALIASES)
+    for meant, (names, what) in _LIKELY.items():
+        if any(getattr(sample, meant) is not None for sample in samples):
+            continue
+        for name, cells in unread.items():
+            # A group of one picture each says nothing.
+            if re.sub(r"[^a-z]", "", name) in names and len({*cells}) < max(len(cells), 2):
+                yield Finding("note", f"the column {name} is not read: if it says {what}, call it {meant}")
 
 
 def _sample(row: Row, finder: _Finder) -> Sample:

@@ -65,6 +65,14 @@ class _Place:
         return {name: self.tensors[self.prefix + name] for name in wanted if self.prefix + name in self.tensors}
 
 
+_PARTS = {
+    **dict.fromkeys(("weight", "weights", "kernel", "gamma", "scale"), "weight"),
+    **dict.fromkeys(("bias", "biases", "beta", "offset"), "bias"),
+    **dict.fromkeys(("mean", "mu"), "mean"),
+    **dict.fromkeys(("var", "variance"), "variance"),
+}
+
+
 def read_weights(path: Path) -> dict[str, Any]:
     """Read a file's tensors and plain values. Other pickled objects are refused, since loading them could run code.
 
@@ -160,11 +168,27 @@ def _in_order(entries: Mapping[str, Tensors], wanted: Mapping[str, Tensor]) -> _
     for entry, tensors in entries.items():
         values = list(tensors.values())
         rest = values[len(shapes) :]
-        if [value.shape for value in values[: len(shapes)]] == shapes and len(rest) <= 2:
+        if (
+            [value.shape for value in values[: len(shapes)]] == shapes
+            and len(rest) <= 2
+            and _same_parts(tensors, wanted)
+        ):
             named = dict(zip(wanted, values, strict=False))
             others = dict(list(tensors.items())[len(shapes) :])
             return _Place(entry, "", named | others)
     return None
+
+
+def _same_parts(tensors: Tensors, wanted: Mapping[str, Tensor]) -> bool:
+    """Whether no name says that a tensor is another part of its layer than the wanted one in its place."""
+    pairs = ((_part(other), _part(name)) for other, name in zip(tensors, wanted, strict=False))
+    return all(None in pair or pair[0] == pair[1] for pair in pairs)
+
+
+def _part(name: str) -> str | None:
+    """The part of a layer that a tensor's name tells: a weight, a bias, a mean or a variance."""
+    words = re.split(r"[^a-z]", name.lower())
+    return next((part for word in reversed(words) if (part := _PARTS.get(word)) is not None), None)
 
 
 def _only(places: list[_Place], wanted: Mapping[str, Tensor], file: str) -> _Place:

@@ -147,6 +147,8 @@ def new_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) 
     pictures are refused now, unless the run may skip some.
     """
     _refuse_used(folder)
+    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
+        raise RunError(f"{folder} lies in the data, {data}, of which its files would be a part: choose another folder")
     if folder.is_dir() and any(folder.iterdir()):
         with lock_run(folder):  # raises if another process is on its way to the first checkpoint
             pass

@@ -15,8 +15,9 @@ from typing import Literal
 import pytest
 from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from training.data.samples import DataError, Sample, read_data_set
+from training.data.samples import DataError, Sample, read_data_set, read_training_set
 
 NFC, NFD = (unicodedata.normalize(form, "naïve café") for form in ("NFC", "NFD"))
 
@@ -241,3 +242,44 @@ def test_no_table_does_anything_but_be_read_or_refused(content: bytes) -> None:
         for start in (b"", b"path,label\n", b"\xff\xfe", b"sep=;\npath;label;split;mask\n"):
             with contextlib.suppress(DataError):
                 read(Path(folder), start + content)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "meant"),
+    [
+        ("Groups", "ppqq", "group"),
+        ("patient_id", "ppqq", "group"),
+        ("fold", "1122", "split"),
+        ("Set", ["train", "train", "test", "test"], "split"),
+    ],
+)
+def test_a_column_that_is_probably_another_is_named(
+    column: str, values: Sequence[str], meant: str, tmp_path: Path
+) -> None:
+    rows = [f"{n}.png,{label},{value}" for n, (label, value) in enumerate(zip("abab", values, strict=True))]
+    for n in range(4):
+        (tmp_path / f"{n}.png").write_bytes(b"")
+    (tmp_path / "labels.csv").write_text("\n".join([f"path,label,{column}", *rows]))
+    (sentence,) = [one for one in read_data_set(tmp_path).remarks if column.casefold() in one]
+    assert sentence.endswith(f"call it {meant}")
+    # A patient of one picture each says nothing.
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,patient_id", *(f"{n}.png,a,p{n}" for n in range(4))]))
+    assert not any("patient_id" in one for one in read_data_set(tmp_path).remarks)
+
+
+def test_pictures_beside_a_table_that_are_not_in_it_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    for name in ("a.png", "b.png", "more/c.JPG", ".hidden.png", "a_mask.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "labels.csv").write_text("path,label,mask\na.png,x,a_mask.png\n")
+    (sentence,) = [one for one in read_data_set(tmp_path).remarks if "beside labels.csv" in one]
+    assert "2 pictures" in sentence and "b.png" in sentence
+
+
+@pytest.mark.parametrize("name", ["a\tb", "b\x07", "*"])
+def test_a_class_that_no_bundle_can_have_is_refused_before_the_training(name: str, tmp_path: Path) -> None:
+    for label in (name, "other"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "train" / label / "1.png")
+    with pytest.raises(DataError, match="rename it"):
+        read_training_set(tmp_path)

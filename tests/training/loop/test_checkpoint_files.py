@@ -116,6 +116,16 @@ def test_the_format_of_the_original_swin_is_read(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, source[name]) for name, tensor in swin.state_dict().items())
 
 
+def test_names_that_say_another_part_are_not_taken_by_order(
+    tmp_path: Path, seven: Tensors, backbone: nn.Module
+) -> None:
+    """Weight and bias of a norm have one shape: only their names tell them apart."""
+    names = {name: name.replace("weight", "beta").replace("bias", "gamma") for name in seven}
+    torch.save({f"enc/{names[name].replace('.', '/')}": tensor for name, tensor in seven.items()}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError):
+        load_backbone(backbone, CNN, tmp_path / "x.pth")
+
+
 def test_other_names_are_taken_by_order_and_shape_and_that_is_said(
     tmp_path: Path, seven: Tensors, backbone: nn.Module
 ) -> None:

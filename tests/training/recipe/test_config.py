@@ -65,3 +65,20 @@ def test_a_file_that_is_no_recipe_is_told(content: bytes, tmp_path: Path) -> Non
     (tmp_path / "recipe.yaml").write_bytes(content)
     with pytest.raises(RecipeError, match=r"recipe\.yaml"):
         load_recipe(str(tmp_path / "recipe.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *(("010", "010"), ("1:30", "1:30"), ("yes", "yes"), ("off", "off"), ("0x1f", "0x1f"), ("1_000", "1_000")),
+        *(("12", 12), ("-3", -3), ("0", 0), ("3e-4", 3e-4), ("1.5", 1.5), (".5", 0.5), ("true", True), ("null", None)),
+    ],
+)
+def test_values_are_what_they_look_like(text: str, value: object) -> None:
+    assert parse_yaml(f"key: {text}") == {"key": value}
+    assert parse_yaml(yaml.safe_dump({"key": value})) == {"key": value}
+
+
+def test_a_key_that_is_given_twice_is_an_error() -> None:
+    with pytest.raises(yaml.YAMLError, match="batch_size is given twice"):
+        parse_yaml("batch_size: 8\nseed: 1\nbatch_size: 64")

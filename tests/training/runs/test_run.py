@@ -10,8 +10,8 @@ from PIL import Image
 from tests.support.bundles import tiny_architecture
 from training.data.samples import DataError
 from training.loop.fit import fit
-from training.recipe.config import ModelConfig, Recipe, RecipeError
-from training.runs.run import new_run
+from training.recipe.config import ModelConfig, Recipe, RecipeError, load_recipe
+from training.runs.run import RunError, new_run
 
 RECIPE = Recipe(name="tiny", model=ModelConfig(**tiny_architecture().model_dump(), image_size=(64, 64)), batch_size=64)
 
@@ -44,3 +44,9 @@ def test_a_listed_file_that_cannot_be_read_is_refused_before_training(data: Path
     (data / "labels.csv").write_text("\n".join(["path,label", *rows]))
     with pytest.raises(DataError, match=r"1 of 9 pictures cannot be read: 1 \.dcm \(a DICOM file\)"):
         new_run(RECIPE, data, tmp_path / "run")
+
+
+def test_a_run_is_not_written_into_its_data(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(RunError, match="lies in the data"):
+        new_run(load_recipe("smoke"), tmp_path / "data", tmp_path / "data" / "runs" / "one")
