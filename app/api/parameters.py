@@ -29,6 +29,7 @@ async def check_query(request: Request) -> None:
     if not isinstance(route, APIRoute) or not route.include_in_schema or route.dependant.path_params:
         return
     if route.dependant.query_params:
+        _refuse_body(request)
         _refuse_repeated(name for name, _ in request.query_params.multi_items())
     else:
         refuse_query(request)
@@ -61,6 +62,13 @@ def with_fields(query: Query, request: Request, fields: Mapping[str, str]) -> Qu
     except ValidationError as error:
         faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]
         raise RequestValidationError(faults) from error
+
+
+def _refuse_body(request: Request) -> None:
+    """Raises BadParameter for a body where only the query is read: it may hold parameters, as that of a POST does."""
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    if has_body and request.method in ("GET", "HEAD"):
+        raise BadParameter(f"The parameters of {request.method} are in the URL: leave out the body.")
 
 
 def _refuse_repeated(names: Iterable[str]) -> None:

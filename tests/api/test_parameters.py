@@ -143,3 +143,14 @@ def test_a_form_has_one_picture_and_each_field_once(client: httpx.Client, path: 
 @pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/web/page.js"])
 def test_links_to_pages_may_carry_anything(client: httpx.Client, path: str) -> None:
     assert client.get(path, params={"utm_source": "news"}).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("content", [b'{"target": "benign"}', b"target=benign"])
+def test_a_body_where_none_is_read_is_refused(client: httpx.Client, method: str, content: bytes) -> None:
+    stored = predict(client, png_bytes())["prediction_id"]
+    answer = client.request(method, "/explain", params={"prediction_id": stored}, content=content)
+    assert answer.status_code == 422
+    if method == "GET":
+        assert "leave out the body" in assert_problem(answer, 422, "bad-parameter")
+    assert client.get("/explain", params={"prediction_id": stored}).status_code == 200
