@@ -221,4 +221,4 @@ def test_compile_adds_graphs_to_a_bundle_and_changes_nothing_else(
 def test_the_default_backbones_make_graphs_too() -> None:
     torch.manual_seed(0)
     model = CNNViTFusion(2).eval().half().float()
-    assert set(write_graphs(model, [])) == {*GRAPHS, TOKENS}
+    assert set(write_graphs(model, [])) == {*GRAPHS, *LIFTED, TOKENS}
