@@ -325,12 +325,15 @@ class Settings(BaseSettings):
         """The largest request body: also one that is alone must fit into the memory for all of them."""
         return min(self.max_upload_bytes, self.uploads_max_bytes)
 
-    def check_exposure(self) -> None:
-        """Raises KeysError if other machines could use the service without a key, unless `allow_anonymous` is set."""
+    def check_exposure(self, door: str | None = None) -> None:
+        """Raises KeysError if other machines could use the service without a key, unless `allow_anonymous` is set.
+
+        `door` names what they reach it through, where that is not `host`.
+        """
         if not (self.keys or self.allow_anonymous or is_loopback(self.host)):
             raise KeysError(
-                f"Anyone who reaches {self.host} could use the service: set keys (`fusionlens new-key NAME` writes "
-                "such a file), or set allow_anonymous to true."
+                f"Anyone who reaches {door or self.host} could use the service: set keys (`fusionlens new-key NAME` "
+                "writes such a file), or set allow_anonymous to true."
             )
 
 

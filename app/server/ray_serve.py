@@ -21,7 +21,8 @@ from app.settings import Settings
 NAME = "fusionlens"
 DECIDED_BY_RAY = ("host", "port", "header_s", "drain_s", "threads")
 SECRET_SETTINGS = ("redis_url", "redis_secret")
-PROXY_ADDRESS = "Ray's HTTP proxy"  # stands for the address: assumed to be reachable from other machines
+# Ray's proxy is assumed to be reachable from other machines.
+PROXY, ANY_ADDRESS = "Ray's HTTP proxy", "0.0.0.0"  # noqa: S104 - a replica itself listens on none
 
 
 def application(args: dict[str, Any]) -> Application:
@@ -30,7 +31,7 @@ def application(args: dict[str, Any]) -> Application:
     The settings are checked here, before a replica starts. Raises KeysError if other machines could use the service
     without a key, and ValueError for other invalid settings: see `replica_settings`.
     """
-    replica_settings(args).check_exposure()
+    replica_settings(args).check_exposure(PROXY)
     deployment: Any = serve.deployment(serve.ingress()(Replica), name=NAME)
     application: Application = deployment.bind(args)
     return application
@@ -50,7 +51,7 @@ def replica_settings(args: dict[str, Any], threads: int = 1) -> Settings:
         if name in SECRET_SETTINGS:
             raise ValueError(f"Ray would show {name} on its dashboard: set it in the environment of the nodes")
     try:
-        return Settings(**{"workers": 2, **args, "host": PROXY_ADDRESS, "threads": threads})
+        return Settings(**{"workers": 2, **args, "host": ANY_ADDRESS, "threads": threads})
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc'])) or 'settings'}: {fault['msg']}" for fault in error.errors()]
         raise ValueError("; ".join(faults)) from None  # the cause quotes values, and some of them are secrets
