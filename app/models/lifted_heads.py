@@ -208,12 +208,17 @@ _LIFTED_LAYERS = (
 
 
 def lifted_head(head: nn.Module) -> LiftedHead | None:
-    """The lifted form of a head in evaluation mode, with tensors of its own.
+    """The lifted form of a head in evaluation mode, with tensors of its own, composed in double precision.
 
     None for a head of another kind, or with a layer of another kind: such a head is used as it is.
     """
     if any(type(module) not in _LIFTED_LAYERS for module in head.modules()):
         return None
+    lifted = _lifted_in_double(head)
+    return None if lifted is None else lifted.to(next(head.parameters()).dtype)
+
+
+def _lifted_in_double(head: nn.Module) -> LiftedHead | None:
     match head:
         case CrossAttentionHead():
             return LiftedAttention(head)
@@ -244,7 +249,7 @@ def _pooled_lifts(of: PooledMLP) -> FeatureMaps[Lift]:
 
 def _transposed_product(outer: nn.Linear, inner: nn.Linear) -> Float[Tensor, "inner outer"]:
     """The weights of two layers as one matrix, for products from the left."""
-    return (outer.weight.double() @ inner.weight.double()).T.float().contiguous()
+    return (outer.weight.double() @ inner.weight.double()).T.contiguous()
 
 
 def _centred(values: Float[Tensor, "*b e"]) -> Float[Tensor, "*b e"]:

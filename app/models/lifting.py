@@ -150,8 +150,8 @@ class Lift(nn.Module):
         cells = max(len(part.offset) for part in parts)
         matrix = torch.cat([part.weight.T for part in parts], dim=1)
         offset = torch.cat([part.offset.expand(cells, -1) for part in parts], dim=1)
-        self.register_buffer("matrix", matrix.float().contiguous())
-        self.register_buffer("offset", offset.float().contiguous())
+        self.register_buffer("matrix", matrix.contiguous())
+        self.register_buffer("offset", offset.contiguous())
 
     def forward(self, feature_map: Float[Tensor, "b c h w"]) -> Float[Tensor, "b cells features"]:
         """The lifted values of a map."""

@@ -212,12 +212,12 @@ def test_a_wait_that_comes_to_the_deadline_is_504(tiny_bundle: Path, large_pictu
 def test_who_cannot_be_answered_in_time_is_told_so_at_once(
     tiny_bundle: Path, large_picture: bytes, decode_s: float
 ) -> None:
-    with serving(Settings(bundle=tiny_bundle, deadline_s=4 * decode_s)) as client:
+    with serving(Settings(bundle=tiny_bundle, deadline_s=8 * decode_s)) as client:
         predict(client, large_picture)  # now it is known what one takes
-        responses = all_at_once(client, large_picture, callers=12)
+        responses = all_at_once(client, large_picture, callers=20)
         refused = [response for response in responses if response.status_code == 429]
-        answered = [response for response in responses if response.status_code == 200]
-        assert max(one.elapsed for one in refused) < min(one.elapsed for one in answered)
+        waited = [response for response in responses if response.status_code != 429]  # an answer, or 504 if it was slow
+        assert max(one.elapsed for one in refused) < min(one.elapsed for one in waited)
         assert all(int(response.headers["retry-after"]) >= 1 for response in refused)
 
 
