@@ -66,6 +66,14 @@ def logs_as_before() -> Iterator[None]:
     root.handlers[:], root.level, ours.level = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_graphs(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Services and commands keep compiled graphs for the next one, as those of a deployment do, for this run alone."""
+    base = tmp_path_factory.getbasetemp()
+    is_one_of_several = "PYTEST_XDIST_WORKER" in os.environ  # then its folder lies in the run's
+    os.environ["FUSIONLENS_CACHE"] = str((base.parent if is_one_of_several else base) / "compiled-graphs")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real pictures that are not part of the project; tests that want them are skipped where they are absent."""

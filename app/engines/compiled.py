@@ -17,8 +17,9 @@ import numpy as np
 import openvino as ov
 from jaxtyping import Float32
 
+from app import __version__
 from app.bundles.reader import Bundle
-from app.engines.openvino_graphs import CORE, FILES, Sizes, graph_to_compile, last_line, with_sizes
+from app.engines.openvino_graphs import CORE, FILES, Sizes, derived_graph, graph_of, last_line, with_sizes
 from app.errors import BundleError, EngineError
 
 _LOG = logging.getLogger(__name__)
@@ -47,10 +48,11 @@ class BundleCompiler:
 
     def __init__(self, bundle: Bundle, threads: int, cache: Path | None) -> None:
         self._bundle, self._threads, self._cache = bundle, threads, cache
+        self._read_once: dict[tuple[str, str], ov.Model] | None = {}  # until `forget`, the graphs by their files
 
     def forget(self) -> None:
-        """Free the weights of the bundle."""
-        self._bundle = self._bundle.without_weights()
+        """Free the weights of the bundle, and the graphs that were read."""
+        self._bundle, self._read_once = self._bundle.without_weights(), None
 
     def __call__(self, name: str, streams: int, sizes: Sizes | None) -> Graph:
         """The compiled graph of this name. See `CompileGraph`."""
@@ -58,7 +60,7 @@ class BundleCompiler:
         if self._cache is None:
             return Graph(name, self._compile(name, sizes, options))
         device = CORE.get_property("CPU", "FULL_DEVICE_NAME")
-        key = f"{self._bundle.sha256} {name} {sizes} {ov.get_version()} {device}"
+        key = f"{self._bundle.sha256} {name} {sizes} {__version__} {ov.get_version()} {device}"
         file = self._cache / f"{hashlib.sha256(key.encode()).hexdigest()}.blob"
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,16 @@ class BundleCompiler:
             raise EngineError(reason) from error
 
     def _compile(self, name: str, sizes: Sizes | None, options: dict[str, Any]) -> ov.CompiledModel:
-        return _compiled(name, with_sizes(graph_to_compile(self._bundle, name), sizes), options)
+        graph = derived_graph(self._bundle.manifest, name, self._read(FILES[name]))
+        return _compiled(name, with_sizes(graph, sizes), options)
+
+    def _read(self, files: tuple[str, str]) -> ov.Model:
+        """The graph in these files, which may be changed."""
+        if self._read_once is None:
+            return graph_of(self._bundle, files)
+        if files not in self._read_once:
+            self._read_once[files] = graph_of(self._bundle, files)
+        return self._read_once[files].clone()
 
 
 def _options(threads: int, streams: int) -> dict[str, Any]:

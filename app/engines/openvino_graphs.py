@@ -45,18 +45,27 @@ FILES = {
 }
 
 
-def graph_to_compile(bundle: Bundle, name: str) -> ov.Model:
-    """A bundle's graph: one of the names in `FILES`. Two are derived from the head, two from the lifted head.
+def graph_of(bundle: Bundle, files: tuple[str, str]) -> ov.Model:
+    """The graph in two files of a bundle, its structure and its weights.
 
-    Raises BundleError if the graph does not match the manifest, and EngineError as `read_graph` does.
+    Raises BundleError, and EngineError as `read_graph` does.
     """
-    structure, weights = FILES[name]
+    structure, weights = files
     try:
-        graph = read_graph(bundle.graph(structure), bundle.graph(weights))
+        return read_graph(bundle.graph(structure), bundle.graph(weights))
     except (RuntimeError, ValueError) as error:
         reason = f"is not a graph that OpenVINO {ov.get_version()} reads safely ({error}): compile it again"
         raise BundleError(structure, reason) from error
-    inputs, outputs = _ports(bundle.manifest, name, graph)
+
+
+def derived_graph(manifest: Manifest, name: str, graph: ov.Model) -> ov.Model:
+    """One of the graphs named in `FILES`, made from the one in its files, which is changed.
+
+    Two are derived from the head, three from the lifted head. Raises BundleError if the graph does not match the
+    manifest.
+    """
+    structure, _ = FILES[name]
+    inputs, outputs = _ports(manifest, name, graph)
     input_shapes = {port.any_name: port.partial_shape for port in graph.inputs}
     if input_shapes != {port: ov.PartialShape(shape) for port, shape in inputs.items()}:
         described = {port: str(shape) for port, shape in input_shapes.items()}

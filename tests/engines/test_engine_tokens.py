@@ -14,8 +14,8 @@ import torch
 from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
 from app.bundles.reader import read_bundle
 from app.drawing.png import encode_png
+from app.engines.compiled import BundleCompiler
 from app.engines.load import load_engine
-from app.engines.openvino_graphs import graph_to_compile
 from app.engines.protocol import EngineKind
 from app.errors import BadParameter, BundleError, NotOffered
 from app.pictures.decode import Limits
@@ -103,14 +103,14 @@ def test_a_tokens_graph_that_cannot_be_read_is_refused(
 ) -> None:
     bundle = read_bundle(tiny_bundle)
     with pytest.raises(BundleError, match=reason):
-        graph_to_compile(replace(bundle, graphs={**bundle.graphs, **change}), "tokens")
+        BundleCompiler(replace(bundle, graphs={**bundle.graphs, **change}), 1, None)("tokens", 1, None)
 
 
 def test_a_tokens_graph_of_another_model_is_refused(tiny_bundle: Path) -> None:
     bundle = read_bundle(tiny_bundle)
     manifest = bundle.manifest.model_copy(update={"token_stages": (32, 16, 8)})
     with pytest.raises(BundleError, match="has no output tokens_32"):
-        graph_to_compile(replace(bundle, manifest=manifest), "tokens")
+        BundleCompiler(replace(bundle, manifest=manifest), 1, None)("tokens", 1, None)
 
 
 def test_a_stage_that_there_is_not_is_named_with_those_that_there_are(case_of: Callable[[str], Case]) -> None:
