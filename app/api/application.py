@@ -21,12 +21,12 @@ from app.api.middleware.prefix import PrefixMiddleware
 from app.api.middleware.target import TargetMiddleware
 from app.api.middleware.telemetry import TelemetryMiddleware
 from app.api.openapi import DocumentedAPI
+from app.api.options import decoder_options, registry_options
 from app.api.parameters import check_query
 from app.api.routes import explanations, health, model, operation, pages, predictions
 from app.api.uploads import UploadMemory
 from app.errors import EngineError
 from app.files import WEB
-from app.options import decoder_options, registry_options
 from app.serving.decoders import Decoders
 from app.serving.lifecycle import Lifecycle
 from app.serving.registry import ModelRegistry

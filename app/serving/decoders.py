@@ -6,7 +6,9 @@ import asyncio
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import anyio
@@ -66,8 +68,16 @@ class Decoders:
         )
         self._threads = anyio.CapacityLimiter(options.processes)
         self._idle: asyncio.Queue[DecoderProcess] = asyncio.Queue()
+        self._launched: deque[DecoderProcess] = deque()  # that nothing waits for yet
         self._processes: set[DecoderProcess] = set()
         self._starting: set[asyncio.Task[None]] = set()
+
+    def launch(self) -> None:
+        """Have all processes start while the caller does something else, before `start`."""
+        if os.name == "posix":
+            with suppress(OSError):  # `start` tries again
+                while len(self._launched) < self._options.processes:
+                    self._launched.append(self._launch_one())
 
     async def start(self) -> None:
         """Start all processes, and wait until they are ready."""
@@ -80,8 +90,9 @@ class Decoders:
         """End all processes."""
         for task in self._starting:
             task.cancel()
-        for process in self._processes:
+        for process in (*self._launched, *self._processes):
             process.close()
+        self._launched.clear()
         self._processes.clear()
 
     async def open(self, data: bytes, options: OpenOptions, deadline: float, user: str = "") -> TimedResult[Upload]:
@@ -150,8 +161,14 @@ class Decoders:
                 self._idle.put_nowait(process)
                 return
 
+    def _launch_one(self) -> DecoderProcess:
+        return DecoderProcess(self._options.memory_bytes, self._options.cpu_s, self._options.program)
+
     def _new_process(self) -> DecoderProcess:
-        process = DecoderProcess(self._options.memory_bytes, self._options.cpu_s, self._options.program)
+        try:
+            process = self._launched.popleft()
+        except IndexError:
+            process = self._launch_one()
         if not process.wait_until_ready():
             logger.warning("The memory of processes that decode pictures is not limited: this system cannot do that.")
         return process

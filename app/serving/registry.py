@@ -60,7 +60,8 @@ class ModelRegistry:
         return self._services[0]
 
     def load(self) -> None:
-        """Load, verify and warm up the bundle. Raises BundleError and EngineError."""
+        """Load, verify and warm up the bundle, while the decoders start. Raises BundleError and EngineError."""
+        self._decoders.launch()
         self._make_current(self._make_service(self._read()))
 
     async def probe_store(self) -> bool:
