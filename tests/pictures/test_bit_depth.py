@@ -1,4 +1,4 @@
-"""Values of 10, 12 or 14 bits in 16 are noticed, and can be stretched; 16-bit colours lose bits with a word."""
+"""Narrow values are noticed, grey of any kind is stretched, 16-bit colours lose bits with a word."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from PIL import Image
 
 from app.pictures.bit_depth import Stretch
 from app.pictures.decode import Limits, decode
-from tests.support.pictures import encoded, png
-from tests.support.profiles import grey_profile
+from tests.support.pictures import chunk, encoded, png, png_of
+from tests.support.profiles import SRGB_PRIMARIES, grey_profile, rgb_profile
+from tests.support.tiff_file import Storage, tiff_file
 
 
 def grey_16(values: Any) -> Image.Image:
@@ -53,6 +54,82 @@ def test_values_of_fewer_bits_are_noticed(bits: int, format_name: str) -> None:
     assert f"{bits} bits only" in note and "`stretch`" in note
 
 
+def speckled(values: np.ndarray, share: float, value: int) -> np.ndarray:
+    """The values with a share of them set to another, at least one."""
+    changed = values.copy().ravel()
+    changed[:: max(1, int(1 / share))] = value
+    return changed.reshape(values.shape)
+
+
+def white_is_zero(values: np.ndarray) -> bytes:
+    return tiff_file(values[..., None], Storage(photometric=0, bits=16))
+
+
+TWELVE_BITS = np.random.default_rng(0).integers(0, 4096, (64, 64))
+SPECKS = {
+    "a hot pixel": (1e-4, 65_535),
+    "a hot pixel that is not saturated": (1e-4, 60_000),
+    "letters that are burned in": (0.03, 65_535),
+}
+
+
+@pytest.mark.parametrize(("share", "value"), SPECKS.values(), ids=SPECKS)
+def test_a_few_bright_pixels_do_not_hide_that_the_rest_is_dark(share: float, value: int) -> None:
+    values = speckled(TWELVE_BITS, share, value)
+    for data in (png_of(values[..., None], 16, 0), encoded(grey_16(values), "TIFF")):
+        [note] = decode(data, Limits()).notes
+        assert "12 bits only" in note and "nearly black" in note
+    colours = np.repeat(values[..., None], 3, axis=-1)
+    for alpha in ((), np.full((64, 64, 1), 65_535)):
+        samples = np.concatenate([colours, alpha], axis=-1) if len(alpha) else colours
+        [note] = decode(png_of(samples, 16, 6 if len(alpha) else 2), Limits()).notes
+        assert "nearly black" in note
+
+
+def test_values_that_count_from_white_are_nearly_white() -> None:
+    for values in (TWELVE_BITS, speckled(TWELVE_BITS, 1e-4, 65_535), speckled(TWELVE_BITS, 1e-4, 60_000)):
+        [note] = decode(white_is_zero(values), Limits()).notes
+        assert "12 bits only" in note and "nearly white" in note
+        assert np.median(decoded(white_is_zero(values))) > 240
+        [note] = decode(white_is_zero(65_535 - values), Limits()).notes
+        assert "12 bits only" in note and "nearly black" in note
+        assert np.median(decoded(white_is_zero(65_535 - values))) < 15
+
+
+def test_small_amounts_of_ink_are_nearly_white() -> None:
+    few_inks = np.repeat(TWELVE_BITS[..., None], 4, axis=-1)
+    [note, _] = decode(tiff_file(few_inks, Storage(photometric=5, bits=16)), Limits()).notes
+    assert "nearly white" in note
+
+
+HONEST = {
+    "a night with lights": np.concatenate([TWELVE_BITS, np.geomspace(4096, 65_000, 64 * 4).reshape(4, 64)]),
+    "a long tail": np.clip(np.random.default_rng(1).exponential(8000, (64, 64)), 0, 65_535),
+    "one part in the sun": np.where(np.arange(64) < 6, 65_535, TWELVE_BITS),
+    "black and white": np.where(TWELVE_BITS < 100, 65_535, 0),
+    "black but for one pixel": np.where(np.arange(64 * 64).reshape(64, 64) == 9, 65_535, 0),
+}
+
+
+@pytest.mark.parametrize("values", HONEST.values(), ids=HONEST)
+def test_an_honest_dark_picture_is_not_talked_about(values: np.ndarray) -> None:
+    values = values.astype(int)
+    assert decode(encoded(grey_16(values), "PNG"), Limits()).notes == ()
+    assert decode(white_is_zero(65_535 - values), Limits()).notes == ()
+
+
+def test_what_is_transparent_does_not_count() -> None:
+    values = np.where(np.arange(64) < 32, 65_535, TWELVE_BITS)
+    grey = values[..., None]
+    keyed = png_of(grey, 16, 0, chunk(b"tRNS", b"\xff\xff"))
+    with_alpha = png_of(np.concatenate([grey, np.where(grey == 65_535, 0, 65_535)], axis=-1), 16, 4)
+    for data in (keyed, with_alpha):
+        range_note, white_note = decode(data, Limits()).notes
+        assert "12 bits only" in range_note and "taken as white" in white_note
+        seen = np.asarray(decoded(data, "found"))
+        assert (seen[:, :32] == 255).all() and seen[:, 32:].min() == 0 and seen[:, 32:].max() == 255
+
+
 @pytest.mark.parametrize("highest", [0, 2**14, 65_535])
 def test_values_that_use_their_range_or_are_all_black_are_not_talked_about(highest: int) -> None:
     assert decode(encoded(grey_16([0, highest]), "PNG"), Limits()).notes == ()
@@ -75,17 +152,145 @@ def test_grey_is_stretched_by_the_rule(values: Any, stretch: Stretch, expected: 
     assert decode(data, Limits(), stretch=stretch).notes == ()
 
 
-@pytest.mark.parametrize("mode", ["L", "1"])
-def test_grey_of_eight_bits_is_stretched_to_its_own_range(mode: str) -> None:
-    data = encoded(Image.fromarray(np.array([[50, 100, 150]], np.uint8)).convert(mode), "PNG")
-    assert decoded(data, "found") == ([[0, 128, 255]] if mode == "L" else decoded(data))
-    assert decoded(data, (0, 255)) == decoded(data)
+SHADES = np.array([[50, 77, 100, 150]], np.uint8)
+LEVELS: list[tuple[Stretch, list[int]]] = [
+    (None, [50, 77, 100, 150]),
+    ("found", [0, 69, 128, 255]),
+    ((0, 200), [64, 98, 128, 191]),
+    ((60, 110), [0, 87, 204, 255]),
+    ((0, 255), [50, 77, 100, 150]),
+]
 
 
-def test_grey_of_eight_bits_in_a_range_of_twelve_is_said() -> None:
-    picture = decode(encoded(Image.new("L", (2, 2), 77), "PNG"), Limits(), stretch=(0, 4095))
+def grey_files() -> dict[str, bytes]:
+    """The same grey picture in many forms."""
+    grey = Image.fromarray(SHADES)
+    files = {f"{mode} PNG": encoded(grey.convert(mode), "PNG") for mode in ("L", "LA", "RGB", "RGBA", "P")}
+    files |= {f"RGB {name}": encoded(grey.convert("RGB"), name) for name in ("BMP", "TIFF", "GIF")}
+    files |= {f"L {name}": encoded(grey, name) for name in ("BMP", "TIFF", "GIF")}
+    files["WebP"] = encoded(grey.convert("RGB"), "WEBP", lossless=True)
+    values, opaque = SHADES[..., None].astype(int), np.full((1, 4, 1), 255)
+    rgb = np.repeat(values, 3, axis=-1)
+    files["TIFF, 0 is white"] = tiff_file(255 - values, Storage(photometric=0))
+    files["TIFF in planes"] = tiff_file(rgb, Storage(photometric=2, planar=2))
+    files["TIFF with premultiplied alpha"] = tiff_file(np.concatenate([values, opaque], -1), Storage(extra=(1,)))
+    files["TIFF of a palette"] = encoded(grey.convert("P"), "TIFF")
+    neutral = np.full_like(rgb[..., :2], 128)
+    ycbcr = Storage(photometric=6, tags=((530, (1, 1)),))
+    files["TIFF of YCbCr"] = tiff_file(np.concatenate([values, neutral], -1), ycbcr)
+    srgb = rgb_profile(SRGB_PRIMARIES)
+    return files | {
+        f"{mode} PNG with a profile": encoded(grey.convert(mode), "PNG", icc_profile=srgb)
+        for mode in ("RGB", "RGBA", "P")
+    }
+
+
+@pytest.mark.parametrize("name", grey_files())
+def test_grey_of_eight_bits_is_stretched_however_it_is_stored(name: str) -> None:
+    data = grey_files()[name]
+    for stretch, levels in LEVELS:
+        picture = decode(data, Limits(), stretch=stretch)
+        assert np.asarray(picture.image)[0].tolist() == [[level] * 3 for level in levels]
+        assert picture.notes == ()
+    picture = decode(data, Limits(), stretch=(0, 4095))
     [note] = picture.notes
-    assert "0 to 4,095" in note and "8 bits" in note and np.asarray(picture.image)[0, 0, 0] == 77
+    assert "0 to 4,095" in note and "8 bits" in note and np.asarray(picture.image)[0, 1].tolist() == [77] * 3
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("options", [{"quality": 30}, {"quality": 95}], ids=str)
+@pytest.mark.parametrize("format_name", ["JPEG", "WEBP", "AVIF"])
+def test_grey_of_a_lossy_format_is_stretched(format_name: str, options: dict[str, int], mode: str) -> None:
+    """Decoders of WebP give grey with differences of a level between its channels."""
+    ramp = Image.fromarray(np.linspace(60, 120, 64).round().astype(np.uint8)[None].repeat(64, axis=0)).convert(mode)
+    got = np.asarray(
+        decode(encoded(ramp, format_name, **options), Limits(formats=(format_name,)), stretch="found").image
+    )
+    assert got.min() == 0 and got.max() == 255 and (np.ptp(got, axis=-1) == 0).all()
+
+
+def test_two_levels_stay_as_they_are() -> None:
+    data = encoded(Image.fromarray(SHADES).convert("1"), "PNG")
+    assert decoded(data, "found") == decoded(data)
+
+
+def deep_files(values: Any) -> dict[str, bytes]:
+    """Values of 16 bits as greyscale in several forms."""
+    grey = np.asarray(values)[None, :, None]
+    opaque = np.full_like(grey, 65_535)
+    return {
+        "PNG": png_of(grey, 16, 0),
+        "PNG with alpha": png_of(np.concatenate([grey, opaque], axis=-1), 16, 4),
+        "PNG with a transparent value": png_of(grey, 16, 0, chunk(b"tRNS", b"\0\x01")),
+        "TIFF": tiff_file(grey, Storage(bits=16)),
+        "TIFF, big endian": tiff_file(grey, Storage(bits=16, big_endian=True)),
+        "TIFF, compressed": tiff_file(grey, Storage(bits=16, compression=8)),
+    }
+
+
+@pytest.mark.parametrize("name", deep_files([0]))
+def test_grey_of_sixteen_bits_is_stretched_however_it_is_stored(name: str) -> None:
+    for stretch, levels in [
+        ((0, 4095), [0, 128, 135, 255]),
+        ("found", [0, 128, 135, 255]),
+        ((2048, 2175), [0, 0, 225, 255]),
+    ]:
+        picture = decode(deep_files([0, 2048, 2160, 4095])[name], Limits(), stretch=stretch)  # type: ignore[arg-type]
+        assert np.asarray(picture.image)[0].tolist() == [[level] * 3 for level in levels] and picture.notes == ()
+
+
+@pytest.mark.parametrize("alpha", [False, True], ids=["RGB", "RGBA"])
+@pytest.mark.parametrize("format_name", ["PNG", "TIFF"])
+def test_grey_as_sixteen_bit_colours_is_stretched_coarsely_with_a_word(format_name: str, alpha: bool) -> None:
+    values = np.array([0, 1000, 2048, 4095])[None, :, None]
+    samples = np.concatenate([np.repeat(values, 3, -1), *([np.full_like(values, 65_535)] if alpha else [])], axis=-1)
+    tiff = Storage(photometric=2, bits=16, extra=(2,) if alpha else ())
+    data = png_of(samples, 16, 6 if alpha else 2) if format_name == "PNG" else tiff_file(samples, tiff)
+    picture = decode(data, Limits(), stretch=(0, 4095))
+    [note] = picture.notes
+    assert "high byte" in note and "0 to 4,095" in note and "at most 16" in note and "16-bit greyscale" in note
+    assert np.abs(np.asarray(picture.image)[0, :, 0].astype(int) - [0, 62, 128, 255]).max() <= 17
+    [note] = decode(data, Limits(), stretch="found").notes
+    assert "at most 16" in note
+    coloured = samples.copy()
+    coloured[..., 0] = 0
+    [note] = decode(png_of(coloured, 16, 6 if alpha else 2), Limits(), stretch=(0, 4095)).notes
+    assert "greyscale" not in note
+
+
+def test_hidden_colours_do_not_make_a_grey_picture_coloured() -> None:
+    """The transparent colour of a palette is often a loud one."""
+    rgba = np.array([[[50] * 3 + [255], [150] * 3 + [255], [255, 0, 255, 0]]], np.uint8)
+    loud = Image.fromarray(rgba)
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([50, 50, 50, 150, 150, 150, 255, 0, 255])
+    palette.putdata([0, 1, 2])
+    files = [encoded(loud, "PNG"), encoded(loud, "TIFF"), encoded(loud, "WEBP", lossless=True, exact=True)]
+    for data in (*files, encoded(palette, "PNG", transparency=2), encoded(palette, "GIF", transparency=2)):
+        assert decoded(data, "found") == [[0, 255, 255]]
+    assert decoded(encoded(palette, "PNG"), "found") == [[50, 150, 255]]
+
+
+def test_a_picture_with_one_coloured_pixel_is_no_grey_picture() -> None:
+    pixels = np.full((2000, 700, 3), 90, np.uint8)
+    pixels[-1, -1, 2] = 92
+    for data in (encoded(Image.fromarray(pixels), "PNG"), encoded(Image.fromarray(pixels).convert("RGBA"), "PNG")):
+        assert decoded(data, (0, 100))[0][0] == 90
+    pixels[-1, -1, 2] = 91  # a rounding
+    assert decoded(encoded(Image.fromarray(pixels), "PNG"), (0, 100))[0][0] == 230
+
+
+def test_nothing_visible_is_white_under_any_rule() -> None:
+    clear = np.zeros((2, 3, 2), int)
+    for stretch, _ in LEVELS:
+        for data in (png_of(clear, 8, 4), png_of(clear, 16, 4), encoded(Image.new("RGBA", (3, 2)), "PNG")):
+            assert np.min(decoded(data, stretch)) == 255
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_gamma_without_a_profile_is_said_of_grey_of_any_depth(depth: int) -> None:
+    data = png_of(np.full((2, 2, 1), 100), depth, 0, chunk(b"gAMA", (100_000).to_bytes(4, "big")))
+    assert "gamma of 1" in decode(data, Limits()).notes[-1]
 
 
 def test_colours_are_not_stretched() -> None:
