@@ -27,7 +27,7 @@ def reason_of_failure(data: bytes, format_name: str, is_open: bool) -> str:
     reason = None
     if format_name == "TIFF" and (layout := read_layout(data)) is not None:
         if not is_open:
-            reason = layout.unread
+            reason = layout.problem or layout.unread
         elif name := layout.unusual_compression:
             reason = (
                 f"The TIFF picture cannot be decoded: it is damaged, or its compression, {name}, is not supported. "

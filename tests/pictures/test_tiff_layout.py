@@ -8,13 +8,16 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from app.errors import UnreadablePicture
+from app.errors import FusionLensError, UnreadablePicture
 from app.pictures.decode import Limits, decode
 from tests.support.pictures import Samples, encoded
 from tests.support.tiff_file import DEFLATE, Storage, tiff_file
@@ -188,6 +191,23 @@ def test_pixels_that_are_not_there_are_damage() -> None:
     whole = tiff_file(np.zeros((200, 300, 1), int), Storage(tags=((273, 2**20),)))
     with pytest.raises(UnreadablePicture, match="damaged or cut off"):
         decode(whole, Limits())
+
+
+@given(
+    layout=st.sampled_from([stored(photometric, bits=8) for photometric in COLOURS] + [Storage(bits=16, extra=(2,))]),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6),
+    kept=st.one_of(st.just(1.0), st.floats(0, 1)),
+)
+@settings(max_examples=200, derandomize=True, database=None, deadline=None)
+def test_any_change_of_a_directory_ends_in_a_picture_or_an_error_of_ours(
+    layout: Storage, changes: list[tuple[float, int]], kept: float
+) -> None:
+    data = bytearray(tiff_file(np.ones((2, 3, COLOURS[layout.photometric] + len(layout.extra)), int), layout))
+    directory = struct.unpack_from("<L", data, 4)[0]
+    for share, byte in changes:
+        data[directory + int(share * min(len(data) - directory, 200))] = byte
+    with suppress(FusionLensError):
+        decode(bytes(data[: 8 + int(kept * (len(data) - 8))]), Limits(max_pixels=1_000_000))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
