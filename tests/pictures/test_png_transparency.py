@@ -10,10 +10,11 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from app.errors import PictureTooLarge, UnreadablePicture
 from app.pictures.decode import Limits, decode
-from tests.support.pictures import Samples, chunk, png, png_of
+from tests.support.pictures import Samples, chunk, encoded, png, png_of
 
 GREY, RGB, INDEXED, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), INDEXED: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGBA: (8, 16)}
@@ -76,6 +77,16 @@ def test_every_colour_type_and_depth_is_read(colour_type: int, depth: int) -> No
     got = decoded(png_of(samples, depth, colour_type, *colours_of(depth, colour_type)))
     tolerance = 1 if colour_type in (GREY_ALPHA, RGBA) else 0  # alpha is rounded to 8 bits
     assert differences(got, expected(samples, depth, colour_type, None), depth) <= tolerance
+
+
+def test_deep_grey_with_alpha_is_read_through_filters_of_rows() -> None:
+    """Pillow filters RGBA of 8 bits, whose pixels have as many bytes. Only the header differs."""
+    pixels = np.sort(np.random.default_rng(0).integers(0, 256, (30, 30, 4), np.uint8), axis=0)
+    whole = encoded(Image.fromarray(pixels), "PNG")
+    header = whole[16:24] + bytes((16, GREY_ALPHA)) + whole[26:29]
+    samples = pixels.view(">u2").astype(int)
+    got = decoded(whole[:8] + chunk(b"IHDR", header) + whole[33:])
+    assert np.abs(got - expected(samples, 16, GREY_ALPHA, None)).max() <= 1
 
 
 @pytest.mark.parametrize("place", [(0, 0), (1, 0), (1, 1), (2, 0), (3, 0)], ids=str)
