@@ -134,6 +134,22 @@ def test_a_picture_that_broke_later_is_no_other_picture_and_what_comes_in_its_pl
     assert fit(drawn, run, "--resume", "-s", "stages.1.epochs=3") == 0
 
 
+def test_a_picture_that_was_never_read_may_be_put_right_once(
+    drawn: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, picture = tmp_path / "run", train_order(whole)[18]
+    content = picture.read_bytes()
+    try:
+        with broken(picture):
+            assert fit(drawn, run, "--skip-unreadable", "1") == 0
+        assert fit(drawn, run, "--resume", "--skip-unreadable", "1") == 0
+        turned(picture)
+        assert fit(drawn, run, "--resume", "--skip-unreadable", "1") == 1
+        assert f"have another content than when it started: {picture}" in capsys.readouterr().err
+    finally:
+        picture.write_bytes(content)
+
+
 @pytest.mark.parametrize("part", ["model", "ema"])
 def test_a_checkpoint_with_weights_that_are_not_finite_is_refused_by_its_tensor(
     part: str, drawn: Path, run: Path, capsys: pytest.CaptureFixture[str]
