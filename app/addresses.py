@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _ORIGIN = re.compile(r"https?://[^/?#@\s]+/?", re.IGNORECASE)
+# What a service can listen on: an address or a name. An empty text would be every address of the machine.
+LISTENING_HOST = r"^[A-Za-z0-9_%:-]{1,63}(\.[A-Za-z0-9_%:-]{1,63})*$"
 _HOST = re.compile(r"\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 
 
@@ -29,6 +31,29 @@ def network_of(host: str) -> str:
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
     return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
+
+
+def http_url(text: str) -> str:
+    """An address of the web: a host, perhaps with a port, a path and credentials. Raises ValueError for any other text.
+
+    The error quotes nothing of it, because it may have a password.
+    """
+    try:
+        parts = urlsplit(text)
+        host, port = (parts.hostname or ""), parts.port
+        if "[" in parts.netloc:
+            host = f"[{ipaddress.IPv6Address(host)}]"
+        elif re.fullmatch(r"[0-9.]+", host):
+            host = str(ipaddress.IPv4Address(host))
+        is_whole = not parts.fragment and not parts.netloc.endswith(":") and port != 0
+        host = host.encode("idna").decode()
+    except ValueError:  # a port that is no number, brackets without an address, a name that no host can have
+        host, is_whole = "", False
+    if not (re.fullmatch(r"https?://\S+", text) and text.isprintable() and is_whole and _HOST.fullmatch(host)):
+        raise ValueError(
+            "it is no web address: write scheme, host, port and path, such as http://collector:4318/v1/traces"
+        )
+    return text
 
 
 def web_origins(entries: Sequence[object]) -> tuple[str, ...]:

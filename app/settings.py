@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -25,7 +33,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from app.addresses import is_loopback, web_origins
+from app.addresses import LISTENING_HOST, http_url, is_loopback, web_origins
 from app.engines.cpu import available_cores
 from app.engines.protocol import EngineKind
 from app.errors import InvalidSettings, KeysError
@@ -39,7 +47,7 @@ MIN_SECRET_CHARS = 32
 
 def _not_empty(value: Any) -> Any:
     if isinstance(value, str) and not value.strip():
-        raise ValueError("it is empty: give a path, or leave the setting out")
+        raise ValueError("it is empty: give a value, or leave the setting out")
     return value
 
 
@@ -56,6 +64,7 @@ def _listed(value: str | Sequence[object]) -> Sequence[object]:
     return entries
 
 
+_NUMBERS: dict[Any, str] = {int: r"-?[0-9]+", float: r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"}
 GivenPath = Annotated[Path, BeforeValidator(_not_empty)]  # an empty text would mean the working folder
 # Every number has an upper bound too: beyond it, it is a mistake, or more than sockets, timers and Redis can take.
 # A bound of an annotation would take the place of a setting's own, so numbers of one kind share a function instead.
@@ -105,10 +114,9 @@ class Settings(BaseSettings):
     engine: EngineKind = Field("auto", description="engine that runs the model")
     cache: GivenPath | None = Field(None, description="folder for compiled graphs, which makes the next start quicker")
 
-    host: str = Field(
+    host: Annotated[str, BeforeValidator(_not_empty)] = Field(
         "127.0.0.1",
-        min_length=1,
-        pattern=r"^[A-Za-z0-9_%:-]{0,63}(\.[A-Za-z0-9_%:-]{1,63})*$",
+        pattern=LISTENING_HOST,
         description="address to listen on; any but a loopback address requires keys",
     )
     port: int = Field(
@@ -229,7 +237,6 @@ class Settings(BaseSettings):
     )
     otlp_endpoint: str | None = Field(
         None,
-        pattern=r"^https?://\S+$",
         description="address to send traces to, by OTLP over HTTP; requires fusionlens[otel]",
     )
 
@@ -246,6 +253,15 @@ class Settings(BaseSettings):
         folder = os.environ.get(SECRETS_DIR)
         files = (_SecretFiles(settings_cls, secrets_dir=folder),) if folder and Path(folder).is_dir() else ()
         return (init_settings, _Variables(settings_cls), *files)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_number(cls, value: Any, info: Any) -> Any:
+        """Numbers are written as other readers of the same variable expect them: `1_000` and `8000.0` are no ports."""
+        kind = cls.model_fields[info.field_name].annotation
+        if kind in _NUMBERS and isinstance(value, str) and not re.fullmatch(_NUMBERS[kind], value.strip()):
+            raise ValueError(f"Input should be a {'whole ' if kind is int else ''}number, in plain digits")
+        return value
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -264,6 +280,11 @@ class Settings(BaseSettings):
         if missing := [name for name in formats if not is_installed(name)]:
             raise ValueError(f"{missing[0]} needs a library that is not installed: pip install 'fusionlens[heif]'")
         return formats
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_otlp_endpoint(cls, url: str | None) -> str | None:
+        return None if url is None else http_url(url)
 
     @field_validator("redis_url")
     @classmethod

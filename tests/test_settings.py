@@ -15,14 +15,14 @@ from app.cli import with_platform_port
 from app.errors import InvalidSettings
 from app.settings import Settings, load_settings
 
-NUMBERS = ["", "x", "-1", "1e999", "nan", "9" * 5000, "٣٣x", "[1]", "0x10", "1_", "99999999999999999999999"]
+NUMBERS = ["", "x", "-1", "1e999", "nan", "9" * 5000, "٣٣x", "[1]", "0x10", "1_", "1_0", "99999999999999999999999"]
 # What a setting cannot be. A setting of a new type must be added here.
 WRONG = {
     "bundle": ["", " "],
     "cache": ["", " "],
     "keys": ["", " "],
     "bundle_sha256": ["", "abc", "g" * 64, "0" * 65],
-    "host": ["a b", "http://x", "a..b", "x" * 70, "[::1]", "ä", "a/b", "a,b"],
+    "host": ["", " ", "a b", "http://x", "a..b", "x" * 70, "[::1]", "ä", "a/b", "a,b"],
     "root_path": ["lens", "/lens/", "/", "/a b", "//", "http://x", "/%2e"],
     "cors_origins": [
         "localhost:3000",
@@ -42,7 +42,21 @@ WRONG = {
         *("redis://:12/heim@redis:6379/0", "redis://h:0/0", "redis://h/0#x", "redis://h/zero"),
     ],
     "redis_secret": ["", "short"],
-    "otlp_endpoint": ["", "localhost:4318", "ftp://x", "http://"],
+    "otlp_endpoint": [
+        *(
+            "",
+            " ",
+            "localhost:4318",
+            "ftp://x",
+            "http://",
+            "http://:4318",
+            "http:///v1/traces",
+            "http://a:",
+            "http://a:0",
+        ),
+        *("http://a:port/", "http://a:99999", "http://a b", "http://a/\tb", "http://a..b", "http://[x]", "http://[::1"),
+        *("http://a#b", "http://999.1.1.1", "http://a,b", "http:/a", "http//a", "collector"),
+    ],
 }
 
 
@@ -74,9 +88,27 @@ def test_every_number_has_a_lowest_and_a_highest_value(name: str) -> None:
         assert kinds & {Ge, Gt} and kinds & {Le, Lt}
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "http://collector:4318/v1/traces",
+            "https://traces.example.org",
+            "http://127.0.0.1:4318/",
+            "http://[::1]:4318",
+        ),
+        *("https://user:pass@host/otlp/v1/traces?tenant=a", "http://my_collector:4318/v1/traces"),
+    ],
+)
+def test_an_address_for_traces_is_taken_as_it_is(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSIONLENS_OTLP_ENDPOINT", url)
+    assert load_settings().otlp_endpoint == url
+
+
 def test_a_secret_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in refusal(monkeypatch, "FUSIONLENS_REDIS_SECRET", "hunter2")
     assert "hunter2" not in refusal(monkeypatch, "FUSIONLENS_REDIS_URL", "http://:hunter2@x")
+    assert "hunter2" not in refusal(monkeypatch, "FUSIONLENS_OTLP_ENDPOINT", "http://me:hunter2@x:port/")
 
 
 def test_a_file_of_secrets_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +174,24 @@ def test_a_platforms_port_is_taken_where_the_service_has_none_of_its_own(
     assert with_platform_port(load_settings()).port == 5002
     monkeypatch.setenv("FUSIONLENS_PORT", "5003")
     assert with_platform_port(load_settings()).port == 5003
+
+
+@pytest.mark.parametrize("text", ["1_0", "1.0", "+1", "1e0", "٣", "１", "0x1", "1 0", "--1"])
+def test_a_port_in_another_form_is_none_for_the_service_and_for_the_probe(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "FUSIONLENS_PORT" in refusal(monkeypatch, "FUSIONLENS_PORT", text)
+    monkeypatch.setenv("FUSIONLENS_PORT", text)
+    with pytest.raises(SystemExit):
+        main(["health"])
+
+
+def test_blanks_around_a_port_are_nothing_to_both(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FUSIONLENS_PORT", " 1\n")
+    assert load_settings().port == 1 and main(["health"]) == 1
+    assert "http://127.0.0.1:1/" in capsys.readouterr().err
 
 
 def test_the_probe_asks_at_the_platforms_port(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from datetime import date
 from typing import Annotated, Any, Final, Literal
 
@@ -21,6 +20,7 @@ from pydantic import (
 )
 
 from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
+from app.bundles.texts import ClassName, Printable, Prose, Text, look_alike
 from app.errors import BundleError
 from app.models.feature_maps import BRANCHES, Branch
 from app.pictures.bit_depth import Stretch
@@ -30,21 +30,6 @@ FORMAT: Final = 2  # 2 added `input.stretch`; older formats stay readable
 MANIFEST, WEIGHTS, BASELINE = "manifest.json", "model.safetensors", "reference.safetensors"
 
 
-def _printable(text: str) -> str:
-    """Texts are shown in terminals, logs and pages, where a control character could pass for something else."""
-    for character in text:
-        if unicodedata.category(character) in ("Cc", "Zl", "Zp"):
-            raise ValueError(f"it has the control character {character!r}: remove it")
-    return text
-
-
-def _printable_lines(text: str) -> str:
-    _printable(text.replace("\n", " "))
-    return text
-
-
-Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable)]
-Prose = Annotated[str, StringConstraints(min_length=1), AfterValidator(_printable_lines)]  # may have several lines
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Side = Annotated[int, Field(gt=0, le=4096)]
 _GreyValue = Annotated[int, Field(ge=0, le=65_535)]
@@ -136,7 +121,7 @@ class Metrics(Section):
 
     split: Text
     pictures: PositiveInt
-    values: dict[Annotated[str, AfterValidator(_printable)], float]
+    values: dict[Annotated[str, Printable], float]
 
 
 class Description(Section):
@@ -148,7 +133,7 @@ class Description(Section):
     name: Text
     version: Text
     created: date
-    classes: tuple[Text, ...] = Field(min_length=2)
+    classes: tuple[ClassName, ...] = Field(min_length=2)
     architecture: Architecture
     calibration: Calibration
     decision: Decision | None
@@ -162,6 +147,8 @@ class Description(Section):
     def _check_classes_and_decision(self) -> Description:
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("classes: a name is listed twice")
+        if alike := look_alike(self.classes):
+            raise ValueError(f"classes: {' and '.join(map(ascii, alike[0]))} look the same: rename one of them")
         if self.decision is not None and len(self.classes) != 2:
             raise ValueError(f"decision: a threshold needs exactly 2 classes, but there are {len(self.classes)}")
         if self.decision is not None and self.decision.positive not in self.classes:

@@ -248,17 +248,19 @@ class OpenVINOEngine:
                 self._watched = True
                 _release_later(weakref.ref(self))
 
-    def _release(self) -> bool:
-        self._watched = self.release_unused(IDLE_S)
-        return self._watched
+    def _release(self) -> None:
+        with self._lock:
+            self._watched = False  # first, so that a graph that is compiled from now on is watched
+        if self.release_unused(IDLE_S):
+            self._watch()
 
 
 def _release_later(engine: weakref.ref[OpenVINOEngine]) -> None:
-    """Drop unused graphs after a while, and again, unless the engine is gone."""
+    """Drop unused graphs after a while, unless the engine is gone."""
 
     def release() -> None:
-        if (alive := engine()) is not None and alive._release():
-            _release_later(engine)
+        if (alive := engine()) is not None:
+            alive._release()
 
     timer = Timer(IDLE_S, release)
     timer.daemon = True

@@ -1,4 +1,4 @@
-"""From any colour mode to RGB on white, in the colour space sRGB, by the colour profile that the picture carries.
+"""From greyscale, RGB or CMYK to RGB on white, in the colour space sRGB, by the profile that the picture carries.
 
 Source: ICC.1:2022. LittleCMS, which is part of Pillow, applies the profile with its own table for eight bits, so the
 time for a pixel does not depend on what the profile holds.
@@ -23,12 +23,9 @@ _USUAL_GAMMA, _GAMMA_TOLERANCE = 1 / 2.2, 0.02
 def to_srgb(image: Image.Image, reduction: int = 1) -> tuple[Image.Image, tuple[str, ...]]:
     """Convert a loaded picture to RGB on white where it is transparent, and return what the sender should know.
 
-    `image` has one of Pillow's modes with 8 bits a channel or fewer. A picture whose profile changes its colours is
-    reduced by the factor `reduction` first, because the conversion of a large picture takes a second. Raises ValueError
-    for a missing palette.
+    `image` has the mode L, LA, RGB, RGBA or CMYK. A picture whose profile changes its colours is reduced by the factor
+    `reduction` first, because the conversion of a large picture takes a second.
     """
-    if image.mode in {"P", "PA"} and image.palette is None:
-        raise ValueError("a palette is missing")  # a damaged file, for which Pillow would invent colours
     profile = image.info.get("icc_profile")
     colours, is_transparent = _on_white(image)
     notes = ["Transparent parts of the picture were taken as white."] if is_transparent else []
@@ -56,14 +53,11 @@ class _UnusableProfile(Exception):
 
 def _on_white(image: Image.Image) -> tuple[Image.Image, bool]:
     """The colours on white, as L, RGB or CMYK, and whether any of the picture is transparent."""
-    if not image.has_transparency_data:
-        if image.mode in ("L", "RGB", "CMYK"):
-            return image, False
-        return image.convert("L" if image.mode == "1" else "RGB"), False
-    with_alpha = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
-    on_white = Image.new("L" if with_alpha.mode == "LA" else "RGB", image.size, "white")
-    alpha = with_alpha.getchannel("A")
-    on_white.paste(with_alpha.convert(on_white.mode), mask=alpha)
+    if image.mode not in ("LA", "RGBA"):
+        return image, False
+    on_white = Image.new(image.mode.removesuffix("A"), image.size, "white")
+    alpha = image.getchannel("A")
+    on_white.paste(image.convert(on_white.mode), mask=alpha)
     return on_white, alpha.getextrema() != (255, 255)
 
 

@@ -11,22 +11,17 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from app.errors import EmptyUpload, PictureTooLarge, UnreadablePicture, UnsupportedMediaType
-from app.pictures.bit_depth import (
-    Stretch,
-    deep_to_grey,
-    is_deep_grey,
-    keeps_high_byte_only,
-    narrow_colour_note,
-    stretch_grey,
-)
+from app.pictures.bit_depth import Stretch, deep_to_grey, stretch_grey
 from app.pictures.colour import to_srgb
 from app.pictures.container_limits import check_container, webp_size
 from app.pictures.formats import SIGNATURES, SNIFFED_BYTES, describe, format_of, is_installed
+from app.pictures.limits import Limits as Limits
 from app.pictures.orientation import DECODE_ERRORS, Sides, read_orientation, turn_upright
+from app.pictures.samples import DeepGrey, keep_low_bytes, keeps_high_byte_only, read_samples
+from app.pictures.unsupported import reason_of_failure, refuse_unsupported
 
 PREVIEW_SIDE_PX = 1024
 TOO_MUCH_MEMORY = "Decoding the picture needs more memory than it may use: send a smaller picture."
-_PILLOW_MAX_PIXELS = 178_956_970
 # A picture is first reduced by a whole factor, then resized smoothly. As with Pillow's `reducing_gap`, the reduced
 # picture must exceed the result by this factor, so that the resize hides the coarse averaging. The values were measured
 # in tests/pictures/test_reduced_decoding.py.
@@ -39,40 +34,6 @@ _RAW_TAGS = {
     46275,
     50706,
 }  # TIFF tags of cameras' raw files: a colour filter's pattern, Sony's data, DNG's version
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The formats that are read, and the largest size that a picture may declare in its header.
-
-    Both are checked before any pixel is decoded. `max_pixels` is for JPEGs, which can be decoded at a reduced scale,
-    and `max_full_pixels` for all other pictures, which are decoded at full size. `formats` are some of `SIGNATURES` and
-    `MORE_FORMATS`. Raises ValueError if a limit is larger than what Pillow decodes.
-    """
-
-    max_pixels: int = 50_000_000
-    max_full_pixels: int = 25_000_000
-    max_side_px: int = 16_384
-    formats: tuple[str, ...] = tuple(SIGNATURES)
-
-    def __post_init__(self) -> None:
-        if max(self.max_pixels, self.max_full_pixels) > _PILLOW_MAX_PIXELS:
-            raise ValueError(f"the limits are {self}, but Pillow decodes at most {_PILLOW_MAX_PIXELS} pixels")
-
-    def check(self, what: str, width_px: int, height_px: int, can_reduce: bool = False) -> None:
-        """Raises PictureTooLarge, in a sentence about `what`, for a size that a picture may not have."""
-        if width_px * height_px > self._largest(can_reduce) or max(width_px, height_px) > self.max_side_px:
-            raise PictureTooLarge(f"The {what} is {width_px} × {height_px} px. {self.describe(can_reduce)}")
-
-    def describe(self, can_reduce: bool = False) -> str:
-        """A sentence about the limits for someone whose picture is larger."""
-        return (
-            f"It may have {self._largest(can_reduce) / 1e6:g} million pixels and {self.max_side_px} px a side: "
-            f"send a smaller one{'' if can_reduce else ', or a JPEG'}."
-        )
-
-    def _largest(self, can_reduce: bool) -> int:
-        return self.max_pixels if can_reduce else min(self.max_pixels, self.max_full_pixels)
 
 
 @dataclass(frozen=True)
@@ -134,18 +95,20 @@ def decode(data: bytes, limits: Limits, sizes: TargetSizes | None = None, stretc
         raise EmptyUpload("The upload is empty: send the bytes of a picture.")
     format_name = _format(data, limits)
     _silence_pillow()
-    notes = []
+    notes: list[str] = []
+    image = None
     try:
         check_container(data, format_name)
         if format_name == "WEBP":  # Pillow reserves memory for the pixels when it opens the file
             limits.check("picture", *webp_size(data))
+        refuse_unsupported(data, format_name)
         image = open_image(data, format_name)
         limits.check("picture", *image.size, can_reduce=_can_reduce(image))
         _check_tiles(image, limits)
         _refuse_raw(image)
         notes += _choose_frame(image)
         reduced_by, overhang = _reduce(image, sizes)
-        rgb, colour_notes = _to_rgb(image, limits, sizes if reduced_by == 1 else None, stretch)
+        rgb, colour_notes = _to_rgb(image, data, limits, sizes if reduced_by == 1 else None, stretch)
         notes += colour_notes
         if rgb.size != image.size:
             reduced_by, overhang = _reduced(image.size, rgb.size)
@@ -154,9 +117,7 @@ def decode(data: bytes, limits: Limits, sizes: TargetSizes | None = None, stretc
     except MemoryError as error:
         raise PictureTooLarge(TOO_MUCH_MEMORY) from error
     except DECODE_ERRORS as error:
-        raise UnreadablePicture(
-            f"The {format_name} picture is damaged or cut off and cannot be decoded: send the whole file."
-        ) from error
+        raise UnreadablePicture(reason_of_failure(data, format_name, is_open=image is not None)) from error
     stored = read_orientation(image)
     if stored is None:
         notes.append("The EXIF data is damaged; the picture was taken as upright.")
@@ -256,7 +217,7 @@ def _choose_frame(image: Image.Image) -> list[str]:
 
 
 def _to_rgb(
-    image: Image.Image, limits: Limits, sizes: TargetSizes | None, stretch: Stretch
+    image: Image.Image, data: bytes, limits: Limits, sizes: TargetSizes | None, stretch: Stretch
 ) -> tuple[Image.Image, list[str]]:
     """Decode the pixels and convert them to sRGB. Returns the picture, and what the sender should know.
 
@@ -266,14 +227,15 @@ def _to_rgb(
         raise UnreadablePicture(
             f"Pixels of type {image.mode} are not supported: convert the picture to 8-bit colour or 16-bit greyscale."
         )
-    is_cut = keeps_high_byte_only(image)
+    keep_low_bytes(image, data)
+    white = 65_535 if keeps_high_byte_only(image) else 255
     image.load()
     limits.check("picture", *image.size, can_reduce=_can_reduce(image))  # an HEIF file can declare a smaller size
-    profile = image.info.get("icc_profile")
-    image, range_note = deep_to_grey(image, stretch) if is_deep_grey(image) else stretch_grey(image, stretch)
-    if profile:
-        image.info["icc_profile"] = profile
-    rgb, notes = to_srgb(image, sizes.reduction(*image.size) if sizes else 1)
-    if is_cut:
-        range_note = narrow_colour_note(image)
-    return rgb, [*([range_note] if range_note else []), *notes]
+    samples = read_samples(image, data, limits)
+    if isinstance(samples, DeepGrey):
+        colours, range_notes = deep_to_grey(samples, stretch)
+    else:
+        colours, range_notes = stretch_grey(samples, stretch, white)
+    colours.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    rgb, notes = to_srgb(colours, sizes.reduction(*image.size) if sizes else 1)
+    return rgb, [*range_notes, *notes]

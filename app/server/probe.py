@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from http.client import HTTPException
+from pathlib import Path
 
+from app.addresses import LISTENING_HOST
 from app.arguments import whole_number
 
 DESCRIPTION = "ask the service on this machine whether it accepts new clients"
@@ -25,16 +28,56 @@ def main(arguments: Sequence[str], program: str) -> int:
     parser = argparse.ArgumentParser(prog=f"{program} health", description=DESCRIPTION)
     add_options(parser)
     args = parser.parse_args(arguments)
-    reason = why_not_ready(os.environ.get("FUSIONLENS_HOST", "127.0.0.1"), args.port)
+    try:
+        reason = why_not_ready(_host(), _port() if args.port is None else args.port)
+    except ValueError as error:
+        parser.exit(1, f"{program} health: {error}\n")
     print(reason or "ready", file=sys.stderr if reason else sys.stdout)
     return 1 if reason else 0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to a parser."""
-    port = os.environ.get("FUSIONLENS_PORT", os.environ.get("PORT", "8000"))
     help_text = "port of the service (default: FUSIONLENS_PORT, else PORT)"
-    parser.add_argument("--port", type=whole_number(1, 65535), default=port, help=help_text)
+    parser.add_argument("--port", type=whole_number(1, 65535), help=help_text)
+
+
+def _setting(name: str) -> str | None:
+    """The text of a setting as the service reads it: from a variable in any case, or from a file of secrets.
+
+    Raises ValueError for a folder or a file that cannot be read.
+    """
+    variables = {variable.upper(): text for variable, text in os.environ.items()}
+    if (text := variables.get(name)) is not None:
+        return text
+    folder = os.environ.get("FUSIONLENS_SECRETS_DIR")
+    try:
+        files = [file for file in Path(folder).iterdir() if file.name.upper() == name] if folder else []
+        return files[0].read_text(encoding="utf-8").strip() if files else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name} cannot be read from the folder FUSIONLENS_SECRETS_DIR: {error}") from error
+
+
+def _host() -> str:
+    """The address that the service listens on. Raises ValueError if the setting is none."""
+    host = _setting("FUSIONLENS_HOST")
+    if host is not None and re.fullmatch(LISTENING_HOST, host) is None:
+        raise ValueError(f"FUSIONLENS_HOST is {host!r}, but it must be an address to listen on, or be left out")
+    return host or "127.0.0.1"
+
+
+def _port() -> int:
+    """The port that the service listens on. Raises ValueError if the setting is none, or one that nobody knows."""
+    name, text = "FUSIONLENS_PORT", _setting("FUSIONLENS_PORT")
+    if text is None:
+        name, text = "PORT", os.environ.get("PORT", "8000")
+    try:
+        port = whole_number(0, 65535)(text)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{name} is {text!r}, but it must be a port, 1 to 65535: set it, or give --port") from error
+    if port == 0:
+        raise ValueError(f"{name} is 0, so the service has chosen a free port: give --port, as the service says it")
+    return port
 
 
 def why_not_ready(host: str, port: int) -> str | None:

@@ -217,6 +217,10 @@ def test_a_withdrawn_key_is_out_and_a_second_digest_is_in_after_a_reload(tiny_bu
         (f'[keys.a]\nsha256 = ["{"0" * 64}"]\nrights = ["root"]', "keys.a.rights"),
         (f'[keys.a]\nsha256 = ["{"0" * 64}"]\nlimit = 5', "keys.a.limit"),
         (f'[keys.a]\nsha256 = ["{"0" * 64}"]\nconcurrent = 0', "keys.a.concurrent"),
+        (f'[keys.a]\nsha256 = ["{"0" * 64}"]\nconcurrent = true', "keys.a.concurrent"),
+        (f'[keys.a]\nsha256 = ["{"0" * 64}"]\nconcurrent = "4"', "keys.a.concurrent"),
+        (f'[keys.a]\nsha256 = ["{"0" * 64}"]\nrequests_per_minute = true', "keys.a.requests_per_minute"),
+        (f'[keys.a]\nsha256 = ["{"0" * 64}"]\nrequests_per_minute = inf', "keys.a.requests_per_minute"),
     ],
 )
 def test_a_file_of_keys_that_cannot_be_used_starts_nothing(

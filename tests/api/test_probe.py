@@ -13,7 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.__main__ import main
 from app.server.probe import why_not_ready
+from app.settings import load_settings
 from tests.support import served_process as process
 from tests.support.waiting import PATIENCE_S
 
@@ -114,3 +116,37 @@ def test_no_proxy_is_asked_for_what_is_on_this_machine(monkeypatch: pytest.Monke
         for variable in ("no_proxy", "NO_PROXY"):
             monkeypatch.delenv(variable, raising=False)
         assert why_not_ready("127.0.0.1", service) is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *(("FUSIONLENS_PORT", value) for value in ("x", "", "-1", "70000", "8000.0", "9" * 5000, "0")),
+        *(("PORT", value) for value in ("x", "")),
+        *(("FUSIONLENS_HOST", value) for value in ("", " ", "a b", "http://x", "[::1]", "a/b", "ä")),
+    ],
+)
+def test_a_setting_with_which_no_service_is_there_is_told_by_its_name(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as ended:
+        main(["health"])
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and said.out == ""
+    assert said.err.startswith(f"fusionlens health: {variable} is ") and said.err.count("\n") == 1
+    if variable != "FUSIONLENS_HOST":  # a port that is given is the one that counts
+        with answering(http("200 OK", "")) as port:
+            assert main(["health", "--port", str(port)]) == 0
+
+
+def test_the_probe_reads_a_setting_wherever_the_service_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answering(http("200 OK", "")) as port, answering(http("500 Oh", "")) as other:
+        monkeypatch.setenv("PORT", str(other))
+        (tmp_path / "fusionlens_port").write_text(f"{port}\n")
+        monkeypatch.setenv("FUSIONLENS_SECRETS_DIR", str(tmp_path))
+        assert load_settings().port == port and main(["health"]) == 0
+        monkeypatch.setenv("fusionlens_port", str(other))
+        assert load_settings().port == other and main(["health"]) == 1

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
-from app.bundles.manifest import BASELINE, MANIFEST, WEIGHTS
+from app.bundles.manifest import BASELINE, MANIFEST, WEIGHTS, parse_manifest
 from app.bundles.reader import MAX_BYTES, MAX_WEIGHTS_BYTES, read_bundle
 from app.engines.load import load_engine
 from app.errors import BundleError
@@ -255,6 +258,19 @@ WRONG: dict[str, tuple[Callable[[Fields], object], str]] = {
     "one class": (lambda f: f.update(classes=["benign"]), "classes: "),
     "an empty class name": (lambda f: f.update(classes=["", "malignant"]), "classes.0: "),
     "a class twice": (lambda f: f.update(classes=["malignant", "malignant"]), "classes: "),
+    "a class that shows nothing": (lambda f: f.update(classes=["\u200b", "malignant"]), "classes.0: it shows nothing"),
+    "a class with a hidden character": (
+        lambda f: f.update(classes=["benign\u200b", "malignant"]),
+        "classes.0: it has the invisible character '\\u200b' (zero width space)",
+    ),
+    "a class of text that turns": (lambda f: f.update(classes=["a\u202eb", "c"]), "classes.0: it has the control"),
+    "a blank after a class": (lambda f: f.update(classes=["a ", "b"]), "classes.0: it has a blank at its"),
+    "two blanks in a class": (lambda f: f.update(classes=["a  b", "c"]), "classes.0: it has two blanks in a row"),
+    "classes that look the same": (
+        lambda f: f.update(classes=["malignant", "m\u0430lignant"]),
+        "classes: 'malignant' and 'm\\u0430lignant' look the same",
+    ),
+    "a name that shows nothing": (lambda f: f.update(name="\u3164"), "name: it shows nothing"),
     "an unknown positive class": (lambda f: f["decision"].update(positive="other"), "decision: positive is 'other'"),
     "a threshold of 1": (lambda f: f["decision"].update(threshold=1.0), "decision.threshold: "),
     "a temperature of 0": (lambda f: f["calibration"].update(temperature=0), "calibration.temperature: "),
@@ -289,6 +305,40 @@ def test_a_wrong_manifest_is_refused_by_field(folder: Path, case: str) -> None:
     change, reason = WRONG[case]
     edit(folder, change)
     assert refusal(folder, MANIFEST).startswith(reason)
+
+
+def leaves(value: Any, *path: str | int) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """The path and the value of everything in a manifest that is no list, no object and none of timm's options."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            if key not in ("recipe", "cnn_options", "swin_options"):
+                yield from leaves(inner, *path, key)
+    else:
+        yield path, value
+
+
+def others(value: Any) -> list[Any]:
+    """Values of another type, which a lenient reader would take for one like this."""
+    if isinstance(value, bool):
+        return [0, 1, "true"]
+    if isinstance(value, int | float):
+        return [True, str(value), [value]]
+    return [1, True, 1.5]
+
+
+def test_no_value_is_taken_for_one_of_another_type(with_graphs: Path) -> None:
+    content = json.loads((with_graphs / MANIFEST).read_bytes())
+    found = list(leaves(content))
+    assert len(found) > 40
+    for (*path, last), value in found:
+        for other in others(value):
+            changed = copy.deepcopy(content)
+            inner = changed
+            for step in path:
+                inner = inner[step]
+            inner[last] = other
+            with pytest.raises(BundleError, match=str(path[0] if path else last)):
+                parse_manifest(json.dumps(changed).encode())
 
 
 @pytest.mark.parametrize("change", [lambda maps: maps.pop("cnn"), lambda maps: maps.update(cnn=maps["cnn"][:, :1])])

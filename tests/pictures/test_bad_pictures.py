@@ -79,9 +79,9 @@ def test_a_palette_that_is_missing_is_damage() -> None:
         decode(png(2, 1, 8, 3, bytes([0, 1, 2])), Limits())
 
 
-@pytest.mark.parametrize("mode", ["I", "F"])
-def test_pixels_without_an_agreed_range_are_refused_with_advice(mode: str) -> None:
-    with pytest.raises(UnreadablePicture, match=f"type {mode} are not supported: convert"):
+@pytest.mark.parametrize(("mode", "values"), [("I", "32-bit signed"), ("F", "32-bit floating-point")])
+def test_pixels_without_an_agreed_range_are_refused_with_advice(mode: str, values: str) -> None:
+    with pytest.raises(UnreadablePicture, match=f"{values} values is not supported: scale .* and convert"):
         decode(encoded(Image.new(mode, (4, 4)), "TIFF"), Limits())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from app.files import DEMO_BUNDLE
 from app.pictures.colour import MAX_PROFILE_BYTES
 from app.pictures.decode import Limits, TargetSizes, decode
 from app.predicting.predictor import Predictor
-from tests.support.pictures import Rgb, blocks, chunk, encoded, png
+from tests.support.pictures import Rgb, blocks, chunk, encoded, png, png_of
 from tests.support.profiles import (
     ADOBE_PRIMARIES,
     P3_PRIMARIES,
@@ -108,6 +109,15 @@ def test_a_profile_of_greyscale_is_used(mode: str) -> None:
     data = encoded(image, "PNG", icc_profile=grey_profile(1.0))
     assert difference(data, np.dstack([expected] * 3)) <= 1
     assert difference(encoded(image, "PNG"), np.dstack([values] * 3)) == 0
+
+
+def test_a_profile_of_greyscale_is_used_for_grey_with_alpha_of_sixteen_bits() -> None:
+    values = np.array([[0, 40, 90, 128, 200, 255]])
+    with_alpha = np.dstack([values, np.full_like(values, 255)]) * 257
+    profile = chunk(b"iCCP", b"grey\0\0" + zlib.compress(grey_profile(1.0)))
+    data = png_of(with_alpha, 16, 4, profile)
+    assert difference(data, np.dstack([from_linear(to_linear(values, 1.0))] * 3)) <= 1
+    assert decode(data, Limits()).notes == ()
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "TIFF"])

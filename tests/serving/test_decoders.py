@@ -30,8 +30,9 @@ from reliability.hostile import saved
 from tests.serving.test_queue import in_time, so, tried
 from tests.support.asking import png_bytes, scene
 from tests.support.lying_decoder import LIES
-from tests.support.pictures import encoded, png
+from tests.support.pictures import chunk, encoded, png, png_of
 from tests.support.profiles import P3_PRIMARIES, rgb_profile
+from tests.support.tiff_file import Storage, tiff_file
 
 MB = 10**6
 OPTIONS = OpenOptions((64, 64), Limits(formats=readable_formats()), 512)
@@ -87,6 +88,16 @@ def test_a_process_knows_the_rule_for_grey_and_the_colours_of_a_profile(
     for data in (encoded(Image.fromarray(grey), "PNG"), photograph):
         np.testing.assert_array_equal(process.open(data, options).image, open_picture(data, options).image)
     assert process.open(encoded(Image.fromarray(grey), "PNG"), options).image.max() > 200
+
+
+def test_a_process_reads_deep_and_transparent_pictures_and_names_what_it_cannot(process: DecoderProcess) -> None:
+    rng, black = np.random.default_rng(0), chunk(b"tRNS", bytes(6))
+    for colour_type, count in ((0, 1), (2, 3), (4, 2), (6, 4)):
+        samples = rng.integers(0, 2, (300, 400, count)) * 300
+        assert_as_here(process, png_of(samples, 16, colour_type, *([black] if colour_type in (0, 2) else [])))
+    for sample_format, fill_order in ((1, 1), (2, 1), (1, 2)):
+        layout = Storage(bits=16, sample_format=sample_format, fill_order=fill_order)
+        assert_as_here(process, tiff_file(rng.integers(0, 4096, (64, 64, 1)), layout))
 
 
 def test_real_pictures_are_answered_as_here(process: DecoderProcess, shared_data: Path) -> None:

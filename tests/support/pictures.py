@@ -8,10 +8,11 @@ import zlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image
 
 Rgb = UInt8[np.ndarray, "h w 3"]
+Samples = Integer[np.ndarray, "h w n"]
 ORIENTATION = 0x0112
 # EXIF 2.32, 4.6.4: the side of the upright picture where a stored picture's first row lies, and its first column.
 STORED_FROM = {
@@ -64,3 +65,19 @@ def png(width: int, height: int, depth: int, colour_type: int, rows: bytes, *chu
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + chunk(b"IEND", b"")
+
+
+def png_of(samples: Samples, depth: int, colour_type: int, *chunks: bytes) -> bytes:
+    """A PNG file of any samples, each row unfiltered."""
+    height, width, _ = samples.shape
+    rows = packed_rows(samples.reshape(height, -1), depth, big_endian=True)
+    return png(width, height, depth, colour_type, b"".join(b"\0" + row for row in rows), *chunks)
+
+
+def packed_rows(values: Integer[np.ndarray, "h n"], bits: int, big_endian: bool) -> list[bytes]:
+    """Rows of values of so many bits, each filled up to whole bytes. `big_endian` is the order of bytes in a value."""
+    if bits % 8 == 0 and bits != 24:
+        kind = f"{'>' if big_endian else '<'}u{bits // 8}"
+        return [row.astype(kind).tobytes() for row in values]  # negative values in two's complement
+    places = np.arange(bits - 1, -1, -1)
+    return [np.packbits((row[:, None] >> places & 1).astype(np.uint8)).tobytes() for row in values]

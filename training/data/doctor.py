@@ -18,6 +18,7 @@ from app.pictures.prepare import prepare
 from app.pictures.visibility import lacks_contrast
 from training.data.duplicates import Fingerprint, exact_copies, fingerprint, near_copies
 from training.data.limits import TRAINING_LIMITS, service_limits
+from training.data.masks import mask_facts, mask_fault, mask_findings
 from training.data.report import DataReport
 from training.data.sample import SPLITS, DataError, Finding, Kind, Sample
 from training.data.samples import read_training_set
@@ -32,7 +33,8 @@ _MIN_PICTURES, _MAX_CLASS_RATIO, _MAX_SIDE_RATIO = 10, 20, 3
 class _InspectedPicture:
     """A readable picture: its size, its colour mode, the decoder's notes and its fingerprint.
 
-    `refusal` is the sentence with which the service refuses it, or None.
+    `refusal` is the sentence with which the service refuses it, or None. `mask_fault` is what is wrong with its mask,
+    in a few words and in a sentence, or None.
     """
 
     sample: Sample
@@ -41,6 +43,7 @@ class _InspectedPicture:
     notes: tuple[str, ...]
     refusal: str | None
     fingerprint: Fingerprint
+    mask_fault: tuple[str, str] | None
 
 
 def examine(root: Path, input_side_px: int = 224) -> DataReport:
@@ -68,9 +71,12 @@ def examine(root: Path, input_side_px: int = 224) -> DataReport:
         *_balance_findings(samples),
         *_size_findings(readable, input_side_px),
         *_colour_findings(readable),
+        *mask_findings(samples, {each.sample: each.mask_fault for each in readable if each.mask_fault is not None}),
     ]
     return DataReport(
-        root if root.is_dir() else root.parent, (*_facts(samples, readable), *data.facts), tuple(findings)
+        root if root.is_dir() else root.parent,
+        (*_facts(samples, readable), *mask_facts(samples), *data.facts),
+        tuple(findings),
     )
 
 
@@ -87,11 +93,12 @@ def _inspect(sample: Sample, service: Limits) -> _InspectedPicture | str:
         if image.has_transparency_data:
             colour += " with transparency"
     refusal = _refusal(picture, service)
+    fault = mask_fault(sample, (picture.width_px, picture.height_px))
     prints = fingerprint(np.asarray(picture.image))
     notes = picture.notes
     if lacks_contrast(prepare(picture, (_CONTRAST_SIDE_PX, _CONTRAST_SIDE_PX)).image):
         notes += ("There is hardly any contrast: a model sees almost nothing to judge by.",)
-    return _InspectedPicture(sample, picture.image.size, colour, notes, refusal, prints)
+    return _InspectedPicture(sample, picture.image.size, colour, notes, refusal, prints, fault)
 
 
 def _refusal(picture: Picture, service: Limits) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +65,18 @@ class Folder:
             yield from folder.walk()
 
 
-def scan(path: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Folder:
-    """Read the folder `path` with all that is below it. Links are followed, but not in circles.
+def scan(path: Path) -> Folder:
+    """Read the folder `path` with all that is below it, through links too.
 
-    `above` identifies the folders that contain it. Raises DataError for a name that is no text in UTF-8.
+    Raises DataError for a link to a folder above it, for a folder that can be reached in two ways, since its pictures
+    would count twice, and for a name that is no text in UTF-8.
     """
-    here = above | {_identity(path)}
+    real = path.resolve()
+    return _scan(path, {_identity(folder): folder for folder in (*reversed(real.parents), real)}, {})
+
+
+def _scan(path: Path, above: dict[tuple[int, int], Path], seen: dict[tuple[int, int], Path]) -> Folder:
+    """`scan` of a folder, given the folders above it, and those that were read before it, by their identities."""
     folders, pictures, left_out = [], [], []
     for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
         file = path / entry.name
@@ -78,9 +84,14 @@ def scan(path: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Folder:
             continue
         if not is_utf8(entry.name):
             raise DataError(f"{path} has a name that is no UTF-8, {entry.name!a}: rename it")
-        if entry.is_dir():
-            if _identity(file) not in here:
-                folders.append(scan(file, here))
+        if _is_folder(entry):
+            identity = _identity(file)
+            if identity in above:
+                raise DataError(f"{file} is a link to {above[identity]}, a folder above it: remove the link")
+            if identity in seen:
+                raise DataError(f"{file} and {seen[identity]} are one folder, through a link: keep one of them")
+            seen[identity] = file
+            folders.append(_scan(file, above | {identity: file}, seen))
         elif (what := no_picture(file)) is None:
             pictures.append(file)
         else:
@@ -88,8 +99,26 @@ def scan(path: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Folder:
     return Folder(path, tuple(folders), tuple(pictures), tuple(left_out))
 
 
+def refuse_repeated(files: Iterable[Path]) -> None:
+    """Raises DataError for a file that is there twice: by the same path, or through links."""
+    folders: dict[Path, Path] = {}
+    seen: dict[Path, Path] = {}
+    for file in files:
+        if (folder := folders.get(file.parent)) is None:
+            folder = folders[file.parent] = file.parent.resolve()
+        real = file.resolve() if file.is_symlink() else folder / file.name
+        if (first := seen.get(real)) == file:
+            raise DataError(f"{file} is listed twice: remove one of its rows")
+        if first is not None:
+            raise DataError(f"{file} and {first} are one file, through a link: keep one of them")
+        seen[real] = file
+
+
 def named_like_pictures(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and below it whose suffix is that of a picture, but for hidden ones."""
+    """Yield the files in a folder and below it whose suffix is that of a picture, but for hidden ones.
+
+    Links to folders are not followed: what lies behind them may be other data.
+    """
     for path, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name.casefold() not in _OF_SYSTEMS]
         for name in files:
@@ -149,6 +178,13 @@ def left_out_findings(files: Sequence[LeftOut], pictures: int) -> Iterator[Findi
             f"read: {_counted(others)}"
         )
         yield Finding("left out", sentence, tuple(file.path for file in others))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -41,6 +41,22 @@ def find_table(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
+def split_tables(folder: Folder) -> list[tuple[str, Path]]:
+    """Return the `labels.csv` of each split of a folder of splits, or nothing if no split has one.
+
+    Raises DataError if only some have one, or if the folders are not all splits.
+    """
+    if not any(is_split_name(inner.name) and find_table(inner.path) for inner in folder.folders):
+        return []
+    tables = [(split, inner.path, find_table(inner.path)) for split, inner in _splits(folder)]
+    if missing := [path.name for _, path, table in tables if table is None]:
+        raise DataError(
+            f"{folder.path} has a {_TABLE} in some splits, but none in {_listed(missing)}: give each split one, or "
+            f"give {folder.path} itself one for all pictures, with the column split"
+        )
+    return [(split, table) for split, _, table in tables if table is not None]
+
+
 def read_folders(folder: Folder) -> DataSet:
     """Read the pictures of a folder of classes, or of splits that hold classes, sorted by path.
 
@@ -48,10 +64,9 @@ def read_folders(folder: Folder) -> DataSet:
     """
     names = [inner.name for inner in folder.folders]
     split_folders = _splits(folder)
+    places: list[tuple[str | None, Folder]] = [*split_folders] or [(None, folder)]
     classes = [
-        _Class(inner, split)
-        for split, parent in split_folders or [(None, folder)]
-        for inner in _classes(_unwrapped(parent) if split else parent)
+        _Class(inner, split) for split, parent in places for inner in _classes(_unwrapped(parent) if split else parent)
     ]
     samples = tuple(
         Sample(picture, normalised(each.folder.name), None, each.split, None)
@@ -91,7 +106,7 @@ def _unwrapped(split: Folder) -> Folder:
     return split
 
 
-def _splits(folder: Folder) -> list[tuple[str | None, Folder]]:
+def _splits(folder: Folder) -> list[tuple[str, Folder]]:
     """Return the folders of splits, in the order train, val, test, or nothing if there are none."""
     named = [inner for inner in folder.folders if is_split_name(inner.name)]
     if not named:
@@ -121,6 +136,8 @@ def _classes(parent: Folder) -> tuple[Folder, ...]:
     if not folders:
         tables = [file.path.name for file in parent.left_out if file.path.suffix.lower() in (".csv", ".tsv")]
         hint = f"; to use a table with another name, give it itself: {path / tables[0]}" if tables else ""
+        if len(of_splits := [name for name in tables if is_split_name(Path(name).stem)]) > 1:
+            hint = f"; to use {_listed(of_splits)}, join them in one {_TABLE} with the column split"
         hint += f"; its {len(parent.pictures)} picture(s) have no class" if parent.pictures else ""
         raise DataError(f"{path} has neither a {_TABLE} nor folders of classes: add one or the other{hint}")
     _refuse_masks(parent)

@@ -1,8 +1,8 @@
 """Names of classes, groups and splits in their many spellings.
 
 Unicode has several spellings of one name: macOS writes `é` as two characters where others write one. All names of
-labels and groups are therefore normalised to NFC. Names that differ in case or blanks only are kept apart, because they
-may be meant, and reported, because they mostly are not.
+labels and groups are therefore normalised to NFC. Labels that differ in case or blanks only are kept apart, because
+they may be meant, and reported, because they mostly are not. Labels that look the same are refused.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.bundles.manifest import Text
+from app.bundles.texts import ClassName, appearance, look_alike, shown
 from app.predicting.request import EVERY_CLASS
 from training.data.sample import SPLITS, DataError, Finding, Sample
 
@@ -29,9 +30,9 @@ _AMBIGUOUS = {"eval", "evaluation", "evaluate", "holdout", "heldout", "unseen"}
 # What may stand beside such a word without a meaning of its own.
 _DECORATION = {"set", "sets", "data", "dataset", "datasets", "split", "part", "subset", "folder", "dir", "images",
                "image", "imgs", "img", "pictures", "photos", "samples"}  # fmt: skip
-_MISSING = {"", "nan", "none", "null", "n/a", "<na>", "#n/a", "nat", "undefined"}
-_SHOWN = 5
-_CLASS_NAME = TypeAdapter[str](Text)
+_MISSING = {"", "nan", "-nan", "none", "null", "n/a", "<na>", "#n/a", "nat", "undefined"}
+_RENAME = "give them one name if they are the same, or names that differ more"
+_CLASS_NAME = TypeAdapter[str](ClassName)
 
 
 def normalised(name: str) -> str:
@@ -70,31 +71,41 @@ def renamed_splits(names: Iterable[str]) -> Iterator[str]:
 
 
 def name_findings(samples: Iterable[Sample]) -> Iterator[Finding]:
-    """Yield findings about labels and groups that are probably the same, and labels that stand for a missing value."""
-    samples = list(samples)
+    """Yield findings about labels that are probably the same, and labels that stand for a missing value."""
     pictures = Counter(sample.label for sample in samples)
-    for labels in _alike(pictures, _label_key):
-        named = " and ".join(f"{_quoted(label)} ({pictures[label]})" for label in labels)
-        alike = "as numbers" if _as_number(labels[0]) is not None else "in case, blanks or hyphens"
-        verb = "are equal" if _as_number(labels[0]) is not None else "differ only"
-        yield Finding("label", f"the classes {named} {verb} {alike}: give them one name if they are the same")
+    for labels in _alike(pictures):
+        if len({appearance(label) for label in labels}) == 1:
+            yield Finding("label", f"the classes {_counted(labels, pictures, ascii)} look the same: {_RENAME}")
+            continue
+        alike = "are equal as numbers" if as_number(labels[0]) is not None else "differ only in case, blanks or hyphens"
+        yield Finding("label", f"the classes {_counted(labels, pictures, shown)} {alike}: {_RENAME}")
     for label in sorted(pictures):
-        if label.casefold() in _MISSING:
-            yield Finding("label", f"the class {_quoted(label)} ({pictures[label]}) looks like a missing label")
-    groups = {sample.group for sample in samples if sample.group is not None}
-    alike_groups = [" and ".join(map(_quoted, names)) for names in _alike(groups, _group_key)]
-    if alike_groups:
-        shown = "; ".join(alike_groups[:_SHOWN]) + (
-            f"; and {more} more" if (more := len(alike_groups) - _SHOWN) > 0 else ""
-        )
-        yield Finding(
-            "group", f"groups differ only in case or blanks ({shown}): give them one name if they are the same"
-        )
+        if is_missing(label):
+            yield Finding("label", f"the class {shown(label)} ({pictures[label]}) looks like a missing label")
+
+
+def is_missing(name: str) -> bool:
+    """Whether a name is what programs write for a missing value."""
+    return name.casefold() in _MISSING
+
+
+def as_number(name: str) -> Decimal | None:
+    """The number that a name is, such as `1`, `01`, `1.0`, `1,0` or `1e+05`. None if it is none."""
+    if re.fullmatch(r"[+-]?[0-9]+([.,][0-9]+)?([eE][+-][0-9]{1,3})?", name) is None:
+        return None
+    return Decimal(name.replace(",", "."))
+
+
+def refuse_look_alikes(samples: Iterable[Sample]) -> None:
+    """Raises DataError for classes that nobody can tell apart by their names."""
+    pictures = Counter(sample.label for sample in samples)
+    for labels in look_alike(pictures):
+        raise DataError(f"the classes {_counted(labels, pictures, ascii)} look the same: {_RENAME}")
 
 
 def unusable_class(name: str) -> str | None:
     """Why no bundle can have a class of this name. None if it can."""
-    if name == EVERY_CLASS:
+    if appearance(name) == EVERY_CLASS:
         return "has the name that stands for every class where explanations are asked for"
     try:
         _CLASS_NAME.validate_python(name)
@@ -129,27 +140,19 @@ def _separable() -> dict[str, tuple[str, str]]:
 _SEPARATED = _separable()  # `trainset` is two words
 
 
-def _alike(names: Iterable[str], key_of: Callable[[str], object]) -> list[list[str]]:
+def _alike(labels: Iterable[str]) -> list[list[str]]:
     sets: defaultdict[object, list[str]] = defaultdict(list)
-    for name in sorted(names):
-        sets[key_of(name)].append(name)
+    for label in sorted(labels):
+        sets[_label_key(label)].append(label)
     return [alike for alike in sets.values() if len(alike) > 1]
 
 
 def _label_key(label: str) -> object:
-    number = _as_number(label)
+    number = as_number(label)
     # Only within a name: HER2- and HER2 may be two classes.
-    folded = re.sub(r"(?<=[^\W_])[\s_\-\u2010-\u2015]+(?=[^\W_])", "", unicodedata.normalize("NFKC", label).casefold())
+    folded = re.sub(r"(?<=[^\W_])[\s_\-\u2014\u2015]+(?=[^\W_])", "", appearance(label).casefold())
     return number if number is not None else folded
 
 
-def _group_key(group: str) -> object:
-    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", group).casefold())
-
-
-def _as_number(label: str) -> float | None:
-    return float(label) if re.fullmatch(r"[+-]?[0-9]{1,15}(\.[0-9]{1,15})?", label) else None
-
-
-def _quoted(name: str) -> str:
-    return f"'{name}'" if name != name.strip() or re.search(r"\s", name) else name
+def _counted(labels: Sequence[str], pictures: Mapping[str, int], quoted: Callable[[str], str]) -> str:
+    return " and ".join(f"{quoted(label)} ({pictures[label]})" for label in labels)

@@ -12,7 +12,7 @@ SPLITS = ("train", "val", "test")
 
 Kind = Literal[
     "left out", "label", "unreadable", "note", "serving", "group", "split", "duplicate", "near duplicate", "balance",
-    "size", "colour",
+    "size", "colour", "mask",
 ]  # fmt: skip
 
 

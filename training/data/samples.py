@@ -7,13 +7,14 @@ sentence that says what to do, so that no run starts on data that it would misre
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from training.data.files import is_file, named_like_pictures, refuse_unreadable, scan
-from training.data.folders import find_table, read_folders, unwrap
-from training.data.names import unusable_class
+from training.data.files import Folder, is_file, named_like_pictures, refuse_repeated, refuse_unreadable, scan
+from training.data.folders import find_table, read_folders, split_tables, unwrap
+from training.data.groups import settle_groups
+from training.data.names import name_findings, refuse_look_alikes, unusable_class
 from training.data.sample import SPLITS, DataError, DataSet, Finding, Sample
 from training.data.split import groups_in_several_splits, split_samples
 from training.data.table import COLUMNS, read_table
@@ -63,6 +64,7 @@ def read_training_set(root: Path) -> DataSet:
     for label in sorted(labels):
         if (reason := unusable_class(label)) is not None:
             raise DataError(f"the class {label!r} {reason}: rename it")
+    refuse_look_alikes(data.samples)
     if len(labels) < 2:
         raise DataError(
             f"{root} has pictures of {len(labels)} class(es){''.join(f', {label}' for label in labels)}: "
@@ -78,8 +80,9 @@ def read_training_set(root: Path) -> DataSet:
 def read_data_set(root: Path) -> DataSet:
     """Read the labelled pictures of `root`, for training or for evaluation.
 
-    `root` is a CSV file, a folder with `labels.csv`, or a folder of classes. The CSV's columns are
-    `path,label[,group,split,mask]`; other columns are ignored, and paths are relative to the file's folder. A folder
+    `root` is a CSV file, a folder with `labels.csv`, a folder of splits with one each, or a folder of classes. The
+    CSV's columns are `path,label[,group,split,mask]`; other columns are ignored, and paths are relative to the file's
+    folder. A folder
     of classes has one subfolder for each class, or subfolders for the splits with the classes in them. There, every
     picture counts, whatever its suffix, and other files are counted and left out. The data may lie in a single folder
     within `root`.
@@ -94,8 +97,7 @@ def read_data_set(root: Path) -> DataSet:
     if (table := find_table(root)) is not None:
         return _checked(_of_table(table), root)
     folder = unwrap(scan(root))
-    table = find_table(folder.path)
-    data = _of_table(table) if table is not None else read_folders(folder)
+    data = _of_folder(folder)
     if folder.path != root:
         data = replace(data, facts=(f"the data lies in {folder.path.relative_to(root)}", *data.facts))
     return _checked(data, root)
@@ -144,28 +146,58 @@ def listed_samples(path: Path) -> list[Sample]:
         raise DataError(f"{path} is not as a training run wrote it ({error}): start a new run") from error
 
 
+def _of_folder(folder: Folder) -> DataSet:
+    if (table := find_table(folder.path)) is not None:
+        return _of_table(table)
+    tables = split_tables(folder)
+    return _of_split_tables(tables) if tables else read_folders(folder)
+
+
+def _of_split_tables(tables: Sequence[tuple[str, Path]]) -> DataSet:
+    """Read one table for each split. Groups and classes are those of all tables together."""
+    samples: list[Sample] = []
+    facts, findings = list[str](), list[Finding]()
+    for split, table in tables:
+        data = _of_table(table)
+        for sample in data.samples:
+            if sample.split not in (None, split):
+                raise DataError(
+                    f"{table} says that {sample.path.name} is in {sample.split}, but the table is that of {split}: "
+                    "leave the column split out, or join the tables in one"
+                )
+            samples.append(replace(sample, split=split))
+        facts += [f"{table.parent.name}/{table.name} has the pictures of {split}", *data.facts]
+        findings += [finding for finding in data.findings if finding.kind != "label"]
+    settled, group_findings = settle_groups(samples)
+    return DataSet(tuple(settled), tuple(facts), (*findings, *name_findings(settled), *group_findings))
+
+
 def _of_table(table: Path) -> DataSet:
     data = read_table(table)
     refuse_missing(data.samples, table)
     listed = {file for sample in data.samples for file in (sample.path, sample.mask) if file is not None}
-    if others := sorted({*named_like_pictures(table.parent)} - listed):
-        finding = Finding(
-            "left out",
-            f"{len(others)} pictures beside {table.name} are not in it, such as {others[0].relative_to(table.parent)}: "
-            "add rows for them, if they belong to the data",
+    others = sorted({*named_like_pictures(table.parent)} - listed)
+    of_masks = {sample.mask.parent for sample in data.samples if sample.mask is not None}
+    of_masks -= {sample.path.parent for sample in data.samples}
+    findings = list(data.findings)
+    if pictures := [path for path in others if path.parent not in of_masks]:
+        findings.append(
+            Finding(
+                "left out",
+                f"{len(pictures)} pictures beside {table.name} are not in it, such as "
+                f"{pictures[0].relative_to(table.parent)}: add rows for them, if they belong to the data",
+            )
         )
-        data = replace(data, findings=(*data.findings, finding))
-    return data
+    if masks := tuple(path for path in others if path.parent in of_masks):
+        findings.append(Finding("mask", f"{len(masks)} file(s) among the masks belong to no picture", masks))
+    return replace(data, findings=tuple(findings))
 
 
 def _checked(data: DataSet, root: Path) -> DataSet:
-    seen: set[Path] = set()
     for sample in data.samples:
         if not sample.label:
             raise DataError(f"{sample.path} has no label: give it one, or remove its row")
-        if sample.path in seen:
-            raise DataError(f"{sample.path} is listed twice: remove one of its rows")
-        seen.add(sample.path)
+    refuse_repeated(sample.path for sample in data.samples)
     unsplit = [sample for sample in data.samples if sample.split is None]
     if 0 < len(unsplit) < len(data.samples):
         raise DataError(
@@ -175,11 +207,12 @@ def _checked(data: DataSet, root: Path) -> DataSet:
     return data
 
 
-def refuse_missing(samples: Iterable[Sample], source: Path) -> None:
+def refuse_missing(samples: Sequence[Sample], source: Path) -> None:
     """Raises DataError if a picture or a mask is missing. `source` says where it is listed."""
     files = [file for sample in samples for file in (sample.path, sample.mask) if file is not None]
     if missing := [file for file in files if not is_file(file)]:
+        masks = len({*missing} & {sample.mask for sample in samples})
         raise DataError(
             f"{len(missing)} of {len(files)} files of {source} are missing, the first is {missing[0]}: "
-            "put them back, or remove their rows"
+            "put them back, or remove their rows" + (f"; {masks} of them are masks" if masks else "")
         )

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 
 from training.data.csv_text import Row, read_rows, unread_columns
 from training.data.files import is_file
+from training.data.groups import settle_groups
 from training.data.names import name_findings, normalised, renamed_splits, split_of
 from training.data.sample import DataError, DataSet, Finding, Sample
 
@@ -49,7 +50,9 @@ def read_table(table: Path) -> DataSet:
         samples.append(_sample(row, finder))
         splits.add(row.cells.get("split", ""))
     facts = tuple(renamed_splits(splits - {""}))
-    return DataSet(tuple(samples), facts, (*_unread_findings(table, samples), *name_findings(samples)))
+    settled, group_findings = settle_groups(samples)
+    findings = (*_unread_findings(table, samples), *name_findings(samples), *group_findings)
+    return DataSet(tuple(settled), facts, findings)
 
 
 def _unread_findings(table: Path, samples: Sequence[Sample]) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from app import __version__
 from app.bundles.manifest import Manifest
 from app.bundles.reader import read_bundle
+from app.bundles.texts import appearance, shown
 from app.drawing.overlay import Legend, Style
 from app.drawing.png import encode_png
 from app.engines.load import load_engine
@@ -112,8 +113,11 @@ def _class_indices(samples: Sequence[Sample], classes: Sequence[str]) -> Int[np.
     index_of = {normalised(name): index for index, name in enumerate(classes)}
     labels = [normalised(sample.label) for sample in samples]
     if unknown := sorted({*labels} - index_of.keys()):
+        like = [name for name in classes if appearance(name) in map(appearance, unknown)]
         raise DataError(
-            f"the bundle's classes are {', '.join(classes)}, but pictures are labelled {', '.join(unknown)}"
+            f"the bundle's classes are {', '.join(classes)}, but pictures are labelled "
+            f"{', '.join(map(ascii if like else shown, unknown))}"
+            + (f", which looks like {like[0]} and is another name" if like else "")
         )
     return np.array([index_of[label] for label in labels])
 

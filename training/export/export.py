@@ -37,10 +37,9 @@ from app.bundles.manifest import (
     Manifest,
     Metrics,
     Normalization,
-    Prose,
-    Text,
 )
 from app.bundles.reader import Bundle, read_bundle
+from app.bundles.texts import Prose, Text
 from app.engines.load import load_engine
 from app.engines.torch import device_of, load_model
 from app.models.cnnswin import CNNViTFusion
@@ -54,9 +53,11 @@ from training.export.graphs import WITHOUT_TOKENS, to_engine_batches, write_grap
 from training.loading.forward import predict, prepared_batches, to_model_input
 from training.metrics.calibration import fit_temperature, mean_nll, softmax, youden_threshold
 from training.metrics.classification import auroc
-from training.recipe.config import Recipe, StrictModel
+from training.recipe.config import Recipe, StrictModel, fault_sentence
 from training.recipe.plain_yaml import parse_yaml
+from training.runs.contents import changed_files, content_marks, read_marks, refuse_changed
 from training.runs.run import read_run
+from training.runs.torch_files import not_finite_tensor
 
 CHECKED_PICTURES = 25  # number of pictures on which a new bundle is compared with its model
 MAX_LOGIT_ERROR = 1e-4  # largest difference of a logit that rounding explains
@@ -81,7 +82,10 @@ def load_card(path: Path) -> Card:
     """Read a card from a YAML file. Raises ExportError."""
     try:
         return Card.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except ValidationError as error:
+        sentences = "; ".join(fault_sentence(entry, {(): Card}) for entry in error.errors(include_url=False))
+        raise ExportError(f"the card {path} cannot be used: {sentences}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ExportError(f"the card {path} cannot be used: {error}") from error
 
 
@@ -95,13 +99,18 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
     """
     _refuse_to_overwrite(out)
     run = read_run(folder)
+    if run.contents.is_file():
+        refuse_changed(changed_files(read_marks(run.contents), content_marks(run.used_pictures)), run.contents)
     recipe, classes, size = run.recipe, run.classes, run.recipe.model.image_size
     card = card or _placeholder_card(recipe.name)
     positive = _positive_class(classes, card.positive, positive)
     model = run.finished_model()
     model.half().float()
+    _refuse_not_finite(model)
     labels = np.array(run.labels_of("val"))
     logits = predict(model, prepared_batches(run.samples_of("val"), size, recipe.stretch))
+    if not np.isfinite(logits).all():
+        raise ExportError(f"the model of {folder} has logits on val that are not finite: it has diverged; train anew")
     checked = prepared_batches(run.samples_of("val")[:CHECKED_PICTURES], size, recipe.stretch)
     lacking: list[str] = []
     graphs = write_graphs(model, to_engine_batches(checked), lacking.append)
@@ -237,6 +246,15 @@ def _check_logits(bundle: Bundle, samples: Sequence[Sample], logits: Float[np.nd
         raise ExportError(
             f"the bundle's logits differ from the run's by {error:.1e}, "
             f"more than rounding explains ({MAX_LOGIT_ERROR:.0e})"
+        )
+
+
+def _refuse_not_finite(model: CNNViTFusion) -> None:
+    """Raises ExportError for weights that fp16 cannot hold."""
+    if (broken := not_finite_tensor(model.state_dict())) is not None:
+        raise ExportError(
+            f"{broken} has values beyond those of fp16 (65,504), in which a bundle stores its weights: train with "
+            "lower rates or more weight_decay"
         )
 
 

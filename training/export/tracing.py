@@ -289,12 +289,7 @@ def _convert_traced(traced: torch.fx.GraphModule, *inputs: Tensor) -> ov.Model:
 
 
 def _convert_program(program: torch.export.ExportedProgram) -> ov.Model:
-    """Convert a program to a graph whose constants are the model's weights.
-
-    `openvino.convert_model` would also fold batch norms into the convolutions before them. fp16 cannot represent the
-    products exactly: the demo's logits were 2e-2 off. Folding happens at compile time instead, in float32. It would
-    also report the conversion to an analytics host where OpenVINO was imported before `app`.
-    """
+    """Convert a program: see `_convert`."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)  # the decoder logs tracebacks about operators that this torch lacks
     try:
@@ -305,6 +300,12 @@ def _convert_program(program: torch.export.ExportedProgram) -> ov.Model:
 
 
 def _convert(decoder: TorchFXPythonDecoder) -> ov.Model:
+    """Convert what was traced to a graph whose constants are the model's weights.
+
+    `openvino.convert_model` would also fold batch norms into the convolutions before them. fp16 cannot represent the
+    products exactly: the demo's logits were 2e-2 off. Folding happens at compile time instead, in float32. It would
+    also report the conversion to an analytics host where OpenVINO was imported before `app`.
+    """
     frontend = FrontEndManager().load_by_framework("pytorch")
     return frontend.convert(frontend.load(decoder))
 

@@ -12,18 +12,16 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from app.errors import FusionLensError
 from app.explain.fine import shifted
 from app.explain.merge import MERGE_RULES, Heatmap, MergeRule
 from app.explain.methods import METHODS, merged
-from app.pictures.decode import decode
 from app.pictures.prepare import Frame
 from app.predicting.explanation import finest_grid
 from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
 from app.predicting.request import View
-from training.data.limits import TRAINING_LIMITS
-from training.data.samples import DataError, Sample
+from training.data.masks import open_mask
+from training.data.samples import Sample
 from training.evaluation.evaluate import open_sample
 from training.heatmaps.faithfulness import (
     Score,
@@ -177,18 +175,8 @@ def read_mask(path: Path, upload: Upload) -> Bool[np.ndarray, "h w"]:
     the upload, but by area averaging, which does not move edges. Raises DataError for a mask that cannot be read, has
     another size, or is empty.
     """
-    try:
-        mask_picture = decode(path.read_bytes(), TRAINING_LIMITS)
-    except FusionLensError as error:
-        raise DataError(f"{path}: {error}") from error
-    size, upload_size = (mask_picture.width_px, mask_picture.height_px), (upload.width_px, upload.height_px)
-    if size != upload_size:
-        raise DataError(
-            f"{path} is {size[0]} × {size[1]} px, but its picture {upload_size[0]} × {upload_size[1]}: align them"
-        )
-    inside = mask_picture.image.convert("L").point(lambda level: 255 * (level > 127))
-    if inside.getbbox() is None:
-        raise DataError(f"{path} is empty: the inside must be white; or leave the mask out of the table")
+    size = upload.width_px, upload.height_px
+    inside = open_mask(path, size)
     height, width = upload.image.shape[:2]
     frame = Frame.shortest_side(size, (height, width))
     return np.asarray(inside.convert("F").resize((width, height), Image.Resampling.BOX, frame.sides)) >= 127.5

@@ -31,7 +31,7 @@ _READ_ERRORS = (
     *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
 )
 _NAMED = 5  # names in a sentence
-_DEPTH = 3  # of entries inside entries
+_DEPTH = 32  # of entries inside entries, which may be in circles
 _COUNTER = "num_batches_tracked"  # of batch norms, which old files lack
 _RESIZED = "relative_position_bias_table"  # timm adapts its first dimension to the window
 Tensors = dict[str, Tensor]
@@ -74,14 +74,14 @@ _PARTS = {
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """Read a file's tensors and plain values. Other pickled objects are refused, since loading them could run code.
+    """Read a file's tensors and plain values, whatever its suffix says that it is.
 
-    Raises WeightsError.
+    Other pickled objects are refused, since loading them could run code. Raises WeightsError.
     """
     if not path.is_file():
         raise WeightsError(f"no weights at {path}")
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             return safetensors.torch.load_file(path)
         # A Namespace is what argparse makes of a command line: plain values, as many checkpoints have them.
         with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
@@ -98,6 +98,17 @@ def read_weights(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise WeightsError(f"{path.name} holds a {type(content).__name__}, not named tensors: give a state dict")
     return content
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as a safetensors file does: with the length of a header, and the header, which is JSON.
+
+    What torch writes begins as an archive or as a pickle, and is nothing of that kind.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    is_torch = start.startswith((b"PK", b"\x80"))
+    return start[8:] == b"{" or (path.suffix == ".safetensors" and not is_torch)
 
 
 def find_weights(
@@ -137,12 +148,16 @@ def find_weights(
 
 
 def _entries(content: Mapping[Any, Any], path: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, Tensors]]:
-    """Every mapping in a file that holds named tensors, by its path."""
+    """Every mapping in a file that holds named tensors, by its path. Raises WeightsError if it is nested too deeply."""
+    if depth == 0:
+        raise WeightsError(f"{path[:200]}… is an entry inside {_DEPTH} others: save the weights alone")
     tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
     if tensors:
         yield path, tensors
     for name, value in content.items():
-        if depth > 1 and isinstance(name, str) and isinstance(value, Mapping):
+        if isinstance(value, list | tuple):
+            value = {str(number): each for number, each in enumerate(value) if isinstance(each, Mapping)}
+        if isinstance(name, str) and isinstance(value, Mapping):
             yield from _entries(value, f"{path}.{name}".removeprefix("."), depth - 1)
 
 
@@ -213,6 +228,13 @@ def _check_tensors(tensors: Tensors, wanted: Mapping[str, Tensor], file: str, mo
     ]
     if wrong:
         raise WeightsError(f"{file} does not fit {model}: {_first(wrong)}")
+    # In the model's own number format, in which a large number of another one may be infinite.
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.to(wanted[name].dtype).isfinite().all())]
+    if broken:
+        raise WeightsError(
+            f"{file} has values that are not finite, NaN or infinity, in {_first(broken)}: give weights of a "
+            "model that did not diverge"
+        )
 
 
 def _fits(name: str, tensor: Tensor, wanted: Tensor) -> bool:

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch.utils.data import DataLoader
 
-from training.data.samples import Sample
+from training.data.samples import DataError, Sample
 from training.errors import TrainingProblem
 from training.loading.augment import TwoViews
 from training.loading.unreadable import ReplacingSet
@@ -42,8 +42,10 @@ from training.loop.validation import validate
 from training.progress import Steps
 from training.recipe.config import Recipe, RecipeError
 from training.runs.checkpoint import save_checkpoint, write_atomically
+from training.runs.contents import forget_marks
 from training.runs.resuming import ResumedRun, resume_run
 from training.runs.run import Run, RunError, lock_run, new_run, write_run
+from training.runs.torch_files import not_finite_tensor
 from training.runs.tracking import Log, Tracker, trackers
 
 
@@ -168,6 +170,9 @@ class Trainer:
                     self.report(f"stopped after update {self.progress.update}: continue with fit … --resume")
                     return
             self._finish()
+        except DataError as error:
+            self._forget([sample for sample in self.run.samples if f"{sample.path} cannot be read" in str(error)])
+            raise
         except OSError as error:
             raise TrainingError(f"a file could not be written ({error}): the last checkpoint is kept") from error
         except torch.OutOfMemoryError as error:
@@ -230,7 +235,14 @@ class Trainer:
         for sample, reason in newly_skipped(unreadable, skipped, self.skip_unreadable):
             position = {"kind": "skipped", "update": self.progress.update, "epoch": epoch, "split": sample.split}
             self._write({**position, "picture": str(sample.path), "reason": reason})
+            if self.processes.writes:
+                self._forget([sample])
             self.report(f"skipped {len(skipped)} of at most {self.skip_unreadable}: {reason}")
+
+    def _forget(self, unreadable: Sequence[Sample]) -> None:
+        """Let other files take the place of unreadable ones: no update has used them."""
+        if self.run.contents.is_file():
+            forget_marks(self.run.contents, [sample.path for sample in unreadable])
 
     def _update(self, parts: list[BatchPart], epoch: int, number: int, stage: str, stop: StopSignal) -> bool:
         """Update the weights and their average once. Returns True if any process was asked to stop."""
@@ -306,6 +318,12 @@ class Trainer:
                 f"the newest checkpoint in {self.run.checkpoints} is not of this model or this version "
                 f"({str(error).splitlines()[0]}): resume it with the versions that wrote it"
             ) from error
+        for name, model in (("model", self.model), ("ema", self.ema.model)):
+            if (broken := not_finite_tensor(model.state_dict())) is not None:
+                raise RunError(
+                    f"the newest checkpoint in {self.run.checkpoints} has values that are not finite in {broken} "
+                    f"({name}): remove it to go on from an older one, or start a new run with lower rates"
+                )
 
     def _not_finite(self, parts: list[BatchPart], epoch: int, number: int, loss: float) -> str:
         """Save the weights and the batch of an update whose loss or gradient is not finite, and return the message."""

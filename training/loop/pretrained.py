@@ -24,6 +24,7 @@ from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import BRANCHES, Branch
 from training.loop.checkpoint_files import WeightsError, find_weights, read_weights
 from training.recipe.config import Recipe
+from training.runs.torch_files import not_finite_tensor
 
 # The base class is the error of the HTTP library that the installed huggingface_hub uses.
 _HTTP_ERROR = cast(type[Exception], HfHubHTTPError.__bases__[0])
@@ -113,6 +114,11 @@ def _download(backbone: nn.Module, timm_name: str, branch: Branch, options: Mapp
         raise WeightsError(
             f"timm's weights of {timm_name} do not fit {_with_options(timm_name, options)}: {error}"
         ) from error
+    if (broken := not_finite_tensor(backbone.state_dict())) is not None:
+        raise WeightsError(
+            f"timm's weights of {timm_name} have values that are not finite in {broken}: empty the cache of "
+            "huggingface_hub, from which they are read, or choose other weights"
+        )
     return f"timm's pretrained weights, {config.hf_hub_id or config.url}; left out: the classifier"
 
 

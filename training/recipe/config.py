@@ -6,13 +6,23 @@ An error names the wrong key and, if there is a similar one, the key that was pr
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from app.bundles.manifest import StretchRule
 from app.models.cnnswin import Fusion
@@ -25,14 +35,24 @@ class RecipeError(TrainingProblem, ValueError):
 
 
 class StrictModel(BaseModel):
-    """A frozen model in which unknown keys are errors."""
+    """A frozen model in which unknown keys are errors, and in which no value is taken for one of another type.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    A truth value is no number, and neither is a text. A whole number may stand for a fraction.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_tuple(cls, value: Any) -> Any:
+        """YAML and JSON have lists for what is a tuple here."""
+        return tuple(value) if isinstance(value, list) else value
 
 
 # Every number has an upper bound too: beyond it, it is a mistake that would end a run late and without a sentence.
 Side = Annotated[int, Field(ge=1, le=2048)]
 Strength = Annotated[float, Field(ge=0, le=10)]
+WeightsPath = Annotated[Path, BeforeValidator(lambda value: Path(value) if isinstance(value, str) else value)]
 
 
 class ModelConfig(StrictModel):
@@ -53,7 +73,7 @@ class Start(StrictModel):
     """The initial weights of a branch: timm's download, a local file, or random numbers if neither is given."""
 
     pretrained: bool = False
-    weights: Path | None = None
+    weights: WeightsPath | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Start:
@@ -269,21 +289,29 @@ def _validated(content: dict[str, Any], source: str) -> Recipe:
         entries = error.errors()
         # If an item of a list is wrong, pydantic also reports the list as too short.
         relevant = [entry for entry in entries if entry["type"] != "too_short" or not entry["input"]]
-        raise RecipeError(f"{source}: " + "; ".join(_error_sentence(entry) for entry in relevant)) from error
+        raise RecipeError(f"{source}: " + "; ".join(fault_sentence(entry, _MODELS) for entry in relevant)) from error
 
 
-def _error_sentence(entry: Any) -> str:
+def fault_sentence(entry: Any, models: Mapping[tuple[str, ...], type[StrictModel]]) -> str:
+    """One of a validation's errors as a sentence: the key, what is wrong, and the value.
+
+    `models` are the models of each path, for hints about unknown keys.
+    """
     steps = [step for step in entry["loc"] if not str(step).startswith("<")]
     key = ".".join(map(str, steps))
     if entry["type"] == "extra_forbidden":
-        return f"unknown key {key}{_hint(steps)}"
-    reason = entry["msg"].removeprefix("Value error, ")
+        return f"unknown key {key}{_hint(steps, models)}"
+    if entry["type"] == "missing":
+        return f"{key} is missing"
+    reason = entry["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
+    if entry["type"] == "string_type" and isinstance(entry["input"], bool | int | float):
+        reason += ", so put it in quotes"
     return f"{key}: {reason} (it is {entry['input']!r})" if key else reason
 
 
-def _hint(path: list[int | str]) -> str:
+def _hint(path: list[int | str], models: Mapping[tuple[str, ...], type[StrictModel]]) -> str:
     """Return a hint for an unknown key: the most similar key of the same model, or all of its keys."""
-    keys = list(_MODELS[tuple(str(step) for step in path[:-1] if not isinstance(step, int))].model_fields)
+    keys = list(models[tuple(str(step) for step in path[:-1] if not isinstance(step, int))].model_fields)
     near = difflib.get_close_matches(str(path[-1]), keys, n=1, cutoff=0.5)
     return f": did you mean {near[0]}?" if near else f": the keys are {', '.join(keys)}"
 

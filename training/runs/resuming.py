@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from training.data.groups import group_key
 from training.data.samples import DataError, Sample, read_samples
 from training.recipe.config import Recipe
 from training.recipe.resuming import RESUME_RULES, recipe_changes
 from training.runs.checkpoint import newest_checkpoint
+from training.runs.contents import changed_files, content_marks, is_picture, read_marks, refuse_changed, write_marks
 from training.runs.run import Run, RunError, read_listed_run, skipped_pictures, write_recipe
 
 
@@ -20,7 +22,7 @@ class ResumedRun:
 
     `run` has the recipe that holds from now on and the run's own list of pictures. `state` is that of the newest intact
     checkpoint, or None if there is none yet. `changes` are the allowed changes of the recipe, and `epochs_before` the
-    number of epochs that it had. `notes` are sentences for the user.
+    number of epochs that it had. `notes` are sentences for the user. `marks` are those of the pictures' contents.
     """
 
     run: Run
@@ -28,6 +30,7 @@ class ResumedRun:
     changes: tuple[str, ...]
     epochs_before: int
     notes: tuple[str, ...]
+    marks: Mapping[Path, str | None]
 
     @property
     def update(self) -> int:
@@ -35,7 +38,8 @@ class ResumedRun:
         return 0 if self.state is None else int(self.state["progress"]["update"])
 
     def record(self) -> None:
-        """Write the changes of the recipe into the run's folder."""
+        """Write the changes of the recipe, and contents that were not recorded before, into the run's folder."""
+        write_marks(self.marks, self.run.contents)
         if self.run.recipe.epochs > self.epochs_before and self.run.weights.is_file():
             self.run.weights.replace(self.run.weights.with_name(f"ema-{self.update:08d}.safetensors"))
         if self.changes:
@@ -48,7 +52,8 @@ def resume_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 
     The run goes on with the pictures of its own table. What the given data and recipe have in addition or no longer is
     said in the notes, if the guarantee of resuming does not depend on it. `skip_unreadable` pictures may be missing.
 
-    Raises RunError if there is no run, and if the recipe or the labels differ in what may not change (`RESUME_RULES`).
+    Raises RunError if there is no run, and if the recipe or the labels differ in what may not change (`RESUME_RULES`),
+    and DataError if a picture has another content.
     """
     if not (folder / "recipe.yaml").is_file():
         raise RunError(f"{folder} has no run to resume: omit --resume to start one")
@@ -61,11 +66,25 @@ def resume_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 
             f"({key}: {RESUME_RULES[key].why}): give the same recipe, {folder / 'recipe.yaml'}"
         )
     notes = [*_missing_notes(existing, skip_unreadable), *_data_notes(existing, data.absolute(), skip_unreadable)]
+    marks = _compared_marks(existing)
+    if not existing.contents.is_file():
+        notes.append("the run has no record of its pictures' contents yet: that they are the same cannot be checked")
     state, damaged = newest_checkpoint(existing.checkpoints)
     notes += [f"checkpoint {path} is damaged and was skipped" for path in damaged]
     notes += [f"the recipe has changed: {change}" for change in changes.allowed]
     run = replace(existing, recipe=recipe)
-    return ResumedRun(run, state, changes.allowed, existing.recipe.epochs, tuple(notes))
+    return ResumedRun(run, state, changes.allowed, existing.recipe.epochs, tuple(notes), marks)
+
+
+def _compared_marks(run: Run) -> dict[Path, str | None]:
+    """The record of the contents of a run's pictures, with those that it lacks. Raises DataError for a changed one."""
+    marks = read_marks(run.contents) if run.contents.is_file() else {}
+    now = content_marks(run.used_pictures)
+    refuse_changed(changed_files(marks, now), run.contents)
+    # A picture that could not be used has no mark, and gets none until it can be.
+    return {
+        path: marks.get(path) or (mark if path not in marks or is_picture(path) else None) for path, mark in now.items()
+    }
 
 
 def _missing_notes(run: Run, allowed: int) -> Iterator[str]:
@@ -113,7 +132,9 @@ def _refuse_other_facts(own: Sample, given: Sample, run: Run) -> None:
     """The split of the run counts where the data has none."""
     for name in ("label", "group", "split"):
         before, now = getattr(own, name), getattr(given, name)
-        if before != now and not (name == "split" and now is None):
+        if before == now or (name == "split" and now is None):
+            continue
+        if name != "group" or group_key(before) != group_key(now):  # the run may have kept another spelling
             raise RunError(
                 f"{own.path} has the {name} {now} and not {before}, as when the run started: give the same data, or "
                 f"start a new run (the run's own list is {run.folder / 'samples.csv'})"

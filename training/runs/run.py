@@ -1,7 +1,8 @@
 """The folder of a training run, which `fit` writes and `export` reads.
 
-It has `recipe.yaml` with every value of the recipe, `samples.csv` with every picture and its split, `classes.json`,
-`log.jsonl`, the folder `checkpoints`, and, when the run has finished, `ema.safetensors`.
+It has `recipe.yaml` with every value of the recipe, `samples.csv` with every picture and its split, `contents.csv` with
+what tells whether these pictures have changed, `classes.json`, `log.jsonl`, the folder `checkpoints`, and, when the run
+has finished, `ema.safetensors`.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ from training.data.samples import (
 from training.errors import TrainingProblem
 from training.recipe.config import Recipe, RecipeError, load_recipe
 from training.runs.checkpoint import write_atomically
+from training.runs.contents import content_marks, write_marks
+from training.runs.torch_files import not_finite_tensor
 
 # What a run leaves that has not come to its first checkpoint. Nothing in it is worth keeping.
 _BEFORE_CHECKPOINTS = {
-    *("recipe.yaml", "classes.json", "samples.csv", "log.jsonl", "checkpoints", "tensorboard", "wandb", "wandb-id")
+    *("recipe.yaml", "classes.json", "samples.csv", "contents.csv", "log.jsonl", "checkpoints", "tensorboard", "wandb"),
+    "wandb-id",
 }
 
 
@@ -63,6 +67,16 @@ class Run:
         return self.folder / "log.jsonl"
 
     @property
+    def contents(self) -> Path:
+        """The path of the record of the pictures' contents, which runs of earlier versions lack."""
+        return self.folder / "contents.csv"
+
+    @property
+    def used_pictures(self) -> list[Path]:
+        """The paths of the pictures of train and val."""
+        return [sample.path for sample in self.samples if sample.split in ("train", "val")]
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.folder / "checkpoints"
@@ -85,7 +99,10 @@ class Run:
         return build_model(self.recipe, len(self.classes))
 
     def finished_model(self) -> CNNViTFusion:
-        """Load the averaged weights into a frozen model in eval mode. Raises RunError if the run is unfinished."""
+        """Load the averaged weights into a frozen model in eval mode.
+
+        Raises RunError if the run is unfinished, or if a weight is not finite.
+        """
         if not self.weights.is_file():
             raise RunError(
                 f"{self.folder} has no {self.weights.name}: the run has not finished; continue it with fit … --resume"
@@ -98,6 +115,11 @@ class Run:
                 f"{self.weights} is damaged, or is not of this recipe ({str(error).splitlines()[0]}): "
                 "fit … --resume writes it again"
             ) from error
+        if (broken := not_finite_tensor(model.state_dict())) is not None:
+            raise RunError(
+                f"{self.weights}: {broken} has values that are not finite, so the run has diverged: start a new one "
+                "with lower rates"
+            )
         return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
@@ -161,10 +183,11 @@ def new_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) 
 
 
 def write_run(run: Run) -> None:
-    """Write the run's recipe, classes and samples to its folder. Raises RunError if the folder is not free."""
+    """Write the run's recipe, classes, samples and their contents to its folder. Raises RunError if it is not free."""
     _refuse_used(run.folder)
     (run.folder / "wandb-id").unlink(missing_ok=True)  # that of a run that ended before its first checkpoint
     write_samples(run.samples, run.folder / "samples.csv")
+    write_marks(content_marks(run.used_pictures), run.contents)
     write_atomically(run.folder / "classes.json", json.dumps(run.classes).encode())
     write_recipe(run)
 
@@ -228,6 +251,8 @@ def _read_classes(path: Path) -> tuple[str, ...]:
         raise RunError(f"{path} is damaged ({error}): restore it from a copy of the run") from error
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes) or len(classes) < 2:
         raise RunError(f"{path} is damaged (it has no list of two or more names): restore it from a copy of the run")
+    if len({*classes}) < len(classes):
+        raise RunError(f"{path} is damaged (a name is listed twice): restore it from a copy of the run")
     return tuple(classes)
 
 

@@ -1,13 +1,15 @@
-"""Reading of files that `torch.save` wrote."""
+"""Reading of files that `torch.save` wrote, and what no weights may be."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _ARCHIVE = b"PK"  # how a zip archive begins
 
@@ -25,6 +27,11 @@ def load_torch_file(file: io.BytesIO | io.BufferedReader) -> Any:
         raise ValueError(f"it has {size:,} bytes, but would unpack to {unpacked:,}")
     file.seek(0)
     return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def not_finite_tensor(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with a NaN or an infinity, or None."""
+    return next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)
 
 
 def _unpacked_bytes(file: io.BytesIO | io.BufferedReader) -> int:

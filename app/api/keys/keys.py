@@ -31,8 +31,8 @@ class Key(BaseModel):
 
     sha256: list[Digest] = Field(min_length=1)
     rights: frozenset[Right] = frozenset({"predict"})
-    requests_per_minute: float | None = Field(None, gt=0)
-    concurrent: int | None = Field(None, ge=1)
+    requests_per_minute: float | None = Field(None, gt=0, strict=True, allow_inf_nan=False)
+    concurrent: int | None = Field(None, ge=1, strict=True)
 
 
 class _File(BaseModel):

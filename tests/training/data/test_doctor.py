@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -307,3 +307,82 @@ def test_pictures_that_the_service_reads_on_request_are_found(
     assert (finding.kind, finding.paths) == ("serving", (path,)) and "FUSIONLENS_MORE_FORMATS" in finding.sentence
     monkeypatch.setenv("FUSIONLENS_MORE_FORMATS", format_name)
     assert examine(clean).findings == ()
+
+
+def masked(root: Path, left_out: Sequence[str] = ()) -> dict[str, Path]:
+    """Give every picture a mask of its middle, but for those left out. Returns the masks by the pictures' names."""
+    rows, masks = ["path,label,split,mask"], {}
+    (root / "masks").mkdir(exist_ok=True)
+    for path in sorted(root.glob("[tv]*/*/*.png")):
+        split, label = path.relative_to(root).parts[:2]
+        name = f"{split}_{label}_{path.stem}"
+        mask = root / "masks" / f"{name}.png"
+        inside = Image.new("1", (224, 224))
+        inside.paste(1, (60, 60, 160, 160))
+        inside.save(mask)
+        if name not in left_out:
+            masks[name] = mask
+        rows.append(f"{path.relative_to(root)},{label},{split},{mask.relative_to(root) if name in masks else ''}")
+    (root / "labels.csv").write_text("\n".join(rows))
+    return masks
+
+
+MASKS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "unreadable": (lambda mask: mask.write_text("<html>"), "1 mask(s) cannot be read: {mask}: "),
+    "cut off": (lambda mask: mask.write_bytes(mask.read_bytes()[:60]), "1 mask(s) cannot be read: {mask}: "),
+    "of another size": (
+        lambda mask: Image.new("1", (224, 100), 1).save(mask),
+        "are of another size than their pictures",
+    ),
+    "empty": (lambda mask: Image.new("L", (224, 224), 1).save(mask), "1 mask(s) are empty: {mask}"),
+    "full": (lambda mask: Image.new("L", (224, 224), 255).save(mask), "are white everywhere"),
+}
+
+
+@pytest.mark.parametrize("fault", MASKS)
+def test_a_mask_that_localisation_could_not_use_is_found(clean: Path, fault: str) -> None:
+    mask = masked(clean)["train_benign_03"]
+    report = examine(clean)
+    assert report.findings == () and "masks: 28 of 28 pictures have one" in report.facts
+    spoil, sentence = MASKS[fault]
+    spoil(mask)
+    finding = only(clean)
+    assert (finding.kind, finding.paths) == ("mask", (mask,))
+    assert sentence.format(mask=mask) in finding.sentence
+
+
+def test_pictures_without_masks_and_masks_without_pictures_are_found(clean: Path) -> None:
+    masked(clean, left_out=["train_benign_03", "val_benign_12"])
+    found = {finding.sentence: [path.name for path in finding.paths] for finding in examine(clean).findings}
+    assert found == {
+        "2 file(s) among the masks belong to no picture": ["train_benign_03.png", "val_benign_12.png"],
+        "2 picture(s) have no mask, but others of their class have": ["03.png", "12.png"],
+    }
+    for path in clean.glob("masks/*_benign_*"):
+        path.unlink()
+    masked_labels = [f"{split}_benign_{n:02d}" for split in ("train", "val") for n in range(PER_CLASS + 2)]
+    masked(clean, left_out=masked_labels)
+    for path in clean.glob("masks/*_benign_*"):
+        path.unlink()
+    assert examine(clean).findings == ()  # nothing of a benign lesion is labelled, perhaps
+
+
+def test_a_mask_of_two_pictures_and_a_picture_as_a_mask_are_found(clean: Path) -> None:
+    masks = masked(clean)
+    table = clean / "labels.csv"
+    table.write_text(
+        table.read_text()
+        .replace("masks/train_benign_03.png", "masks/train_benign_04.png")
+        .replace("masks/train_benign_05.png", "train/benign/05.png")
+    )
+    for name in ("train_benign_03", "train_benign_05"):
+        masks[name].unlink()
+    sentences = [finding.sentence for finding in examine(clean).findings]
+    assert "train_benign_04.png is the mask of 2 pictures" in sentences
+    assert "1 mask(s) are listed as pictures of the data too" in sentences
+
+
+def test_masks_that_are_missing_are_told_as_such(clean: Path) -> None:
+    masked(clean)["train_benign_03"].unlink()
+    with pytest.raises(DataError, match=r"1 of 56 files .* the first is .*train_benign_03\.png.*; 1 of them are masks"):
+        examine(clean)

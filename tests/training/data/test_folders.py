@@ -6,6 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -184,14 +185,117 @@ def test_a_table_is_found_in_the_only_folder(tmp_path: Path) -> None:
     assert counted(data) == PETS and data.facts == ("the data lies in data",)
 
 
-def test_folders_are_read_through_links_once(tmp_path: Path) -> None:
-    lay(tmp_path, "real/cat/1.png", "data/dog/2.png", "data/dog/more/3.png")
-    (tmp_path / "data" / "cat").symlink_to(tmp_path / "real" / "cat")
-    (tmp_path / "data" / "dog" / "more" / "again").symlink_to(tmp_path / "data" / "dog")
-    (tmp_path / "data" / "dog" / "gone.png").symlink_to(tmp_path / "nothing")
-    data = read_training_set(tmp_path / "data")
-    assert counted(data) == {"cat": 1, "dog": 2}
-    assert any("1 .png (a broken link)" in remark for remark in data.remarks)
+def linked(root: Path, **links: str) -> None:
+    """Make links in a folder, as `name="where it leads"`; `__` in a name is a slash."""
+    for name, target in links.items():
+        (root / name.replace("__", "/")).symlink_to(root / target)
+
+
+def test_folders_and_pictures_are_read_through_links(tmp_path: Path) -> None:
+    lay(tmp_path, "real/cat/1.png", "real/2.png", "data/dog/3.png")
+    linked(tmp_path, data__cat="real/cat", data__dog__two="real/2.png", data__dog__gone="none", all="data")
+    (tmp_path / "data" / "dog" / "itself").symlink_to("itself")
+    for root in (tmp_path / "data", tmp_path / "all"):
+        data = read_training_set(root)
+        assert counted(data) == {"cat": 1, "dog": 2}
+        assert any("2 without a suffix (a broken link)" in remark for remark in data.remarks)
+
+
+LINKS: dict[str, tuple[dict[str, str], str]] = {
+    "to the class itself": ({"dog__again": "dog"}, "dog/again is a link to {root}/dog, a folder above it"),
+    "to the data": ({"dog__all": "."}, "dog/all is a link to {root}, a folder above it"),
+    "above the data": ({"dog__up": ".."}, "dog/up is a link to {above}, a folder above it"),
+    "to everything": ({"dog__up": "/"}, "dog/up is a link to /, a folder above it"),
+    "from class to class": ({"dog__x": "cat", "cat__y": "dog"}, "cat/y/x is a link to {root}/cat, a folder above it"),
+    "a class twice": ({"wolf": "dog"}, "wolf and {root}/dog are one folder, through a link"),
+    "a picture in two classes": ({"cat__2.png": "dog/0.png"}, "dog/0.png and {root}/cat/2.png are one file"),
+    "a picture twice in its class": ({"dog__2.png": "dog/0.png"}, "dog/2.png and {root}/dog/0.png are one file"),
+}
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_what_would_count_twice_or_without_end_through_links_is_refused(name: str, tmp_path: Path) -> None:
+    root = lay(tmp_path / "data", *pets("."))
+    links, reason = LINKS[name]
+    linked(root, **links)
+    for read in (read_training_set, examine):  # what `fit` and `doctor` read
+        with pytest.raises(DataError, match=re.escape(reason.format(root=root, above=root.parent))):
+            read(root)
+
+
+def test_many_ways_through_links_to_one_folder_end_at_once(tmp_path: Path) -> None:
+    """Of forty folders with two links each to the next, there are a million million ways to the last one."""
+    lay(tmp_path / "data", *pets("."), *(f"chain/{number}/" for number in range(40)))
+    for number in range(39):
+        linked(tmp_path / "data", **{f"chain__{number}__{side}": f"chain/{number + 1}" for side in "ab"})
+    with pytest.raises(DataError, match="are one folder, through a link"):
+        read_training_set(tmp_path / "data")
+
+
+def test_a_table_names_a_file_once_through_links_too(tmp_path: Path) -> None:
+    root = lay(tmp_path / "data", "cat/1.png", "dog/2.png")
+    linked(root, other="cat")
+    (root / "labels.csv").write_text("path,label\ncat/1.png,cat\nother/1.png,dog\ndog/2.png,dog\n")
+    with pytest.raises(DataError, match=r"other/1\.png and .*cat/1\.png are one file, through a link"):
+        read_training_set(root)
+    (root / "labels.csv").write_text("path,label\nother/1.png,cat\ndog/2.png,dog\n")
+    assert counted(read_training_set(root)) == PETS
+
+
+TABLE = "path,label,group{extra}\n0.png,cat,{one}{split}\n1.png,dog,{two}{split}\n"
+
+
+def lay_tables(root: Path, train: str, val: str) -> Path:
+    """Two splits with a table each, of a cat and a dog."""
+    lay(root, *(f"{split}/{number}.png" for split in ("Train", "val") for number in range(2)))
+    (root / "Train" / "labels.csv").write_text(train)
+    (root / "val" / "Labels.csv").write_text(val)
+    return root
+
+
+def test_a_table_in_each_split_is_read_as_one(tmp_path: Path) -> None:
+    train, val = (TABLE.format(extra="", split="", one=one, two=two) for one, two in (("1", "2"), ("3", "4")))
+    data = read_training_set(lay_tables(tmp_path, train, val))
+    assert counted(data) == {f"{split}/{name}": 1 for split in ("train", "val") for name in ("cat", "dog")}
+    assert "Train/labels.csv has the pictures of train" in data.facts
+    assert {sample.group for sample in data.samples} == {"1", "2", "3", "4"}
+    assert read_training_set(tmp_path / "Train").samples[0].split is None  # that table alone
+
+
+def test_groups_and_classes_are_those_of_all_tables_of_splits(tmp_path: Path) -> None:
+    train = TABLE.format(extra="", split="", one="1", two="2")
+    val = TABLE.format(extra=",split", split=",Val", one="1.0", two="3")
+    lay_tables(tmp_path, train, val)
+    assert "group 1 is in more than one split" in "".join(finding.sentence for finding in examine(tmp_path).findings)
+    assert any("1 and 1.0" in remark for remark in read_training_set(tmp_path).remarks)
+    (tmp_path / "val" / "Labels.csv").write_text(val.replace("dog", "Dog"))
+    assert any("Dog (1) and dog (1) differ only" in remark for remark in read_data_set(tmp_path).remarks)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda root: (root / "val" / "Labels.csv").unlink(), "has a labels.csv in some splits, but none in val"),
+        (lambda root: (root / "masks").mkdir(), "has Train, val beside masks"),
+        (
+            lambda root: (root / "val" / "Labels.csv").write_text("path,label,split\n0.png,cat,test\n1.png,dog,test\n"),
+            "says that 0.png is in test, but the table is that of val",
+        ),
+    ],
+)
+def test_tables_of_splits_that_leave_a_question_are_refused(
+    spoil: Callable[[Path], object], reason: str, tmp_path: Path
+) -> None:
+    table = TABLE.format(extra="", split="", one="", two="")
+    spoil(lay_tables(tmp_path, table, table))
+    with pytest.raises(DataError, match=re.escape(reason)):
+        read_training_set(tmp_path)
+
+
+def test_tables_named_like_splits_are_named_together(tmp_path: Path) -> None:
+    lay(tmp_path, "1.png", "train.csv", "val.csv")
+    with pytest.raises(DataError, match=r"to use train\.csv, val\.csv, join them in one labels\.csv"):
+        read_training_set(tmp_path)
 
 
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from training.data.groups import group_key
 from training.data.samples import DataError, Sample, read_data_set, read_training_set
 
 NFC, NFD = (unicodedata.normalize(form, "naïve café") for form in ("NFC", "NFD"))
@@ -161,11 +162,13 @@ def test_a_name_that_fits_two_files_is_read_exactly_or_refused(tmp_path: Path) -
         read(tmp_path, f"path,label\n{halves}.png,a\n")
 
 
-def test_groups_that_differ_in_case_or_blanks_are_a_finding(tmp_path: Path) -> None:
+def test_groups_that_differ_in_case_or_blanks_are_one_and_a_finding(tmp_path: Path) -> None:
     pictures(tmp_path, "a.png", "b.png")
     (tmp_path / "labels.csv").write_text("path,label,group\na.png,cat,Patient 1\nb.png,dog,patient1\n")
-    (finding,) = read_data_set(tmp_path).findings
+    data = read_data_set(tmp_path)
+    (finding,) = data.findings
     assert finding.kind == "group" and "'Patient 1' and patient1" in finding.sentence
+    assert [sample.group for sample in data.samples] == ["Patient 1"] * 2
 
 
 # What people have in names of files and classes, delimiters, quotes and letters of two forms included.
@@ -229,7 +232,9 @@ def test_what_was_written_is_read_or_refused(
             return
         assert [sample.path for sample in samples] == [root / path for path in paths]
         nfc = [tuple(unicodedata.normalize("NFC", name).strip() for name in row[1:]) for row in rows]
-        assert [(sample.label, sample.group or "") for sample in samples] == nfc
+        assert [sample.label for sample in samples] == [label for label, _ in nfc]
+        first = {group_key(group): group for _, group in reversed(nfc) if group_key(group) is not None}
+        assert [sample.group for sample in samples] == [first.get(group_key(group)) for _, group in nfc]
 
 
 @settings(max_examples=100, deadline=None)
@@ -276,7 +281,9 @@ def test_pictures_beside_a_table_that_are_not_in_it_are_counted(tmp_path: Path) 
     assert "2 pictures" in sentence and "b.png" in sentence
 
 
-@pytest.mark.parametrize("name", ["a\tb", "b\x07", "*"])
+@pytest.mark.parametrize(
+    "name", ["a\tb", "b\x07", "*", "\uff0a", "\u200b", "\u3164", "a\u200b", "\u2067a", "a\u202eb", "a\u00adb", "a  b"]
+)
 def test_a_class_that_no_bundle_can_have_is_refused_before_the_training(name: str, tmp_path: Path) -> None:
     for label in (name, "other"):
         (tmp_path / "train" / label).mkdir(parents=True)

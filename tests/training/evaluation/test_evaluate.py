@@ -195,6 +195,14 @@ def test_a_label_that_the_bundle_does_not_know_is_refused(tiny_bundle: Path, dra
     assert not (tmp_path / "out").exists()
 
 
+def test_a_label_that_only_looks_like_one_of_the_bundle_is_shown_apart(
+    tiny_bundle: Path, drawn: Path, tmp_path: Path
+) -> None:
+    data = relabelled(drawn, tmp_path / "data", {"malignant": "m\u0430lignant"})
+    with pytest.raises(DataError, match=r"labelled 'm\\u0430lignant', which looks like malignant and is another name"):
+        evaluate(tiny_bundle, data, None, tmp_path / "out")
+
+
 def test_a_damaged_picture_is_named(tiny_bundle: Path, drawn: Path, tmp_path: Path) -> None:
     data = relabelled(drawn, tmp_path / "data", {})
     victim = sorted(data.glob("val/benign/*.png"))[1]

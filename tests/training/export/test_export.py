@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import re
 import shutil
 import unicodedata
@@ -314,3 +315,59 @@ def test_an_unusable_card_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "card.yaml").write_text(text)
     with pytest.raises(ExportError, match=r"card\.yaml cannot be used"):
         load_card(tmp_path / "card.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("version: 1.0", "version: Input should be a valid string, so put it in quotes (it is 1.0)"),
+        ("name: true", "name: Input should be a valid string, so put it in quotes (it is True)"),
+        ("positive: 1", "positive: Input should be a valid string, so put it in quotes (it is 1)"),
+        ("notes: one", "notes: Input should be a list (it is 'one')"),
+        ("notes: [one, 2]", "notes.1: Input should be a valid string, so put it in quotes (it is 2)"),
+        ("licence: null", "licence: Input should be a valid string (it is None)"),
+        ('data: "\\u200b"', "data: it shows nothing"),
+        ("licence: {a: b}", "licence: Input should be a valid string"),
+        ("licenze: mine", "unknown key licenze: did you mean licence?"),
+    ],
+)
+def test_what_is_wrong_in_a_card_is_said_by_its_key(change: str, sentence: str, tmp_path: Path) -> None:
+    lines = {
+        "name": "name: n",
+        "version": 'version: "1"',
+        "licence": "licence: l",
+        "data": "data: d",
+        "notes": "notes: []",
+    }
+    (tmp_path / "card.yaml").write_text("\n".join((lines | {change.partition(":")[0]: change}).values()))
+    with pytest.raises(ExportError, match=rf"card\.yaml cannot be used: {re.escape(sentence)}"):
+        load_card(tmp_path / "card.yaml")
+    (tmp_path / "card.yaml").write_text("\n".join(lines.values()))
+    assert load_card(tmp_path / "card.yaml").version == "1"
+
+
+def spoiled(exported: Exported, folder: Path, tensor: str, value: float) -> Path:
+    """A copy of the run with another value in one of its averaged weights."""
+    run = Path(shutil.copytree(exported.run, folder / "run"))
+    weights = safetensors.torch.load_file(run / "ema.safetensors")
+    weights[tensor].view(-1)[0] = value
+    safetensors.torch.save_file(weights, run / "ema.safetensors")
+    return run
+
+
+@pytest.mark.parametrize("tensor", ["head.classifier.weight", "cnn.bn1.running_var", "swin.norm.bias"])
+@pytest.mark.parametrize(
+    ("value", "reason"), [(math.nan, "the run has diverged"), (-math.inf, "the run has diverged"), (1e5, "fp16")]
+)
+def test_a_diverged_run_is_refused_by_its_tensor(
+    exported: Exported, tmp_path: Path, tensor: str, value: float, reason: str
+) -> None:
+    with pytest.raises((RunError, ExportError), match=rf"{re.escape(tensor)} has values .*{reason}"):
+        export(spoiled(exported, tmp_path, tensor, value), tmp_path / "bundle", CARD)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_logits_that_overflow_are_refused(exported: Exported, tmp_path: Path) -> None:
+    run = spoiled(exported, tmp_path, "cnn.bn1.running_var", -1.0)  # the root of which is no number
+    with pytest.raises(ExportError, match="has logits on val that are not finite"):
+        export(run, tmp_path / "bundle", CARD)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
@@ -14,6 +13,7 @@ from app.pictures.bit_depth import Stretch
 from app.pictures.decode import Limits
 from app.predicting.predictor import Predictor
 from tests.support.bundles import describe, tiny_model, tiny_reference
+from tests.support.pictures import png_of
 from training.data.samples import Sample
 from training.export.export import write_bundle
 from training.loading.augment import TwoViews
@@ -28,11 +28,18 @@ STILL = Augmentation(
 )
 
 
+COLOUR_TYPES = {"grey": (0, 1), "grey with alpha": (4, 2), "RGB": (2, 3), "RGB with alpha": (6, 4)}  # of a PNG
+
+
+@pytest.mark.parametrize("form", COLOUR_TYPES)
 @pytest.mark.parametrize("stretch", [None, "found", (0, 4095)])
-def test_training_sees_what_the_service_sees(tmp_path: Path, stretch: Stretch) -> None:
-    values = np.random.default_rng(0).integers(300, 4096, (96, 96)).astype(np.uint16)
+def test_training_sees_what_the_service_sees(tmp_path: Path, stretch: Stretch, form: str) -> None:
+    colour_type, count = COLOUR_TYPES[form]
+    samples_of_pixel = np.repeat(np.random.default_rng(0).integers(300, 4096, (96, 96, 1)), count, axis=-1)
+    if "alpha" in form:
+        samples_of_pixel[..., -1] = 65_535
     path = tmp_path / "ct.png"
-    Image.fromarray(values).save(path)
+    path.write_bytes(png_of(samples_of_pixel, 16, colour_type))
     model = tiny_model()
     write_bundle(model, tmp_path / "bundle", describe(), tiny_reference(model), {}, stretch)
     bundle = read_bundle(tmp_path / "bundle")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,8 @@ FORMS: dict[str, Callable[[Tensors], Any]] = {
     },
     "with much beside": lambda weights: {"state_dict": prefixed("module.")(weights), **BESIDE},
     "deep": lambda weights: {"checkpoint": {"model": prefixed("encoder.")(headless(weights))}, **BESIDE},
+    "deeper": lambda weights: {"a": {"b": {"c": {"d": {"e": {"f": weights}}}}}},
+    "in a list": lambda weights: {"models": [{"name": "mine"}, {"weights": weights}]},
     "averaged too": lambda weights: {"model": {n: t + 1 for n, t in weights.items()}, "model_ema": weights},
     "twice the same": lambda weights: {"model": weights, "best": weights},
     "beside another part": lambda weights: prefixed("cnn.")(weights) | {"head.weight": torch.ones(2, 2)},
@@ -143,6 +146,18 @@ def with_changed(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Ten
     return lambda weights: weights | {name: change(weights[name])}
 
 
+def with_one(value: float) -> Callable[[Tensor], Tensor]:
+    """The last value of a tensor is another."""
+
+    def change(tensor: Tensor) -> Tensor:
+        changed = tensor.clone()
+        changed.view(-1)[-1] = value
+        return changed
+
+    return change
+
+
+NAN = with_one(math.nan)
 UNFIT: list[tuple[str, Callable[[Tensors], Any], str]] = [
     ("one is missing", without("conv_stem.weight"), r"does not hold all weights .*it lacks conv_stem\.weight"),
     ("renamed in part", lambda w: {n.replace("bn1", "norm1"): t for n, t in w.items()}, r"lacks bn1\.weight.* more"),
@@ -154,6 +169,11 @@ UNFIT: list[tuple[str, Callable[[Tensors], Any], str]] = [
     ("empty", lambda _: {}, "holds no named tensors"),
     ("a list", lambda w: list(w.values()), "holds a list, not named tensors"),
     ("a tensor", lambda _: torch.ones(3), "holds a Tensor, not named tensors"),
+    ("NaN", with_changed("bn1.bias", lambda t: t * math.nan), r"not finite, NaN or infinity, in bn1\.bias"),
+    ("one infinity", with_changed("conv_stem.weight", with_one(-math.inf)), r"not finite.* in conv_stem\.weight"),
+    ("a NaN statistic", with_changed("bn1.running_var", NAN), r"not finite.* in bn1\.running_var"),
+    ("too large a double", with_changed("bn1.weight", lambda t: t.double() + 1e300), r"not finite.* in bn1\.weight"),
+    ("NaN, by order", lambda w: {f"w{n}": NAN(t) if t.ndim else t for n, t in enumerate(w.values())}, "not finite"),
     ("two models", lambda w: prefixed("a.")(w) | prefixed("b.")({n: t + 1 for n, t in w.items()}), "more than once"),
     ("two entries", lambda w: {"model": w, "net": {n: t + 1 for n, t in w.items()}}, r"entry model; entry net"),
     ("by order but for one", lambda w: {f"w{n}": t for n, t in enumerate(list(w.values())[1:])}, "it has w0, w1"),
@@ -169,3 +189,27 @@ def test_what_does_not_fit_is_refused_and_named(
     with pytest.raises(WeightsError, match=rf"^x\.pth .*{reason}"):
         load_backbone(backbone, CNN, tmp_path / "x.pth")
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+def test_what_is_not_used_may_be_anything(tmp_path: Path, seven: Tensors, backbone: nn.Module) -> None:
+    torch.save({"model": seven, "old": seven["bn1.bias"] * math.nan}, tmp_path / "x.pth")
+    load_backbone(backbone, CNN, tmp_path / "x.pth")
+
+
+def test_entries_in_circles_end(tmp_path: Path, backbone: nn.Module) -> None:
+    content: dict[str, Any] = {"weights": torch.ones(1)}
+    content["self"] = content
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"self\.self.* is an entry inside 32 others"):
+        load_backbone(backbone, CNN, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pth", "x.bin", "x"])
+def test_a_file_is_what_it_holds_whatever_its_name_says(
+    name: str, legacy: bool, tmp_path: Path, seven: Tensors, backbone: nn.Module
+) -> None:
+    torch.save(seven, tmp_path / name, _use_new_zipfile_serialization=not legacy)
+    assert load_backbone(backbone, CNN, tmp_path / name).startswith(f"{len(seven) - 2} tensors from {name}")
+    safetensors.torch.save_file(seven, tmp_path / name)
+    assert load_backbone(backbone, CNN, tmp_path / name).startswith(f"{len(seven) - 2} tensors from {name}")

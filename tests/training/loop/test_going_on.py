@@ -235,6 +235,8 @@ def test_a_folder_with_anything_of_its_own_is_never_a_new_runs(
         ("classes.json", b"["),
         ("classes.json", b"[" * 100_000),
         ("classes.json", b'{"a": 1}'),
+        ("classes.json", b'["benign", "benign", "malignant"]'),
+        ("contents.csv", b"path,bytes,sha256\na,b,c\n"),
         ("recipe.yaml", b"\xff"),
         ("recipe.yaml", b"name: ["),
         ("samples.csv", b"\xff"),

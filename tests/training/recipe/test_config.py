@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -82,3 +84,47 @@ def test_values_are_what_they_look_like(text: str, value: object) -> None:
 def test_a_key_that_is_given_twice_is_an_error() -> None:
     with pytest.raises(yaml.YAMLError, match="batch_size is given twice"):
         parse_yaml("batch_size: 8\nseed: 1\nbatch_size: 64")
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The path and the value of everything in a recipe that is no list, no mapping and none of timm's options."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            if not str(key).endswith("_options"):
+                yield from leaves(inner, f"{path}.{key}".removeprefix("."))
+    else:
+        yield path, value
+
+
+WRONG = {
+    bool: ["0", "1", "'true'", "yes", "[true]"],
+    int: ["true", "false", "'3'", "3.0", "3.5", "[3]", "null"],
+    float: ["true", "false", "'0.1'", "[0.1]", "null", ".nan", ".inf"],
+    str: ["1", "true", "1.5", "[a]", "null"],
+    type(None): ["true", "1", "1.5"],
+}
+WHOLE = load_recipe("progressive").model_dump(mode="json")
+LEAVES = dict(leaves(WHOLE))
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_no_value_is_taken_for_one_of_another_type(path: str) -> None:
+    for written in WRONG[type(LEAVES[path])]:
+        with pytest.raises(RecipeError, match=rf"{re.escape(path)}\b.*: .*\(it is "):
+            load_recipe("progressive", [f"{path}={written}"])
+
+
+def test_what_was_written_out_is_read_again_and_a_whole_number_may_stand_for_a_fraction(tmp_path: Path) -> None:
+    assert len(LEAVES) > 50
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(WHOLE))
+    assert load_recipe(str(tmp_path / "recipe.yaml")) == load_recipe("progressive")
+    for path, value in LEAVES.items():
+        if isinstance(value, float) and path.endswith(("blur", "erasing", "weight_decay", "mixup_alpha")):
+            load_recipe("progressive", [f"{path}=1"])
+
+
+@pytest.mark.parametrize("stretch", ["[true, 4095]", "['0', 4095]", "[0.0, 4095]", "true", "1", "Found"])
+def test_a_stretch_is_two_whole_numbers_or_a_word(stretch: str) -> None:
+    assert load_recipe("smoke", ["stretch=[0, 4095]"]).stretch == (0, 4095)
+    with pytest.raises(RecipeError, match="stretch"):
+        load_recipe("smoke", [f"stretch={stretch}"])
