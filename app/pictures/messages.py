@@ -24,12 +24,15 @@ class ConnectionEnded(BrokenMessage):
 
 
 def send_message(connection: socket.socket, facts: dict[str, Any], *blobs: bytes | memoryview) -> None:
-    """Send an object and, as one piece, the raw bytes. Raises OSError if the other side has ended."""
+    """Send an object and, as one piece, the raw bytes. Raises ConnectionEnded."""
     encoded = json.dumps(facts).encode()
     size = sum(len(blob) for blob in blobs)
-    connection.sendall(_LENGTHS.pack(len(encoded), size) + encoded)
-    for blob in blobs:
-        connection.sendall(blob)
+    try:
+        connection.sendall(_LENGTHS.pack(len(encoded), size) + encoded)
+        for blob in blobs:
+            connection.sendall(blob)
+    except OSError as error:
+        raise ConnectionEnded from error
 
 
 def receive_message(connection: socket.socket, max_bytes: int) -> tuple[dict[str, Any], bytearray]:

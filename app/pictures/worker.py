@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import sys
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -34,19 +35,14 @@ def main() -> None:
     connection = socket.socket(fileno=file)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends this process; ctrl-C reaches both
     _load_codecs()
-    send_message(connection, {"memory_is_limited": _limit(memory_bytes)})
-    while True:
-        try:
+    with suppress(BrokenMessage):  # the service has closed the socket
+        send_message(connection, {"memory_is_limited": _limit(memory_bytes)})
+        while True:
             facts, data = receive_message(connection, _MAX_UPLOAD_BYTES)
-        except BrokenMessage:
-            return
-        signal.setitimer(signal.ITIMER_PROF, cpu_s)  # its signal, SIGPROF, ends the process
-        answer = _answer(bytes(data), _options(facts))
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        try:
+            signal.setitimer(signal.ITIMER_PROF, cpu_s)  # its signal, SIGPROF, ends the process
+            answer = _answer(bytes(data), _options(facts))
+            signal.setitimer(signal.ITIMER_PROF, 0)
             send_message(connection, *answer)
-        except OSError:
-            return
 
 
 def _answer(data: bytes, options: OpenOptions) -> tuple[Any, ...]:

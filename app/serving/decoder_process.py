@@ -99,7 +99,7 @@ class DecoderProcess:
         """Decode an upload there. Raises DecoderEnded, and what `app.pictures.decode.decode` raises."""
         try:
             send_message(self._connection, asdict(options), data)
-        except OSError as error:
+        except ConnectionEnded as error:
             raise self._ended_by_itself() from error
         height, width = options.input_size
         input_bytes = height * width * 3

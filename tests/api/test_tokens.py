@@ -28,7 +28,7 @@ def test_a_bundle_that_changed_on_disk_since_the_start_is_said_and_the_rest_goes
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-    with serving(Settings(bundle=folder)) as client:
+    with serving(Settings(bundle=folder, cache=None)) as client:
         (folder / "tokens.xml.gz").unlink()
         query = {"prediction_id": predict(client, png_bytes())["prediction_id"]}
         assert "tokens.xml.gz" in assert_problem(client.get("/tokens", params=query), 503, "bundle-unusable")
