@@ -34,6 +34,7 @@ def overlay(picture: Path, bundle: Path, *options: str) -> bytes:
     return out.read_bytes()
 
 
+@pytest.mark.slow
 def test_each_option_changes_the_overlay_and_defaults_are_what_the_help_says(picture: Path, bundle: Path) -> None:
     target = ("--target", "malignant")
     by_default = overlay(picture, bundle, *target)

@@ -209,6 +209,7 @@ def test_a_wait_that_comes_to_the_deadline_is_504(tiny_bundle: Path, large_pictu
         assert "within the time limit" in assert_problem(late[0], 504, "deadline-exceeded")
 
 
+@pytest.mark.slow
 def test_who_cannot_be_answered_in_time_is_told_so_at_once(
     tiny_bundle: Path, large_picture: bytes, decode_s: float
 ) -> None:

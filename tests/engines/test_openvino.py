@@ -134,6 +134,7 @@ def test_where_a_second_form_of_the_graphs_cannot_be_had_calls_go_on_with_the_fi
             np.testing.assert_array_equal(getattr(maps, branch), values)
 
 
+@pytest.mark.slow
 def test_graphs_that_were_needed_for_a_while_are_dropped_and_made_again(bundle: Bundle) -> None:
     engine = load_engine(bundle, "openvino", threads=2)
     assert isinstance(engine, OpenVINOEngine)

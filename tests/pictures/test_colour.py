@@ -197,6 +197,7 @@ def test_no_profile_breaks_the_decoder(data: st.DataObject) -> None:
     assert picture.image.mode == "RGB" and picture.image.size == (24, 16)
 
 
+@pytest.mark.slow
 def test_a_profile_does_not_change_the_answer(shared_data: Path) -> None:
     """Real pictures as a phone with Display P3 would store them: only without the profile the answer changes."""
     bundle = read_bundle(DEMO_BUNDLE)

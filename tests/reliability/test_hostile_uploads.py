@@ -53,10 +53,12 @@ def test_every_upload_is_answered_rightly(report: UploadsReport) -> None:
     assert report.count == COUNT and report.statuses.keys() == FAMILIES.keys()
 
 
+@pytest.mark.slow
 def test_no_honest_client_is_harmed(report: UploadsReport) -> None:
     assert report.honest_lost == 0 and len(report.beside_ms) > 50
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded(report: UploadsReport) -> None:
     assert report.grown_mb < MOST_MB
 

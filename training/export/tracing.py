@@ -7,7 +7,6 @@ once; the graphs are plain arithmetic.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
@@ -29,7 +28,9 @@ from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
 from openvino.passes import ConstantFolding, Manager
 from torch import Tensor, nn
 from torch._decomp import decomposition_table, get_decompositions
+from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from app.bundles.graph_names import (
@@ -187,7 +188,7 @@ def trunk_graph(model: CNNViTFusion) -> ov.Model:
     trunk = torch.func.functionalize(Trunk(model), remove="mutations")
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # OpenVINO has no fused kernels of torch
         traced = make_fx(trunk, _allow_non_fake_inputs=True)(images)
-    graph = _fold_constants(_convert_traced(traced, images))
+    graph = _fold_constants(_convert(traced, [images.shape]))
     return _name_ports(graph, ["images"], list(model.map_shapes))
 
 
@@ -196,18 +197,7 @@ def head_graph(model: CNNViTFusion) -> ov.Model:
     shapes = [*model.map_shapes.values(), (model.num_classes,)]
     batch_size = next(_lengths_but({side for shape in shapes for side in shape}))
     example = [torch.zeros(batch_size, *shape) for shape in shapes]
-    traced = make_fx(
-        HeadWithGradients(model),
-        decomposition_table=_decompositions(),
-        tracing_mode="symbolic",
-        _allow_non_fake_inputs=True,
-    )(*example)
-    batch = torch.export.Dim("batch")
-    program = torch.export.export(traced, tuple(example), dynamic_shapes=tuple({0: batch} for _ in example))
-    graph = _fold_constants(_convert_program(program))
-    for parameter, shape in zip(list(graph.inputs), shapes, strict=True):
-        parameter.get_node().set_partial_shape(ov.PartialShape([-1, *shape]))
-    graph.validate_nodes_and_infer_types()
+    graph = graph_of_any_length(HeadWithGradients(model), example, [[-1, *shape] for shape in shapes])
     attention = ["attention"] if model.fusion == "cross_attention" else []
     gradients = [gradient_output(source) for source in (*model.map_shapes, *attention)]
     return _name_ports(graph, [*model.map_shapes, "target"], ["logits", *attention, *gradients])
@@ -225,24 +215,15 @@ def lifted_graph(model: CNNViTFusion, lifted: LiftedHead) -> ov.Model:
     fixed = {side for sides in inputs.values() for side in sides if isinstance(side, int)}
     names = sorted({side for sides in inputs.values() for side in sides if isinstance(side, str)})
     lengths = dict(zip(names, _lengths_but(fixed), strict=False))
-    dimensions = {name: torch.export.Dim(name) for name in names}
-    example = tuple(
+    example = [
         torch.zeros(
             [side if isinstance(side, int) else lengths[side] for side in sides],
             dtype=torch.int64 if name.endswith("channels") else torch.float32,
         )
         for name, sides in inputs.items()
-    )
-    dynamic = tuple(
-        {index: dimensions[side] for index, side in enumerate(sides) if isinstance(side, str)}
-        for sides in inputs.values()
-    )
-    module = LiftedHeadOfOne(lifted, list(shapes))
-    graph = _fold_constants(_convert_program(torch.export.export(module, example, dynamic_shapes=(dynamic,))))
-    for parameter, sides in zip(list(graph.inputs), inputs.values(), strict=True):
-        shape = [side if isinstance(side, int) else -1 for side in sides]
-        parameter.get_node().set_partial_shape(ov.PartialShape(shape))
-    graph.validate_nodes_and_infer_types()
+    ]
+    sizes = [[side if isinstance(side, int) else -1 for side in sides] for sides in inputs.values()]
+    graph = graph_of_any_length(LiftedHeadOfOne(lifted, list(shapes)), example, sizes)
     return _name_ports(graph, list(inputs), [*map(evidence_output, shapes), "logits", *map(lifted_output, shapes)])
 
 
@@ -252,7 +233,7 @@ def tokens_graph(model: CNNViTFusion, tokens: SwinTokens) -> ov.Model:
     example = (torch.zeros(1, height, width, 3, dtype=torch.uint8), torch.zeros(1, *model.map_shapes["swin"]))
     with sdpa_kernel(SDPBackend.MATH):  # fused kernels have no backward pass that a graph could express
         traced = make_fx(tokens, decomposition_table=_decompositions(), _allow_non_fake_inputs=True)(*example)
-    graph = _fold_constants(_convert_traced(traced, *example))
+    graph = _fold_constants(_convert(traced, [value.shape for value in example]))
     stages = [token_output(stage_height) for stage_height in tokens.heights]
     return _name_ports(graph, ["images", "swin_gradient"], [*stages, "swin_attention"])
 
@@ -269,9 +250,9 @@ def _decompositions() -> dict[Any, Any]:
     """Return the decompositions of operators that OpenVINO does not have into operators that it has.
 
     OpenVINO runs networks forward: it has no operator of a backward pass, and no norm that returns its statistics,
-    which the backward pass uses. So all of them are decomposed that torch can decompose. The exception is a
-    convolution: OpenVINO registers a rule for it that holds for some strides only, and no part that is differentiated
-    has one.
+    which the backward pass uses. Nor has it the product of a matrix and a vector. So all of them are decomposed that
+    torch can decompose. The exception is a convolution: OpenVINO registers a rule for it that holds for some strides
+    only, and no part that is differentiated has one.
     """
     aten = torch.ops.aten
     backward = [
@@ -280,33 +261,42 @@ def _decompositions() -> dict[Any, Any]:
         if "backward" in str(operator) and operator is not aten.convolution_backward.default
     ]
     norms = [aten.native_layer_norm, aten.native_group_norm, aten._fused_rms_norm]
-    return get_decompositions([*backward, *norms])
+    return get_decompositions([*backward, *norms, aten.mv])
 
 
-def _convert_traced(traced: torch.fx.GraphModule, *inputs: Tensor) -> ov.Model:
-    """Convert what `make_fx` traced with these inputs to a graph for inputs of their shapes."""
-    return _convert(TorchFXPythonDecoder(traced, None, traced, input_shapes=[list(value.shape) for value in inputs]))
+def graph_of_any_length(module: nn.Module, example: Sequence[Tensor], sizes: Sequence[Sequence[int]]) -> ov.Model:
+    """Trace a module for inputs of these sizes, where -1 stands for any length.
+
+    `example` are inputs of the module; sides of any length that are equal there are always equal. Raises ValueError if
+    the module computes something else for other lengths.
+    """
+    shapes = ShapeEnv()
+    mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+    kinds = [[DimDynamic.DUCK if side == -1 else DimDynamic.STATIC for side in size] for size in sizes]
+    inputs = [
+        mode.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic_sizes=of_tensor))
+        for tensor, of_tensor in zip(example, kinds, strict=True)
+    ]
+    with mode:
+        traced = make_fx(module, decomposition_table=_decompositions(), _allow_non_fake_inputs=True)(*inputs)
+    if shapes.replacements:
+        raise ValueError("what it computes depends on the lengths of its inputs")
+    graph = _convert(traced, sizes)
+    for parameter, shape in zip(list(graph.inputs), sizes, strict=True):
+        parameter.get_node().set_partial_shape(ov.PartialShape(shape))
+    graph.validate_nodes_and_infer_types()
+    return _fold_constants(graph)
 
 
-def _convert_program(program: torch.export.ExportedProgram) -> ov.Model:
-    """Convert a program: see `_convert`."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # the decoder logs tracebacks about operators that this torch lacks
-    try:
-        decoder = TorchFXPythonDecoder.from_exported_program(program)
-    finally:
-        logging.disable(previous)
-    return _convert(decoder)
-
-
-def _convert(decoder: TorchFXPythonDecoder) -> ov.Model:
-    """Convert what was traced to a graph whose constants are the model's weights.
+def _convert(traced: torch.fx.GraphModule, sizes: Sequence[Sequence[int]]) -> ov.Model:
+    """Convert what `make_fx` traced to a graph for inputs of these sizes, whose constants are the model's weights.
 
     `openvino.convert_model` would also fold batch norms into the convolutions before them. fp16 cannot represent the
     products exactly: the demo's logits were 2e-2 off. Folding happens at compile time instead, in float32. It would
     also report the conversion to an analytics host where OpenVINO was imported before `app`.
     """
     frontend = FrontEndManager().load_by_framework("pytorch")
+    decoder = TorchFXPythonDecoder(traced, None, traced, input_shapes=[list(size) for size in sizes])
     return frontend.convert(frontend.load(decoder))
 
 

@@ -28,7 +28,7 @@ from tests.support.engine_cases import EACH_OPENVINO_CASE, Case
 from training.cli import main
 from training.data.draw import draw_dataset
 from training.export.graphs import GraphError, _check_exact, _check_stored, write_graphs
-from training.export.tracing import trace
+from training.export.tracing import graph_of_any_length, trace
 
 OFF = 1.001
 HEAD_OUTPUTS = {
@@ -183,6 +183,19 @@ def test_a_model_that_no_graph_can_stand_for_is_refused() -> None:
     model.head.get_submodule("branches.cnn").projection = Fickle(projection)
     with pytest.raises(GraphError, match=r"^the head's logits without gradients: the largest error is"):
         write_graphs(model, [])
+
+
+class OfThree(nn.Module):
+    """Adds something that three items, or one, can be added to."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.ones(3, 1)
+
+
+def test_what_holds_for_one_length_alone_makes_no_graph_for_any() -> None:
+    assert graph_of_any_length(OfThree(), [torch.zeros(3, 2)], [[3, 2]]).outputs[0].partial_shape == [3, 2]
+    with pytest.raises(ValueError, match="depends on the lengths"):
+        graph_of_any_length(OfThree(), [torch.zeros(3, 2)], [[-1, 2]])
 
 
 def test_a_model_whose_weights_fp16_cannot_hold_is_refused() -> None:

@@ -209,6 +209,7 @@ def test_the_same_measuring_writes_the_same_bytes(out: Path, tiny_bundle: Path, 
         assert file.read_bytes() == (out / file.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_single_branch_has_no_fusion_and_data_without_masks_no_localisation(drawn: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(drawn, data)

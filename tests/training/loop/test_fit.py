@@ -42,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_becomes_a_bundle_that_answers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from app.__main__ import main as serve
 

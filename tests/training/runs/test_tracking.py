@@ -132,6 +132,7 @@ def test_a_figure_that_is_not_finite_is_null_so_that_every_reader_of_json_can_re
     assert record["gradient_norm"] == {"all": None} and record["loss"] == [None, 0.5]
 
 
+@pytest.mark.slow
 def test_wandb_holds_every_loss_rate_norm_and_val_figure_in_order_over_the_updates(runs: list[OfflineRun]) -> None:
     rows = [[row for row in run.history if "overlays" not in row] for run in runs]
     assert rows[0] == [{"update": number, **flat(update(number))} for number in (0, 10, 20)]
@@ -140,6 +141,7 @@ def test_wandb_holds_every_loss_rate_norm_and_val_figure_in_order_over_the_updat
     assert {metric.glob_name: metric.step_metric for metric in metrics}["*"] == "update"
 
 
+@pytest.mark.slow
 def test_wandb_holds_the_pictures_as_they_are_with_their_captions(runs: list[OfflineRun]) -> None:
     for run in runs:
         (shown,) = [row["overlays"] for row in run.history if "overlays" in row]
@@ -149,18 +151,21 @@ def test_wandb_holds_the_pictures_as_they_are_with_their_captions(runs: list[Off
             assert np.array_equal(np.asarray(Image.open(run.folder / file)), rgb)
 
 
+@pytest.mark.slow
 def test_wandb_shows_the_recipe_and_the_final_figures(runs: list[OfflineRun]) -> None:
     assert runs[1].config == json.loads(RECIPE.model_dump_json())
     assert (runs[1].run.project, runs[1].run.display_name) == ("fusionlens", "tracked")
     assert flat(END).items() <= runs[1].summary.items()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_one_in_wandb_and_only_its_end_makes_it_a_success(runs: list[OfflineRun]) -> None:
     assert len(runs) == 2 and runs[0].run.run_id == runs[1].run.run_id
     assert all(run.run.resume for run in runs)
     assert [run.exit_code for run in runs] == [1, 0]
 
 
+@pytest.mark.slow
 def test_wandb_is_told_nothing_of_the_machine_and_the_code(runs: list[OfflineRun]) -> None:
     for run in runs:
         assert not run.kinds & {"environment", "stats", "output", "output_raw"}
