@@ -35,7 +35,7 @@ test-ray: $(VENV)/dev.done .venv-ray/done
 
 .venv-ray/done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-ray
-	.venv-ray/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
+	.venv-ray/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[heif,ray]"
 	touch $@
 
 # The base package alone, in a new environment.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from app.pictures.formats import MORE_FORMATS
 from tests.api.conftest import MAX_UPLOAD_BYTES
 from tests.support.artifacts import build_once
 from tests.support.ray.cluster import ADDRESS, ray_serving
@@ -21,6 +22,7 @@ def main(folder: Path) -> int:
         settings = {
             "bundle": str(bundle),
             "max_upload_bytes": str(MAX_UPLOAD_BYTES),
+            "more_formats": ",".join(MORE_FORMATS),
             "allow_anonymous": "true",
             "log": "off",
             **redis.settings,
