@@ -60,7 +60,7 @@ def test_what_is_safe_is_built(args: str, environment: dict[str, str]) -> None:
 
 
 def test_the_api_is_the_same_behind_two_replicas(tmp_path: Path) -> None:
-    print(run_apart("tests.support.ray.suite", tmp_path))
+    print(run_apart("tests.support.ray.suite", tmp_path, within_s=3600))  # hundreds of tests, each through Ray
 
 
 def test_a_killed_replica_loses_its_own_requests_alone_and_is_replaced() -> None:
