@@ -20,17 +20,18 @@ _MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # the colour spaces of pro
 _USUAL_GAMMA, _GAMMA_TOLERANCE = 1 / 2.2, 0.02
 
 
-def to_srgb(image: Image.Image, reduction: int = 1) -> tuple[Image.Image, tuple[str, ...]]:
+def to_srgb(image: Image.Image, reduction: int = 1, declared: str | None = None) -> tuple[Image.Image, tuple[str, ...]]:
     """Convert a loaded picture to RGB on white where it is transparent, and return what the sender should know.
 
     `image` has the mode L, LA, RGB, RGBA or CMYK. A picture whose profile changes its colours is reduced by the factor
-    `reduction` first, because the conversion of a large picture takes a second.
+    `reduction` first, because the conversion of a large picture takes a second. `declared` is the colour space that a
+    picture without a profile declares, if that is another than sRGB: its colours are not converted.
     """
     profile = image.info.get("icc_profile")
     colours, is_transparent = _on_white(image)
     notes = ["Transparent parts of the picture were taken as white."] if is_transparent else []
     if not profile:
-        return _as_rgb(colours), (*notes, *_notes_without_profile(image))
+        return _as_rgb(colours), (*notes, *_notes_without_profile(image, declared))
     try:
         transform = _transform(profile, colours.mode)
         if transform is None:
@@ -101,8 +102,13 @@ def _srgb() -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
-def _notes_without_profile(image: Image.Image) -> list[str]:
+def _notes_without_profile(image: Image.Image, declared: str | None) -> list[str]:
     """Sentences about colours that are probably not sRGB, although no profile says what they are."""
+    if declared is not None:
+        return [
+            f"The picture declares its colours as {declared}, which was not converted, so they may be wrong: "
+            "save it as sRGB."
+        ]
     if image.mode == "CMYK":
         return ["The picture has CMYK colours without a profile, so its colours are approximate."]
     gamma = image.info.get("gamma")

@@ -14,6 +14,7 @@ from app.errors import EmptyUpload, PictureTooLarge, UnreadablePicture, Unsuppor
 from app.pictures.bit_depth import Stretch, deep_to_grey, stretch_grey
 from app.pictures.colour import to_srgb
 from app.pictures.container_limits import check_container, webp_size
+from app.pictures.declared_colour import declared_colours
 from app.pictures.formats import SIGNATURES, SNIFFED_BYTES, describe, format_of, is_installed
 from app.pictures.limits import Limits as Limits
 from app.pictures.orientation import DECODE_ERRORS, Sides, read_orientation, turn_upright
@@ -237,5 +238,6 @@ def _to_rgb(
     else:
         colours, range_notes = stretch_grey(samples, stretch, white)
     colours.info = {key: value for key, value in image.info.items() if key != "transparency"}
-    rgb, notes = to_srgb(colours, sizes.reduction(*image.size) if sizes else 1)
+    declared = declared_colours(image, data, colours.mode)
+    rgb, notes = to_srgb(colours, sizes.reduction(*image.size) if sizes else 1, declared)
     return rgb, [*range_notes, *notes]
