@@ -12,6 +12,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from app.errors import EmptyUpload, PictureTooLarge, UnreadablePicture, UnsupportedMediaType
 from app.pictures.bit_depth import Stretch, deep_to_grey, stretch_grey
+from app.pictures.canvas import clear_outside, covered_box
 from app.pictures.colour import to_srgb
 from app.pictures.container_limits import check_container, webp_size
 from app.pictures.declared_colour import declared_colours
@@ -229,6 +230,7 @@ def _to_rgb(
             f"Pixels of type {image.mode} are not supported: convert the picture to 8-bit colour or 16-bit greyscale."
         )
     keep_low_bytes(image, data)
+    covered = covered_box(image, data)
     white = 65_535 if keeps_high_byte_only(image) else 255
     image.load()
     limits.check("picture", *image.size, can_reduce=_can_reduce(image))  # an HEIF file can declare a smaller size
@@ -236,7 +238,7 @@ def _to_rgb(
     if isinstance(samples, DeepGrey):
         colours, range_notes = deep_to_grey(samples, stretch)
     else:
-        colours, range_notes = stretch_grey(samples, stretch, white)
+        colours, range_notes = stretch_grey(clear_outside(samples, covered), stretch, white)
     colours.info = {key: value for key, value in image.info.items() if key != "transparency"}
     declared = declared_colours(image, data, colours.mode)
     rgb, notes = to_srgb(colours, sizes.reduction(*image.size) if sizes else 1, declared)
