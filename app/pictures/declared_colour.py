@@ -12,8 +12,10 @@ from typing import Any
 
 from PIL import Image
 
-from app.pictures.container_limits import BYTE_ORDERS, MAX_ENTRIES
+from app.pictures.container_limits import BYTE_ORDERS
 from app.pictures.heif_boxes import read_nclx
+from app.pictures.orientation import exif_block
+from app.pictures.tiff_directory import value_place
 
 # Primaries and transfer curves of H.273 that are those of sRGB and BT.709, are not told, or look the same, as the
 # primaries of BT.601 and a gamma of 2.2 do.
@@ -53,8 +55,8 @@ def declared_colours(image: Image.Image, data: bytes, mode: str) -> str | None:
         return "a colour space with other primaries than sRGB's"
     if image.format == "BMP":
         return "those of a profile" if data[14] >= _BMP_V5_BYTES and data[70:74] in _BMP_PROFILES else None
-    exif = data if image.format == "TIFF" else image.info.get("exif")
-    return _exif_space(exif.removeprefix(b"Exif\0\0")) if isinstance(exif, bytes) else None
+    exif = data if image.format == "TIFF" else exif_block(image)
+    return _exif_space(exif) if exif is not None else None
 
 
 def _code_points(image: Image.Image, data: bytes) -> tuple[int, int, bool] | None:
@@ -116,11 +118,11 @@ def _exif_space(block: bytes) -> str | None:
     """The colour space of an EXIF block, or None if it is sRGB's, damaged or not told."""
     order = BYTE_ORDERS.get(block[:4])
     try:
-        if order is None or (exif := _value(block, order, 4, _EXIF)) is None:
+        if order is None or (exif := value_place(block, order, 4, _EXIF)) is None:
             return None
-        colour_space = _value(block, order, exif, _COLOR_SPACE)
-        interoperability = _value(block, order, exif, _INTEROPERABILITY)
-        index = _value(block, order, interoperability, _INDEX) if interoperability is not None else None
+        colour_space = value_place(block, order, exif, _COLOR_SPACE)
+        interoperability = value_place(block, order, exif, _INTEROPERABILITY)
+        index = value_place(block, order, interoperability, _INDEX) if interoperability is not None else None
         is_adobe = index is not None and block[index : index + 3] == b"R03"
         if colour_space is None:
             return "Adobe RGB" if is_adobe else None
@@ -130,13 +132,3 @@ def _exif_space(block: bytes) -> str | None:
     if number == _ADOBE_RGB or (is_adobe and number != 1):
         return "Adobe RGB"
     return "a colour space other than sRGB" if number == _UNCALIBRATED else None
-
-
-def _value(block: bytes, order: str, pointer: int, tag: int) -> int | None:
-    """Where the value of a tag stands, in the directory whose offset stands at `pointer`. Raises struct.error."""
-    (start,) = struct.unpack_from(f"{order}L", block, pointer)
-    (entries,) = struct.unpack_from(f"{order}H", block, start)
-    for place in range(start + 2, min(start + 2 + 12 * min(entries, MAX_ENTRIES), len(block) - 11), 12):
-        if struct.unpack_from(f"{order}H", block, place) == (tag,):
-            return place + 8
-    return None

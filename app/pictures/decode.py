@@ -18,6 +18,7 @@ from app.pictures.container_limits import check_container, webp_size
 from app.pictures.declared_colour import declared_colours
 from app.pictures.formats import SIGNATURES, SNIFFED_BYTES, describe, format_of, is_installed
 from app.pictures.limits import Limits as Limits
+from app.pictures.multi_picture import holds_other_pictures
 from app.pictures.orientation import DECODE_ERRORS, Sides, read_orientation, turn_upright
 from app.pictures.samples import DeepGrey, keep_low_bytes, keeps_high_byte_only, read_samples
 from app.pictures.unsupported import reason_of_failure, refuse_unsupported
@@ -210,6 +211,8 @@ def _refuse_raw(image: Image.Image) -> None:
 
 def _choose_frame(image: Image.Image) -> list[str]:
     """Choose the frame to decode: the first one, or in an HEIF file the main picture. Returns what to say about it."""
+    if image.format == "JPEG" and holds_other_pictures(image):
+        return ["The file holds several pictures; only the first was used."]
     if not getattr(image, "is_animated", False):
         return []
     if image.format == "HEIF":
