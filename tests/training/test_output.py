@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.full_disk import files_of_at_most
 from training.cli import main, make_parser
 from training.data.samples import Sample, write_samples
 from training.output import OutputError, refuse_within_data, write_atomically, write_text
@@ -75,17 +74,6 @@ def test_what_a_table_lists_is_all_of_the_data(tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("path,label\n")
     refuse_within_data(tmp_path / "evaluation", table)
-
-
-@contextlib.contextmanager
-def files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """What a full disk is like: writing beyond this size fails."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize(
