@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from training.errors import TrainingProblem
@@ -43,18 +45,26 @@ def write_text(path: Path, text: str) -> None:
         write_atomically(path.resolve(), text.encode())
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise what fails while a file is written with the file's name, which the error of a full disk lacks."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Write a file that is complete or as it was before, even after a power failure. Raises OSError with its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:  # a full disk's names no file
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        with naming(path):
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY)
