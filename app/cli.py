@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
@@ -268,11 +269,10 @@ def _requests(args: argparse.Namespace) -> dict[Path, ExplanationRequest]:
     for name in outs:
         if len(args.pictures) > 1:
             raise FusionLensError(f"--{name} writes one overlay: give one picture.")
-    files = [out.resolve() for out in outs.values()]
-    if len({*files}) < len(files):
+    if any(_same_file(one, other) for one, other in combinations(outs.values(), 2)):
         raise FusionLensError("Two overlays have the same output file: give each its own.")
     for name, out in outs.items():
-        if out.resolve() in [picture.resolve() for picture in args.pictures]:
+        if any(_same_file(out, picture) for picture in args.pictures):
             raise FusionLensError(f"--{name} would overwrite the picture {out}: give another file.")
         if out.suffix.lower() not in ("", ".png"):
             raise FusionLensError(f"--{name} writes a PNG, not {out.suffix}: give OUT.png.")
@@ -281,6 +281,11 @@ def _requests(args: argparse.Namespace) -> dict[Path, ExplanationRequest]:
             flag = option.replace("_", "-")
             raise FusionLensError(f"--{flag} says what the overlay shows: give --{names[0]} OUT.png too.")
     return {out: make[name]() for name, out in outs.items()}
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, by links of any kind too."""
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def _heatmap_request(args: argparse.Namespace, default_method: str) -> HeatmapRequest:
@@ -294,7 +299,13 @@ def _heatmap_request(args: argparse.Namespace, default_method: str) -> HeatmapRe
 def _write_overlay(file: Path, prediction: Prediction, explanation: Explanation) -> None:
     for sentence in (*explanation.notes, *explanation.warnings):
         print(f"{file}: {sentence}", file=sys.stderr)
-    file.write_bytes(encode_png(draw_over(prediction, explanation, Style()).picture))
+    png = encode_png(draw_over(prediction, explanation, Style()).picture)
+    try:
+        file.write_bytes(png)
+    except OSError as error:
+        if error.filename is None and file.is_file():  # opened and then not written: the disk is full
+            file.unlink()
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def _check(args: argparse.Namespace, settings: Settings) -> int:

@@ -35,6 +35,7 @@ from training.heatmaps.shuffled_labels import DEFAULT_PICTURES as SHUFFLED_PICTU
 from training.heatmaps.shuffled_labels import compare_shuffled_labels
 from training.loop.fit import fit
 from training.loop.plan import plan
+from training.output import refuse_within_data, write_text
 from training.recipe.config import load_recipe, shipped_recipes
 from training.runs.tracking import TRACKERS
 
@@ -51,7 +52,14 @@ def main(arguments: list[str] | None = None, program: str = "fusionlens-train") 
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     args = make_parser(program).parse_args(arguments)
-    return status_of(lambda: int(args.run(args)))
+    return status_of(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    out, data = getattr(args, args.writes, None), args.data if "data" in args else getattr(args, "train_run", None)
+    if out is not None and data is not None and not getattr(args, "resume", False):  # what is resumed is there already
+        refuse_within_data(out, data)
+    return int(args.run(args))
 
 
 def status_of(command: Callable[[], int]) -> int:
@@ -124,6 +132,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
 
     example = "export runs/mine bundles/mine --card card.yaml --positive malignant"
     command = _command(commands, "export", _export, "export a finished run as a bundle", example)
+    command.set_defaults(writes="bundle")
     command.add_argument("train_run", type=Path, metavar="RUN", help="folder of a run, written by fit")
     command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write; must be new or empty")
     card_help = "YAML file with name, version, licence, data, notes and, for two classes, the positive class"
@@ -132,6 +141,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
 
     example = "compile weights/demo bundles/demo --data data/skin"
     command = _command(commands, "compile", _compile, "copy a bundle with new graphs", example)
+    command.set_defaults(writes="bundle")
     command.add_argument("source", type=Path, metavar="BUNDLE", help="folder of a bundle")
     command.add_argument("bundle", type=Path, metavar="OUT", help="folder to write; must be new or empty")
     command.add_argument(
@@ -213,7 +223,7 @@ def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -
     command: argparse.ArgumentParser = commands.add_parser(
         name, help=help_text, description=help_text, epilog=f"example: fusionlens-train {example}"
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, writes="out")
     return command
 
 
@@ -265,7 +275,7 @@ def _localisation(args: argparse.Namespace) -> int:
     result = measure_localisation(args.bundle, args.data, args.split)
     print(result.text())
     document = json.dumps(result.document(), indent=1, allow_nan=False)
-    (args.out / "localisation.json").write_text(document + "\n", encoding="utf-8")
+    write_text(args.out / "localisation.json", document + "\n")
     return 0
 
 
@@ -276,7 +286,7 @@ def _shuffled_labels(args: argparse.Namespace) -> int:
     print(result.text())
     if args.out is not None:
         document = json.dumps(result.document(), indent=1, ensure_ascii=False, allow_nan=False)
-        args.out.write_text(document + "\n", encoding="utf-8")
+        write_text(args.out, document + "\n")
     return 0
 
 
