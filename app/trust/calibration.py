@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +20,7 @@ Margins = Float[np.ndarray, " n"]
 LARGEST_MARGIN = 50.0  # beyond this, probabilities are 0 and 1 in float64's rounding, and their logarithms infinite
 
 
+@runtime_checkable
 class CalibrationMap(Protocol):
     """A fitted map. `parameters` are its fields as arrays, from which `MAPS[kind]` makes it again."""
 

@@ -1,11 +1,9 @@
-"""How foreign a picture is to a model: the distance of its feature maps from those of the training pictures.
+"""How foreign a picture is to a model: how far its feature maps lie from the subspace of the training pictures' maps.
 
-For each branch it is the Mahalanobis distance (Lee et al. 2018, "A simple unified framework for detecting
-out-of-distribution samples and adversarial attacks", here with one mean for all classes) of the map's mean over its
-cells. The covariance is that of probabilistic PCA (Tipping and Bishop 1999): exact in the leading directions, and one
-variance for all others, so that what leaves the training pictures' subspace counts fully and the file stays small. The
-logarithms of the branches' distances, standardised on training pictures, are added. docs/measured/novelty.md compares
-this score with others.
+For each branch, the map's mean over its cells is compared with the leading principal components of training pictures:
+the squared length of what they do not hold is the residual of Wang et al. 2022, "ViM: out-of-distribution with
+virtual-logit matching". The logarithms of the branches' residuals, standardised on training pictures, are added.
+docs/measured/novelty.md compares this score with others.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from jaxtyping import Float, Float16, Float32
 
 from app.models.feature_maps import Branch
 
+SMALLEST = 1e-12  # of a squared residual, so that its logarithm is finite
 Pooled = Mapping[Branch, Float[np.ndarray, "n _c"]]
 
 
@@ -28,17 +27,15 @@ def pooled(maps: Mapping[Branch, Float[np.ndarray, "n _c _h _w"]]) -> dict[Branc
 
 
 @dataclass(frozen=True, eq=False)
-class BranchDistance:
-    """The standardised logarithm of a branch's Mahalanobis distance.
+class BranchResidual:
+    """The standardised logarithm of a branch's residual.
 
-    `basis` has the leading directions, `variances` the training pictures' variances in them, and `rest` the mean
-    variance in all other directions. `centre` and `spread` standardise the logarithm.
+    `basis` has the leading directions of the training pictures' features about their `mean`. `centre` and `spread`
+    standardise the logarithm.
     """
 
     mean: Float32[np.ndarray, " c"]
     basis: Float16[np.ndarray, "c q"]
-    variances: Float[np.ndarray, " q"]
-    rest: float
     centre: float = 0.0
     spread: float = 1.0
 
@@ -46,25 +43,24 @@ class BranchDistance:
     def _directions(self) -> Float[np.ndarray, "c q"]:
         return self.basis.astype(np.float64)  # float32 would lose what little leaves the subspace
 
-    def log_distance(self, features: Float[np.ndarray, "n c"]) -> Float[np.ndarray, " n"]:
-        """The logarithm of the squared distance, standardised; the higher, the more foreign."""
+    def log_residual(self, features: Float[np.ndarray, "n c"]) -> Float[np.ndarray, " n"]:
+        """The logarithm of the squared residual, standardised; the higher, the more foreign."""
         deviations = np.asarray(features, np.float64) - self.mean
-        inside = deviations @ self._directions
-        outside = deviations - inside @ self._directions.T
-        distances = (np.square(inside) / self.variances).sum(axis=1) + np.square(outside).sum(axis=1) / self.rest
-        return np.asarray((np.log(np.maximum(distances, 1e-12)) - self.centre) / self.spread)
+        outside = deviations - deviations @ self._directions @ self._directions.T
+        squares = np.square(outside).sum(axis=1)
+        return np.asarray((np.log(np.maximum(squares, SMALLEST)) - self.centre) / self.spread)
 
 
 @dataclass(frozen=True, eq=False)
 class Novelty:
     """The score of a model's branches, and the rising scores of the calibration pictures."""
 
-    branches: Mapping[Branch, BranchDistance]
+    branches: Mapping[Branch, BranchResidual]
     calibration: Float[np.ndarray, " n"]
 
     def scores(self, features: Pooled) -> Float[np.ndarray, " n"]:
-        """The sum of the branches' standardised log distances; the higher, the more foreign."""
-        return np.asarray(sum(distance.log_distance(features[branch]) for branch, distance in self.branches.items()))
+        """The sum of the branches' standardised log residuals; the higher, the more foreign."""
+        return np.asarray(sum(residual.log_residual(features[branch]) for branch, residual in self.branches.items()))
 
     def percentile(self, score: float) -> float:
         """The share of calibration pictures that are less foreign, in percent; the picture itself counts as one."""

@@ -32,9 +32,9 @@ def test_the_score_depends_on_neither_the_channels_order_nor_the_batch() -> None
     rng = np.random.default_rng(1)
     train, fresh = _features(rng, 200), _features(rng, 9)
     order = rng.permutation(40)
-    scores = fit_branch(train).log_distance(fresh)
-    np.testing.assert_allclose(fit_branch(train[:, order]).log_distance(fresh[:, order]), scores, atol=1e-2)
-    alone = [fit_branch(train).log_distance(fresh[index : index + 1])[0] for index in range(9)]
+    scores = fit_branch(train).log_residual(fresh)
+    np.testing.assert_allclose(fit_branch(train[:, order]).log_residual(fresh[:, order]), scores, atol=1e-2)
+    alone = [fit_branch(train).log_residual(fresh[index : index + 1])[0] for index in range(9)]
     np.testing.assert_allclose(alone, scores, atol=1e-9)
 
 
@@ -46,7 +46,7 @@ def test_degenerate_training_pictures_give_finite_scores(faulty: str) -> None:
         "few": _features(rng, 3),
         "dead channels": np.where(np.arange(40) < 20, 0, _features(rng, 60)).astype(np.float32),
     }[faulty]
-    assert np.isfinite(fit_branch(train).log_distance(_features(rng, 5))).all()
+    assert np.isfinite(fit_branch(train).log_residual(_features(rng, 5))).all()
 
 
 def test_maps_are_pooled_over_their_cells() -> None:

@@ -6,31 +6,25 @@ import numpy as np
 from jaxtyping import Float
 
 from app.models.feature_maps import Branch
-from app.trust.novelty import BranchDistance, Pooled
+from app.trust.novelty import BranchResidual, Pooled
 
-DIRECTIONS = 1 / 5  # of a map's channels that are kept: 256 of an EfficientNet's 1280, 51 of a narrow Swin's 256
-_SMALLEST_VARIANCE = 1e-9  # as a share of the largest: rounding of float16 maps
+DIRECTIONS = 1 / 5  # of a map's channels are kept: 256 of an EfficientNet's 1280, 51 of the demo Swin's 256
 
 
-def fit_branch(features: Float[np.ndarray, "n c"]) -> BranchDistance:
-    """The distance from these pictures. Raises ValueError for fewer than three of them."""
+def fit_branch(features: Float[np.ndarray, "n c"]) -> BranchResidual:
+    """The residual from these pictures' leading components. Raises ValueError for fewer than three pictures."""
     count, channels = features.shape
     if count < 3:
         raise ValueError("at least three pictures are needed")
     mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    deviations = np.asarray(features, np.float32) - mean
-    variances, directions = np.linalg.eigh((deviations.T @ deviations / count).astype(np.float64))
-    variances, directions = np.maximum(variances[::-1], 0), directions[:, ::-1]
-    kept = max(1, min(int(channels * DIRECTIONS), count - 2, channels - 1))
-    floor = max(_SMALLEST_VARIANCE * float(variances[0]), 1e-12)
-    rest = max(float(variances[kept:].mean()), floor)
-    fitted = BranchDistance(mean, directions[:, :kept].astype(np.float16), np.maximum(variances[:kept], floor), rest)
-    logs = fitted.log_distance(features)
-    return BranchDistance(
-        fitted.mean, fitted.basis, fitted.variances, rest, float(logs.mean()), max(float(logs.std()), 1e-6)
-    )
+    deviations = np.asarray(features, np.float64) - mean
+    _, directions = np.linalg.eigh(deviations.T @ deviations / count)
+    kept = max(1, min(int(channels * DIRECTIONS), count // 2, channels - 1))
+    fitted = BranchResidual(mean, np.ascontiguousarray(directions[:, ::-1][:, :kept], np.float16))
+    logs = fitted.log_residual(features)
+    return BranchResidual(fitted.mean, fitted.basis, float(logs.mean()), max(float(logs.std()), 1e-6))
 
 
-def fit_branches(features: Pooled) -> dict[Branch, BranchDistance]:
-    """The distance of every branch."""
+def fit_branches(features: Pooled) -> dict[Branch, BranchResidual]:
+    """The residual of every branch."""
     return {branch: fit_branch(of_branch) for branch, of_branch in features.items()}
