@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -24,6 +25,7 @@ from app.explain.merge import MERGE_RULES
 from app.explain.methods import DEFAULT, METHODS
 from app.files import EXAMPLE
 from app.options import predictor_options
+from app.predicting.assessed import WITHOUT_TRUST
 from app.predicting.explanation import Explanation
 from app.predicting.overlays import draw_over
 from app.predicting.prediction import Prediction
@@ -38,6 +40,7 @@ from app.predicting.request import (
 )
 from app.server import probe
 from app.settings import Settings, load_settings
+from app.trust.assessment import Assessment
 
 # For each option that shapes an overlay, the options that ask for such an overlay.
 _OVERLAYS_OF_OPTION = {
@@ -138,6 +141,11 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         choices=get_args(Detail),
         help="grid of the map; fine takes nine passes of the model (default: grid)",
     )
+    predict.add_argument(
+        "--coverage",
+        type=float,
+        help="rate at which the prediction set contains the true class (default: the bundle's)",
+    )
     predict.add_argument("--json", action="store_true", help="print one JSON object per picture")
 
     check = commands.add_parser(
@@ -227,6 +235,9 @@ def _setup(args: argparse.Namespace, settings: Settings) -> int:
 def _predict(args: argparse.Namespace, settings: Settings) -> int:
     requests = _requests(args)
     predictor, failed = predictor_options(settings).load_predictor(), 0
+    if args.coverage is not None and not 0.5 <= args.coverage <= 0.99:
+        raise BadParameter(f"--coverage is {args.coverage:g}: give a number from 0.5 to 0.99.")
+    predictor.check_coverage(args.coverage)
     accepted = {out: predictor.accept(request) for out, request in requests.items()}
     for path in args.pictures:
         try:
@@ -239,18 +250,30 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
             failed = 1
             continue
         answer = predictor.answer(prediction)
+        assessment = predictor.assess(prediction, args.coverage)
         if args.json:
             record = {"picture": str(path), "label": answer.label, "probabilities": answer.probabilities}
-            record["notes"] = prediction.upload.notes
-            print(json.dumps(record, ensure_ascii=False))
+            trust = {"trust": assessment and asdict(assessment), "trust_note": None if assessment else WITHOUT_TRUST}
+            print(json.dumps(record | trust | {"notes": prediction.upload.notes}, ensure_ascii=False))
         else:
             ranked = ", ".join(f"{name} {probability:.3f}" for name, probability in answer.probabilities.items())
             print(f"{path}: {answer.label} ({ranked})")
+            if assessment is not None:
+                print(f"{path}: {_in_words(assessment)}")
             for note in prediction.upload.notes:
                 print(f"{path}: {note}", file=sys.stderr)
         for out, request in accepted.items():
             _write_overlay(out, prediction, predictor.explain(prediction, request)[-1])
     return failed
+
+
+def _in_words(assessment: Assessment) -> str:
+    """What to do with an answer, and why."""
+    reasons = " ".join(reason.detail for reason in assessment.reasons)
+    if assessment.decision == "refer":
+        return f"refer to a person: {reasons}"
+    possible = " or ".join(assessment.prediction_set) or "no class"
+    return f"answer: {possible} at a coverage of {100 * assessment.coverage:g} %. {reasons}".rstrip()
 
 
 def _requests(args: argparse.Namespace) -> dict[Path, ExplanationRequest]:

@@ -1,7 +1,7 @@
 """The command line of `fusionlens-train`.
 
-Its commands are plan, fit, evaluate, explain-eval, localisation, shuffled-labels, export, compile, ablate, doctor and
-draw-data.
+Its commands are plan, fit, evaluate, explain-eval, localisation, shuffled-labels, export, compile, trust, ablate,
+doctor and draw-data.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ from training.loop.plan import plan
 from training.output import refuse_within_data, write_text
 from training.recipe.config import load_recipe, shipped_recipes
 from training.runs.tracking import TRACKERS
+from training.trust.command import add_trust
+from training.trust.fit import DEFAULT_INSIDE
 
 _COUNT, _SEED = whole_number(1, 1_000_000_000), whole_number(0, 2**63 - 1)
 DATA_HELP = "CSV file (path,label[,group,split,mask]), folder with labels.csv, or folder of classes"
@@ -146,6 +148,25 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     command.add_argument("bundle", type=Path, metavar="OUT", help="folder to write; must be new or empty")
     command.add_argument(
         "--data", type=Path, help=f"check the graphs on {CHECKED_PICTURES} of these pictures too: {DATA_HELP}"
+    )
+
+    example = "trust weights/demo data/skin bundles/mine"
+    command = _command(
+        commands, "trust", _trust, "copy a bundle with a trust part, fitted to labelled pictures", example
+    )
+    command.add_argument("source", type=Path, metavar="BUNDLE", help="folder of a bundle")
+    data_help = f"{DATA_HELP}, of which training saw train alone; or a run's folder"
+    command.add_argument("data", type=Path, metavar="DATA", help=data_help)
+    command.add_argument("bundle", type=Path, metavar="OUT", help="folder to write; must be new or empty")
+    command.add_argument(
+        "--split", choices=SPLITS, help="split to calibrate on (default: val; all pictures if there are no splits)"
+    )
+    command.add_argument(
+        "--inside",
+        type=_share,
+        default=DEFAULT_INSIDE,
+        metavar="SHARE",
+        help=f"share of these pictures that count as in distribution (default {DEFAULT_INSIDE})",
     )
 
     example = "ablate smoke --data data/drawn --out runs/ablation --seeds 3 --variants concat,cross_attention"
@@ -307,6 +328,19 @@ def _compile(args: argparse.Namespace) -> int:
     )
     print(f"{args.bundle}: {bundle.sha256}")
     return 0
+
+
+def _trust(args: argparse.Namespace) -> int:
+    fitted = add_trust(args.source, args.bundle, args.data, args.split, args.inside)
+    print(f"{args.bundle}: {fitted.bundle.sha256}\n{fitted.text()}")
+    return 0
+
+
+def _share(text: str) -> float:
+    """A share between a half and 0.999, for argparse."""
+    if not 0.5 <= (share := float(text)) <= 0.999:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.5 and 0.999")
+    return share
 
 
 def _ablate(args: argparse.Namespace) -> int:

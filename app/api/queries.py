@@ -51,6 +51,21 @@ def method_field(default: str) -> Any:
     )
 
 
+class PredictQuery(BaseModel):
+    """The parameters of `POST /predict`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    coverage: float | None = Field(
+        None,
+        ge=0.5,
+        le=0.99,
+        description="rate at which the prediction set has the true class, class by class; by default the bundle's. 422 "
+        "if the bundle was calibrated on too few pictures to promise it",
+        examples=[0.9],
+    )
+
+
 class ExplanationQuery(BaseModel, ABC):
     """The parameters of all explanation routes: the class to explain, the format, and the drawing."""
 
