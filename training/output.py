@@ -10,6 +10,8 @@ from pathlib import Path
 
 from training.errors import TrainingProblem
 
+_TABLES = {".csv", ".tsv", ".txt"}
+
 
 class OutputError(TrainingProblem, ValueError):
     """A place where no output may lie. The message says what to do."""
@@ -75,10 +77,14 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 
 
 def _pictures_folder(samples: Path) -> Path | None:
-    """The folder that holds all pictures of a run's table, or None if the table does not tell."""
+    """The folder of which every file is a part of a run's data. None if there is none, or if nothing tells.
+
+    That is the one with all pictures. Where there is a table too, it lists what belongs to the data.
+    """
     try:
         with samples.open(newline="", encoding="utf-8") as lines:
             paths = [Path(row["path"]).resolve() for row in csv.DictReader(lines)]
-        return Path(os.path.commonpath([path.parent for path in paths]))
+        folder = Path(os.path.commonpath([path.parent for path in paths]))
+        return None if any(file.suffix.lower() in _TABLES for file in folder.iterdir()) else folder
     except (OSError, ValueError, LookupError, TypeError, csv.Error):  # none, or one that reading it will name
         return None

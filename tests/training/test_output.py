@@ -66,8 +66,11 @@ def test_a_runs_pictures_are_its_data_and_its_own_folder_is_not(tmp_path: Path) 
     write_samples(samples, run / "samples.csv")
     refuse_within_data(run / "evaluation", run)
     refuse_within_data(tmp_path / "evaluation", run)
+    pictures.mkdir()
     with pytest.raises(OutputError, match="pictures, of which"):
         refuse_within_data(pictures / "evaluation", run)
+    (pictures / "Labels.CSV").touch()
+    refuse_within_data(pictures / "evaluation", run)
 
 
 def test_what_a_table_lists_is_all_of_the_data(tmp_path: Path) -> None:
