@@ -1,9 +1,16 @@
-"""Types of command-line arguments that say which values they take. Imports the standard library alone."""
+"""How numbers are written, and types of command-line arguments that say which values they take.
+
+Imports the standard library alone.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
+
+# Numbers as other readers of the same text expect them. Python's own also has `1_000`, and other scripts' digits.
+PLAIN_NUMBERS: dict[type, str] = {int: r"-?[0-9]+", float: r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"}
 
 
 def whole_number(lowest: int, highest: int) -> Callable[[str], int]:
@@ -23,10 +30,7 @@ def positive_number(highest: float) -> Callable[[str], float]:
     """The type of an argument that is a number above 0, up to `highest`."""
 
     def parse(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = -1.0
+        number = float(text) if re.fullmatch(PLAIN_NUMBERS[float], text.strip()) else -1.0
         if not 0 < number <= highest:
             raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, up to {highest:g}")
         return number

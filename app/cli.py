@@ -8,7 +8,9 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,6 +25,7 @@ from app.explain.merge import MERGE_RULES
 from app.explain.methods import DEFAULT, METHODS
 from app.files import EXAMPLE
 from app.options import predictor_options
+from app.predicting.assessed import WITHOUT_TRUST
 from app.predicting.explanation import Explanation
 from app.predicting.overlays import draw_over
 from app.predicting.prediction import Prediction
@@ -37,6 +40,7 @@ from app.predicting.request import (
 )
 from app.server import probe
 from app.settings import Settings, load_settings
+from app.trust.assessment import Assessment
 
 # For each option that shapes an overlay, the options that ask for such an overlay.
 _OVERLAYS_OF_OPTION = {
@@ -137,6 +141,11 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         choices=get_args(Detail),
         help="grid of the map; fine takes nine passes of the model (default: grid)",
     )
+    predict.add_argument(
+        "--coverage",
+        type=float,
+        help="rate at which the prediction set contains the true class (default: the bundle's)",
+    )
     predict.add_argument("--json", action="store_true", help="print one JSON object per picture")
 
     check = commands.add_parser(
@@ -226,6 +235,9 @@ def _setup(args: argparse.Namespace, settings: Settings) -> int:
 def _predict(args: argparse.Namespace, settings: Settings) -> int:
     requests = _requests(args)
     predictor, failed = predictor_options(settings).load_predictor(), 0
+    if args.coverage is not None and not 0.5 <= args.coverage <= 0.99:
+        raise BadParameter(f"--coverage is {args.coverage:g}: give a number from 0.5 to 0.99.")
+    predictor.check_coverage(args.coverage)
     accepted = {out: predictor.accept(request) for out, request in requests.items()}
     for path in args.pictures:
         try:
@@ -238,18 +250,30 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
             failed = 1
             continue
         answer = predictor.answer(prediction)
+        assessment = predictor.assess(prediction, args.coverage)
         if args.json:
             record = {"picture": str(path), "label": answer.label, "probabilities": answer.probabilities}
-            record["notes"] = prediction.upload.notes
-            print(json.dumps(record, ensure_ascii=False))
+            trust = {"trust": assessment and asdict(assessment), "trust_note": None if assessment else WITHOUT_TRUST}
+            print(json.dumps(record | trust | {"notes": prediction.upload.notes}, ensure_ascii=False))
         else:
             ranked = ", ".join(f"{name} {probability:.3f}" for name, probability in answer.probabilities.items())
             print(f"{path}: {answer.label} ({ranked})")
+            if assessment is not None:
+                print(f"{path}: {_in_words(assessment)}")
             for note in prediction.upload.notes:
                 print(f"{path}: {note}", file=sys.stderr)
         for out, request in accepted.items():
             _write_overlay(out, prediction, predictor.explain(prediction, request)[-1])
     return failed
+
+
+def _in_words(assessment: Assessment) -> str:
+    """What to do with an answer, and why."""
+    reasons = " ".join(reason.detail for reason in assessment.reasons)
+    if assessment.decision == "refer":
+        return f"refer to a person: {reasons}"
+    possible = " or ".join(assessment.prediction_set) or "no class"
+    return f"answer: {possible} at a coverage of {100 * assessment.coverage:g} %. {reasons}".rstrip()
 
 
 def _requests(args: argparse.Namespace) -> dict[Path, ExplanationRequest]:
@@ -268,11 +292,10 @@ def _requests(args: argparse.Namespace) -> dict[Path, ExplanationRequest]:
     for name in outs:
         if len(args.pictures) > 1:
             raise FusionLensError(f"--{name} writes one overlay: give one picture.")
-    files = [out.resolve() for out in outs.values()]
-    if len({*files}) < len(files):
+    if any(_same_file(one, other) for one, other in combinations(outs.values(), 2)):
         raise FusionLensError("Two overlays have the same output file: give each its own.")
     for name, out in outs.items():
-        if out.resolve() in [picture.resolve() for picture in args.pictures]:
+        if any(_same_file(out, picture) for picture in args.pictures):
             raise FusionLensError(f"--{name} would overwrite the picture {out}: give another file.")
         if out.suffix.lower() not in ("", ".png"):
             raise FusionLensError(f"--{name} writes a PNG, not {out.suffix}: give OUT.png.")
@@ -281,6 +304,11 @@ def _requests(args: argparse.Namespace) -> dict[Path, ExplanationRequest]:
             flag = option.replace("_", "-")
             raise FusionLensError(f"--{flag} says what the overlay shows: give --{names[0]} OUT.png too.")
     return {out: make[name]() for name, out in outs.items()}
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, by links of any kind too."""
+    return one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other))
 
 
 def _heatmap_request(args: argparse.Namespace, default_method: str) -> HeatmapRequest:
@@ -294,7 +322,13 @@ def _heatmap_request(args: argparse.Namespace, default_method: str) -> HeatmapRe
 def _write_overlay(file: Path, prediction: Prediction, explanation: Explanation) -> None:
     for sentence in (*explanation.notes, *explanation.warnings):
         print(f"{file}: {sentence}", file=sys.stderr)
-    file.write_bytes(encode_png(draw_over(prediction, explanation, Style()).picture))
+    png = encode_png(draw_over(prediction, explanation, Style()).picture)
+    try:
+        file.write_bytes(png)
+    except OSError as error:
+        if error.filename is None and file.is_file():  # opened and then not written: the disk is full
+            file.unlink()
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def _check(args: argparse.Namespace, settings: Settings) -> int:

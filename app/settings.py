@@ -34,6 +34,7 @@ from pydantic_settings import (
 )
 
 from app.addresses import LISTENING_HOST, http_url, is_loopback, web_origins
+from app.arguments import PLAIN_NUMBERS
 from app.engines.cpu import available_cores
 from app.engines.protocol import EngineKind
 from app.errors import InvalidSettings, KeysError
@@ -64,7 +65,6 @@ def _listed(value: str | Sequence[object]) -> Sequence[object]:
     return entries
 
 
-_NUMBERS: dict[Any, str] = {int: r"-?[0-9]+", float: r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"}
 GivenPath = Annotated[Path, BeforeValidator(_not_empty)]  # an empty text would mean the working folder
 # Every number has an upper bound too: beyond it, it is a mistake, or more than sockets, timers and Redis can take.
 # A bound of an annotation would take the place of a setting's own, so numbers of one kind share a function instead.
@@ -259,7 +259,7 @@ class Settings(BaseSettings):
     def _plain_number(cls, value: Any, info: Any) -> Any:
         """Numbers are written as other readers of the same variable expect them: `1_000` and `8000.0` are no ports."""
         kind = cls.model_fields[info.field_name].annotation
-        if kind in _NUMBERS and isinstance(value, str) and not re.fullmatch(_NUMBERS[kind], value.strip()):
+        if kind in PLAIN_NUMBERS and isinstance(value, str) and not re.fullmatch(PLAIN_NUMBERS[kind], value.strip()):
             raise ValueError(f"Input should be a {'whole ' if kind is int else ''}number, in plain digits")
         return value
 

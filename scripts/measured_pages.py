@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import fit_speed, memory, methods, page
+from benchmarks import fit_speed, memory, methods, novelty, page
 from reliability import results
 
 MEASURED = Path(__file__).parents[1] / "docs" / "measured"
@@ -22,6 +22,7 @@ def measured_pages() -> Mapping[Path, str]:
         MEASURED / "benchmarks-memory.md": memory.read_page(MEASURED),
         MEASURED / "benchmarks-methods.md": methods.read_page(MEASURED),
         MEASURED / "benchmarks-training.md": fit_speed.read_page(MEASURED),
+        MEASURED / "novelty.md": novelty.read_page(MEASURED),
         MEASURED / "reliability.md": results.read_page(MEASURED),
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from app.__main__ import main
 from app.explain.methods import DEFAULT
 from tests.support.asking import png_bytes
+from tests.support.full_disk import files_of_at_most
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +143,30 @@ def test_no_overlay_takes_the_place_of_something_else(
     assert main(["predict", "p.png", *options]) == 1
     assert sentence in capsys.readouterr().err
     assert [file.name for file in folder.iterdir()] == ["p.png"] and (folder / "p.png").read_bytes() == png_bytes()
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_no_link_leads_an_overlay_to_the_picture_or_to_another_overlay(
+    link: Callable[[Path, Path], None], picture: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, linked = picture.read_bytes(), picture.with_name("linked.png")
+    link(picture, linked)
+    assert main(["predict", str(picture), "--bundle", str(bundle), "--explain", str(linked)]) == 1
+    assert f"would overwrite the picture {linked}" in capsys.readouterr().err
+    assert picture.read_bytes() == before
+    one, other = picture.with_name("one.png"), picture.with_name("other.png")
+    one.touch()
+    link(one, other)
+    two = ["--explain", str(one), "--attention", str(other)]
+    assert main(["predict", str(picture), "--bundle", str(bundle), *two]) == 1
+    assert "the same output file" in capsys.readouterr().err
+
+
+def test_an_overlay_that_cannot_be_written_is_named_and_not_left_in_part(
+    picture: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = picture.with_name("overlay.png")
+    with files_of_at_most(20):
+        assert main(["predict", str(picture), "--bundle", str(bundle), "--explain", str(out)]) == 1
+    assert capsys.readouterr().err.endswith(f"fusionlens: {out}: File too large\n")
+    assert not out.exists()

@@ -1,7 +1,7 @@
 """The command line of `fusionlens-train`.
 
-Its commands are plan, fit, evaluate, explain-eval, localisation, shuffled-labels, export, compile, ablate, doctor and
-draw-data.
+Its commands are plan, fit, evaluate, explain-eval, localisation, shuffled-labels, export, compile, trust, ablate,
+doctor and draw-data.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ from training.heatmaps.shuffled_labels import DEFAULT_PICTURES as SHUFFLED_PICTU
 from training.heatmaps.shuffled_labels import compare_shuffled_labels
 from training.loop.fit import fit
 from training.loop.plan import plan
+from training.output import refuse_within_data, write_text
 from training.recipe.config import load_recipe, shipped_recipes
 from training.runs.tracking import TRACKERS
+from training.trust.command import add_trust
+from training.trust.fit import DEFAULT_INSIDE
 
 _COUNT, _SEED = whole_number(1, 1_000_000_000), whole_number(0, 2**63 - 1)
 DATA_HELP = "CSV file (path,label[,group,split,mask]), folder with labels.csv, or folder of classes"
@@ -51,7 +54,14 @@ def main(arguments: list[str] | None = None, program: str = "fusionlens-train") 
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     args = make_parser(program).parse_args(arguments)
-    return status_of(lambda: int(args.run(args)))
+    return status_of(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    out, data = getattr(args, args.writes, None), args.data if "data" in args else getattr(args, "train_run", None)
+    if out is not None and data is not None and not getattr(args, "resume", False):  # what is resumed is there already
+        refuse_within_data(out, data)
+    return int(args.run(args))
 
 
 def status_of(command: Callable[[], int]) -> int:
@@ -124,6 +134,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
 
     example = "export runs/mine bundles/mine --card card.yaml --positive malignant"
     command = _command(commands, "export", _export, "export a finished run as a bundle", example)
+    command.set_defaults(writes="bundle")
     command.add_argument("train_run", type=Path, metavar="RUN", help="folder of a run, written by fit")
     command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write; must be new or empty")
     card_help = "YAML file with name, version, licence, data, notes and, for two classes, the positive class"
@@ -132,10 +143,30 @@ def make_parser(program: str) -> argparse.ArgumentParser:
 
     example = "compile weights/demo bundles/demo --data data/skin"
     command = _command(commands, "compile", _compile, "copy a bundle with new graphs", example)
+    command.set_defaults(writes="bundle")
     command.add_argument("source", type=Path, metavar="BUNDLE", help="folder of a bundle")
     command.add_argument("bundle", type=Path, metavar="OUT", help="folder to write; must be new or empty")
     command.add_argument(
         "--data", type=Path, help=f"check the graphs on {CHECKED_PICTURES} of these pictures too: {DATA_HELP}"
+    )
+
+    example = "trust weights/demo data/skin bundles/mine"
+    command = _command(
+        commands, "trust", _trust, "copy a bundle with a trust part, fitted to labelled pictures", example
+    )
+    command.add_argument("source", type=Path, metavar="BUNDLE", help="folder of a bundle")
+    data_help = f"{DATA_HELP}, of which training saw train alone; or a run's folder"
+    command.add_argument("data", type=Path, metavar="DATA", help=data_help)
+    command.add_argument("bundle", type=Path, metavar="OUT", help="folder to write; must be new or empty")
+    command.add_argument(
+        "--split", choices=SPLITS, help="split to calibrate on (default: val; all pictures if there are no splits)"
+    )
+    command.add_argument(
+        "--inside",
+        type=_share,
+        default=DEFAULT_INSIDE,
+        metavar="SHARE",
+        help=f"share of these pictures that count as in distribution (default {DEFAULT_INSIDE})",
     )
 
     example = "ablate smoke --data data/drawn --out runs/ablation --seeds 3 --variants concat,cross_attention"
@@ -213,7 +244,7 @@ def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -
     command: argparse.ArgumentParser = commands.add_parser(
         name, help=help_text, description=help_text, epilog=f"example: fusionlens-train {example}"
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, writes="out")
     return command
 
 
@@ -265,7 +296,7 @@ def _localisation(args: argparse.Namespace) -> int:
     result = measure_localisation(args.bundle, args.data, args.split)
     print(result.text())
     document = json.dumps(result.document(), indent=1, allow_nan=False)
-    (args.out / "localisation.json").write_text(document + "\n", encoding="utf-8")
+    write_text(args.out / "localisation.json", document + "\n")
     return 0
 
 
@@ -276,7 +307,7 @@ def _shuffled_labels(args: argparse.Namespace) -> int:
     print(result.text())
     if args.out is not None:
         document = json.dumps(result.document(), indent=1, ensure_ascii=False, allow_nan=False)
-        args.out.write_text(document + "\n", encoding="utf-8")
+        write_text(args.out, document + "\n")
     return 0
 
 
@@ -297,6 +328,19 @@ def _compile(args: argparse.Namespace) -> int:
     )
     print(f"{args.bundle}: {bundle.sha256}")
     return 0
+
+
+def _trust(args: argparse.Namespace) -> int:
+    fitted = add_trust(args.source, args.bundle, args.data, args.split, args.inside)
+    print(f"{args.bundle}: {fitted.bundle.sha256}\n{fitted.text()}")
+    return 0
+
+
+def _share(text: str) -> float:
+    """A share between a half and 0.999, for argparse."""
+    if not 0.5 <= (share := float(text)) <= 0.999:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.5 and 0.999")
+    return share
 
 
 def _ablate(args: argparse.Namespace) -> int:

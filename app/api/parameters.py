@@ -58,7 +58,7 @@ def with_fields(query: Query, request: Request, fields: Mapping[str, str]) -> Qu
     if both := [name for name in fields if name in given]:
         raise BadParameter(f"The parameter {both[0]!r} is in the query and in the form: send it in one of them.")
     try:
-        return type(query).model_validate({**given, **fields})
+        return type(query).model_validate({**given, **fields}, context={"form_fields": frozenset(fields)})
     except ValidationError as error:
         faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors(include_url=False)]
         raise RequestValidationError(faults) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -9,7 +10,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float32
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
 
+from app.arguments import PLAIN_NUMBERS
 from app.drawing.overlay import COLORMAPS, SMALLEST_PX, Style
 from app.errors import BadParameter
 from app.explain.attention import AttentionMethod, Layer
@@ -48,6 +51,21 @@ def method_field(default: str) -> Any:
         default,
         description=f"explanation method; {' and '.join(_CLASS_AGNOSTIC)} is class-agnostic, and takes no target",
         json_schema_extra={"enum": [*METHODS]},
+    )
+
+
+class PredictQuery(BaseModel):
+    """The parameters of `POST /predict`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    coverage: float | None = Field(
+        None,
+        ge=0.5,
+        le=0.99,
+        description="rate at which the prediction set has the true class, class by class; by default the bundle's. 422 "
+        "if the bundle was calibrated on too few pictures to promise it",
+        examples=[0.9],
     )
 
 
@@ -102,6 +120,16 @@ class ExplanationQuery(BaseModel, ABC):
         _STYLE.colormap, description="name of the colour map", json_schema_extra={"enum": [*COLORMAPS]}
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_number(cls, value: Any, info: Any) -> Any:
+        annotation = cls.model_fields[info.field_name].annotation
+        for kind in {annotation, *get_args(annotation)} & PLAIN_NUMBERS.keys():
+            if isinstance(value, str) and not re.fullmatch(PLAIN_NUMBERS[kind], value.strip()):
+                name = "integer" if kind is int else "number"
+                raise PydanticCustomError("plain_number", f"Input should be a valid {name}, in plain digits")
+        return value
+
     def style(self) -> Style:
         """The style of the overlay. Raises BadParameter."""
         if self.alpha is not None and self.model_fields_set & {"alpha_min", "alpha_max"}:
@@ -154,8 +182,9 @@ class ExplainQuery(ExplanationQuery):
 
     @field_validator("method")
     @classmethod
-    def _restore_plus_signs(cls, method: str) -> str:
-        return method.replace(" ", "+")  # in a query string, an unescaped "+" stands for a space
+    def _restore_plus_signs(cls, method: str, info: Any) -> str:
+        # In a query string an unescaped "+" stands for a space, but not in the fields of a form: see `with_fields`.
+        return method if "method" in (info.context or {}).get("form_fields", ()) else method.replace(" ", "+")
 
     def request(self) -> HeatmapRequest:
         """A request for one heatmap, or for one for each branch to compare. Raises BadParameter."""

@@ -7,11 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.bundles.manifest import ReasonCode
 from app.drawing.overlay import Legend
 from app.explain.merge import Share
 from app.models.feature_maps import Branch
 from app.pictures.rectangle import Rectangle
 from app.predicting.request import Detail
+from app.trust.assessment import Verdict
 
 PREDICTION_EXAMPLE: dict[str, Any] = {
     "prediction_id": "rwMr5mbexnMfdB9dnKSgxw",
@@ -19,6 +21,21 @@ PREDICTION_EXAMPLE: dict[str, Any] = {
     "stored": True,
     "label": "malignant",
     "probabilities": [{"label": "malignant", "probability": 0.83}, {"label": "benign", "probability": 0.17}],
+    "trust": {
+        "decision": "refer",
+        "reasons": [
+            {
+                "code": "more_than_one_class",
+                "detail": "The classes benign and malignant are all possible at a coverage of 90 %.",
+            }
+        ],
+        "prediction_set": ["benign", "malignant"],
+        "coverage": 0.9,
+        "probabilities": [{"label": "malignant", "probability": 0.79}, {"label": "benign", "probability": 0.21}],
+        "in_distribution": True,
+        "novelty_percentile": 41.2,
+    },
+    "trust_note": None,
     "model": {"name": "skin-demo", "version": "1", "sha256": "8ccb48ee87bd9a2ed5364ebe8f261afe" * 2},
     "picture": {
         "width_px": 600,
@@ -82,6 +99,36 @@ class ClassProbability(BaseModel):
     probability: float = Field(ge=0, le=1, description="probability, calibrated with the bundle's temperature")
 
 
+class TrustReason(BaseModel):
+    """Why an answer is doubtful."""
+
+    code: ReasonCode = Field(description="a stable name")
+    detail: str = Field(description="a sentence")
+
+
+class TrustAnswer(BaseModel):
+    """Whether an answer may be relied on."""
+
+    decision: Verdict = Field(description="`refer` to a person if one of the reasons refers by the bundle's rule")
+    reasons: list[TrustReason] = Field(description="why the answer is doubtful; reasons that do not refer are here too")
+    prediction_set: list[str] = Field(
+        description="the classes that are possible at `coverage`: one is a clear answer, several say that the picture "
+        "does not decide between them, and none that the answer is unusual for pictures of every class"
+    )
+    coverage: float = Field(
+        description="rate at which the prediction set contains the true class, for pictures of each class like those "
+        "that the bundle was calibrated on"
+    )
+    probabilities: list[ClassProbability] = Field(
+        description="all classes, the most probable first, by the trust part's calibration, which was chosen among "
+        "several kinds"
+    )
+    in_distribution: bool = Field(description="false if the picture is unlike what the model was trained on")
+    novelty_percentile: float = Field(
+        ge=0, le=100, description="share of the calibration pictures that are less foreign than this one, in percent"
+    )
+
+
 class ModelVersion(BaseModel):
     """The model that answered."""
 
@@ -132,6 +179,8 @@ class PredictionAnswer(BaseModel):
     )
     label: str = Field(description="the predicted class, by the bundle's decision threshold if it has one")
     probabilities: list[ClassProbability] = Field(description="all classes, the most probable first")
+    trust: TrustAnswer | None = Field(description="whether the answer may be relied on; null if that is not known")
+    trust_note: str | None = Field(description="why `trust` is null")
     model: ModelVersion = Field(description="the model that answered")
     picture: PictureInfo = Field(description="the decoded picture")
     timings_ms: dict[str, float] = Field(description="durations of decode, queue, trunk and head, in ms")
@@ -213,6 +262,10 @@ class ModelCard(BaseModel):
     )
     decision: dict[str, Any] | None = Field(
         description="the decision rule: from which probability on the label is `positive`, if it has one"
+    )
+    trust: dict[str, Any] | None = Field(
+        description="what the bundle knows of its own limits: thresholds, the reasons that refer, the pictures that it "
+        "was calibrated on, and figures of how well it does; null if it has no trust part"
     )
     metrics: dict[str, Any] = Field(description="metrics of the model, and the pictures that they were measured on")
     licence: str = Field(description="terms of use of the weights")

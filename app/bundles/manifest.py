@@ -25,9 +25,10 @@ from app.errors import BundleError
 from app.models.feature_maps import BRANCHES, Branch
 from app.pictures.bit_depth import Stretch
 
-FORMAT: Final = 2  # 2 added `input.stretch`; older formats stay readable
+FORMAT: Final = 2  # 2 added `input.stretch` and `trust`; older formats stay readable
 # The files of every bundle. The baseline is the training data's mean feature maps.
 MANIFEST, WEIGHTS, BASELINE = "manifest.json", "model.safetensors", "reference.safetensors"
+TRUST = "trust.safetensors"  # of bundles with a trust part
 
 
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
@@ -116,6 +117,41 @@ class Decision(Section):
     chosen_on: Text
 
 
+ReasonCode = Literal[
+    "more_than_one_class", "no_class", "contradicts_label", "foreign_picture", "near_threshold", "poor_quality"
+]
+
+
+class Trust(Section):
+    """What the bundle knows of its own limits: see `app.trust.fitted`, which reads the numbers in `trust.safetensors`.
+
+    `calibration` is the kind of the calibration map. `chosen_on` names the pictures that everything was fitted to, and
+    `pictures` counts them by class. `coverage` is the default coverage of prediction sets, and `largest_coverage` the
+    largest that can be promised. `inside` is the share of calibration pictures that count as in distribution, with a
+    novelty score up to `novelty_threshold`. An answer is near the threshold if its two best logits differ by less
+    than `near_gap`. Pictures with less than `smallest_sharpness` count as blurred. `refers` lists the reasons that
+    refer a picture to a person. `figures` were measured by cross-fitting, on pictures that each fit had not seen.
+    """
+
+    calibration: Literal["temperature", "platt", "beta", "isotonic", "vector"]
+    chosen_on: Text
+    pictures: dict[Text, PositiveInt]
+    coverage: Probability
+    largest_coverage: Probability
+    inside: Probability
+    novelty_threshold: float
+    near_gap: float = Field(ge=0)
+    smallest_sharpness: float = Field(ge=0)
+    refers: tuple[ReasonCode, ...]
+    figures: dict[Text, float]
+
+    @model_validator(mode="after")
+    def _check_coverage(self) -> Trust:
+        if self.coverage > self.largest_coverage:
+            raise ValueError(f"coverage: at most {self.largest_coverage}, the largest that can be promised")
+        return self
+
+
 class Metrics(Section):
     """Metrics of the bundle's model on one split of the data."""
 
@@ -161,6 +197,7 @@ class Manifest(Description):
 
     `files` maps the name of every other file to its SHA-256. `map_shapes` are (channels, height, width). `token_stages`
     are the grid heights of the Swin's stages in the token graph; the tuple is empty if the bundle has no such graph.
+    `trust` is null if the bundle has no such part.
     """
 
     format: Literal[1, 2]
@@ -168,12 +205,13 @@ class Manifest(Description):
     normalization: dict[Branch, Normalization]
     map_shapes: dict[Branch, tuple[PositiveInt, PositiveInt, PositiveInt]]
     token_stages: tuple[PositiveInt, ...] = ()
+    trust: Trust | None = None
     files: dict[str, Sha256]
 
     @field_validator("files")
     @classmethod
     def _only_bundle_files(cls, files: dict[str, str]) -> dict[str, str]:
-        allowed = (WEIGHTS, BASELINE, *GRAPHS, *LIFTED, TOKENS)
+        allowed = (WEIGHTS, BASELINE, TRUST, *GRAPHS, *LIFTED, TOKENS)
         if unknown := [name for name in files if name not in allowed]:
             raise ValueError(f"{unknown[0]!r} is not a file of a bundle, which holds only {', '.join(allowed)}")
         if missing := [name for name in (WEIGHTS, BASELINE) if name not in files]:
@@ -196,6 +234,12 @@ class Manifest(Description):
                 raise ValueError(f"{name}: fusion {self.architecture.fusion} has the branches {sorted(branches)}")
         if self.format == 1 and "stretch" in self.input.model_fields_set:
             raise ValueError("input.stretch: format 1 has no such key")
+        if self.format == 1 and self.trust is not None:
+            raise ValueError("trust: format 1 has no such key")
+        if (self.trust is None) != (TRUST not in self.files):
+            raise ValueError(f"trust: it belongs to {TRUST}, and one of the two is missing")
+        if self.trust is not None and self.trust.pictures.keys() != set(self.classes):
+            raise ValueError("trust.pictures: it must count the pictures of every class, and of no other")
         if bool(self.token_stages) != (TOKENS in self.files):
             raise ValueError(f"token_stages: they belong to {TOKENS}, and one of the two is missing")
         if self.token_stages and self.token_stages[-1:] != self.map_shapes.get("swin", ())[1:2]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,14 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from app.bundles.graph_names import GRAPHS, LIFTED, MAX_XML_BYTES, TOKENS
-from app.bundles.manifest import BASELINE, MANIFEST, WEIGHTS, Manifest, parse_manifest
+from app.bundles.manifest import BASELINE, MANIFEST, TRUST, WEIGHTS, Manifest, parse_manifest
 from app.errors import BundleError
 from app.models.feature_maps import FeatureMaps
 
 # Far more than a bundle needs. What is larger is refused before it is read: a file of holes costs its author nothing.
 # Files of weights have the first limit, and all others one of their own.
 MAX_WEIGHTS_BYTES = 2 << 30
-MAX_BYTES = {MANIFEST: 1 << 20, BASELINE: 64 << 20}
+MAX_BYTES = {MANIFEST: 1 << 20, BASELINE: 64 << 20, TRUST: 64 << 20}
 MAX_BYTES |= dict.fromkeys([name for name in (*GRAPHS, *LIFTED, TOKENS) if ".xml" in name], MAX_XML_BYTES)
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file: the names and shapes of its tensors
 
@@ -36,7 +36,7 @@ class Bundle:
 
     `sha256` is the digest of manifest.json. `tensors` is the state of the model, with floats in fp16. `baseline` holds
     the training data's mean feature maps, float32 `[C, h, w]`. `graphs` are the bytes of the compiled graphs by file
-    name; it is empty if the bundle has none.
+    name; it is empty if the bundle has none. `trust` are the tensors of the trust part, of which the same holds.
     """
 
     path: Path
@@ -45,6 +45,7 @@ class Bundle:
     tensors: Mapping[str, np.ndarray]
     baseline: FeatureMaps[np.ndarray]
     graphs: Mapping[str, bytes]
+    trust: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def without_weights(self) -> Bundle:
         """A copy without tensors and graphs, which are not needed once an engine is loaded."""
@@ -74,7 +75,8 @@ def read_bundle(path: Path, pinned_sha256: str | None = None) -> Bundle:
     _check_baseline(manifest, baseline_tensors)
     graphs = {name: contents[name] for name in (*GRAPHS, *LIFTED, TOKENS) if name in contents}
     baseline = FeatureMaps({branch: baseline_tensors[branch] for branch in manifest.architecture.branches})
-    return Bundle(path, sha256, manifest, tensors, baseline, graphs)
+    trust = _tensors(TRUST, contents[TRUST]) if TRUST in contents else {}
+    return Bundle(path, sha256, manifest, tensors, baseline, graphs, trust)
 
 
 def _read(folder: Path, name: str) -> bytes:

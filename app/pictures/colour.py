@@ -10,7 +10,7 @@ import io
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageStat
 
 from app.pictures.orientation import DECODE_ERRORS
 
@@ -20,17 +20,17 @@ _MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}  # the colour spaces of pro
 _USUAL_GAMMA, _GAMMA_TOLERANCE = 1 / 2.2, 0.02
 
 
-def to_srgb(image: Image.Image, reduction: int = 1) -> tuple[Image.Image, tuple[str, ...]]:
+def to_srgb(image: Image.Image, reduction: int = 1, declared: str | None = None) -> tuple[Image.Image, tuple[str, ...]]:
     """Convert a loaded picture to RGB on white where it is transparent, and return what the sender should know.
 
     `image` has the mode L, LA, RGB, RGBA or CMYK. A picture whose profile changes its colours is reduced by the factor
-    `reduction` first, because the conversion of a large picture takes a second.
+    `reduction` first, because the conversion of a large picture takes a second. `declared` is the colour space that a
+    picture without a profile declares, if that is another than sRGB: its colours are not converted.
     """
     profile = image.info.get("icc_profile")
-    colours, is_transparent = _on_white(image)
-    notes = ["Transparent parts of the picture were taken as white."] if is_transparent else []
+    colours, notes = _on_white(image)
     if not profile:
-        return _as_rgb(colours), (*notes, *_notes_without_profile(image))
+        return _as_rgb(colours), (*notes, *_notes_without_profile(image, declared))
     try:
         transform = _transform(profile, colours.mode)
         if transform is None:
@@ -51,14 +51,23 @@ class _UnusableProfile(Exception):
     """A profile that does not apply to its picture. The message says why."""
 
 
-def _on_white(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The colours on white, as L, RGB or CMYK, and whether any of the picture is transparent."""
+def _on_white(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """The colours on white, as L, RGB or CMYK, and a sentence about what was transparent.
+
+    If all of a picture is fully transparent and it has several colours, these are used: many programs write alpha of 0
+    where they mean that there is none.
+    """
     if image.mode not in ("LA", "RGBA"):
-        return image, False
-    on_white = Image.new(image.mode.removesuffix("A"), image.size, "white")
-    alpha = image.getchannel("A")
-    on_white.paste(image.convert(on_white.mode), mask=alpha)
-    return on_white, alpha.getextrema() != (255, 255)
+        return image, []
+    colours, alpha = image.convert(image.mode.removesuffix("A")), image.getchannel("A")
+    smallest, largest = alpha.getextrema()
+    if smallest == 255:
+        return colours, []
+    if largest == 0 and any(low != high for low, high in ImageStat.Stat(colours).extrema):
+        return colours, ["All of the picture is declared as transparent; its colours were used as if it were not."]
+    on_white = Image.new(colours.mode, image.size, "white")
+    on_white.paste(colours, mask=alpha)
+    return on_white, ["Transparent parts of the picture were taken as white."]
 
 
 def _transform(profile: object, mode: str) -> ImageCms.ImageCmsTransform | None:
@@ -101,8 +110,13 @@ def _srgb() -> ImageCms.ImageCmsProfile:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
-def _notes_without_profile(image: Image.Image) -> list[str]:
+def _notes_without_profile(image: Image.Image, declared: str | None) -> list[str]:
     """Sentences about colours that are probably not sRGB, although no profile says what they are."""
+    if declared is not None:
+        return [
+            f"The picture declares its colours as {declared}, which was not converted, so they may be wrong: "
+            "save it as sRGB."
+        ]
     if image.mode == "CMYK":
         return ["The picture has CMYK colours without a profile, so its colours are approximate."]
     gamma = image.info.get("gamma")

@@ -12,10 +12,13 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from app.errors import EmptyUpload, PictureTooLarge, UnreadablePicture, UnsupportedMediaType
 from app.pictures.bit_depth import Stretch, deep_to_grey, stretch_grey
+from app.pictures.canvas import clear_outside, covered_box
 from app.pictures.colour import to_srgb
 from app.pictures.container_limits import check_container, webp_size
+from app.pictures.declared_colour import declared_colours
 from app.pictures.formats import SIGNATURES, SNIFFED_BYTES, describe, format_of, is_installed
 from app.pictures.limits import Limits as Limits
+from app.pictures.multi_picture import holds_other_pictures
 from app.pictures.orientation import DECODE_ERRORS, Sides, read_orientation, turn_upright
 from app.pictures.samples import DeepGrey, keep_low_bytes, keeps_high_byte_only, read_samples
 from app.pictures.unsupported import reason_of_failure, refuse_unsupported
@@ -208,6 +211,8 @@ def _refuse_raw(image: Image.Image) -> None:
 
 def _choose_frame(image: Image.Image) -> list[str]:
     """Choose the frame to decode: the first one, or in an HEIF file the main picture. Returns what to say about it."""
+    if image.format == "JPEG" and holds_other_pictures(image):
+        return ["The file holds several pictures; only the first was used."]
     if not getattr(image, "is_animated", False):
         return []
     if image.format == "HEIF":
@@ -228,6 +233,7 @@ def _to_rgb(
             f"Pixels of type {image.mode} are not supported: convert the picture to 8-bit colour or 16-bit greyscale."
         )
     keep_low_bytes(image, data)
+    covered = covered_box(image, data)
     white = 65_535 if keeps_high_byte_only(image) else 255
     image.load()
     limits.check("picture", *image.size, can_reduce=_can_reduce(image))  # an HEIF file can declare a smaller size
@@ -235,7 +241,8 @@ def _to_rgb(
     if isinstance(samples, DeepGrey):
         colours, range_notes = deep_to_grey(samples, stretch)
     else:
-        colours, range_notes = stretch_grey(samples, stretch, white)
+        colours, range_notes = stretch_grey(clear_outside(samples, covered), stretch, white)
     colours.info = {key: value for key, value in image.info.items() if key != "transparency"}
-    rgb, notes = to_srgb(colours, sizes.reduction(*image.size) if sizes else 1)
+    declared = declared_colours(image, data, colours.mode)
+    rgb, notes = to_srgb(colours, sizes.reduction(*image.size) if sizes else 1, declared)
     return rgb, [*range_notes, *notes]

@@ -16,6 +16,8 @@ DECODE_ERRORS = (
 )
 Sides = tuple[float, float, float, float]  # a value for each side: left, top, right, bottom
 _ORIENTATION = 0x0112
+_EXIF_PREFIX = b"Exif\0\0"
+_RAW_PROFILES = ("Raw profile type exif", "Raw profile type APP1")  # the second may hold XMP data instead
 # For each orientation, how Pillow turns it upright, and which stored sides become left, top, right and bottom.
 _TURNS = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT, (2, 1, 0, 3)),
@@ -30,19 +32,44 @@ _TURNS = {
 
 def read_orientation(image: Image.Image) -> int | None:
     """The EXIF orientation, from 1 to 8. It is 1 without EXIF data, and None if the data is damaged or too large."""
-    block = image.info.get("exif") or b""
-    if not isinstance(block, bytes):  # a text chunk of a PNG may have this name
-        return None
-    block = block.removeprefix(b"Exif\0\0")
-    if tiff_exceeds_limits(block):
+    block = exif_block(image)
+    if block is None or tiff_exceeds_limits(block):
         return None
     try:
+        if block:
+            image.info["exif"] = _EXIF_PREFIX + block
         value = image.getexif().get(_ORIENTATION)
     except DECODE_ERRORS:
         return None
     if value is None and _is_complete(block):
         return 1
     return value if value in range(1, 9) else None
+
+
+def exif_block(image: Image.Image) -> bytes | None:
+    """The EXIF data of a loaded picture, or empty bytes if it has none. It is None if the data is damaged."""
+    block = image.info.get("exif")
+    if block is None and image.format == "PNG":
+        block = _in_text(image)
+    if block is None:
+        return b""
+    # A text chunk of a PNG may be called exif.
+    return block.removeprefix(_EXIF_PREFIX) if isinstance(block, bytes) else None
+
+
+def _in_text(image: Image.Image) -> bytes | str | None:
+    """EXIF data that ImageMagick wrote into a text chunk of a PNG: as digits in base 16, behind its name and size."""
+    for key in _RAW_PROFILES:
+        text = image.info.get(key)
+        if not isinstance(text, str):
+            continue
+        try:
+            block = bytes.fromhex("".join(text.split("\n", 3)[3:]))
+        except ValueError:
+            return text
+        if block.startswith(_EXIF_PREFIX) or key == _RAW_PROFILES[0]:
+            return block
+    return None
 
 
 def turn_upright(image: Image.Image, sides: Sides, stored: int | None) -> tuple[Image.Image, Sides]:

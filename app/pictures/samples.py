@@ -13,7 +13,7 @@ from app.pictures.bands import bands
 from app.pictures.limits import Limits
 from app.pictures.png_transparency import TransparentColour, deep_rgb_alpha, read_transparent_colour
 
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _COLOR_MAP = 258, 262, 320  # TIFF tags
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _COLOR_MAP, _EXTRA_SAMPLES = 258, 262, 320, 338  # TIFF tags
 _PLAIN_MODES = ("L", "LA", "RGB", "RGBA", "CMYK")
 _GREY_WITH_ALPHA = "LA;16B"  # Pillow's name for the order of bytes in a PNG of 16-bit greyscale with alpha
 
@@ -136,7 +136,14 @@ def _use_palette_of_bytes(image: Image.Image) -> None:
         image.putpalette(bytes(colours), "RGB;L")
 
 
+def _has_unnamed_sample(image: Image.Image) -> bool:
+    """Whether a TIFF has a fourth sample that it does not call alpha. libtiff ignores it, Pillow takes it for alpha."""
+    return image.format == "TIFF" and image.mode == "RGBA" and _EXTRA_SAMPLES not in getattr(image, "tag_v2", {})
+
+
 def _plain(image: Image.Image) -> Image.Image:
+    if _has_unnamed_sample(image):
+        return image.convert("RGB")
     if image.mode in _PLAIN_MODES and "transparency" not in image.info:
         return image
     is_grey = image.mode in ("1", "L", "La")

@@ -104,6 +104,8 @@ class TiffLayout:
     def _has_misread_planes(self) -> bool:
         """Whether Pillow takes planes of this kind for others: it reads uncompressed ones as plain bytes."""
         if self.compression != _UNCOMPRESSED:
+            if len(self.bits) > _COLOUR_SAMPLES.get(self.photometric or 0, 1) + len(self.extra):
+                return True
             if self.photometric == _YCBCR:
                 return bool(self.extra)
             return any(self.extra) and (self._has_one_colour or len(self.extra) > 1)

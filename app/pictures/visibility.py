@@ -10,7 +10,7 @@ from app.pictures.prepare import Prepared
 
 MAX_ENLARGEMENT = 2.0  # of a side, without a note
 MIN_SEEN_SHARE = 0.5  # of the picture's area
-MIN_CONTRAST = 3.0  # standard deviation of the grey values, in levels of 255; of a photograph it is above 10
+MIN_CONTRAST = 3.0  # standard deviation of each channel, in levels of 255; of a photograph it is above 10
 
 
 def visibility_notes(picture: Picture, prepared: Prepared) -> tuple[str, ...]:
@@ -31,5 +31,5 @@ def visibility_notes(picture: Picture, prepared: Prepared) -> tuple[str, ...]:
 
 
 def lacks_contrast(image: UInt8[np.ndarray, "h w 3"]) -> bool:
-    """Whether all of a model's input has nearly one brightness."""
-    return float(np.std(image.mean(axis=-1))) < MIN_CONTRAST
+    """Whether all of a model's input has nearly one colour: two colours of one brightness are contrast."""
+    return float(np.std(image, axis=(0, 1)).max()) < MIN_CONTRAST

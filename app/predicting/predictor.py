@@ -23,6 +23,7 @@ from app.models.feature_maps import FeatureMaps, batched, to_float16, to_float32
 from app.pictures.decode import Limits
 from app.pictures.opened import OpenOptions, open_picture
 from app.predicting.answer import Answer, answer_of, decision_bias
+from app.predicting.assessed import assess_prediction, checked_coverage
 from app.predicting.explanation import (
     Explanation,
     explain_attention,
@@ -41,18 +42,22 @@ from app.predicting.request import (
     TokenRequest,
 )
 from app.predicting.target import HeadScore, target_weights
+from app.trust.assessment import Assessment
+from app.trust.fitted import trust_of
 
 
 class Predictor:
     """Predicts and explains with one bundle on one engine.
 
-    `capabilities` says which requests its model can answer, `open_options` how its pictures are opened.
+    `capabilities` says which requests its model can answer, `open_options` how its pictures are opened. Making one
+    raises BundleError for a trust part that cannot be right.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, limits: Limits, preview_side_px: int) -> None:
         self.bundle, self.engine = bundle, engine
         manifest = bundle.manifest
         self._bias = decision_bias(manifest)
+        self._trust = trust_of(bundle)
         self._input_size = (manifest.input.height_px, manifest.input.width_px)
         self.open_options = OpenOptions(self._input_size, limits, preview_side_px, manifest.input.stretch)
         _, rows, columns = manifest.map_shapes.get("swin", (0, 0, 0))
@@ -117,6 +122,23 @@ class Predictor:
     def answer(self, prediction: Prediction) -> Answer:
         """The calibrated probabilities, and the label by the bundle's decision rule."""
         return answer_of(self.bundle.manifest, prediction.logits)
+
+    def check_coverage(self, coverage: float | None) -> None:
+        """Raises BadParameter for a coverage that the bundle's trust part, if it has one, cannot promise."""
+        if self._trust is not None and self.bundle.manifest.trust is not None:
+            checked_coverage(self.bundle.manifest.trust, self._trust, coverage)
+
+    def assess(self, prediction: Prediction, coverage: float | None = None) -> Assessment | None:
+        """Whether the answer may be relied on; None if the bundle has no trust part.
+
+        `coverage` is that of the prediction set, by default the bundle's. Raises BadParameter if it cannot be promised,
+        and ModelGone if another bundle made the prediction.
+        """
+        if self._trust is None or (rule := self.bundle.manifest.trust) is None:
+            return None
+        self._check_bundle(prediction)
+        coverage = checked_coverage(rule, self._trust, coverage)
+        return assess_prediction(self.bundle.manifest, self._trust, prediction, coverage)
 
     def accept(self, request: ExplanationRequest) -> AcceptedRequest:
         """Check a request before anything is computed.
@@ -233,9 +255,12 @@ class Predictor:
 
     def _maps(self, prediction: Prediction) -> Maps:
         """The prediction's feature maps in float32. Raises ModelGone."""
+        self._check_bundle(prediction)
+        return prediction.maps.map(to_float32)
+
+    def _check_bundle(self, prediction: Prediction) -> None:
         if prediction.bundle_sha256 != self.bundle.sha256:
             raise ModelGone("The model that made this prediction is no longer loaded: send the picture again.")
-        return prediction.maps.map(to_float32)
 
     @cached_property
     def _baseline_logits(self) -> Float32[np.ndarray, " k"]:

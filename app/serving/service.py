@@ -25,6 +25,7 @@ from app.serving.queue import TimedResult, WorkQueue, in_threads, run_calls
 from app.serving.stores.protocol import PredictionStore
 from app.telemetry.metrics import Metrics
 from app.telemetry.traces import Trace
+from app.trust.assessment import Assessment
 
 T = TypeVar("T")
 Predictions = list[tuple[Prediction, dict[str, float]]]
@@ -139,6 +140,10 @@ class Service:
         self.metrics.confidence.observe(max(answer.probabilities.values()))
         timings_ms = {"decode": decoded.ran_ms, "queue": decoded.waited_ms + ran.waited_ms, **spent_ms}
         return PredictionResult(prediction, answer, decoded.result, timings_ms)
+
+    async def assess(self, prediction: Prediction, coverage: float | None) -> Assessment | None:
+        """Whether the answer may be relied on: see `Predictor.assess`."""
+        return await anyio.to_thread.run_sync(self.predictor.assess, prediction, coverage)
 
     async def explain(
         self,

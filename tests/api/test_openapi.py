@@ -98,4 +98,7 @@ def test_the_example_of_an_answer_has_the_shape_of_a_real_one(client: httpx.Clie
             return {name: shape(value) for name, value in content.items()}
         return [shape(content[0])] if isinstance(content, list) and content else type(content)
 
+    for content in (example, answer):  # of bundles with a trust part: see test_trust.py
+        content.pop("trust")
+        content.pop("trust_note", None)  # FastAPI leaves out what is null in an example
     assert shape(example) == shape(answer)

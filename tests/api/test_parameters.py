@@ -39,6 +39,7 @@ VALUES = {
         "layer": ("cross", "swin", "x"),
     },
     **{"query": ("3", "99", "-1"), "head": ("0", "9"), "whole": ("true", "0", "maybe"), "token_stage": ("4", "5", "0")},
+    "coverage": ("0.9", "0.4", "nan"),
     "nonsense": ("1",),
 }
 
@@ -97,6 +98,31 @@ def test_a_parameter_is_the_same_wherever_it_is_sent(client: httpx.Client, path:
     assert statuses == {200, 422}
 
 
+WRITTEN = {
+    **{"size": ("3_00", "300.0", "3e2", "３００", "0x40", "+300"), "alpha": ("1_0e-1", "٠.٥", "0x1p-1", "inf", "5e")},
+    **{"clip_low": ("1_0",), "contour": ("0_0.5",), "query": ("1_0", "1.0"), "head": ("0.0",), "token_stage": ("4.0",)},
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_numbers_are_written_in_plain_digits(client: httpx.Client, name: str) -> None:
+    path = next(path for path in UPLOADS if name in parameters_of(path) and path != "/predict")
+    for value in WRITTEN[name]:
+        for query, form in (({name: value}, None), (None, {name: value})):
+            refused = sent(client, path, query, form)
+            assert "in plain digits" in assert_problem(refused, 422, "bad-parameter"), value
+
+
+def test_blanks_in_a_form_stand_for_no_plus_signs(client: httpx.Client) -> None:
+    for path in ("/explain", "/gradcam"):
+        typed = client.post(f"{path}?method=gradcam++&format=json", files={"file": ("a.png", PICTURE)})
+        assert typed.json()["method"] == "gradcam++"
+        assert sent(client, path, form={"method": "gradcam++", "format": "json"}).json()["method"] == "gradcam++"
+        assert_problem(sent(client, path, form={"method": "gradcam  "}), 422, "bad-parameter")
+        beside = client.post(f"{path}?method=gradcam++", data={"format": "json"}, files={"file": ("a.png", PICTURE)})
+        assert beside.json()["method"] == "gradcam++"
+
+
 @pytest.mark.parametrize(("method", "path"), [one for one in OPERATIONS if one[1] != "/admin/reload"])
 def test_what_a_route_does_not_have_is_refused_everywhere(client: httpx.Client, method: str, path: str) -> None:
     identity = predict(client, PICTURE)["prediction_id"]
@@ -136,7 +162,8 @@ def test_a_form_has_one_picture_and_each_field_once(client: httpx.Client, path: 
     two = client.post(path, files=[("file", ("a.png", PICTURE)), ("other", ("b.png", PICTURE))])
     assert "one file" in assert_problem(two, 400, "malformed-upload")
     if parameters_of(path):
-        both = sent(client, path, query={"format": "json"}, form={"format": "json"})
+        name = min(parameters_of(path))
+        both = sent(client, path, query={name: VALUES[name][0]}, form={name: VALUES[name][0]})
         assert "in the query and in the form" in assert_problem(both, 422, "bad-parameter")
 
 

@@ -106,6 +106,16 @@ def test_any_layout_is_read_right_or_refused_by_name() -> None:
     assert sum(result == "read" for result in outcomes.values()) > 250  # what was read stays so
 
 
+def test_samples_that_no_tag_explains_are_ignored_or_refused() -> None:
+    """They are no alpha: where they are 0, the picture would be white."""
+    outcomes = {}
+    for photometric, bits, compression, planar in itertools.product(COLOURS, (8, 16), (1, DEFLATE), (1, 2)):
+        layout = stored(photometric, bits=bits, compression=compression, planar=planar, extra=(UNSPECIFIED,))
+        outcomes[layout] = outcome(replace(layout, tags=(*layout.tags, (338, None))))
+    assert {*outcomes.values()} <= {"read", "refused"}, outcomes
+    assert all(outcomes[Storage(RGB, bits=bits, extra=(UNSPECIFIED,))] == "read" for bits in (8, 16))
+
+
 @pytest.mark.parametrize(
     "layout",
     [

@@ -9,6 +9,9 @@ not depend on its label. Results on these pictures say nothing about real skin.
 from __future__ import annotations
 
 import csv
+import errno
+import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
+
+from training.output import naming, write_atomically
 
 Field = Float32[np.ndarray, "h w"]
 Colours = Float32[np.ndarray, "h w 3"]
@@ -83,19 +88,22 @@ def draw_dataset(out: Path, count: int, seed: int) -> None:
     if count < 4:
         raise ValueError(f"count is {count}: at least 4 pictures are needed, one of each label in each split")
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "labels.csv").open("x", newline="") as table:
-        rows = csv.writer(table, lineterminator="\n")
-        rows.writerow(["path", "label", "group", "split", "mask"])
-        number = 0
-        for group, (label, split, views) in enumerate(_lesions(np.random.default_rng(seed), count)):
-            rng = np.random.default_rng([seed, group])
-            lesion = draw_lesion(rng, label)
-            for drawn in [lesion, *(_another_view(rng, lesion) for _ in range(views - 1))]:
-                path, mask = f"{split}/{label}/{number:04d}.png", f"masks/{number:04d}.png"
-                _save(Image.fromarray(drawn.image), out / path)
-                _save(Image.fromarray(drawn.mask), out / mask)
-                rows.writerow([path, label, f"drawn-{group:04d}", split, mask])
-                number += 1
+    if (file := out / "labels.csv").exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file))
+    table = io.StringIO(newline="")
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(["path", "label", "group", "split", "mask"])
+    number = 0
+    for group, (label, split, views) in enumerate(_lesions(np.random.default_rng(seed), count)):
+        rng = np.random.default_rng([seed, group])
+        lesion = draw_lesion(rng, label)
+        for drawn in [lesion, *(_another_view(rng, lesion) for _ in range(views - 1))]:
+            path, mask = f"{split}/{label}/{number:04d}.png", f"masks/{number:04d}.png"
+            _save(Image.fromarray(drawn.image), out / path)
+            _save(Image.fromarray(drawn.mask), out / mask)
+            rows.writerow([path, label, f"drawn-{group:04d}", split, mask])
+            number += 1
+    write_atomically(file, table.getvalue().encode())  # last, so that a table lists nothing that is not there
 
 
 def _lesions(rng: np.random.Generator, count: int) -> list[tuple[str, str, int]]:
@@ -120,7 +128,8 @@ def _another_view(rng: np.random.Generator, lesion: DrawnPicture) -> DrawnPictur
 
 def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, compress_level=1)
+    with naming(path):
+        image.save(path, compress_level=1)
 
 
 def _grid(size_px: int) -> tuple[Field, Field]:

@@ -15,7 +15,17 @@ from itertools import combinations
 from pathlib import Path
 
 from training.data.files import Folder, left_out_facts, left_out_findings
-from training.data.names import is_split_name, name_findings, normalised, renamed_splits, split_of, split_words
+from training.data.names import (
+    is_split_name,
+    name_findings,
+    normalised,
+    plain_words,
+    renamed_splits,
+    split_of,
+    split_words,
+    without_copy_mark,
+    without_split_words,
+)
 from training.data.sample import SPLITS, DataError, DataSet, Finding, Sample
 
 _TABLE = "labels.csv"
@@ -79,6 +89,7 @@ def read_folders(folder: Folder) -> DataSet:
         *left_out_findings(left_out, len(samples)),
         *_beside_findings(folder, samples),
         *_merged_findings(classes),
+        *_copy_findings(classes),
         *_shared_findings(classes),
         *name_findings(samples),
     ]
@@ -161,6 +172,7 @@ def _refuse_splits(parent: Folder) -> None:
             f"{parent.path} has {_listed(folder.name for folder in parent.folders)}, which may be splits or classes: "
             f"call splits {', '.join(SPLITS)}, and classes otherwise"
         )
+    _refuse_class_splits(parent)
     for folder in parent.folders:
         for outer in folder.walk():
             inner = [within for within in outer.folders if within.has_pictures]
@@ -170,6 +182,19 @@ def _refuse_splits(parent: Folder) -> None:
                     f"{splits[0].path} is a split within another folder: put classes into the splits, as in "
                     f"train/{folder.name}, or give {outer.path} itself if it is a data set of its own"
                 )
+
+
+def _refuse_class_splits(parent: Folder) -> None:
+    """Raises DataError for folders such as `cat` and `cat_test`, which may be one class in two splits."""
+    named: dict[str, str] = {}  # the folder of each name without its words for a split
+    for folder in sorted(parent.folders, key=lambda each: without_split_words(each.name) is not None):
+        of_class = without_split_words(folder.name)
+        other = named.setdefault(of_class or plain_words(folder.name), folder.name)
+        if of_class is not None and other != folder.name:
+            raise DataError(
+                f"{parent.path} has {_listed((other, folder.name))}, which may be one class in several splits, or two "
+                f"classes: put the class into folders of splits ({', '.join(SPLITS)}), or give it another name"
+            )
 
 
 def _refuse_masks(parent: Folder) -> None:
@@ -220,6 +245,16 @@ def _merged_findings(classes: Sequence[_Class]) -> Iterator[Finding]:
         if len(paths) > 1:
             sentence = f"{len(paths)} folders were read as the class {label}: their names differ in spelling only"
             yield Finding("label", sentence, tuple(paths))
+
+
+def _copy_findings(classes: Sequence[_Class]) -> Iterator[Finding]:
+    """Yield a finding about each folder that has the name of a copy of another class's folder."""
+    labels = {normalised(each.folder.name).casefold() for each in classes}
+    for each in classes:
+        copied = without_copy_mark(each.folder.name)
+        if copied is not None and copied.casefold() in labels:
+            sentence = f"the class {each.folder.name} has the name of a copy of {copied}: join them, or remove the copy"
+            yield Finding("label", sentence, (each.folder.path,))
 
 
 def _shared_findings(classes: Sequence[_Class]) -> Iterator[Finding]:

@@ -31,6 +31,13 @@ _AMBIGUOUS = {"eval", "evaluation", "evaluate", "holdout", "heldout", "unseen"}
 _DECORATION = {"set", "sets", "data", "dataset", "datasets", "split", "part", "subset", "folder", "dir", "images",
                "image", "imgs", "img", "pictures", "photos", "samples"}  # fmt: skip
 _MISSING = {"", "nan", "-nan", "none", "null", "n/a", "<na>", "#n/a", "nat", "undefined"}
+# What a column that marks one split has beside the split's name.
+_MARKING = {"is", "in", "for", "of", "use", "used", "flag", "mask", "indicator", "only", "label"}
+_COPY_WORD = r"(?:copy|copie|kopie|copia|cópia|kopia|kopi)"
+_COPY = re.compile(
+    rf"(.+?)(?:[\s_\-.]+\(?{_COPY_WORD}\)?(?:[\s_\-.]*\(?\d+\)?)?|\s*\(\d+\))|{_COPY_WORD} (?:of|von|de|di|av|af) (.+)",
+    re.IGNORECASE,
+)
 _RENAME = "give them one name if they are the same, or names that differ more"
 _CLASS_NAME = TypeAdapter[str](ClassName)
 
@@ -62,6 +69,33 @@ def split_of(name: str) -> str:
             f"the split {name} may mean more than one of {', '.join(SPLITS)}: call it by one of these names"
         )
     return meant.pop()
+
+
+def is_split_mark(name: str) -> bool:
+    """Whether a column's name says that it marks a split, as `is_train`, `train` or `used_for_testing` do."""
+    words = [
+        re.sub("^is(?=.)", "", word) for word in _words(name) if word not in _MARKING
+    ]  # names are in small letters
+    return is_split_name(" ".join(words))
+
+
+def without_split_words(name: str) -> str | None:
+    """What a name says beside the words of a split: `cat` for `cat_test`. None if there are no such words, or only."""
+    if not split_words(name) or is_split_name(name):
+        return None
+    return plain_words(" ".join(word for word in _words(name) if word not in _SPLIT_OF and word not in _AMBIGUOUS))
+
+
+def plain_words(name: str) -> str:
+    """The words of a name in small letters, without such as `images` that say nothing, with one blank between them."""
+    words = _words(name)
+    return " ".join([word for word in words if word not in _DECORATION] or words)
+
+
+def without_copy_mark(name: str) -> str | None:
+    """The name of which a file manager has made this one for a copy, as `cat - Copy` or `dog (1)`. None for others."""
+    copied = _COPY.fullmatch(name)
+    return next(filter(None, copied.groups()), "").strip() or None if copied else None
 
 
 def renamed_splits(names: Iterable[str]) -> Iterator[str]:
@@ -101,6 +135,35 @@ def refuse_look_alikes(samples: Iterable[Sample]) -> None:
     pictures = Counter(sample.label for sample in samples)
     for labels in look_alike(pictures):
         raise DataError(f"the classes {_counted(labels, pictures, ascii)} look the same: {_RENAME}")
+
+
+def refuse_joined(labels: Iterable[str]) -> None:
+    """Raises DataError for labels that are several of the others in one, as tables of multi-label data have them.
+
+    A bar or a semicolon says so if one of the parts is a class, and a list if one is in another list too. Other marks
+    may be part of a name, so that every part must be a class.
+    """
+    parts = {label: _joined_parts(label) for label in {*labels}}
+    in_lists = Counter(part for label in parts if _is_list(label) for part in parts[label])
+    for label in sorted(parts):
+        classes = parts[label] & (parts.keys() - {label})
+        if _is_list(label):
+            classes |= {part for part in parts[label] if in_lists[part] > 1}
+        if classes and (_is_list(label) or re.search(r"[|;]", label) or classes == parts[label]):
+            raise DataError(
+                f"the label {shown(label)} joins classes, such as {shown(min(classes))}: a picture has one class here, "
+                "so give each one label, or leave out the pictures that have several"
+            )
+
+
+def _joined_parts(label: str) -> set[str]:
+    """The names that a label may join, or the label itself."""
+    parts = re.split(r"[|;,/+&]", label[1:-1] if _is_list(label) else label)
+    return {part.strip(" '\"") for part in parts} - {""} if all(part.strip() for part in parts) else {label}
+
+
+def _is_list(label: str) -> bool:
+    return bool(re.fullmatch(r"\[.+\]|\(.*,.*\)|\{.+\}", label))
 
 
 def unusable_class(name: str) -> str | None:

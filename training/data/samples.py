@@ -7,6 +7,7 @@ sentence that says what to do, so that no run starts on data that it would misre
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from training.data.names import name_findings, refuse_look_alikes, unusable_clas
 from training.data.sample import SPLITS, DataError, DataSet, Finding, Sample
 from training.data.split import groups_in_several_splits, split_samples
 from training.data.table import COLUMNS, read_table
+from training.output import write_atomically
 
 __all__ = [
     "SPLITS",
@@ -110,12 +112,13 @@ def classes_of(samples: Iterable[Sample]) -> tuple[str, ...]:
 
 def write_samples(samples: Iterable[Sample], path: Path) -> None:
     """Write samples as a CSV file with absolute paths, for `load_samples`."""
-    with path.open("w", newline="", encoding="utf-8") as lines:
-        rows = csv.writer(lines)
-        rows.writerow(COLUMNS)
-        for sample in samples:
-            mask = sample.mask.absolute() if sample.mask else ""
-            rows.writerow([sample.path.absolute(), sample.label, sample.group or "", sample.split or "", mask])
+    lines = io.StringIO(newline="")
+    rows = csv.writer(lines)
+    rows.writerow(COLUMNS)
+    for sample in samples:
+        mask = sample.mask.absolute() if sample.mask else ""
+        rows.writerow([sample.path.absolute(), sample.label, sample.group or "", sample.split or "", mask])
+    write_atomically(path, lines.getvalue().encode())
 
 
 def load_samples(path: Path) -> list[Sample]:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 from training.data.csv_text import Row, read_rows, unread_columns
 from training.data.files import is_file
 from training.data.groups import settle_groups
-from training.data.names import name_findings, normalised, renamed_splits, split_of
+from training.data.names import is_split_mark, name_findings, normalised, refuse_joined, renamed_splits, split_of
 from training.data.sample import DataError, DataSet, Finding, Sample
 
 COLUMNS = ("path", "label", "group", "split", "mask")
@@ -49,6 +49,7 @@ def read_table(table: Path) -> DataSet:
     for row in read_rows(table, COLUMNS, ("path", "label"), _ALIASES):
         samples.append(_sample(row, finder))
         splits.add(row.cells.get("split", ""))
+    refuse_joined(sample.label for sample in samples)
     facts = tuple(renamed_splits(splits - {""}))
     settled, group_findings = settle_groups(samples)
     findings = (*_unread_findings(table, samples), *name_findings(samples), *group_findings)
@@ -65,6 +66,14 @@ def _unread_findings(table: Path, samples: Sequence[Sample]) -> Iterator[Finding
             # A group of one picture each says nothing.
             if re.sub(r"[^a-z]", "", name) in names and len({*cells}) < max(len(cells), 2):
                 yield Finding("note", f"the column {name} is not read: if it says {what}, call it {meant}")
+    if all(sample.split is None for sample in samples):
+        for name, cells in unread.items():
+            if cells and is_split_mark(name):
+                yield Finding(
+                    "note",
+                    f"the column {name} is not read: if it says {_LIKELY['split'][1]}, write a column split with "
+                    "train, val or test in its place",
+                )
 
 
 def _sample(row: Row, finder: _Finder) -> Sample:

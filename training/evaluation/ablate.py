@@ -39,9 +39,9 @@ from training.loading.workers import loaded
 from training.loop.fit import fit
 from training.metrics.calibration import softmax
 from training.metrics.classification import resamples
+from training.output import write_atomically
 from training.progress import tracked
 from training.recipe.config import Recipe, RecipeError, Start
-from training.runs.checkpoint import write_atomically
 from training.runs.run import Run, RunError, build_model, read_run
 
 

@@ -31,6 +31,7 @@ from training.evaluation.html_report import Mistake, as_html
 from training.evaluation.metric_values import Pictures, metric_values
 from training.evaluation.report import Evaluation
 from training.metrics.classification import DecisionRule
+from training.output import write_text
 from training.progress import tracked
 from training.runs.run import kept_samples
 
@@ -78,8 +79,8 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
     )
     mistakes = _mistakes(predictor, samples, evaluation)
     document = json.dumps(evaluation.document(), indent=2, ensure_ascii=False, allow_nan=False)
-    (out / "evaluation.json").write_text(document + "\n", encoding="utf-8")
-    (out / "report.html").write_text(as_html(evaluation, mistakes), encoding="utf-8")
+    write_text(out / "evaluation.json", document + "\n")
+    write_text(out / "report.html", as_html(evaluation, mistakes))
     return evaluation
 
 

@@ -53,6 +53,7 @@ from training.export.graphs import WITHOUT_TOKENS, to_engine_batches, write_grap
 from training.loading.forward import predict, prepared_batches, to_model_input
 from training.metrics.calibration import fit_temperature, mean_nll, softmax, youden_threshold
 from training.metrics.classification import auroc
+from training.output import naming
 from training.recipe.config import Recipe, StrictModel, fault_sentence
 from training.recipe.plain_yaml import parse_yaml
 from training.runs.contents import changed_files, content_marks, read_marks, refuse_changed
@@ -186,7 +187,8 @@ def write_bundle(
         folder = Path(temporary) / "bundle"
         folder.mkdir()
         for name, content in contents.items():
-            (folder / name).write_bytes(content)
+            with naming(out / name):
+                (folder / name).write_bytes(content)
         load_model(read_bundle(folder))
         folder.rename(out)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import gzip
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from xml.etree import ElementTree
 
 import numpy as np
@@ -136,10 +137,24 @@ def to_fp16_files(graphs: Graphs) -> dict[str, bytes]:
 
 
 def _saved(name: str, graph: ov.Model, in_fp16: bool = True) -> dict[str, bytes]:
-    """The two files of a graph, by name."""
-    with TemporaryDirectory() as temporary:
-        ov.save_model(graph, Path(temporary) / f"{name}.xml", compress_to_fp16=in_fp16)
-        return {file: (Path(temporary) / file).read_bytes() for file in (f"{name}.xml", f"{name}.bin")}
+    """The two files of a graph, by name. OpenVINO writes them to the temporary folder. Raises GraphError."""
+    try:
+        with TemporaryDirectory() as temporary:
+            ov.save_model(graph, Path(temporary) / f"{name}.xml", compress_to_fp16=in_fp16)
+            return {file: (Path(temporary) / file).read_bytes() for file in (f"{name}.xml", f"{name}.bin")}
+    except (RuntimeError, OSError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).strip().splitlines()[-1]
+        raise GraphError(
+            f"the {name} graph cannot be written to the temporary folder, {_temporary_folder()} ({reason}): make room "
+            "there, or set TMPDIR to a folder that has room and can be written to"
+        ) from error
+
+
+def _temporary_folder() -> str:
+    try:
+        return gettempdir()
+    except OSError:  # there is none
+        return os.environ.get("TMPDIR", "/tmp")  # noqa: S108
 
 
 def _transpose_as_in(host: ov.Model, graph: ov.Model) -> None:

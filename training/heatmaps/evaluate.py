@@ -33,6 +33,7 @@ from training.heatmaps.measure import (
 from training.heatmaps.metrics import METRICS
 from training.heatmaps.report import HeatmapEvaluation, MetricResult, PictureRow, ShownPicture, Table, as_html
 from training.metrics.classification import Estimate, resamples
+from training.output import write_text
 from training.progress import tracked
 
 DEFAULT_PICTURES, REPEATS, SEED = 100, 1000, 0
@@ -78,8 +79,8 @@ def evaluate_heatmaps(bundle: Path, data: Path, split: str | None, picture_count
         remarks=data_set.remarks,
     )
     document = json.dumps(evaluation.document(), indent=1, ensure_ascii=False, allow_nan=False)
-    (out / "explanations.json").write_text(document + "\n", encoding="utf-8")
-    (out / "explanations.html").write_text(as_html(evaluation), encoding="utf-8")
+    write_text(out / "explanations.json", document + "\n")
+    write_text(out / "explanations.html", as_html(evaluation))
     return evaluation
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from training.errors import TrainingProblem
+from training.loop.file_kinds import other_kind
 from training.runs.torch_files import load_torch_file
 
 # The errors that reading damaged files has raised in tests.
@@ -87,6 +88,10 @@ def read_weights(path: Path) -> dict[str, Any]:
         with path.open("rb") as file, torch.serialization.safe_globals([argparse.Namespace]):
             content = load_torch_file(file)
     except _READ_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+        if (kind := other_kind(path)) is not None:
+            raise WeightsError(f"{path.name} {kind}") from error
         # Torch's own message is left out, because it explains how to load an unsafe file anyway.
         beside = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         reason = (
@@ -139,6 +144,7 @@ def find_weights(
             complete, how = [in_order], "by order and shape, since no name is timm's"
     if not complete:
         raise WeightsError(_missing(places, entries, wanted, file, model))
+    _refuse_valueless(complete, wanted, file)
     place = _only(complete, wanted, file)
     tensors = place.by_timm_name(wanted)
     _check_tensors(tensors, wanted, file, model)
@@ -179,12 +185,12 @@ def _complete(places: list[_Place], wanted: Mapping[str, Tensor]) -> list[_Place
 
 def _in_order(entries: Mapping[str, Tensors], wanted: Mapping[str, Tensor]) -> _Place | None:
     """The entry whose first tensors have the wanted shapes in order. Only a classifier may follow them."""
-    shapes = [tensor.shape for tensor in wanted.values()]
+    shapes = [_shape(tensor) for tensor in wanted.values()]
     for entry, tensors in entries.items():
         values = list(tensors.values())
         rest = values[len(shapes) :]
         if (
-            [value.shape for value in values[: len(shapes)]] == shapes
+            [_shape(value) for value in values[: len(shapes)]] == shapes
             and len(rest) <= 2
             and _same_parts(tensors, wanted)
         ):
@@ -218,6 +224,31 @@ def _only(places: list[_Place], wanted: Mapping[str, Tensor], file: str) -> _Pla
                 "save those to start from alone"
             )
     return candidates[0]
+
+
+def _refuse_valueless(places: list[_Place], wanted: Mapping[str, Tensor], file: str) -> None:
+    """Raises WeightsError for wanted tensors that are not stored as plain rows of numbers."""
+    for place in places:
+        for name, tensor in place.by_timm_name(wanted).items():
+            if (form := _form(tensor)) is not None:
+                raise WeightsError(
+                    f"{file} has {place.prefix}{name} as {form}: save every tensor with all of its values"
+                )
+
+
+def _form(tensor: Tensor) -> str | None:
+    """How a tensor is stored whose values cannot be copied as they are. None for a plain one."""
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.is_meta:
+        return "a tensor without values (meta)"
+    if tensor.is_quantized:
+        return f"a quantized tensor ({str(tensor.dtype).removeprefix('torch.')})"
+    return None if tensor.layout == torch.strided else f"a sparse tensor ({str(tensor.layout).removeprefix('torch.')})"
+
+
+def _shape(tensor: Tensor) -> torch.Size | None:
+    return None if tensor.is_nested else tensor.shape
 
 
 def _check_tensors(tensors: Tensors, wanted: Mapping[str, Tensor], file: str, model: str) -> None:
@@ -267,11 +298,11 @@ def _left_out(
     used = {place.prefix + name for name in wanted}
     beside = [name for name in place.tensors if name not in used]
     if place.entry:
-        beside += [str(name) for name in content if str(name) != place.entry.partition(".")[0]]
+        beside += [str(name) for name in content if not f"{place.entry}.".startswith(f"{name}.")]
     else:
         beside += [str(name) for name in content if name not in place.tensors and not isinstance(content[name], Tensor)]
     classifier = [place.tensors.get(place.prefix + name) for name in whole if name not in wanted]
-    rows = {tensor.shape[0] for tensor in classifier if tensor is not None and tensor.ndim}
+    rows = {tensor.shape[0] for tensor in classifier if tensor is not None and _shape(tensor)}
     classes = f" (the file has {rows.pop()} classes)" if len(rows) == 1 else ""
     return _first(beside) + classes if beside else ""
 

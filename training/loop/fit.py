@@ -39,9 +39,10 @@ from training.loop.skipping import newly_skipped, next_batch
 from training.loop.stages import apply_stage, trainable_names
 from training.loop.update import BatchPart, Updater
 from training.loop.validation import validate
+from training.output import write_atomically
 from training.progress import Steps
 from training.recipe.config import Recipe, RecipeError
-from training.runs.checkpoint import save_checkpoint, write_atomically
+from training.runs.checkpoint import save_checkpoint
 from training.runs.contents import forget_marks
 from training.runs.resuming import ResumedRun, resume_run
 from training.runs.run import Run, RunError, lock_run, new_run, write_run

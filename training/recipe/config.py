@@ -6,6 +6,7 @@ An error names the wrong key and, if there is a similar one, the key that was pr
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -256,14 +257,18 @@ def shipped_recipes() -> list[str]:
 def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
     """Read a recipe from a YAML file, or a shipped recipe by its name, and apply `changes` to it.
 
-    A change is written like `stages.1.epochs=20`. Raises RecipeError, which names the wrong key and the most similar
-    valid one.
+    A name with a slash or a suffix is that of a file, and any other that of a shipped recipe. A change is written like
+    `stages.1.epochs=20`. Raises RecipeError, which names the wrong key and the most similar valid one.
     """
     path = Path(name_or_path)
-    if not path.suffix:
+    is_file_name = bool(path.suffix) or "/" in name_or_path or os.sep in name_or_path
+    if not is_file_name:
         path = Path(str(_recipes() / f"{name_or_path}.yaml"))
     if not path.is_file():
-        raise RecipeError(f"no recipe {name_or_path!r}: give a YAML file or one of {', '.join(shipped_recipes())}")
+        beside = f"; for the file of this name, write ./{name_or_path}" if Path(name_or_path).is_file() else ""
+        raise RecipeError(
+            f"no recipe {name_or_path!r}: give a YAML file or one of {', '.join(shipped_recipes())}{beside}"
+        )
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from training.output import write_atomically
 from training.runs.torch_files import load_torch_file
 
 _NAME = re.compile(r"(\d{8})-([0-9a-f]{16})\.pt")
@@ -41,25 +41,6 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, Any] | None, list[Path]]:
             return load_torch_file(io.BytesIO(data)), damaged
         damaged.append(path)
     return None, damaged
-
-
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Write a file that is complete or absent, even after a power failure. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _newest_first(folder: Path) -> list[Path]:

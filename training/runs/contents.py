@@ -21,8 +21,8 @@ from app.errors import FusionLensError
 from app.pictures.decode import decode
 from training.data.limits import TRAINING_LIMITS
 from training.data.sample import DataError
+from training.output import write_atomically
 from training.progress import tracked
-from training.runs.checkpoint import write_atomically
 
 _NAMED = 3
 _PARTS, _PART_BYTES = 4, 16 * 1024

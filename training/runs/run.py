@@ -32,8 +32,8 @@ from training.data.samples import (
     write_samples,
 )
 from training.errors import TrainingProblem
+from training.output import refuse_within_data, write_atomically
 from training.recipe.config import Recipe, RecipeError, load_recipe
-from training.runs.checkpoint import write_atomically
 from training.runs.contents import content_marks, write_marks
 from training.runs.torch_files import not_finite_tensor
 
@@ -163,14 +163,13 @@ def _check_manifest_has_room(recipe: Recipe) -> None:
 
 
 def new_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) -> Run:
-    """Prepare a run in `folder`, which must be free, without writing. Raises RunError and DataError.
+    """Prepare a run in `folder`, which must be free, without writing. Raises RunError, OutputError and DataError.
 
     A folder is free if it is new or empty, or if it has a run that ended before its first checkpoint. Files that are no
     pictures are refused now, unless the run may skip some.
     """
     _refuse_used(folder)
-    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
-        raise RunError(f"{folder} lies in the data, {data}, of which its files would be a part: choose another folder")
+    refuse_within_data(folder, data)
     if folder.is_dir() and any(folder.iterdir()):
         with lock_run(folder):  # raises if another process is on its way to the first checkpoint
             pass

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from training.errors import TrainingProblem
+from training.output import naming
 from training.recipe.config import Recipe
 
 Record = Mapping[str, Any]
@@ -47,14 +48,15 @@ class Log:
         if size and (len(kept) < size or not kept.endswith(b"\n")):
             raise TrackingError(f"{path} has no line that ends at byte {size}: it is not the log of this checkpoint")
         # Unbuffered, so that after a full disk no data is left that closing would try to write again.
-        self._file = path.open("ab", buffering=0)
+        self._path, self._file = path, path.open("ab", buffering=0)
         self._file.truncate(size)
 
     def write(self, record: Record) -> None:
         """Append a record as one line. Raises OSError if it cannot be written completely."""
         line = memoryview(json.dumps(_json_value(record), allow_nan=False).encode() + b"\n")
-        while line:
-            line = line[self._file.write(line) :]
+        with naming(self._path):
+            while line:
+                line = line[self._file.write(line) :]
 
     def sync(self) -> int:
         """Sync the log to disk, and return its size in bytes."""

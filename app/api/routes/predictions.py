@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from app import errors
 from app.api.dependencies import OwnerDep, RegistryDep, ServiceDep, UploadDep, UserDep, cancel_on_disconnect
-from app.api.parameters import refuse_fields, refuse_query
+from app.api.parameters import refuse_query, with_fields
 from app.api.problems import error_responses
-from app.api.schemas import ClassProbability, Links, ModelVersion, PictureInfo, PredictionAnswer
+from app.api.queries import PredictQuery
+from app.api.schemas import (
+    ClassProbability,
+    Links,
+    ModelVersion,
+    PictureInfo,
+    PredictionAnswer,
+    TrustAnswer,
+    TrustReason,
+)
 from app.api.uploads import openapi_body
+from app.predicting.assessed import WITHOUT_TRUST
 from app.predicting.predictor import Predictor
 from app.serving.stores.protocol import Receipt
+from app.trust.assessment import Assessment
 
 router = APIRouter(tags=["predictions"])
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
@@ -45,13 +56,17 @@ PredictionId = Annotated[
 
 
 @router.post(
-    "/predict", summary="Classify a picture", responses=error_responses(*UPLOAD_ERRORS), openapi_extra=openapi_body()
+    "/predict",
+    summary="Classify a picture",
+    responses=error_responses(*UPLOAD_ERRORS),
+    openapi_extra=openapi_body(PredictQuery),
 )
 async def predict(
     service: ServiceDep,
     owner: OwnerDep,
     user: UserDep,
     upload: UploadDep,
+    query: Annotated[PredictQuery, Query()],
     request: Request,
     response: Response,
 ) -> PredictionAnswer:
@@ -62,10 +77,15 @@ async def predict(
     expires. If the store cannot be reached, the picture is still classified; `stored` is false then, and there is no
     id.
 
+    `trust` says whether the answer may be relied on. If its `decision` is `refer`, a person should judge the picture,
+    and `reasons` say why.
+
     `curl -F file=@picture.jpg http://127.0.0.1:8000/predict`
     """
-    refuse_fields(request, upload.fields)
+    coverage = with_fields(query, request, upload.fields).coverage
+    service.predictor.check_coverage(coverage)
     predicted = await cancel_on_disconnect(request, service.predict(upload.picture, service.deadline(), user))
+    assessment = await service.assess(predicted.prediction, coverage)
     response.headers["Cache-Control"] = "no-store"
     decoded, notes = predicted.upload, list(predicted.upload.notes)
     try:
@@ -79,10 +99,9 @@ async def predict(
         expires_at=receipt and receipt.expires_at,
         stored=receipt is not None,
         label=predicted.answer.label,
-        probabilities=[
-            ClassProbability(label=label, probability=probability)
-            for label, probability in predicted.answer.probabilities.items()
-        ],
+        probabilities=_ranked(predicted.answer.probabilities),
+        trust=assessment and _trust(assessment),
+        trust_note=WITHOUT_TRUST if assessment is None else None,
         model=model_version(service.predictor),
         picture=PictureInfo(
             width_px=decoded.width_px,
@@ -93,6 +112,22 @@ async def predict(
         ),
         timings_ms={stage: round(spent, 2) for stage, spent in predicted.timings_ms.items()},
         links=_links(service.predictor, receipt, request.scope.get("root_path", "")),
+    )
+
+
+def _ranked(probabilities: dict[str, float]) -> list[ClassProbability]:
+    return [ClassProbability(label=label, probability=probability) for label, probability in probabilities.items()]
+
+
+def _trust(assessment: Assessment) -> TrustAnswer:
+    return TrustAnswer(
+        decision=assessment.decision,
+        reasons=[TrustReason(code=reason.code, detail=reason.detail) for reason in assessment.reasons],
+        prediction_set=list(assessment.prediction_set),
+        coverage=assessment.coverage,
+        probabilities=_ranked(assessment.probabilities),
+        in_distribution=assessment.in_distribution,
+        novelty_percentile=assessment.novelty_percentile,
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 from jaxtyping import Bool
 from PIL import Image
 
+from tests.support.full_disk import files_of_at_most
 from training.data.draw import DrawnPicture, draw_dataset, draw_lesion
 from training.data.samples import read_samples
 from training.metrics.classification import auroc
@@ -146,3 +147,11 @@ def border_irregularity(drawn: DrawnPicture) -> float:
 def test_what_a_dermatologist_looks_at_does(feature: Callable[[DrawnPicture], float]) -> None:
     lesions, malignant = many()
     assert auroc(np.array([feature(drawn) for drawn in lesions]), malignant) > 0.75
+
+
+def test_a_full_disk_is_named_and_leaves_no_table(tmp_path: Path) -> None:
+    with files_of_at_most(2000), pytest.raises(OSError, match=r"train/benign/0000\.png"):
+        draw_dataset(tmp_path / "drawn", 4, 0)
+    assert not (tmp_path / "drawn" / "labels.csv").exists()
+    draw_dataset(tmp_path / "drawn", 4, 0)
+    assert len(read_samples(tmp_path / "drawn")) == 4

@@ -110,6 +110,19 @@ def test_a_layout_is_read_and_what_is_not_obvious_is_said(name: str, tmp_path: P
 
 
 REFUSED: dict[str, tuple[list[str], str]] = {
+    "classes beside their tests": (
+        [f"{name}/1.png" for name in ("cat", "cat_test", "dog", "dog_test")],
+        "has cat, cat_test, which may be one class in several splits, or two classes",
+    ),
+    "one class beside its validation": (["Cat images/1.png", "valCat/2.png", "dog/3.png"], "has Cat images, valCat, "),
+    "one class in two splits, one in none": (
+        ["cat-train/1.png", "cat-test/2.png", "dog/3.png"],
+        "has cat-test, cat-train, which may be one class",
+    ),
+    "a class beside its test, in splits": (
+        [*pets("train", "val"), "train/cat_holdout/1.png"],
+        "has cat, cat_holdout, which may be one class",
+    ),
     "folds": (pets("fold1", "fold2"), "fold1 and fold2 hold folders of the same names (cat, dog)"),
     "folds of which one lacks a class": ([*pets("fold1"), "fold2/cat/1.png"], "hold folders of the same names (cat)"),
     "clinics": (pets("north/2019", "south/2020"), "north and south hold folders of the same names (cat, dog)"),
@@ -176,6 +189,19 @@ def test_splits_in_any_spelling_are_splits(train: str, val: str, layout: str, tm
     data = read_training_set(tmp_path)
     assert counted(data) == {f"{split}/{name}": 1 for split in ("train", "val", "test") for name in ("cat", "dog")}
     assert ("was read as" in "".join(data.facts)) == ({train, val, test} != {"train", "val", "test"})
+
+
+@pytest.mark.parametrize(
+    "copy", ["cat - Copy", "cat - Copy (2)", "cat (1)", "cat copy", "cat_copy", "Cat - Kopie", "copy of cat"]
+)
+def test_a_folder_named_like_a_copy_is_a_finding(copy: str, tmp_path: Path) -> None:
+    lay(tmp_path, *pets("."), f"{copy}/1.png")
+    assert any(f"the class {copy} has the name of a copy of" in one for one in read_training_set(tmp_path).remarks)
+
+
+def test_other_endings_are_no_copies(tmp_path: Path) -> None:
+    lay(tmp_path, *[f"{name}/1.png" for name in ("cat", "cat (big)", "photocopy", "cat 2", "grade (1)", "copy of dog")])
+    assert not any("copy of" in one for one in read_training_set(tmp_path).remarks)
 
 
 def test_a_table_is_found_in_the_only_folder(tmp_path: Path) -> None:

@@ -70,6 +70,26 @@ def test_a_table_that_can_be_understood_in_one_way_is_read(name: str, tmp_path: 
 
 
 REFUSED: dict[str, tuple[str | bytes, str]] = {
+    **{
+        f"a label of several classes, {joined}": (
+            f'path,label\na.png,cat\nb c.png,dog\nc.png,"{joined}"\n',
+            "joins classes, such as cat: a picture has one class here",
+        )
+        for joined in (
+            "cat|dog",
+            "cat;dog",
+            "cat, dog",
+            "['cat', 'dog']",
+            "cat | bird",
+            "cat/dog",
+            "cat+dog",
+            "{dog,cat}",
+        )
+    },
+    "labels that are all lists": (
+        "path,label\na.png,['cat']\nb c.png,\"['cat','dog']\"\n",
+        "joins classes, such as cat",
+    ),
     "no header": ("a.png,cat\n", "has no column path and no column label: it needs path,label"),
     "other names": (
         "filename;class\na.png;cat\n",
@@ -270,6 +290,46 @@ def test_a_column_that_is_probably_another_is_named(
     # A patient of one picture each says nothing.
     (tmp_path / "labels.csv").write_text("\n".join(["path,label,patient_id", *(f"{n}.png,a,p{n}" for n in range(4))]))
     assert not any("patient_id" in one for one in read_data_set(tmp_path).remarks)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "is_train",
+        "isTrain",
+        "is_test",
+        "train",
+        "Val",
+        "validation_set",
+        "is_training_image",
+        "used for testing",
+        "eval",
+    ],
+)
+def test_a_column_that_marks_a_split_is_named(column: str, tmp_path: Path) -> None:
+    pictures(tmp_path, "1.png", "2.png")
+    text = f"path,label,{{}}{column}\n1.png,cat,{{}}1\n2.png,dog,{{}}0\n"
+    (tmp_path / "labels.csv").write_text(text.format("", "", ""))
+    (sentence,) = [one for one in read_data_set(tmp_path).remarks if column.casefold() in one]
+    assert "is not read" in sentence and "write a column split with train, val or test" in sentence
+    (tmp_path / "labels.csv").write_text(text.format("split,", "train,", "val,"))
+    assert not any("is not read" in one for one in read_data_set(tmp_path).remarks)
+
+
+@pytest.mark.parametrize("column", ["test_result", "trainer", "value", "is_malignant", "device"])
+def test_other_columns_mark_no_split(column: str, tmp_path: Path) -> None:
+    pictures(tmp_path, "1.png", "2.png")
+    (tmp_path / "labels.csv").write_text(f"path,label,{column}\n1.png,cat,1\n2.png,dog,0\n")
+    assert not any("is not read" in one for one in read_data_set(tmp_path).remarks)
+
+
+@pytest.mark.parametrize(
+    "labels", [("cat", "cat, big"), ("plant|apple", "plant|corn"), ("HER2+", "HER2"), ("a/b", "a"), ("0,5", "0")]
+)
+def test_names_that_join_no_classes_are_names(labels: tuple[str, str], tmp_path: Path) -> None:
+    pictures(tmp_path, "1.png", "2.png")
+    one, other = labels
+    assert [sample.label for sample in read(tmp_path, f'path,label\n1.png,"{one}"\n2.png,"{other}"\n')] == [*labels]
 
 
 def test_pictures_beside_a_table_that_are_not_in_it_are_counted(tmp_path: Path) -> None:

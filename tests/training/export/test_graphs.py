@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +27,10 @@ from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from tests.support.bundles import tiny_model, write_tiny_bundle
 from tests.support.engine_cases import EACH_OPENVINO_CASE, Case
+from tests.support.full_disk import files_of_at_most
 from training.cli import main
 from training.data.draw import draw_dataset
-from training.export.graphs import GraphError, _check_exact, _check_stored, write_graphs
+from training.export.graphs import GraphError, _check_exact, _check_stored, check_exportable, write_graphs
 from training.export.tracing import graph_of_any_length, trace
 
 OFF = 1.001
@@ -162,6 +165,16 @@ def test_what_fp16_changes_in_a_models_graphs_is_within_the_bounds(
     _check_stored(case.engine("torch"), stored, [case.images])
     with pytest.raises(GraphError, match="in fp16 the graphs' logits are"):
         _check_stored(case.engine("torch"), Erring(stored, "classified", 1.1), [case.images])
+
+
+def test_a_temporary_folder_that_is_full_or_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, where = tiny_model(), re.escape(f"temporary folder, {tmp_path} (")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with files_of_at_most(4000), pytest.raises(GraphError, match=where + ".*set TMPDIR to a folder"):
+        check_exportable(model, pytest.fail)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(GraphError, match=r"none \(No such file or directory\)"):
+        check_exportable(model, pytest.fail)
 
 
 class Fickle(nn.Module):

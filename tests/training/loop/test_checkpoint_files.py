@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import math
 import re
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -178,6 +182,76 @@ UNFIT: list[tuple[str, Callable[[Tensors], Any], str]] = [
     ("two entries", lambda w: {"model": w, "net": {n: t + 1 for n, t in w.items()}}, r"entry model; entry net"),
     ("by order but for one", lambda w: {f"w{n}": t for n, t in enumerate(list(w.values())[1:])}, "it has w0, w1"),
 ]
+
+
+FORMS_OF_TENSORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a sparse tensor (sparse_coo)": Tensor.to_sparse,
+    "a tensor without values (meta)": lambda tensor: tensor.to("meta"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS_OF_TENSORS)
+@pytest.mark.parametrize(
+    "around", [dict, inside("model"), lambda w: {"model": w, "model_ema": w}], ids=["", "in", "ema"]
+)
+def test_a_tensor_without_plain_values_is_refused_by_its_name_unless_it_is_not_used(
+    form: str, around: Callable[[Tensors], Any], tmp_path: Path, seven: Tensors, backbone: nn.Module
+) -> None:
+    change = FORMS_OF_TENSORS[form]
+    torch.save(around(with_changed("conv_stem.weight", change)(seven)), tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=re.escape(f"x.pth has conv_stem.weight as {form}: save")):
+        load_backbone(backbone, CNN, tmp_path / "x.pth")
+    torch.save(around(with_changed("classifier.weight", change)(seven)), tmp_path / "y.pth")
+    load_backbone(backbone, CNN, tmp_path / "y.pth")
+
+
+def archived(path: Path, *names: str) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"content")
+
+
+OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "model.safetensors.index.json": (
+        lambda path: path.write_text('{"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}'),
+        "is the index of weights in several files",
+    ),
+    "config.json": (lambda path: path.write_text('{"architecture": "swin"}'), "is a text in JSON"),
+    "model.safetensors": (
+        lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+        "is a pointer of Git LFS",
+    ),
+    "page.pth": (lambda path: path.write_text("\n<!DOCTYPE html><html></html>"), "is a web page"),
+    "page.safetensors": (lambda path: path.write_text("<html></html>"), "is a web page"),
+    "w.npz": (lambda path: np.savez(path, weight=np.ones(3)), "is an archive of numpy's arrays"),
+    "w.npy": (lambda path: np.save(path, np.ones(3)), "is an array of numpy"),
+    "w.zip": (lambda path: archived(path, "w.safetensors"), "is an archive of files (zip)"),
+    "w.pt.gz": (lambda path: path.write_bytes(gzip.compress(b"PK")), "is compressed"),
+    "w.tar": (lambda path: path.write_bytes(tarfile.TarInfo("w").tobuf()), "is an archive (tar)"),
+    "w.h5": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "is a file in HDF5"),
+    "w.gguf": (lambda path: path.write_bytes(b"GGUF\3\0\0\0"), "is a file in GGUF"),
+    "script.pt": (lambda path: archived(path, "w/data.pkl", "w/code/w.py"), "is a program (TorchScript)"),
+    "e.pt": (lambda path: path.touch(), "is empty"),
+    "e.safetensors": (lambda path: path.touch(), "is empty"),
+    "noise.pt": (lambda path: path.write_bytes(bytes(range(1, 200))), "is damaged, compressed, or contains more"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_file_that_holds_no_weights_is_named_for_what_it_is(name: str, tmp_path: Path, backbone: nn.Module) -> None:
+    write, reason = OTHERS[name]
+    write(tmp_path / name)
+    with pytest.raises(WeightsError, match="^" + re.escape(f"{name} {reason}")) as refusal:
+        load_backbone(backbone, CNN, tmp_path / name)
+    assert ": " in str(refusal.value)
+
+
+@pytest.mark.parametrize("entry", ["schema.ema", "model", "a.b.c"])
+def test_the_entry_that_is_loaded_is_not_left_out(
+    entry: str, tmp_path: Path, seven: Tensors, backbone: nn.Module
+) -> None:
+    torch.save({entry: headless(seven), "epoch": 3}, tmp_path / "x.pth")
+    assert load_backbone(backbone, CNN, tmp_path / "x.pth").endswith("; left out: epoch")
 
 
 @pytest.mark.parametrize(("content", "reason"), [case[1:] for case in UNFIT], ids=[case[0] for case in UNFIT])

@@ -128,3 +128,19 @@ def test_a_stretch_is_two_whole_numbers_or_a_word(stretch: str) -> None:
     assert load_recipe("smoke", ["stretch=[0, 4095]"]).stretch == (0, 4095)
     with pytest.raises(RecipeError, match="stretch"):
         load_recipe("smoke", [f"stretch={stretch}"])
+
+
+def test_a_name_with_a_slash_is_a_file_and_a_bare_one_a_shipped_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("./smoke", f"{tmp_path}/smoke", "folder/smoke", "./smoke.yaml", "smoke.yaml"):
+        with pytest.raises(RecipeError, match=f"no recipe '{re.escape(name)}'"):
+            load_recipe(name)
+    for name in ("smoke", "smoke.yaml", "other"):
+        (tmp_path / name).write_text(yaml.safe_dump(WHOLE | {"name": "mine"}))
+    for name in ("./smoke", f"{tmp_path}/smoke", "smoke.yaml", "./other"):
+        assert load_recipe(name).name == "mine"
+    assert load_recipe("smoke").name == "smoke"
+    with pytest.raises(RecipeError, match=r"write \./other"):
+        load_recipe("other")

@@ -10,8 +10,9 @@ from PIL import Image
 from tests.support.bundles import tiny_architecture
 from training.data.samples import DataError
 from training.loop.fit import fit
+from training.output import OutputError
 from training.recipe.config import ModelConfig, Recipe, RecipeError, load_recipe
-from training.runs.run import RunError, new_run
+from training.runs.run import new_run
 
 RECIPE = Recipe(name="tiny", model=ModelConfig(**tiny_architecture().model_dump(), image_size=(64, 64)), batch_size=64)
 
@@ -48,5 +49,5 @@ def test_a_listed_file_that_cannot_be_read_is_refused_before_training(data: Path
 
 def test_a_run_is_not_written_into_its_data(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    with pytest.raises(RunError, match="lies in the data"):
+    with pytest.raises(OutputError, match="lies in the data"):
         new_run(load_recipe("smoke"), tmp_path / "data", tmp_path / "data" / "runs" / "one")

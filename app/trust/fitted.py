@@ -1,0 +1,104 @@
+"""A bundle's trust part, made of its tensors: what was fitted to calibration pictures that training did not see.
+
+The bundle's reader has verified the file; here its numbers are checked against what they stand for, so that a part that
+was written wrongly is refused when the model is loaded, and not when somebody relies on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.bundles.manifest import TRUST, Manifest
+from app.bundles.reader import Bundle
+from app.errors import BundleError
+from app.models.feature_maps import Branch
+from app.trust.calibration import MAPS, CalibrationMap
+from app.trust.conformal import ConformalSets
+from app.trust.novelty import BranchResidual, Novelty
+
+_CALIBRATION, _CONFORMAL, _NOVELTY = "calibration.", "conformal.", "novelty."
+_RESIDUAL = ("mean", "basis", "scale")  # scale: centre and spread
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class FittedTrust:
+    """The calibration map, the prediction sets and the novelty score of a bundle."""
+
+    calibration: CalibrationMap
+    sets: ConformalSets
+    novelty: Novelty
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The content of the file, by the tensors' names."""
+        parts = {_CALIBRATION + name: values for name, values in self.calibration.parameters().items()}
+        parts |= {f"{_CONFORMAL}{index}": scores for index, scores in enumerate(self.sets.scores)}
+        parts[_NOVELTY + "calibration"] = self.novelty.calibration
+        for branch, residual in self.novelty.branches.items():
+            values = (residual.mean, residual.basis, np.array([residual.centre, residual.spread]))
+            parts |= {f"{_NOVELTY}{branch}.{name}": value for name, value in zip(_RESIDUAL, values, strict=True)}
+        return {name: np.ascontiguousarray(values) for name, values in parts.items()}
+
+
+def trust_of(bundle: Bundle) -> FittedTrust | None:
+    """The bundle's trust part, or None if it has none. Raises BundleError if its numbers cannot be what they should."""
+    if (section := bundle.manifest.trust) is None:
+        return None
+    try:
+        fitted = FittedTrust(
+            MAPS[section.calibration].of(_below(bundle.trust, _CALIBRATION)),
+            _sets(bundle.trust, bundle.manifest),
+            _novelty(bundle.trust, bundle.manifest),
+        )
+        probabilities = fitted.calibration.probabilities(np.zeros((1, len(bundle.manifest.classes))))
+        _require(probabilities.shape == (1, len(bundle.manifest.classes)), "its calibration has other classes")
+        _require(fitted.tensors().keys() == bundle.trust.keys(), "it has tensors that are not known")
+        return fitted
+    except (KeyError, ValueError, TypeError) as error:
+        fault = f"it has no tensor {error}" if isinstance(error, KeyError) else str(error)
+        raise BundleError(TRUST, f"is not a readable trust part ({fault}): fit it again") from error
+
+
+def _below(tensors: Tensors, prefix: str) -> dict[str, np.ndarray]:
+    parts = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
+    for name, values in parts.items():
+        _require(values.dtype.kind == "f", f"{prefix}{name} holds {values.dtype.name}, not floats")
+    return parts
+
+
+def _sets(tensors: Tensors, manifest: Manifest) -> ConformalSets:
+    parts = _below(tensors, _CONFORMAL)
+    scores = tuple(_rising(parts[str(index)], f"conformal.{index}") for index in range(len(manifest.classes)))
+    counts = dict(zip(manifest.classes, map(len, scores), strict=True))
+    _require(manifest.trust is not None and manifest.trust.pictures == counts, "its scores are not of as many pictures")
+    return ConformalSets(scores)
+
+
+def _novelty(tensors: Tensors, manifest: Manifest) -> Novelty:
+    parts = _below(tensors, _NOVELTY)
+    residuals = {branch: _residual(parts, branch, shape[0]) for branch, shape in manifest.map_shapes.items()}
+    return Novelty(residuals, _rising(parts["calibration"], "novelty.calibration"))
+
+
+def _residual(parts: Tensors, branch: Branch, channels: int) -> BranchResidual:
+    mean, basis, scale = (parts[f"{branch}.{name}"] for name in _RESIDUAL)
+    _require(mean.shape == (channels,) and mean.dtype == np.float32, f"the {branch}'s mean does not fit its map")
+    _require(basis.ndim == 2 and len(basis) == channels, f"the {branch}'s basis does not fit its map")
+    _require(basis.dtype == np.float16, f"the {branch}'s basis is not float16")
+    centre, spread = scale.tolist()
+    _require(spread > 0, f"the {branch}'s spread is not positive")
+    return BranchResidual(mean, basis, centre, spread)
+
+
+def _rising(scores: np.ndarray, name: str) -> np.ndarray:
+    _require(scores.ndim == 1 and len(scores) > 0, f"{name} is no list of scores")
+    _require(bool((np.diff(scores) >= 0).all()), f"{name} does not rise")
+    return scores
+
+
+def _require(holds: bool, fault: str) -> None:
+    if not holds:
+        raise ValueError(fault)

@@ -1,0 +1,90 @@
+"""What commands write: where it may lie, and how it gets there whole."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from training.errors import TrainingProblem
+
+_TABLES = {".csv", ".tsv", ".txt"}
+
+
+class OutputError(TrainingProblem, ValueError):
+    """A place where no output may lie. The message says what to do."""
+
+
+def refuse_within_data(out: Path, data: Path) -> None:
+    """Raises OutputError if a file or folder to write lies in a data set's folder, of which it would become a part.
+
+    `data` may be the folder of a run, whose pictures lie elsewhere. The output may then lie in that folder itself.
+    """
+    if not data.is_dir():  # a table, which lists what belongs to the data
+        return
+    resolved, folder = out.resolve(), data.resolve()
+    of_run = data / "samples.csv"
+    if of_run.is_file() and resolved.is_relative_to(folder):
+        return
+    for root in (folder, _pictures_folder(of_run)):
+        if root is not None and resolved.is_relative_to(root):
+            raise OutputError(
+                f"{out} lies in the data, {root if of_run.is_file() else data}, of which its files would be a part: "
+                "choose another folder"
+            )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is complete or as it was before. Raises OSError with its name.
+
+    A pipe or a device, such as /dev/stdout, is written to.
+    """
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+    else:
+        write_atomically(path.resolve(), text.encode())
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise what fails while a file is written with the file's name, which the error of a full disk lacks."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Write a file that is complete or as it was before, even after a power failure. Raises OSError with its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with naming(path), temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        with naming(path):
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _pictures_folder(samples: Path) -> Path | None:
+    """The folder of which every file is a part of a run's data. None if there is none, or if nothing tells.
+
+    That is the one with all pictures. Where there is a table too, it lists what belongs to the data.
+    """
+    try:
+        with samples.open(newline="", encoding="utf-8") as lines:
+            paths = [Path(row["path"]).resolve() for row in csv.DictReader(lines)]
+        folder = Path(os.path.commonpath([path.parent for path in paths]))
+        return None if any(file.suffix.lower() in _TABLES for file in folder.iterdir()) else folder
+    except (OSError, ValueError, LookupError, TypeError, csv.Error):  # none, or one that reading it will name
+        return None

@@ -1,0 +1,80 @@
+"""Fits the trust part of a bundle, and measures it on pictures that each fit had not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.bundles.manifest import Manifest, Trust
+from app.bundles.reader import Bundle
+from app.engines.protocol import Engine
+from app.models.feature_maps import Branch
+from app.trust.conformal import one_per_group
+from app.trust.fitted import FittedTrust, trust_of
+from app.trust.novelty import BranchResidual
+from training.data.samples import Sample
+from training.errors import TrainingProblem
+from training.trust.calibration_fit import Comparison, compare, folds_of, simplest
+from training.trust.figures import measure
+from training.trust.fitter import SEED, Fitter
+from training.trust.novelty_fit import fit_branches
+from training.trust.observed import Observed, observe
+
+DEFAULT_INSIDE, FOLDS = 0.95, 5
+
+
+class TrustProblem(TrainingProblem, ValueError):
+    """A trust part that cannot be fitted. The message says why and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrustFit:
+    """A fitted trust part: its section of the manifest, its numbers, and how the calibration maps compared."""
+
+    section: Trust
+    fitted: FittedTrust
+    comparisons: tuple[Comparison, ...]
+
+
+def fit_trust(
+    bundle: Bundle, engine: Engine, train: Sequence[Sample], calibration: Sequence[Sample], name: str, inside: float
+) -> TrustFit:
+    """Fit the trust part of a bundle.
+
+    The novelty score is fitted to the pictures of `train`; if there are none, that of the bundle's own trust part is
+    kept. All else is fitted to the pictures of `calibration`, which training must not have seen, and `name` says what
+    they are. `inside` is the share of them that count as in distribution. Raises TrustProblem, DataError, BundleError.
+    """
+    manifest = bundle.manifest
+    branches = _branches(bundle, engine, train)
+    seen = observe(engine, manifest, calibration)
+    _check(seen, manifest)
+    fold = folds_of(seen.groups, seen.labels, min(FOLDS, len({*seen.groups})), SEED)
+    comparisons = compare(seen.logits.astype(np.float64), seen.labels, seen.groups, fold)
+    fit = Fitter(manifest, branches, simplest(comparisons), inside)
+    fitted, section = fit(seen), fit.section(seen, name)
+    return TrustFit(section.model_copy(update={"figures": measure(fit, seen, fold)}), fitted, tuple(comparisons))
+
+
+def _branches(bundle: Bundle, engine: Engine, train: Sequence[Sample]) -> Mapping[Branch, BranchResidual]:
+    if not train:
+        if (own := trust_of(bundle)) is None:
+            raise TrustProblem(
+                "the data has no split train, which a first trust part needs: give the data that the model was trained "
+                "on, with train and val"
+            )
+        return own.novelty.branches
+    features = observe(engine, bundle.manifest, train).features
+    try:
+        return fit_branches(features)
+    except ValueError as error:
+        raise TrustProblem(f"the split train is too small for the novelty score: {error}") from error
+
+
+def _check(seen: Observed, manifest: Manifest) -> None:
+    single = seen.labels[one_per_group(seen.groups, SEED)]
+    for index, name in enumerate(manifest.classes):
+        if (count := int((single == index).sum())) < FOLDS:
+            raise TrustProblem(f"class {name} has {count} calibration groups, but {FOLDS} are needed: add some")

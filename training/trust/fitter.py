@@ -1,0 +1,79 @@
+"""Fits a bundle's trust part to calibration pictures that are given, for the fit itself and for its cross-fitting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from app.bundles.manifest import Manifest, ReasonCode, Trust
+from app.models.feature_maps import Branch
+from app.predicting.answer import decision_bias
+from app.trust.conformal import fit_sets, one_per_group
+from app.trust.fitted import FittedTrust
+from app.trust.novelty import BranchResidual, Novelty
+from training.trust.calibration_fit import candidates
+from training.trust.observed import Observed
+
+DEFAULT_COVERAGE, SEED = 0.9, 0
+NEAR_SHARE = 0.1  # of the calibration pictures count as near the threshold
+BLUR = 0.5  # of the least sharp calibration picture's sharpness
+REFERS: tuple[ReasonCode, ...] = (
+    "more_than_one_class", "no_class", "contradicts_label", "foreign_picture", "poor_quality",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Fitter:
+    """Fits everything but the novelty score's branches to calibration pictures, for a chosen calibration map."""
+
+    manifest: Manifest
+    branches: Mapping[Branch, BranchResidual]
+    kind: str
+    inside: float
+
+    def __call__(self, seen: Observed) -> FittedTrust:
+        """The numbers, from these pictures. Raises ValueError if a class has none."""
+        fit = candidates(seen.logits.shape[1])[self.kind]
+        single = seen.only(one_per_group(seen.groups, SEED))
+        novelty = Novelty(self.branches, np.zeros(0))
+        scores = np.sort(novelty.scores(single.features))
+        return FittedTrust(
+            fit(seen.logits, seen.labels), fit_sets(single.logits, single.labels), Novelty(self.branches, scores)
+        )
+
+    def section(self, seen: Observed, name: str) -> Trust:
+        """The section of the manifest, without figures."""
+        fitted, single = self(seen), seen.only(one_per_group(seen.groups, SEED))
+        classes, largest = self.manifest.classes, fitted.sets.largest_coverage
+        return Trust.model_validate(
+            {
+                "calibration": self.kind,
+                "chosen_on": f"{name} ({len(seen.labels):,} pictures of {len({*seen.groups}):,} groups); figures by "
+                "cross-fitting over groups",
+                "pictures": {name: int((single.labels == index).sum()) for index, name in enumerate(classes)},
+                "coverage": min(DEFAULT_COVERAGE, math.floor(100 * largest) / 100),
+                "largest_coverage": largest,
+                "inside": self.inside,
+                "novelty_threshold": novelty_threshold(fitted.novelty.calibration, self.inside),
+                "near_gap": float(np.quantile(gaps(self.manifest, seen.logits), NEAR_SHARE)),
+                "smallest_sharpness": BLUR * float(seen.sharpness.min()),
+                "refers": REFERS,
+                "figures": {},
+            }
+        )
+
+
+def novelty_threshold(rising: Float[np.ndarray, " n"], inside: float) -> float:
+    """The score up to which a picture is in distribution, which a share of `inside` of others are."""
+    rank = math.ceil(round((len(rising) + 1) * inside, 9))
+    return float(rising[min(rank, len(rising)) - 1])
+
+
+def gaps(manifest: Manifest, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
+    """By how much the label's logit exceeds the next one, with the decision threshold taken into account."""
+    ranked = np.sort(logits + decision_bias(manifest), axis=1)
+    return np.asarray(ranked[:, -1] - ranked[:, -2], np.float64)
