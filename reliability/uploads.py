@@ -153,6 +153,8 @@ def right_answer(data: bytes, limits: Limits) -> tuple[str, Sequence[int]]:
             if image.width * image.height > max_pixels or max(image.size) > limits.max_side_px:
                 return "picture-too-large", ()
             image.load()
+            if image.format == "PNG" and data[12:16] != b"IHDR":  # Pillow reads some that begin with another chunk
+                return "unreadable-picture", ()
             # Without its palette, a picture has no colours; Pillow would make some up.
             if image.mode in ("I", "F", "LAB") or (image.mode == "P" and image.palette is None):
                 return "unreadable-picture", ()
