@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -143,7 +144,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     )
     predict.add_argument(
         "--coverage",
-        type=float,
+        type=_coverage,
         help="rate at which the prediction set contains the true class (default: the bundle's)",
     )
     predict.add_argument("--json", action="store_true", help="print one JSON object per picture")
@@ -235,8 +236,6 @@ def _setup(args: argparse.Namespace, settings: Settings) -> int:
 def _predict(args: argparse.Namespace, settings: Settings) -> int:
     requests = _requests(args)
     predictor, failed = predictor_options(settings).load_predictor(), 0
-    if args.coverage is not None and not 0.5 <= args.coverage <= 0.99:
-        raise BadParameter(f"--coverage is {args.coverage:g}: give a number from 0.5 to 0.99.")
     predictor.check_coverage(args.coverage)
     accepted = {out: predictor.accept(request) for out, request in requests.items()}
     for path in args.pictures:
@@ -265,6 +264,17 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
         for out, request in accepted.items():
             _write_overlay(out, prediction, predictor.explain(prediction, request)[-1])
     return failed
+
+
+def _coverage(text: str) -> float:
+    """A coverage, for argparse."""
+    try:
+        coverage = float(text)
+    except ValueError:
+        coverage = math.nan
+    if not 0.5 <= coverage <= 0.99:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0.5 to 0.99")
+    return coverage
 
 
 def _in_words(assessment: Assessment) -> str:

@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from app.models.feature_maps import BRANCHES, Branch
-from training.trust.novelty_fit import DIRECTIONS, fit_branch
+from training.trust.novelty_fit import KEPT, fit_branch
 
 Values = Float[np.ndarray, " n"]
 NEIGHBOURS = 10
-MAXIMUM, CHOSEN = "maximum probability", "residual; both branches"
+SHARE = 1 / 5  # of the components that the other scores keep
+MAXIMUM, CHOSEN = "maximum probability", "residual, 1/20; both branches"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +58,10 @@ class Components:
 
     @classmethod
     def of(cls, features: Float[np.ndarray, "n c"]) -> Components:
-        """As many components as the score of bundles keeps."""
+        """A share of the components of these features."""
         mean = features.mean(axis=0)
         variances, directions = np.linalg.eigh((features - mean).T @ (features - mean) / len(features))
-        kept = int(features.shape[1] * DIRECTIONS)
+        kept = int(features.shape[1] * SHARE)
         return cls(mean, directions[:, ::-1][:, :kept], np.maximum(variances[::-1][:kept], 1e-9 * variances[-1]))
 
     def inside(self, features: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n q"]:
@@ -111,9 +112,9 @@ def neighbours(train: np.ndarray, labels: Int[np.ndarray, " n"]) -> OfBranch:
     return score
 
 
-def residual(train: np.ndarray, labels: Int[np.ndarray, " n"]) -> OfBranch:
-    """The score of bundles, the part of ViM without logits: see `app.trust.novelty`."""
-    return fit_branch(train).log_residual
+def residual(share: float) -> Callable[[np.ndarray, Int[np.ndarray, " n"]], OfBranch]:
+    """The score of bundles, the part of ViM without logits, from a share of the components: see `app.trust.novelty`."""
+    return lambda train, labels: fit_branch(train, share).log_residual
 
 
 def probabilistic_pca(train: np.ndarray, labels: Int[np.ndarray, " n"]) -> OfBranch:
@@ -136,7 +137,9 @@ BY_BRANCH = {
     "Mahalanobis, leading components": mahalanobis,
     "Mahalanobis, features of length 1": mahalanobis_normalised,
     "k-nearest neighbours": neighbours,
-    "residual": residual,
+    "residual, 1/5": residual(1 / 5),
+    "residual, 1/10": residual(1 / 10),
+    "residual, 1/20": residual(KEPT),
     "Mahalanobis, probabilistic PCA": probabilistic_pca,
 }
 

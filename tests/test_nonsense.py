@@ -50,6 +50,13 @@ TRAINING: dict[str, dict[str, tuple[list[str], str | None]]] = {
         "positive": (WORDS, None),
     },
     "compile": {"source": (FOLDERS, "nowhere"), "bundle": (NEW_FOLDERS, "new"), "data": (FOLDERS, None)},
+    "trust": {
+        "source": (FOLDERS, "bundle"),
+        "data": (FEW[:1], "data"),
+        "bundle": (NEW_FOLDERS, "new"),
+        "split": (WORDS, None),
+        "inside": (NUMBERS, None),
+    },
     "ablate": {"recipe": (RECIPES, "smoke"), "changes": (CHANGES, None), "data": (FEW[1:2], "data")},
     "doctor": {"data": (FOLDERS, "data")},
     "draw-data": {"out": (OUT_FOLDERS, "new"), "count": (["2", "0", *NUMBERS], None), "seed": (NUMBERS, None)},
@@ -83,6 +90,7 @@ APP["predict"] |= {option: (["overlay.png"], None) for option in ("gradcam", "at
 APP["predict"] |= {"explain": (["file/below"], None)}
 APP["predict"] |= {option: (WORDS, None) for option in ("layer", "branch", "method", "fuse", "detail")}
 APP["predict"] |= {option: (["no\udcff"], None) for option in ("target", "against")}
+APP["predict"] |= {"coverage": (["0", "1", *NUMBERS], None)}
 APP["predict"] |= {"token_stage": (["0", "3", *NUMBERS], None)}
 APP["new-key"] |= {"right": (WORDS, None), "requests_per_minute": (["0", *NUMBERS], None)}
 APP["new-key"] |= {"concurrent": (["0", *NUMBERS], None)}

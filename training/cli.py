@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -338,8 +339,12 @@ def _trust(args: argparse.Namespace) -> int:
 
 def _share(text: str) -> float:
     """A share between a half and 0.999, for argparse."""
-    if not 0.5 <= (share := float(text)) <= 0.999:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0.5 and 0.999")
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0.5 <= share <= 0.999:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0.5 to 0.999")
     return share
 
 

@@ -10,7 +10,6 @@ from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
 from app.trust.novelty import pooled
 from app.trust.quality import sharpness
-from training.trust.fit import TrustFit
 from training.trust.fitter import Fitter
 from training.trust.novelty_fit import fit_branches
 from training.trust.observed import Observed
@@ -35,5 +34,5 @@ def write_trusted(plain: Path, out: Path, calibration: int = 40) -> Path:
         groups = tuple(map(str, range(len(pictures))))
         seen.append(Observed(pooled(maps), engine.classify(maps), sharp, labels, groups))
     fit = Fitter(bundle.manifest, fit_branches(seen[0].features), "temperature", 0.9)
-    write_with_trust(bundle, out, TrustFit(fit.section(seen[1], "noise"), fit(seen[1]), ()))
+    write_with_trust(bundle, out, fit.section(seen[1], "noise"), fit(seen[1]))
     return out

@@ -10,7 +10,7 @@ from app.trust.novelty import Novelty, pooled
 from training.trust.novelty_fit import fit_branch, fit_branches
 
 
-def _features(rng: np.random.Generator, count: int, channels: int = 40) -> np.ndarray:
+def _features(rng: np.random.Generator, count: int, channels: int = 160) -> np.ndarray:
     """Pictures in a subspace of eight dimensions, with a little noise."""
     basis = np.random.default_rng(7).normal(size=(8, channels))
     return np.asarray(rng.normal(size=(count, 8)) @ basis + 0.05 * rng.normal(size=(count, channels)), np.float32)
@@ -24,14 +24,14 @@ def test_what_leaves_the_subspace_is_foreign_and_what_stays_is_not(branches: tup
     novelty = Novelty(fitted, np.sort(Novelty(fitted, np.zeros(0)).scores(calibration)))
     percentiles = np.array([novelty.percentile(score) for score in novelty.scores(fresh)])
     assert 40 < percentiles.mean() < 60
-    foreign = {b: _features(rng, 300) + rng.normal(size=(300, 40)).astype(np.float32) for b in branches}
+    foreign = {b: _features(rng, 300) + rng.normal(size=(300, 160)).astype(np.float32) for b in branches}
     assert min(map(novelty.percentile, novelty.scores(foreign))) > 95
 
 
 def test_the_score_depends_on_neither_the_channels_order_nor_the_batch() -> None:
     rng = np.random.default_rng(1)
     train, fresh = _features(rng, 200), _features(rng, 9)
-    order = rng.permutation(40)
+    order = rng.permutation(160)
     scores = fit_branch(train).log_residual(fresh)
     np.testing.assert_allclose(fit_branch(train[:, order]).log_residual(fresh[:, order]), scores, atol=1e-2)
     alone = [fit_branch(train).log_residual(fresh[index : index + 1])[0] for index in range(9)]
@@ -42,9 +42,9 @@ def test_the_score_depends_on_neither_the_channels_order_nor_the_batch() -> None
 def test_degenerate_training_pictures_give_finite_scores(faulty: str) -> None:
     rng = np.random.default_rng(2)
     train = {
-        "one colour": np.ones((20, 40), np.float32),
+        "one colour": np.ones((20, 160), np.float32),
         "few": _features(rng, 3),
-        "dead channels": np.where(np.arange(40) < 20, 0, _features(rng, 60)).astype(np.float32),
+        "dead channels": np.where(np.arange(160) < 80, 0, _features(rng, 60)).astype(np.float32),
     }[faulty]
     assert np.isfinite(fit_branch(train).log_residual(_features(rng, 5))).all()
 

@@ -1,4 +1,4 @@
-"""Export of a finished run as a bundle: fp16 weights, mean maps, calibration, decision threshold, metrics on val.
+"""Export of a finished run as a bundle: fp16 weights, mean maps, calibration, threshold, metrics on val, trust part.
 
 What only a person can state, such as the licence, the source of the data and caveats, is read from a card, a small YAML
 file. A bundle that is exported without a card says so in its notes.
@@ -46,6 +46,7 @@ from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.models.swin_tokens import swin_tokens
 from app.pictures.bit_depth import Stretch
+from app.trust.fitted import trust_of
 from training.data.names import normalised
 from training.data.samples import Sample
 from training.errors import TrainingProblem
@@ -59,6 +60,8 @@ from training.recipe.plain_yaml import parse_yaml
 from training.runs.contents import changed_files, content_marks, read_marks, refuse_changed
 from training.runs.run import read_run
 from training.runs.torch_files import not_finite_tensor
+from training.trust.fit import DEFAULT_INSIDE, TrustProblem, fit_trust
+from training.trust.write import NO_TRUST, write_with_trust
 
 CHECKED_PICTURES = 25  # number of pictures on which a new bundle is compared with its model
 MAX_LOGIT_ERROR = 1e-4  # largest difference of a logit that rounding explains
@@ -96,7 +99,8 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
     `positive` is the positive class of two, which must be named here or in the card.
     Everything is computed with the weights rounded to fp16, as the bundle stores them: the mean maps on train without
     augmentation, and temperature, threshold and metrics on val. The bundle's logits are then compared with the model's
-    on pictures of val. Raises ExportError, GraphError, RunError, DataError, RecipeError and BundleError.
+    on pictures of val. The trust part is fitted to train and val; if val is too small for it, a note says so. Raises
+    ExportError, GraphError, RunError, DataError, RecipeError and BundleError.
     """
     _refuse_to_overwrite(out)
     run = read_run(folder)
@@ -131,14 +135,24 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
         recipe=_public_recipe(recipe),
     )
     means = mean_maps(model, prepared_batches(run.samples_of("train"), size, recipe.stretch))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
+        plain = Path(temporary) / "plain"
+        write_bundle(model, plain, description, means, graphs, recipe.stretch)
+        bundle = read_bundle(plain)
+        _check_logits(bundle, run.samples_of("val")[:CHECKED_PICTURES], logits[:CHECKED_PICTURES])
+        samples = run.samples_of("train"), run.samples_of("val")
+        try:
+            fit = fit_trust(bundle, load_engine(bundle, "auto"), *samples, "val", DEFAULT_INSIDE)
+            return write_with_trust(bundle, out, fit.section, fit.fitted)
+        except TrustProblem as error:
+            description = description.model_copy(update={"notes": (*description.notes, f"{NO_TRUST}{error}")})
     write_bundle(model, out, description, means, graphs, recipe.stretch)
-    bundle = read_bundle(out)
-    _check_logits(bundle, run.samples_of("val")[:CHECKED_PICTURES], logits[:CHECKED_PICTURES])
-    return bundle
+    return read_bundle(out)
 
 
 def compile_bundle(path: Path, out: Path, samples: Sequence[Sample]) -> Bundle:
-    """Copy the bundle in `path` to the folder `out` with new graphs.
+    """Copy the bundle in `path` to the folder `out` with new graphs; a trust part stays as it is.
 
     The graphs are checked on noise and on the pictures of `samples`. Raises ExportError, GraphError, DataError and
     BundleError.
@@ -153,8 +167,15 @@ def compile_bundle(path: Path, out: Path, samples: Sequence[Sample]) -> Bundle:
     # A bundle that has been compiled before may have such a note, which another version has made untrue.
     notes = [note for note in fields["notes"] if not note.startswith(WITHOUT_TOKENS)]
     description = Description(**(fields | {"notes": (*notes, *lacking)}))
-    write_bundle(model, out, description, bundle.baseline, graphs, stretch)
-    return read_bundle(out)
+    fitted, section = trust_of(bundle), bundle.manifest.trust
+    if fitted is None or section is None:
+        write_bundle(model, out, description, bundle.baseline, graphs, stretch)
+        return read_bundle(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
+        plain = Path(temporary) / "plain"
+        write_bundle(model, plain, description, bundle.baseline, graphs, stretch)
+        return write_with_trust(read_bundle(plain), out, section, fitted)
 
 
 def write_bundle(

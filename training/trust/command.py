@@ -52,7 +52,7 @@ def add_trust(path: Path, out: Path, data: Path, split: str | None, inside: floa
     bundle = read_bundle(path)
     train, calibration, name = _splits(data, split)
     fit = fit_trust(bundle, load_engine(bundle, "auto"), train, calibration, name, inside)
-    return AddedTrust(write_with_trust(bundle, out, fit), fit)
+    return AddedTrust(write_with_trust(bundle, out, fit.section, fit.fitted), fit)
 
 
 def _splits(data: Path, split: str | None) -> tuple[Sequence[Sample], Sequence[Sample], str]:

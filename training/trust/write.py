@@ -9,22 +9,23 @@ from tempfile import TemporaryDirectory
 
 import safetensors.numpy
 
-from app.bundles.manifest import FORMAT, MANIFEST, TRUST, Manifest
+from app.bundles.manifest import FORMAT, MANIFEST, TRUST, Manifest, Trust
 from app.bundles.reader import Bundle, read_bundle
-from app.trust.fitted import trust_of
-from training.trust.fit import TrustFit
+from app.trust.fitted import FittedTrust, trust_of
+
+NO_TRUST = "No trust part: "  # how a note begins that says why a bundle was exported without one
 
 
-def write_with_trust(bundle: Bundle, out: Path, fit: TrustFit) -> Bundle:
+def write_with_trust(bundle: Bundle, out: Path, section: Trust, fitted: FittedTrust) -> Bundle:
     """Copy a bundle to the folder `out`, which does not exist or is empty, with this trust part in place of its own.
 
     The folder appears complete and verified, or not at all. Raises BundleError.
     """
-    content = safetensors.numpy.save(fit.fitted.tensors())
+    content = safetensors.numpy.save(fitted.tensors())
     files = bundle.manifest.files | {TRUST: hashlib.sha256(content).hexdigest()}
-    manifest = Manifest.model_validate(
-        {**dict(bundle.manifest), "format": FORMAT, "trust": fit.section, "files": files}
-    )
+    notes = tuple(note for note in bundle.manifest.notes if not note.startswith(NO_TRUST))
+    changed = {"format": FORMAT, "trust": section, "notes": notes, "files": files}
+    manifest = Manifest.model_validate({**dict(bundle.manifest), **changed})
     fields = {"format": manifest.format, **manifest.model_dump(mode="json")}
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:

@@ -30,6 +30,7 @@ from app.errors import BundleError
 from app.models.cnnswin import FUSIONS, Fusion
 from app.pictures.decode import Limits, decode
 from app.pictures.prepare import prepare
+from app.trust.fitted import trust_of
 from tests.support.bundles import describe, tiny_architecture, tiny_model, tiny_reference
 from training.data.draw import draw_dataset
 from training.data.samples import read_samples, write_samples
@@ -84,10 +85,10 @@ def write_run(run: Path, classes: list[str], data: Path | None = None) -> None:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """48 drawn pictures, and a model that has learnt nothing but, by its seed, has a temperature within the bounds."""
+    """96 drawn pictures, and a model that has learnt nothing but, by its seed, has a temperature within the bounds."""
     folder = tmp_path_factory.mktemp("export")
     data, run = folder / "data", folder / "run"
-    draw_dataset(data, 48, seed=3)
+    draw_dataset(data, 96, seed=3)
     write_run(run, ["benign", "malignant"], data)
     bundle = export(run, folder / "out" / "bundle", CARD)
     return Exported(run, data, bundle, load_engine(bundle, "torch"))
@@ -144,6 +145,12 @@ def test_the_manifest_says_what_was_trained_and_what_the_card_says(exported: Exp
     recipe["start"]["cnn"]["weights"] = "lite0.pth"  # of this machine's folders nothing gets out
     assert manifest.recipe == recipe
     assert CARD.model_dump(exclude={"positive"}).items() <= manifest.model_dump().items()
+
+
+def test_the_trust_part_is_fitted_to_val(exported: Exported) -> None:
+    trust = exported.bundle.manifest.trust
+    assert trust is not None and trust.chosen_on.startswith("val (24 pictures")
+    assert trust_of(exported.bundle) is not None
 
 
 @pytest.mark.parametrize("classes", [2, 5])

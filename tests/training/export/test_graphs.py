@@ -28,6 +28,7 @@ from app.models.feature_maps import FeatureMaps
 from tests.support.bundles import tiny_model, write_tiny_bundle
 from tests.support.engine_cases import EACH_OPENVINO_CASE, Case
 from tests.support.full_disk import files_of_at_most
+from tests.support.trusted import write_trusted
 from training.cli import main
 from training.data.draw import draw_dataset
 from training.export.graphs import GraphError, _check_exact, _check_stored, check_exportable, write_graphs
@@ -223,7 +224,7 @@ def test_compile_adds_graphs_to_a_bundle_and_changes_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Three classes: as many as a batch may have while a graph is made.
-    source = write_tiny_bundle(tmp_path / "source", "cnn", classes=3)
+    source = write_trusted(write_tiny_bundle(tmp_path / "plain", "cnn", classes=3), tmp_path / "source")
     draw_dataset(tmp_path / "data", 8, seed=1)
     out = tmp_path / "out"
     assert main(["compile", str(source), str(out), "--data", str(tmp_path / "data")]) == 0
