@@ -69,7 +69,9 @@ USED = """
 The best score by the choice is "{best}".
 
 Bundles use "{used}": of the residuals within {margin} of the best score by the choice, it keeps the fewest components,
-which makes the smallest file. This is its table.
+which makes the smallest file. That rule was written after the figures of the judgement had been seen, so they are no
+blind figures of this score. By the choice alone the score would be the best one above. This is the table of the one
+used.
 
 """
 
