@@ -18,6 +18,7 @@ from training.errors import TrainingProblem
 INTERNAL = {"app.server.http.RefusedRequest", "app.pictures.messages.BrokenMessage"}
 INTERNAL |= {"app.pictures.messages.ConnectionEnded"}
 INTERNAL |= {"app.serving.decoder_process.DecoderEnded", "app.pictures.colour._UnusableProfile"}
+INTERNAL |= {"app.trust.conformal.ImpossibleCoverage"}
 INTERNAL |= {f"training.metrics.classification.{name}" for name in ("TooFewGroups", "UndefinedMetric")}
 OPTIONAL = {"ray"}
 

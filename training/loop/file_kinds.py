@@ -35,11 +35,11 @@ def other_kind(path: Path) -> str | None:
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING_BYTES)
     if beginning.startswith(b"PK"):
-        return _kind_of_archive(path)
+        return _kind_of_archive(path, beginning)
     return next((sentence for pattern, sentence in _KINDS if re.match(pattern, beginning)), None)
 
 
-def _kind_of_archive(path: Path) -> str | None:
+def _kind_of_archive(path: Path, beginning: bytes) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -49,4 +49,6 @@ def _kind_of_archive(path: Path) -> str | None:
         return _OF_NUMPY
     if any("/code/" in name for name in names):
         return _OF_SCRIPT
-    return None if any(name.endswith("data.pkl") for name in names) else _OF_FILES
+    # An archive may have two lists of its entries, of which torch reads the other one.
+    is_of_torch = b"/data.pkl" in beginning or any(name.endswith("data.pkl") for name in names)
+    return None if is_of_torch else _OF_FILES
