@@ -19,7 +19,16 @@ from jaxtyping import Float32
 
 from app import __version__
 from app.bundles.reader import Bundle
-from app.engines.openvino_graphs import CORE, FILES, Sizes, derived_graph, graph_of, last_line, with_sizes
+from app.engines.openvino_graphs import (
+    CORE,
+    FILES,
+    Sizes,
+    derived_graph,
+    graph_of,
+    last_line,
+    refuse_other_weights,
+    with_sizes,
+)
 from app.errors import BundleError, EngineError
 
 _LOG = logging.getLogger(__name__)
@@ -107,6 +116,7 @@ def _unusable(name: str, what: str, error: RuntimeError) -> BundleError:
 
 def _import(name: str, file: Path, options: dict[str, Any]) -> Graph:
     """The compiled graph in a file. The file is mapped, read once, and its pages are released again."""
+    refuse_other_weights()
     try:
         with file.open("rb") as opened:
             mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO accepts no read-only memory

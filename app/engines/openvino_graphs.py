@@ -90,9 +90,7 @@ def read_graph(structure: bytes, weights: bytes) -> ov.Model:
     """
     plain = graph_xml.unpack(structure) if structure.startswith(b"\x1f\x8b") else structure
     graph_xml.check(plain, weights)
-    # OpenVINO looks for weights beside the XML even if it is given both as bytes: then, in the working directory.
-    if (other := Path(".bin")).exists() and not other.is_dir():
-        raise EngineError(f"OpenVINO would use the file {other.absolute()} as weights: remove it, or start elsewhere.")
+    refuse_other_weights()
     graph = CORE.read_model(plain, weights)
     check_shapes(graph)
     # The compiler would keep fp16 weights as they are, which makes the matrix products a tenth slower.
@@ -102,6 +100,15 @@ def read_graph(structure: bytes, weights: bytes) -> ov.Model:
             for user in convert.output(0).get_target_inputs():
                 user.replace_source_output(constant.output(0))
     return graph
+
+
+def refuse_other_weights() -> None:
+    """Raises EngineError if OpenVINO would use a file in the working directory as a graph's weights.
+
+    It looks for weights beside the XML even if it is given both as bytes, and even for a graph that is compiled.
+    """
+    if (other := Path(".bin")).exists() and not other.is_dir():
+        raise EngineError(f"OpenVINO would use the file {other.absolute()} as weights: remove it, or start elsewhere.")
 
 
 def with_argmax_target(head: ov.Model) -> ov.Model:

@@ -281,11 +281,24 @@ def graph_of_any_length(module: nn.Module, example: Sequence[Tensor], sizes: Seq
         traced = make_fx(module, decomposition_table=_decompositions(), _allow_non_fake_inputs=True)(*inputs)
     if shapes.replacements:
         raise ValueError("what it computes depends on the lengths of its inputs")
+    _share_constants(traced)
     graph = _convert(traced, sizes)
     for parameter, shape in zip(list(graph.inputs), sizes, strict=True):
         parameter.get_node().set_partial_shape(ov.PartialShape(shape))
     graph.validate_nodes_and_infer_types()
     return _fold_constants(graph)
+
+
+def _share_constants(traced: torch.fx.GraphModule) -> None:
+    """Let all uses of a tensor be of one constant: `make_fx` makes one for each."""
+    first: dict[tuple[object, ...], torch.fx.Node] = {}
+    for node in traced.graph.find_nodes(op="get_attr"):
+        tensor = getattr(traced, str(node.target))
+        key = tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+        if (shared := first.setdefault(key, node)) is not node:
+            node.replace_all_uses_with(shared)
+            traced.graph.erase_node(node)
+    traced.recompile()
 
 
 def _convert(traced: torch.fx.GraphModule, sizes: Sequence[Sequence[int]]) -> ov.Model:
