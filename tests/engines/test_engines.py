@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 
 from app.bundles.manifest import Decision
 from app.drawing.png import encode_png
+from app.engines.heap import release_heap
 from app.engines.load import load_engine
 from app.engines.protocol import Engine, EngineKind, HeadResult
 from app.explain.cam import gradcam
@@ -289,5 +291,7 @@ def assert_close(found: np.ndarray | None, expected: np.ndarray, tolerance: floa
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM."""
+    """Memory of this process that is in RAM, without what tests before have freed and may be used again."""
+    gc.collect()
+    release_heap()
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
