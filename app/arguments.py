@@ -6,6 +6,7 @@ Imports the standard library alone.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable
 
@@ -33,6 +34,21 @@ def positive_number(highest: float) -> Callable[[str], float]:
         number = float(text) if re.fullmatch(PLAIN_NUMBERS[float], text.strip()) else -1.0
         if not 0 < number <= highest:
             raise argparse.ArgumentTypeError(f"{text!r} is no number above 0, up to {highest:g}")
+        return number
+
+    return parse
+
+
+def number_between(lowest: float, highest: float) -> Callable[[str], float]:
+    """The type of an argument that is a number from `lowest` to `highest`."""
+
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not lowest <= number <= highest:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {lowest:g} to {highest:g}")
         return number
 
     return parse

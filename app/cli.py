@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import Any, get_args
 
 from app import __version__
 from app.api.keys.keys import Right
-from app.arguments import positive_number, whole_number
+from app.arguments import number_between, positive_number, whole_number
 from app.drawing.overlay import Style
 from app.drawing.png import encode_png
 from app.errors import BadParameter, FusionLensError, InvalidSettings
@@ -144,7 +143,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     )
     predict.add_argument(
         "--coverage",
-        type=_coverage,
+        type=number_between(0.5, 0.99),
         help="rate at which the prediction set contains the true class (default: the bundle's)",
     )
     predict.add_argument("--json", action="store_true", help="print one JSON object per picture")
@@ -264,17 +263,6 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
         for out, request in accepted.items():
             _write_overlay(out, prediction, predictor.explain(prediction, request)[-1])
     return failed
-
-
-def _coverage(text: str) -> float:
-    """A coverage, for argparse."""
-    try:
-        coverage = float(text)
-    except ValueError:
-        coverage = math.nan
-    if not 0.5 <= coverage <= 0.99:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0.5 to 0.99")
-    return coverage
 
 
 def _in_words(assessment: Assessment) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from app.arguments import whole_number
+from app.arguments import number_between, whole_number
 from app.errors import FusionLensError
 from app.models.cnnswin import FUSIONS
 from training.data.doctor import examine
@@ -164,7 +163,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--inside",
-        type=_share,
+        type=number_between(0.5, 0.999),
         default=DEFAULT_INSIDE,
         metavar="SHARE",
         help=f"share of these pictures that count as in distribution (default {DEFAULT_INSIDE})",
@@ -335,17 +334,6 @@ def _trust(args: argparse.Namespace) -> int:
     fitted = add_trust(args.source, args.bundle, args.data, args.split, args.inside)
     print(f"{args.bundle}: {fitted.bundle.sha256}\n{fitted.text()}")
     return 0
-
-
-def _share(text: str) -> float:
-    """A share between a half and 0.999, for argparse."""
-    try:
-        share = float(text)
-    except ValueError:
-        share = math.nan
-    if not 0.5 <= share <= 0.999:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0.5 to 0.999")
-    return share
 
 
 def _ablate(args: argparse.Namespace) -> int:
