@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -197,9 +197,12 @@ def test_two_thousand_explanations_leave_memory_as_it_was(main_case: Case, kind:
                 engine.encode(main_case.images[:size])
 
     explain(300)  # whatever is made once, for batches of every size
-    before = resident_bytes()
-    explain(2000)
-    assert resident_bytes() - before < 20_000_000
+    measured = [resident_bytes()]
+    for _ in range(4):
+        explain(500)
+        measured.append(resident_bytes())
+    # A leak grows in each round; what other threads of this process take, or allocators keep, does not.
+    assert min(after - before for before, after in pairwise(measured)) < 2_500_000, measured
 
 
 def test_pictures_predicted_together_get_the_answers_of_each_alone(main_case: Case, kind: EngineKind) -> None:
