@@ -9,9 +9,17 @@ import argparse
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 # Numbers as other readers of the same text expect them. Python's own also has `1_000`, and other scripts' digits.
 PLAIN_NUMBERS: dict[type, str] = {int: r"-?[0-9]+", float: r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"}
+
+
+def given_path(text: str) -> Path:
+    """The type of an argument that is a path. An empty one would mean the working folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: give a path")
+    return Path(text)
 
 
 def whole_number(lowest: int, highest: int) -> Callable[[str], int]:

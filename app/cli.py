@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from app import __version__
 from app.api.keys.keys import Right
-from app.arguments import number_between, positive_number, whole_number
+from app.arguments import given_path, number_between, positive_number, whole_number
 from app.drawing.overlay import Style
 from app.drawing.png import encode_png
 from app.errors import BadParameter, FusionLensError, InvalidSettings
@@ -102,8 +102,8 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     predict = _command(
         commands, "predict", _predict, "classify pictures", "fusionlens predict a.jpg --explain overlay.png"
     )
-    predict.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
-    out: dict[str, Any] = {"type": Path, "metavar": "OUT.png"}
+    predict.add_argument("pictures", nargs="+", type=given_path, metavar="PICTURE")
+    out: dict[str, Any] = {"type": given_path, "metavar": "OUT.png"}
     predict.add_argument(
         "--explain", **out, help=f"write the picture with its heatmap by the default method, {DEFAULT}"
     )
@@ -153,7 +153,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         help="verify a bundle: checksums, weights, one prediction",
         epilog="example: fusionlens check weights/demo",
     )
-    check.add_argument("bundle", type=Path, metavar="BUNDLE")
+    check.add_argument("bundle", type=given_path, metavar="BUNDLE")
     check.set_defaults(run=_check)
     _add_operation(commands)
     return parser
@@ -169,7 +169,7 @@ def _add_operation(commands: Any) -> None:
         epilog="example: fusionlens new-key hospital --file keys.toml --requests-per-minute 600",
     )
     new_key.add_argument("name", metavar="NAME")
-    new_key.add_argument("--file", type=Path, metavar="KEYS.toml", help="key file (default: the setting keys)")
+    new_key.add_argument("--file", type=given_path, metavar="KEYS.toml", help="key file (default: the setting keys)")
     new_key.add_argument(
         "--right", action="append", choices=get_args(Right), help="right of the key; repeatable (default: predict)"
     )
@@ -185,13 +185,13 @@ def _add_operation(commands: Any) -> None:
     new_key.set_defaults(run=_new_key)
 
     setup = commands.add_parser("setup", help="write the missing keys and secrets of a deployment into a folder")
-    setup.add_argument("folder", type=Path, metavar="FOLDER")
+    setup.add_argument("folder", type=given_path, metavar="FOLDER")
     setup.set_defaults(run=_setup)
 
 
 def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, epilog=f"example: {example}")
-    command.add_argument("--bundle", type=Path, help="folder of the model (default: the demo bundle)")
+    command.add_argument("--bundle", type=given_path, help="folder of the model (default: the demo bundle)")
     command.set_defaults(run=run)
     return command
 

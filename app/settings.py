@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -314,6 +315,9 @@ class Settings(BaseSettings):
             if variable.upper().startswith(PREFIX) and variable.upper() not in variables:
                 nearest = get_close_matches(variable.upper(), variables, n=1) or variables
                 raise ValueError(f"there is no setting {variable}: did you mean {nearest[0]}?")
+        given = Counter(variable.upper() for variable in os.environ if variable.upper().startswith(PREFIX))
+        if twice := [variable for variable, count in given.items() if count > 1]:
+            raise ValueError(f"{twice[0]} is set twice, in small and in capital letters: keep one of them")
         if (folder := os.environ.get(SECRETS_DIR)) and not Path(folder).is_dir():
             raise ValueError(f"{SECRETS_DIR} names {folder}, which is not a folder")
         for file in Path(folder).iterdir() if folder else ():

@@ -180,6 +180,12 @@ def test_every_argument_is_tried(package: str, command: str) -> None:
     assert actions(package, command).keys() == table.keys(), "say in this file what the argument is"
 
 
+@pytest.mark.parametrize(("package", "command"), COMMANDS)
+def test_no_empty_text_is_taken_for_the_working_folder(package: str, command: str) -> None:
+    for name, action in actions(package, command).items():
+        assert action.type is not Path, f"{name}: the type is given_path"
+
+
 def test_every_command_is_tried() -> None:
     for package, module in (("training", training.cli), ("app", app.cli)):
         whole = module.make_parser(package)

@@ -229,3 +229,9 @@ def test_what_is_no_file_of_a_setting_is_told(
     (tmp_path / name).mkdir()
     (tmp_path / "of another program").mkdir()
     assert sentence in refusal(monkeypatch, "FUSIONLENS_SECRETS_DIR", str(tmp_path))
+
+
+def test_a_setting_in_small_and_in_capital_letters_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("fusionlens_threads", "1")
+    assert load_settings().threads == 1
+    assert "FUSIONLENS_THREADS is set twice" in refusal(monkeypatch, "FUSIONLENS_THREADS", "2")

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from app.arguments import number_between, whole_number
+from app.arguments import given_path, number_between, whole_number
 from app.errors import FusionLensError
 from app.models.cnnswin import FUSIONS
 from training.data.doctor import examine
@@ -109,9 +109,9 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         commands, "fit", _fit, "train a model by a recipe", "fit progressive --data data/skin --out runs/mine"
     )
     _add_recipe(command)
-    command.add_argument("--data", type=Path, required=True, help=DATA_HELP)
+    command.add_argument("--data", type=given_path, required=True, help=DATA_HELP)
     command.add_argument(
-        "--out", type=Path, required=True, help="folder of the run: a new one, or with --resume an existing one"
+        "--out", type=given_path, required=True, help="folder of the run: a new one, or with --resume an existing one"
     )
     command.add_argument("--resume", action="store_true", help="continue the run from its newest checkpoint")
     command.add_argument(
@@ -135,29 +135,29 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     example = "export runs/mine bundles/mine --card card.yaml --positive malignant"
     command = _command(commands, "export", _export, "export a finished run as a bundle", example)
     command.set_defaults(writes="bundle")
-    command.add_argument("train_run", type=Path, metavar="RUN", help="folder of a run, written by fit")
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write; must be new or empty")
+    command.add_argument("train_run", type=given_path, metavar="RUN", help="folder of a run, written by fit")
+    command.add_argument("bundle", type=given_path, metavar="BUNDLE", help="folder to write; must be new or empty")
     card_help = "YAML file with name, version, licence, data, notes and, for two classes, the positive class"
-    command.add_argument("--card", type=Path, help=card_help)
+    command.add_argument("--card", type=given_path, help=card_help)
     command.add_argument("--positive", metavar="CLASS", help="the positive class of two, unless the card names it")
 
     example = "compile weights/demo bundles/demo --data data/skin"
     command = _command(commands, "compile", _compile, "copy a bundle with new graphs", example)
     command.set_defaults(writes="bundle")
-    command.add_argument("source", type=Path, metavar="BUNDLE", help="folder of a bundle")
-    command.add_argument("bundle", type=Path, metavar="OUT", help="folder to write; must be new or empty")
+    command.add_argument("source", type=given_path, metavar="BUNDLE", help="folder of a bundle")
+    command.add_argument("bundle", type=given_path, metavar="OUT", help="folder to write; must be new or empty")
     command.add_argument(
-        "--data", type=Path, help=f"check the graphs on {CHECKED_PICTURES} of these pictures too: {DATA_HELP}"
+        "--data", type=given_path, help=f"check the graphs on {CHECKED_PICTURES} of these pictures too: {DATA_HELP}"
     )
 
     example = "trust weights/demo data/skin bundles/mine"
     command = _command(
         commands, "trust", _trust, "copy a bundle with a trust part, fitted to labelled pictures", example
     )
-    command.add_argument("source", type=Path, metavar="BUNDLE", help="folder of a bundle")
+    command.add_argument("source", type=given_path, metavar="BUNDLE", help="folder of a bundle")
     data_help = f"{DATA_HELP}, of which training saw train alone; or a run's folder"
-    command.add_argument("data", type=Path, metavar="DATA", help=data_help)
-    command.add_argument("bundle", type=Path, metavar="OUT", help="folder to write; must be new or empty")
+    command.add_argument("data", type=given_path, metavar="DATA", help=data_help)
+    command.add_argument("bundle", type=given_path, metavar="OUT", help="folder to write; must be new or empty")
     command.add_argument(
         "--split", choices=SPLITS, help="split to calibrate on (default: val; all pictures if there are no splits)"
     )
@@ -172,9 +172,9 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     example = "ablate smoke --data data/drawn --out runs/ablation --seeds 3 --variants concat,cross_attention"
     command = _command(commands, "ablate", _ablate, "train and compare fusions with several seeds", example)
     _add_recipe(command)
-    command.add_argument("--data", type=Path, required=True, help=DATA_HELP)
+    command.add_argument("--data", type=given_path, required=True, help=DATA_HELP)
     command.add_argument(
-        "--out", type=Path, required=True, help="folder for runs and results; an existing one is continued"
+        "--out", type=given_path, required=True, help="folder for runs and results; an existing one is continued"
     )
     command.add_argument(
         "--seeds", type=whole_number(1, 1000), default=3, help="number of runs of each variant (default 3)"
@@ -187,12 +187,12 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     command = _command(
         commands, "doctor", _doctor, "check a data set; exit with 1 if there are findings", "doctor data/skin"
     )
-    command.add_argument("data", type=Path, metavar="DATA", help=DATA_HELP)
+    command.add_argument("data", type=given_path, metavar="DATA", help=DATA_HELP)
 
     command = _command(
         commands, "draw-data", _draw, "draw a small synthetic data set", "draw-data data/drawn --count 64"
     )
-    command.add_argument("out", type=Path, metavar="OUT", help="folder to write")
+    command.add_argument("out", type=given_path, metavar="OUT", help="folder to write")
     command.add_argument("--count", type=whole_number(4, 1_000_000), default=64, help="number of pictures (default 64)")
     command.add_argument(
         "--seed",
@@ -225,8 +225,10 @@ def _add_explanations(commands: Any) -> None:
     example = "shuffled-labels bundles/mine data/skin --out shuffled.json"
     help_text = "test whether heatmaps change if the head is trained on shuffled labels"
     command = _command(commands, "shuffled-labels", _shuffled_labels, help_text, example)
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of a bundle")
-    command.add_argument("data", type=Path, metavar="DATA", help=f"{DATA_HELP}, with train and val; or a run's folder")
+    command.add_argument("bundle", type=given_path, metavar="BUNDLE", help="folder of a bundle")
+    command.add_argument(
+        "data", type=given_path, metavar="DATA", help=f"{DATA_HELP}, with train and val; or a run's folder"
+    )
     command.add_argument(
         "--epochs",
         type=whole_number(1, 100_000),
@@ -237,7 +239,7 @@ def _add_explanations(commands: Any) -> None:
     command.add_argument("--pictures", type=_COUNT, default=SHUFFLED_PICTURES, help=pictures_help)
     seed_help = "seed of sample, shuffling and initial weights; results of one seed are of three heads only (default 0)"
     command.add_argument("--seed", type=_SEED, default=0, help=seed_help)
-    command.add_argument("--out", type=Path, help="JSON file for the results, which is replaced")
+    command.add_argument("--out", type=given_path, help="JSON file for the results, which is replaced")
 
 
 def _command(commands: Any, name: str, run: Any, help_text: str, example: str) -> argparse.ArgumentParser:
@@ -258,14 +260,14 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluated(command: argparse.ArgumentParser, files: str) -> None:
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder of a bundle")
+    command.add_argument("bundle", type=given_path, metavar="BUNDLE", help="folder of a bundle")
     data_help = f"{DATA_HELP}; or a run's folder, for the split of that run"
-    command.add_argument("data", type=Path, metavar="DATA", help=data_help)
+    command.add_argument("data", type=given_path, metavar="DATA", help=data_help)
     command.add_argument(
         "--split", choices=SPLITS, help="default: val, or test if there is no other, or all if there are no splits"
     )
     out_help = f"folder for {files}, which are replaced (default: evaluation)"
-    command.add_argument("--out", type=Path, default=Path("evaluation"), help=out_help)
+    command.add_argument("--out", type=given_path, default=Path("evaluation"), help=out_help)
 
 
 def _plan(args: argparse.Namespace) -> int:

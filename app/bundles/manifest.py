@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date
 from typing import Annotated, Any, Final, Literal
 
 import pydantic_core
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -15,6 +15,7 @@ from pydantic import (
     PositiveInt,
     StringConstraints,
     ValidationError,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -37,14 +38,18 @@ _GreyValue = Annotated[int, Field(ge=0, le=65_535)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 
 
-def _check_rising(stretch: Stretch) -> Stretch:
+def _check_stretch(value: Any, validate: Callable[[Any], Any]) -> Stretch:
+    try:
+        stretch: Stretch = validate(tuple(value) if isinstance(value, list) else value)
+    except ValidationError:
+        stretch = (1, 0)
     if isinstance(stretch, tuple) and stretch[0] >= stretch[1]:
-        raise ValueError("give two grey values, the smallest first")
+        raise ValueError("give null, found, or two grey values from 0 to 65535, the smallest first")
     return stretch
 
 
 # The rule for grey values, in a manifest and in a recipe: see `app.pictures.bit_depth.Stretch`.
-StretchRule = Annotated[Literal["found"] | tuple[_GreyValue, _GreyValue] | None, AfterValidator(_check_rising)]
+StretchRule = Annotated[Literal["found"] | tuple[_GreyValue, _GreyValue] | None, WrapValidator(_check_stretch)]
 
 
 class Section(BaseModel):

@@ -60,8 +60,8 @@ def stretch_grey(image: Image.Image, stretch: Stretch, white: int = 255) -> tupl
     if stretch is None or not _is_grey(image):
         return image, (_narrow_colour_note(image),) if white > 255 else ()
     if white == 255 and stretch != "found" and stretch[1] > 255:
-        note = f"The model reads grey values from {stretch[0]:,} to {stretch[1]:,}; this picture has 8 bits and was "
-        return image, (note + "used as it is.",)
+        note = f"The model reads grey values from {stretch[0]:,} to {stretch[1]:,}; this picture is read in 8 bits "
+        return image, (note + "and was used as it is.",)
     grey = image.convert("LA" if "A" in image.getbands() else "L")
     values = np.arange(256) * (white // 255)
     low, high = stretch if stretch != "found" else (int(values[value]) for value in _visible_range(grey))

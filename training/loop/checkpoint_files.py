@@ -34,6 +34,7 @@ _READ_ERRORS = (
 _NAMED = 5  # names in a sentence
 _DEPTH = 32  # of entries inside entries, which may be in circles
 _COUNTER = "num_batches_tracked"  # of batch norms, which old files lack
+_AVERAGED = {"ema", "average", "averaged"}  # a word of the name of averaged weights, also as in modelEMA
 _RESIZED = "relative_position_bias_table"  # timm adapts its first dimension to the window
 Tensors = dict[str, Tensor]
 
@@ -213,8 +214,8 @@ def _part(name: str) -> str | None:
 
 
 def _only(places: list[_Place], wanted: Mapping[str, Tensor], file: str) -> _Place:
-    """The place to take the weights from: the averaged weights (EMA) where a file has both."""
-    averaged = [place for place in places if "ema" in re.split(r"[._]", f"{place.entry}.{place.prefix}".lower())]
+    """The place to take the weights from: the averaged weights (EMA), by their names, where a file has both."""
+    averaged = [place for place in places if _AVERAGED & _words(f"{place.entry}.{place.prefix}")]
     candidates = averaged or places
     first = candidates[0].by_timm_name(wanted)
     for other in candidates[1:]:
@@ -224,6 +225,11 @@ def _only(places: list[_Place], wanted: Mapping[str, Tensor], file: str) -> _Pla
                 "save those to start from alone"
             )
     return candidates[0]
+
+
+def _words(name: str) -> set[str]:
+    """The words of a name, in small letters: those of `modelEMA.state_dict` are model, ema, state and dict."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
 
 
 def _refuse_valueless(places: list[_Place], wanted: Mapping[str, Tensor], file: str) -> None:

@@ -193,6 +193,8 @@ def _branch_warnings(model: CNNViTFusion, recipe: Recipe) -> Iterator[str]:
     for branch in model.map_shapes:
         backbone: nn.Module = getattr(model, branch)
         start = getattr(recipe.start, branch)
+        if start.weights is not None and not start.weights.is_file():
+            yield f"start.{branch}.weights: there is no file {start.weights} on this machine"
         if start.pretrained or start.weights:
             continue
         settings = [getattr(stage, branch) for stage in recipe.stages]

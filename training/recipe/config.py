@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -53,7 +54,28 @@ class StrictModel(BaseModel):
 # Every number has an upper bound too: beyond it, it is a mistake that would end a run late and without a sentence.
 Side = Annotated[int, Field(ge=1, le=2048)]
 Strength = Annotated[float, Field(ge=0, le=10)]
-WeightsPath = Annotated[Path, BeforeValidator(lambda value: Path(value) if isinstance(value, str) else value)]
+
+
+def _path_of(value: Any) -> Any:
+    """A text as a path, in which a shell's ~ means the home folder."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        raise ValueError("it is empty: give a path, or leave the key out")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # of a user that there is not
+        raise ValueError(f"{error}") from error
+
+
+def _check_name(value: str) -> str:
+    if not value.strip() or not value.isprintable():
+        raise ValueError("a name has letters or digits, and no line breaks or other control characters")
+    return value
+
+
+WeightsPath = Annotated[Path, BeforeValidator(_path_of)]
+Name = Annotated[str, Field(min_length=1), AfterValidator(_check_name)]
 
 
 class ModelConfig(StrictModel):
@@ -107,7 +129,7 @@ CnnSetting = Annotated[
 class Stage(StrictModel):
     """A number of epochs in which the same parameters train. The head trains in every stage."""
 
-    name: str = Field(min_length=1)
+    name: Name
     epochs: int = Field(ge=1, le=100_000)
     cnn: CnnSetting = "all"
     swin: Literal["frozen", "all"] = "all"
@@ -178,7 +200,7 @@ class Recipe(StrictModel):
     `batch_size` is the number of pictures per update, over all processes and accumulated parts.
     """
 
-    name: str = Field(min_length=1)
+    name: Name
     seed: int = Field(0, ge=0, lt=2**63)
     model: ModelConfig = ModelConfig()
     start: Starts = Starts()

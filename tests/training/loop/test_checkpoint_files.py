@@ -64,7 +64,10 @@ FORMS: dict[str, Callable[[Tensors], Any]] = {
     "deep": lambda weights: {"checkpoint": {"model": prefixed("encoder.")(headless(weights))}, **BESIDE},
     "deeper": lambda weights: {"a": {"b": {"c": {"d": {"e": {"f": weights}}}}}},
     "in a list": lambda weights: {"models": [{"name": "mine"}, {"weights": weights}]},
-    "averaged too": lambda weights: {"model": {n: t + 1 for n, t in weights.items()}, "model_ema": weights},
+    **{
+        f"also in {name}": lambda weights, name=name: {"model": {n: t + 1 for n, t in weights.items()}, name: weights}
+        for name in ("model_ema", "modelEMA", "emaModel", "ema", "EMAModel", "state_dict_ema", "averaged_model")
+    },
     "twice the same": lambda weights: {"model": weights, "best": weights},
     "beside another part": lambda weights: prefixed("cnn.")(weights) | {"head.weight": torch.ones(2, 2)},
     "in fp64": lambda weights: {name: t.double() if t.is_floating_point() else t for name, t in weights.items()},

@@ -79,6 +79,7 @@ MISTAKES = [
     ("batch_size=4096", "no update would be made"),
     ("model.image_size=[64, 96]", "no multiple of its window"),
     ("start.cnn.pretrained=false", "the cnn has random weights"),
+    ("start.cnn.pretrained=false start.cnn.weights=no/such.pth", "no file no/such.pth"),
     ("ema_decay=0.99999", "never catches up"),
     ("batch_norm=sync accumulate=8", "statistics of 4 pictures"),
 ]

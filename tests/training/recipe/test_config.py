@@ -126,8 +126,24 @@ def test_what_was_written_out_is_read_again_and_a_whole_number_may_stand_for_a_f
 @pytest.mark.parametrize("stretch", ["[true, 4095]", "['0', 4095]", "[0.0, 4095]", "true", "1", "Found"])
 def test_a_stretch_is_two_whole_numbers_or_a_word(stretch: str) -> None:
     assert load_recipe("smoke", ["stretch=[0, 4095]"]).stretch == (0, 4095)
-    with pytest.raises(RecipeError, match="stretch"):
+    with pytest.raises(RecipeError, match="stretch: give null, found, or two grey values"):
         load_recipe("smoke", [f"stretch={stretch}"])
+
+
+@pytest.mark.parametrize("name", ["''", "' '", '"a\\nb"', '"\\u202Ea"'])
+@pytest.mark.parametrize("key", ["name", "stages.0.name"])
+def test_a_name_can_be_seen_in_one_line(key: str, name: str) -> None:
+    with pytest.raises(RecipeError, match=f"{key}: "):
+        load_recipe("smoke", [f"{key}={name}"])
+
+
+def test_the_home_folder_is_that_of_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    changed = load_recipe("smoke", ["start.cnn.pretrained=false", "start.cnn.weights=~/a.pth"])
+    assert changed.start.cnn.weights == Path("/home/me/a.pth")
+    for wrong, said in (("~no_such_user/a.pth", "home directory"), ("''", "empty")):
+        with pytest.raises(RecipeError, match=f"start.cnn.weights: .*{said}"):
+            load_recipe("smoke", ["start.cnn.pretrained=false", f"start.cnn.weights={wrong}"])
 
 
 def test_a_name_with_a_slash_is_a_file_and_a_bare_one_a_shipped_recipe(
