@@ -39,6 +39,7 @@ from tests.support.redis_server import redis_server
 REPLICA, PROXY = "ray::ServeReplica:", "ray::ProxyActor"
 JPEG = encoded(scene(600, 450), "JPEG", quality=90)
 QUIET_CORES = 0.15
+REPLACED_WITHIN_S = 120.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -170,10 +171,20 @@ def killed(rate: float, kills: int, apart_s: float, **environment: str) -> Kille
             threading.Timer((number + 0.5) * apart_s, lambda: when.append(_kill_one_replica())).start()
         began = time.perf_counter()
         load = asyncio.run(send_all(ADDRESS, JPEG, rate, round(rate * kills * apart_s), None))
-        time.sleep(2)  # for the last lines of the log
-        first = _first_answers(log.read_text())
-        two_again_s = [min(s for s in first if s > epoch_s) - epoch_s for _, epoch_s in when]
+        two_again_s = _until_replaced(log, [epoch_s for _, epoch_s in when])
         return _killed(load, [at_s - began for at_s, _ in when], two_again_s)
+
+
+def _until_replaced(log: Path, kills_s: Sequence[float]) -> list[float]:
+    """Ask until each killed replica has been replaced. Returns how long that took from each kill, by the log."""
+    until = time.monotonic() + REPLACED_WITHIN_S
+    while time.monotonic() < until:
+        _asked(8000, "/predict", 2.0, 4)
+        first = _first_answers(log.read_text())
+        later = [[s for s in first if s > epoch_s] for epoch_s in kills_s]
+        if all(later) and len(later[0]) >= len(kills_s):
+            return [min(answers) - epoch_s for answers, epoch_s in zip(later, kills_s, strict=True)]
+    raise RuntimeError(f"a killed replica was not replaced within {REPLACED_WITHIN_S:g} s")
 
 
 def _killed(load: OpenLoad, kills_s: Sequence[float], two_again_s: list[float]) -> Killed:

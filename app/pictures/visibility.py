@@ -32,4 +32,5 @@ def visibility_notes(picture: Picture, prepared: Prepared) -> tuple[str, ...]:
 
 def lacks_contrast(image: UInt8[np.ndarray, "h w 3"]) -> bool:
     """Whether all of a model's input has nearly one colour: two colours of one brightness are contrast."""
-    return float(np.std(image, axis=(0, 1)).max()) < MIN_CONTRAST
+    channels = (np.ascontiguousarray(image[..., channel]) for channel in range(3))  # most pictures need the first only
+    return all(float(channel.std(dtype=np.float32)) < MIN_CONTRAST for channel in channels)

@@ -143,7 +143,10 @@ class Service:
 
     async def assess(self, prediction: Prediction, coverage: float | None) -> Assessment | None:
         """Whether the answer may be relied on: see `Predictor.assess`."""
-        return await anyio.to_thread.run_sync(self.predictor.assess, prediction, coverage)
+        assessment = await anyio.to_thread.run_sync(self.predictor.assess, prediction, coverage)
+        if assessment is not None:
+            self.metrics.assessed(assessment)
+        return assessment
 
     async def explain(
         self,

@@ -23,8 +23,12 @@ Pooled = Mapping[Branch, Float[np.ndarray, "n _c"]]
 
 def pooled(maps: Mapping[Branch, Float[np.ndarray, "n _c _h _w"]]) -> dict[Branch, Float32[np.ndarray, "n _c"]]:
     """The mean of each branch's maps over their cells."""
-    wide = {branch: np.asarray(of_branch, np.float32) for branch, of_branch in maps.items()}  # float16 adds slowly
-    return {branch: of_branch.reshape(*of_branch.shape[:2], -1).mean(axis=2) for branch, of_branch in wide.items()}
+    return {branch: _mean_of_cells(np.asarray(of_branch, np.float32)) for branch, of_branch in maps.items()}
+
+
+def _mean_of_cells(maps: Float32[np.ndarray, "n _c _h _w"]) -> Float32[np.ndarray, "n _c"]:
+    by_cell = maps.reshape(*maps.shape[:2], -1)
+    return np.asarray(by_cell @ np.full(by_cell.shape[2], 1 / by_cell.shape[2], np.float32))
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ def faults(image: UInt8[np.ndarray, "h w 3"], enlargement: float, smallest_sharp
     found = []
     if float(image[::4, ::4].mean()) < SMALLEST_BRIGHTNESS:
         found.append("is nearly black")
-    if lacks_contrast(image[::2, ::2]):
+    if lacks_contrast(image):
         found.append("has hardly any contrast")
     elif sharpness(image) < smallest_sharpness:
         found.append("is blurred")

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import signal
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import httpx
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from app.api.schemas import PREDICTION_EXAMPLE
+from app.bundles.manifest import ReasonCode
 from app.drawing.png import encode_png
 from app.settings import Settings
+from tests.support import served_process as process
 from tests.support.asking import png_bytes, predict
 from tests.support.serving import serving
 from tests.support.trusted import scenes, write_trusted
+from tests.support.waiting import PATIENCE_S
 
 CLASSES = ["benign", "malignant"]
 
@@ -92,3 +100,29 @@ def test_a_bundle_without_the_part_says_null_and_why(client: httpx.Client) -> No
     answer = predict(client, png_bytes())
     assert answer["trust"] is None and "fusionlens-train trust" in answer["trust_note"]
     assert client.get("/model").json()["trust"] is None
+
+
+def test_what_is_said_of_answers_is_counted_and_is_in_the_log_by_its_codes(trusted: Path, tmp_path: Path) -> None:
+    env = process.environment(
+        process.ROOT, FUSIONLENS_LOG="json", FUSIONLENS_DRAIN_S="0", FUSIONLENS_BUNDLE=str(trusted)
+    )
+    pictures = [*scenes(2, 5), np.zeros((20, 20, 3), np.uint8)]
+    with process.serving(tmp_path, env) as served:
+        with httpx.Client(base_url=served.address, trust_env=False, timeout=PATIENCE_S) as client:
+            said = [_asked(client, encode_png(picture), coverage="0.5").json()["trust"] for picture in pictures]
+            families = text_string_to_metric_families(client.get("/metrics").text)
+            counted = {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
+        served.process.send_signal(signal.SIGTERM)
+        output, _ = served.process.communicate(timeout=PATIENCE_S)
+    assert {one["decision"] for one in said} == {"answer", "refer"}
+    for decision in ("answer", "refer"):
+        expected = sum(one["decision"] == decision for one in said)
+        assert counted["fusionlens_assessments_total", decision] == expected
+    codes = Counter(reason["code"] for one in said for reason in one["reasons"])
+    for code in get_args(ReasonCode):
+        assert counted["fusionlens_doubts_total", code] == codes[code]
+    assert counted["fusionlens_novelty_percentile_sum",] == pytest.approx(sum(one["novelty_percentile"] for one in said))
+    lines = [line for line in map(json.loads, output.splitlines()) if line.get("route") == "/predict"]
+    for line, one in zip(lines, said, strict=True):
+        assert line["decision"] == one["decision"]
+        assert line["reasons"] == [reason["code"] for reason in one["reasons"]]

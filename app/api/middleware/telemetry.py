@@ -29,6 +29,7 @@ class TelemetryMiddleware:
             return
         state = scope.setdefault("state", {})
         state["request_id"], state["owner"], state["problem"] = _request_id(scope), None, None
+        state["told"] = {}  # what a route adds to the line of the log
         # If the application raises, ServerErrorMiddleware outside this one answers 500.
         began, status = time.perf_counter(), 500
 
@@ -63,6 +64,7 @@ class TelemetryMiddleware:
             duration_ms=round(spent_s * 1e3, 1),
             key=state["owner"] or None,
             problem=state["problem"],
+            **state["told"],
         )
 
 

@@ -86,6 +86,8 @@ async def predict(
     service.predictor.check_coverage(coverage)
     predicted = await cancel_on_disconnect(request, service.predict(upload.picture, service.deadline(), user))
     assessment = await service.assess(predicted.prediction, coverage)
+    if assessment is not None:
+        request.state.told |= {"decision": assessment.decision, "reasons": [one.code for one in assessment.reasons]}
     response.headers["Cache-Control"] = "no-store"
     decoded, notes = predicted.upload, list(predicted.upload.notes)
     try:
