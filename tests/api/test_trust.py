@@ -106,7 +106,7 @@ def test_what_is_said_of_answers_is_counted_and_is_in_the_log_by_its_codes(trust
     env = process.environment(
         process.ROOT, FUSIONLENS_LOG="json", FUSIONLENS_DRAIN_S="0", FUSIONLENS_BUNDLE=str(trusted)
     )
-    pictures = [*scenes(2, 5), np.zeros((20, 20, 3), np.uint8)]
+    pictures = [*scenes(12, 2), np.zeros((20, 20, 3), np.uint8)]
     with process.serving(tmp_path, env) as served:
         with httpx.Client(base_url=served.address, trust_env=False, timeout=PATIENCE_S) as client:
             said = [_asked(client, encode_png(picture), coverage="0.5").json()["trust"] for picture in pictures]
