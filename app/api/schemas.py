@@ -26,7 +26,7 @@ PREDICTION_EXAMPLE: dict[str, Any] = {
         "reasons": [
             {
                 "code": "more_than_one_class",
-                "detail": "The classes benign and malignant are all possible at a coverage of 90 %.",
+                "detail": "The classes benign and malignant are both possible at a coverage of 90 %.",
             }
         ],
         "prediction_set": ["benign", "malignant"],

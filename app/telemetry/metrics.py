@@ -74,7 +74,9 @@ class Metrics:
             "doubts", "Reasons that were given to doubt an answer, whether or not they refer it to a person.", "reason"
         )
         self.novelty = self._histogram(
-            "novelty_percentile", "Calibration pictures that are less foreign than the picture, in percent.", _PERCENTILE
+            "novelty_percentile",
+            "Calibration pictures that are less foreign than the picture, in percent.",
+            _PERCENTILE,
         )
         self.model = self._gauge(
             "model_info", "Always 1; the labels name the model that is served.", "name", "version", "sha256", "engine"

@@ -94,7 +94,8 @@ def _set_reasons(possible: Sequence[str], label: str, coverage: float) -> list[R
         return [Reason("no_class", f"No class is possible {at}: the answer is unusual for pictures of every class.")]
     if len(possible) > 1:
         listed = f"{', '.join(possible[:-1])} and {possible[-1]}"
-        return [Reason("more_than_one_class", f"The classes {listed} are all possible {at}.")]
+        each = "both" if len(possible) == 2 else "all"
+        return [Reason("more_than_one_class", f"The classes {listed} are {each} possible {at}.")]
     if possible[0] != label:
         detail = f"Only {possible[0]} is possible {at}, but the label is {label}."
         return [Reason("contradicts_label", detail)]

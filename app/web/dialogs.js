@@ -31,12 +31,13 @@ export function tellAbout(card) {
   say("about-title", `${card.name} ${card.version}`);
   const figures = Object.entries(card.metrics.values).map(([name, value]) => `${name} ${value.toFixed(3)}`);
   const backbones = ["cnn", "swin"].filter((branch) => card.branches.includes(branch));
-  const { architecture, decision, limits } = card;
+  const { architecture, decision, limits, trust } = card;
   const millions = (count) => Math.round(count / 1e6);
   const rows = [
     ["Classes", card.classes.join(", ")],
     ["Measured", `${figures.join(", ")} on ${card.metrics.split} (${card.metrics.pictures} pictures)`],
     ["Decision", decision ? `${decision.positive} from ${percent(decision.threshold, 1)} on` : "the most likely class"],
+    ["Refers to a person", trust ? trustOf(trust) : "nothing: it is not known when its answers can be relied on"],
     ["Built of", backbones.map((branch) => architecture[branch]).join(" and ")],
     ["Fused by", backbones.length > 1 ? architecture.fusion : "nothing, since there is one branch"],
     ["Data", card.data],
@@ -50,4 +51,12 @@ export function tellAbout(card) {
   list("about-notes", card.notes);
   element("about-rows").replaceChildren(...rows.flatMap(([term, said]) => [make("dt", term), make("dd", said)]));
   element("about").showModal();
+}
+
+/** What the bundle's trust part was fitted to, and what it promises. */
+function trustOf({ refers, coverage, inside, chosen_on: chosenOn, pictures }) {
+  const count = Object.values(pictures).reduce((sum, one) => sum + one, 0);
+  return `${refers.map((code) => code.replaceAll("_", " ")).join(", ")}. Possible classes have a coverage of ` +
+    `${percent(coverage)}, and ${percent(inside)} of the calibration pictures count as like the training data ` +
+    `(${chosenOn}, ${count} pictures).`;
 }

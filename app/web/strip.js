@@ -40,7 +40,8 @@ function update(button, { state, address, answer }, isCurrent) {
   else button.removeAttribute("aria-current");
   picture.hidden ||= address === null;
   if (address !== null && picture.src !== address) picture.src = address;
-  said.textContent = answer ? `${answer.label} ${percent(probabilityOf(answer))}` : STATES[state];
+  const doubt = answer?.trust?.decision === "refer" ? ", refer" : "";
+  said.textContent = answer ? `${answer.label} ${percent(probabilityOf(answer))}${doubt}` : STATES[state];
 }
 
 const probabilityOf = ({ label, probabilities }) => probabilities.find((one) => one.label === label).probability;

@@ -36,10 +36,19 @@ export function minutes(seconds) {
   return count === 1 ? "1 minute" : `${count} minutes`;
 }
 
-/** The decision rule, and whether the probabilities are calibrated. */
-export function ruleOf({ decision, calibration }) {
+/** What the classes of a prediction set are. */
+export const setOf = ({ coverage }) =>
+  `Possible classes: of such pictures of each class, ${percent(coverage)} have theirs among them`;
+
+/** The decision rule and what it made of this answer, and whether the probabilities are calibrated. */
+export function ruleOf({ decision, calibration }, { label, probabilities }) {
   const sentences = [];
-  if (decision) sentences.push(`The answer is ${decision.positive} from ${percent(decision.threshold)} on.`);
+  if (decision) sentences.push(`The model answers ${decision.positive} from a probability of ${percent(decision.threshold)} on.`);
+  const [first] = probabilities;
+  if (first.label !== label) {
+    const own = probabilities.find((one) => one.label === label).probability;
+    sentences.push(`Here ${first.label} is more probable (${percent(first.probability)}) than ${label} (${percent(own)}).`);
+  }
   sentences.push(
     calibration.temperature === 1
       ? "Probabilities are not calibrated."

@@ -121,7 +121,9 @@ def test_what_is_said_of_answers_is_counted_and_is_in_the_log_by_its_codes(trust
     codes = Counter(reason["code"] for one in said for reason in one["reasons"])
     for code in get_args(ReasonCode):
         assert counted["fusionlens_doubts_total", code] == codes[code]
-    assert counted["fusionlens_novelty_percentile_sum",] == pytest.approx(sum(one["novelty_percentile"] for one in said))
+    assert counted["fusionlens_novelty_percentile_sum",] == pytest.approx(
+        sum(one["novelty_percentile"] for one in said)
+    )
     lines = [line for line in map(json.loads, output.splitlines()) if line.get("route") == "/predict"]
     for line, one in zip(lines, said, strict=True):
         assert line["decision"] == one["decision"]

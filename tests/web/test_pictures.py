@@ -55,7 +55,9 @@ def test_a_chosen_picture_is_answered_as_by_the_service(visit: Visit, service: h
     assert_shows(visit, predicted(service, DRAWN.read_bytes()))
     card = service.get("/model").json()
     rule = visit.text("#rule")
-    assert f"{card['decision']['positive']} from {100 * card['decision']['threshold']:.0f} % on" in rule
+    assert (
+        f"{card['decision']['positive']} from a probability of {100 * card['decision']['threshold']:.0f} % on" in rule
+    )
     assert f"calibrated on {card['calibration']['chosen_on']}" in rule
     assert visit.text("#model-name").startswith(f"{card['name']} {card['version']}")
     assert all(note in visit.text("#model-notes") for note in card["notes"])
@@ -98,7 +100,8 @@ def test_several_pictures_make_a_strip_and_are_answered_in_turn(visit: Visit, se
     for name, text in zip(reversed(names), shown, strict=True):
         answer = predicted(service, (EXAMPLES / name).read_bytes())
         probability = next(one["probability"] for one in answer["probabilities"] if one["label"] == answer["label"])
-        assert text.split("\n") == [f"{answer['label']} {100 * probability:.0f} %", name]
+        doubt = ", refer" if answer["trust"]["decision"] == "refer" else ""
+        assert text.split("\n") == [f"{answer['label']} {100 * probability:.0f} %{doubt}", name]
     assert visit.text("#picture-name") == names[0]
     visit.picture("drawn.webp").click()
     assert_shows(visit, predicted(service, DRAWN.read_bytes()))
