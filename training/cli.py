@@ -159,7 +159,9 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     command.add_argument("data", type=given_path, metavar="DATA", help=data_help)
     command.add_argument("bundle", type=given_path, metavar="OUT", help="folder to write; must be new or empty")
     command.add_argument(
-        "--split", choices=SPLITS, help="split to calibrate on (default: val; all pictures if there are no splits)"
+        "--split",
+        choices=SPLITS,
+        help="split to calibrate on (default: calibration or else val; all pictures if there are no splits)",
     )
     command.add_argument(
         "--inside",

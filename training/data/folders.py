@@ -118,7 +118,7 @@ def _unwrapped(split: Folder) -> Folder:
 
 
 def _splits(folder: Folder) -> list[tuple[str, Folder]]:
-    """Return the folders of splits, in the order train, val, test, or nothing if there are none."""
+    """Return the folders of splits, in the order of SPLITS, or nothing if there are none."""
     named = [inner for inner in folder.folders if is_split_name(inner.name)]
     if not named:
         return []

@@ -23,6 +23,7 @@ _SPLIT_WORDS = {
     "train": ("train", "training", "trn"),
     "val": ("val", "valid", "validation", "validate", "validating", "dev", "development"),
     "test": ("test", "tests", "testing", "tst"),
+    "calibration": ("calibration", "calibrate", "calib"),
 }
 _SPLIT_OF = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
 # Some call the split that chooses a model so, and others the one that is looked at once.
@@ -60,7 +61,7 @@ def is_split_name(name: str) -> bool:
 
 
 def split_of(name: str) -> str:
-    """Return the split that a name means: train, val or test. Raises DataError for any other name."""
+    """Return the split that a name means, one of SPLITS. Raises DataError for any other name."""
     if not is_split_name(name):
         raise DataError(f"unknown split {name}: choose one of {', '.join(SPLITS)}")
     meant = split_words(name)
@@ -99,7 +100,7 @@ def without_copy_mark(name: str) -> str | None:
 
 
 def renamed_splits(names: Iterable[str]) -> Iterator[str]:
-    """Yield a fact that names all splits with another spelling than train, val and test."""
+    """Yield a fact that names all splits with another spelling than that of SPLITS."""
     if others := sorted({name for name in names if name not in SPLITS}):
         yield "splits: " + ", ".join(f"{name} was read as {split_of(name)}" for name in others)
 

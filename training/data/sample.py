@@ -8,7 +8,7 @@ from typing import Literal
 
 from training.errors import TrainingProblem
 
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test", "calibration")  # the last is for the trust part alone
 
 Kind = Literal[
     "left out", "label", "unreadable", "note", "serving", "group", "split", "duplicate", "near duplicate", "balance",

@@ -13,32 +13,37 @@ from jaxtyping import Bool, Float, Int
 from training.data.sample import DataError, Sample
 
 
-def split_samples(samples: Sequence[Sample], val_share: float, seed: int) -> list[Sample]:
-    """Assign each sample to train or val, and return the samples in their order.
+def split_samples(
+    samples: Sequence[Sample], val_share: float, seed: int, calibration_share: float = 0.0
+) -> list[Sample]:
+    """Assign each sample to train, val or calibration, and return the samples in their order.
 
     A split that the data already has is kept, `test` included. Otherwise whole groups are drawn for val, stratified by
     the labels that they hold. Then single groups are moved while that brings the classes' shares in val nearer to
-    `val_share`. A sample without a group is a group of its own.
+    `val_share`. A sample without a group is a group of its own. If the data has no split `calibration` of its own,
+    `calibration_share` of train is moved there in the same way.
 
-    Each class has at least one group in train and one in val. Its share in val is `val_share` to within half a picture
+    Each class has at least one group in each of these splits. Its share in val is `val_share` to within half a picture
     if there are no groups, and to within half of the smallest group that can still be moved if each group has one
     label. The result depends on `seed`, and not on the order of the samples.
 
-    Raises DataError if a group is in several splits, or if a class has no pictures in train or in val.
+    Raises DataError if a group is in several splits, or if a class has no pictures in one of these splits.
     """
     if any(sample.split for sample in samples):
         _refuse_leaks(samples)
         assigned = list(samples)
     else:
-        val = _val_keys(samples, val_share, seed)
-        assigned = [replace(sample, split="val" if _group_key(sample) in val else "train") for sample in samples]
+        assigned = _moved([replace(sample, split="train") for sample in samples], "val", val_share, seed)
+    if calibration_share and not any(sample.split == "calibration" for sample in assigned):
+        assigned = _moved(assigned, "calibration", calibration_share, seed)
     label_splits = {(sample.label, sample.split) for sample in assigned}
+    required, count = (("train", "val", "calibration"), "three") if calibration_share else (("train", "val"), "two")
     for label in sorted({sample.label for sample in assigned}):
-        for split in ("train", "val"):
+        for split in required:
             if (label, split) not in label_splits:
                 raise DataError(
-                    f"class {label} has no picture in {split}: each class needs pictures of at least two groups, some "
-                    "in train and some in val (a picture without a group is a group of its own)"
+                    f"class {label} has no picture in {split}: each class needs pictures of at least {count} groups, "
+                    f"some in {' and some in '.join(required)} (a picture without a group is a group of its own)"
                 )
     return assigned
 
@@ -66,7 +71,16 @@ def _group_key(sample: Sample) -> str | Path:
     return sample.path if sample.group is None else sample.group
 
 
-def _val_keys(samples: Sequence[Sample], val_share: float, seed: int) -> set[str | Path]:
+def _moved(samples: Sequence[Sample], split: str, share: float, seed: int) -> list[Sample]:
+    """Move a share of train to another split, by whole groups."""
+    keys = _drawn_keys([sample for sample in samples if sample.split == "train"], share, seed)
+    return [
+        replace(sample, split=split) if sample.split == "train" and _group_key(sample) in keys else sample
+        for sample in samples
+    ]
+
+
+def _drawn_keys(samples: Sequence[Sample], share: float, seed: int) -> set[str | Path]:
     in_order = sorted(samples, key=lambda sample: sample.path)
     keys = list(dict.fromkeys(_group_key(sample) for sample in in_order))
     labels = sorted({sample.label for sample in samples})
@@ -74,11 +88,11 @@ def _val_keys(samples: Sequence[Sample], val_share: float, seed: int) -> set[str
     counts = np.zeros((len(keys), len(labels)), np.int64)
     for sample in samples:
         counts[row[_group_key(sample)], column[sample.label]] += 1
-    return {key for key, chosen in zip(keys, _draw_groups(counts, val_share, seed), strict=True) if chosen}
+    return {key for key, chosen in zip(keys, _draw_groups(counts, share, seed), strict=True) if chosen}
 
 
 def _draw_groups(counts: Int[np.ndarray, "groups labels"], share: float, seed: int) -> Bool[np.ndarray, " groups"]:
-    """Choose the groups of val. `counts` is the number of pictures of each label in each group."""
+    """Choose the groups to move. `counts` is the number of pictures of each label in each group."""
     rng = np.random.default_rng(seed)
     kinds, kind_of_group, sizes = np.unique(counts, axis=0, return_inverse=True, return_counts=True)
     # A kind is a set of groups with equal counts. The share is taken of each kind, so that large groups are in both
@@ -87,10 +101,10 @@ def _draw_groups(counts: Int[np.ndarray, "groups labels"], share: float, seed: i
     totals = counts.sum(axis=0)
     moves = np.concatenate([kinds, -kinds])
     while True:
-        in_val = chosen @ kinds
-        costs = np.where(np.concatenate([chosen < sizes, chosen > 0]), _cost(in_val + moves, totals, share), np.inf)
+        moved = chosen @ kinds
+        costs = np.where(np.concatenate([chosen < sizes, chosen > 0]), _cost(moved + moves, totals, share), np.inf)
         best = int(costs.argmin())
-        if not costs[best] < _cost(in_val[None], totals, share)[0]:
+        if not costs[best] < _cost(moved[None], totals, share)[0]:
             break
         chosen[best % len(kinds)] += 1 if best < len(kinds) else -1
     drawn = np.zeros(len(counts), bool)
@@ -100,9 +114,9 @@ def _draw_groups(counts: Int[np.ndarray, "groups labels"], share: float, seed: i
 
 
 def _cost(
-    in_val: Int[np.ndarray, "n labels"], totals: Int[np.ndarray, " labels"], share: float
+    moved: Int[np.ndarray, "n labels"], totals: Int[np.ndarray, " labels"], share: float
 ) -> Float[np.ndarray, " n"]:
     """Return the distance of each candidate split from the share. A label missing from a split outweighs the rest."""
-    empty = ((in_val == 0) | (in_val == totals)).sum(axis=1)
-    distance = np.square(in_val / totals - share).sum(axis=1)
+    empty = ((moved == 0) | (moved == totals)).sum(axis=1)
+    distance = np.square(moved / totals - share).sum(axis=1)
     return np.asarray(len(totals) * empty + distance, np.float64)

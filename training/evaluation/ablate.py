@@ -62,7 +62,7 @@ def ablate(
     if seeds < 2:
         raise RecipeError(f"--seeds {seeds}: a standard deviation needs two or more seeds")
     table = _data_with_split(recipe, data.absolute(), out.absolute(), report)
-    samples = split_samples(read_samples(table), recipe.val_share, recipe.seed)
+    samples = split_samples(read_samples(table), recipe.val_share, recipe.seed, recipe.calibration_share)
     val = [sample for sample in samples if sample.split == "val"]
     pictures = _pictures(val, classes_of(samples))
     if pictures.fewest_groups < MIN_GROUPS:
@@ -158,7 +158,7 @@ def _data_with_split(recipe: Recipe, data: Path, out: Path, report: Callable[[st
     table = io.StringIO()
     rows = csv.writer(table)
     rows.writerow(["path", "label", "group", "split", "mask"])
-    for sample in split_samples(data_set.samples, recipe.val_share, recipe.seed):
+    for sample in split_samples(data_set.samples, recipe.val_share, recipe.seed, recipe.calibration_share):
         path, mask = (file and Path("pictures", file.relative_to(root)) for file in (sample.path, sample.mask))
         rows.writerow([path, sample.label, sample.group or "", sample.split, mask or ""])
     write_atomically(folder / "labels.csv", table.getvalue().encode())

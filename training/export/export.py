@@ -60,7 +60,7 @@ from training.recipe.plain_yaml import parse_yaml
 from training.runs.contents import changed_files, content_marks, read_marks, refuse_changed
 from training.runs.run import read_run
 from training.runs.torch_files import not_finite_tensor
-from training.trust.fit import DEFAULT_INSIDE, TrustProblem, fit_trust
+from training.trust.fit import DEFAULT_INSIDE, TrustProblem, calibration_split, fit_trust
 from training.trust.write import NO_TRUST, write_with_trust
 
 CHECKED_PICTURES = 25  # number of pictures on which a new bundle is compared with its model
@@ -99,8 +99,8 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
     `positive` is the positive class of two, which must be named here or in the card.
     Everything is computed with the weights rounded to fp16, as the bundle stores them: the mean maps on train without
     augmentation, and temperature, threshold and metrics on val. The bundle's logits are then compared with the model's
-    on pictures of val. The trust part is fitted to train and val; if val is too small for it, a note says so. Raises
-    ExportError, GraphError, RunError, DataError, RecipeError and BundleError.
+    on pictures of val. The trust part is fitted to train and calibration, or else val; if that is too small, a note
+    says so. Raises ExportError, GraphError, RunError, DataError, RecipeError and BundleError.
     """
     _refuse_to_overwrite(out)
     run = read_run(folder)
@@ -141,9 +141,10 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
         write_bundle(model, plain, description, means, graphs, recipe.stretch)
         bundle = read_bundle(plain)
         _check_logits(bundle, run.samples_of("val")[:CHECKED_PICTURES], logits[:CHECKED_PICTURES])
-        samples = run.samples_of("train"), run.samples_of("val")
+        split = calibration_split(run.samples)
+        samples = run.samples_of("train"), run.samples_of(split)
         try:
-            fit = fit_trust(bundle, load_engine(bundle, "auto"), *samples, "val", DEFAULT_INSIDE)
+            fit = fit_trust(bundle, load_engine(bundle, "auto"), *samples, split, DEFAULT_INSIDE)
             return write_with_trust(bundle, out, fit.section, fit.fitted)
         except TrustProblem as error:
             description = description.model_copy(update={"notes": (*description.notes, f"{NO_TRUST}{error}")})

@@ -226,6 +226,13 @@ class Recipe(StrictModel):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto: fp32 on a CPU")
     val_share: float = Field(0.2, gt=0, lt=1, description="used if the data has no split of its own")
+    calibration_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of train that is set aside for the trust part, which is fitted to val if it is 0; a split "
+        "`calibration` that the data has is kept",
+    )
     workers: int = Field(2, ge=0, le=256, description="processes that load pictures, for each training process")
     log_updates: int = Field(10, ge=1, le=1_000_000_000, description="updates between two lines in the log")
     checkpoint_updates: int = Field(

@@ -41,6 +41,7 @@ RESUME_RULES: dict[str, ResumeRule] = {
     "batch_norm": ResumeRule("no", _SHAPES),
     "precision": ResumeRule("no", _SHAPES),
     "val_share": ResumeRule("no", "the split was made with it"),
+    "calibration_share": ResumeRule("no", "the split was made with it"),
     "workers": ResumeRule("yes", _FREE_LOADING),
     "log_updates": ResumeRule("yes", "the log has more or fewer lines from there on; the weights are the same"),
     "checkpoint_updates": ResumeRule("yes", "checkpoints are written at other updates; the weights are the same"),

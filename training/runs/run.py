@@ -177,7 +177,7 @@ def new_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) 
     data_set = read_training_set(data.absolute())
     if not skip_unreadable:
         refuse_unreadable(data_set.samples)
-    samples = split_samples(data_set.samples, recipe.val_share, recipe.seed)
+    samples = split_samples(data_set.samples, recipe.val_share, recipe.seed, recipe.calibration_share)
     return Run(folder, recipe, classes_of(samples), tuple(samples), data_set.remarks)
 
 

@@ -10,7 +10,7 @@ from app.bundles.reader import Bundle, read_bundle
 from app.engines.load import load_engine
 from training.data.samples import DataError, Sample, groups_in_several_splits, read_data_set, refuse_unreadable
 from training.runs.run import kept_samples
-from training.trust.fit import TrustFit, TrustProblem, fit_trust
+from training.trust.fit import TrustFit, TrustProblem, calibration_split, fit_trust
 from training.trust.goals import goals_text
 from training.trust.write import write_with_trust
 
@@ -43,9 +43,9 @@ class AddedTrust:
 def add_trust(path: Path, out: Path, data: Path, split: str | None, inside: float) -> AddedTrust:
     """Copy the bundle in `path` to the folder `out` with a trust part that is fitted to the pictures of `data`.
 
-    The novelty score is fitted to the split train, if there is one, and all else to `split`: val by default, or all
-    pictures if there are no splits. `inside` is the share of these that count as in distribution. Raises TrustProblem,
-    DataError, RunError, BundleError and EngineError.
+    The novelty score is fitted to the split train, if there is one, and all else to `split`: by default calibration or
+    else val, or all pictures if there are no splits. `inside` is the share of these that count as in distribution.
+    Raises TrustProblem, DataError, RunError, BundleError and EngineError.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrustProblem(f"{out} exists and is not empty: choose another folder")
@@ -62,7 +62,7 @@ def _splits(data: Path, split: str | None) -> tuple[Sequence[Sample], Sequence[S
         raise DataError(f"{data} has groups in more than one split: put all pictures of a group into one")
     splits = {sample.split for sample in samples if sample.split}
     if split is None and splits:
-        split = "val"
+        split = calibration_split(samples)
     if split == "train":
         raise TrustProblem("a trust part is not fitted to train, which the model knows: choose another split")
     train = [sample for sample in samples if sample.split == "train"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,11 @@ def fit_trust(
     fit = Fitter(manifest, branches, simplest(comparisons), inside)
     fitted, section = fit(seen), fit.section(seen, name)
     return TrustFit(section.model_copy(update={"figures": measure(fit, seen, fold)}), fitted, tuple(comparisons))
+
+
+def calibration_split(samples: Iterable[Sample]) -> str:
+    """The split to fit to unless another one is asked for: the one that was set aside for it, or else val."""
+    return "calibration" if any(sample.split == "calibration" for sample in samples) else "val"
 
 
 def _branches(bundle: Bundle, engine: Engine, train: Sequence[Sample]) -> Mapping[Branch, BranchResidual]:

@@ -34,7 +34,7 @@ def test_every_spelling_of_a_split_is_known(split: str, word: str) -> None:
 @pytest.mark.parametrize("name", ["eval", "Evaluation", "holdout", "hold-out", "held out", "train_val", "train-test"])
 def test_what_may_mean_more_than_one_split_is_refused(name: str) -> None:
     assert is_split_name(name)
-    with pytest.raises(DataError, match="may mean more than one of train, val, test"):
+    with pytest.raises(DataError, match="may mean more than one of train, val, test, calibration"):
         split_of(name)
 
 

@@ -81,7 +81,11 @@ def test_folders_of_splits_are_read_with_their_splits(tmp_path: Path) -> None:
         ("b.png,dog,", "b.png, ,", "row 2: b.png has no label"),
         ("b.png,dog,", ",dog,", "row 2 has no path"),
         ("b.png,dog,,train,", ",,,,", "row 2 is empty: remove it"),
-        ("c.png,cat,kit,val", "c.png,cat,kit,fold1", "unknown split fold1: choose one of train, val, test"),
+        (
+            "c.png,cat,kit,val",
+            "c.png,cat,kit,fold1",
+            "unknown split fold1: choose one of train, val, test, calibration",
+        ),
         ("b.png", "../b.png", r"\.\./b\.png leads out of the data"),
         ("b.png", "/etc/b.png", "/etc/b.png leads out of the data"),
         ("m.png", "../m.png", r"\.\./m\.png leads out of the data"),

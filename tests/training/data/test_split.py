@@ -103,6 +103,28 @@ def test_large_groups_give_their_share_to_each_side(seed: int) -> None:
     assert Counter(sample.split for sample in placed if sample.group) == {"train": 64, "val": 16}
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 6), min_size=3, max_size=12), min_size=2, max_size=3), shares, shares, seeds)
+def test_what_is_set_aside_for_calibration_is_whole_groups_of_train(
+    classes: list[list[int]], val_share: float, calibration_share: float, seed: int
+) -> None:
+    samples = [sample for number, sizes in enumerate(classes) for sample in made(f"c{number}", sizes)]
+    before = split_samples(samples, val_share, seed)
+    try:
+        placed = split_samples(samples, val_share, seed, calibration_share)
+    except DataError as error:  # val has taken all groups of a class but one
+        one_left = [len({s.group or s.path for s in before if (s.label, s.split) == (f"c{n}", "train")}) == 1
+                    for n in range(len(classes))]  # fmt: skip
+        assert any(one_left) and "at least three groups" in str(error)
+        return
+    assert not groups_in_several_splits(placed)
+    moved = [(old.split, new.split) for old, new in zip(before, placed, strict=True) if old != new]
+    assert {*moved} == {("train", "calibration")}
+    for number in range(len(classes)):
+        assert {"train", "val", "calibration"} == {s.split for s in placed if s.label == f"c{number}"}
+    assert split_samples(placed, val_share, seed, calibration_share) == placed  # what the data has is kept
+
+
 def test_the_seed_draws_the_split() -> None:
     samples = [*made("cat", [1] * 20), *made("dog", [2] * 20)]
     splits = {tuple(sample.split for sample in split_samples(samples, 0.2, seed)) for seed in range(20)}

@@ -9,7 +9,8 @@ import math
 import re
 import shutil
 import unicodedata
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,11 @@ from app.pictures.prepare import prepare
 from app.trust.fitted import trust_of
 from tests.support.bundles import describe, tiny_architecture, tiny_model, tiny_reference
 from training.data.draw import draw_dataset
-from training.data.samples import read_samples, write_samples
+from training.data.samples import load_samples, read_samples, write_samples
 from training.export.export import Card, ExportError, _positive_class, calibrate, export, load_card, write_bundle
 from training.recipe.config import ModelConfig, Recipe, Start, Starts
 from training.runs.run import RunError
+from training.trust.write import NO_TRUST
 
 CARD = Card(
     name="drawn", version="1", positive="malignant", licence="MIT", data="drawn pictures", notes=("For tests.",)
@@ -151,6 +153,28 @@ def test_the_trust_part_is_fitted_to_val(exported: Exported) -> None:
     trust = exported.bundle.manifest.trust
     assert trust is not None and trust.chosen_on.startswith("val (24 pictures")
     assert trust_of(exported.bundle) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_calibration", [True, False])
+def test_the_trust_part_is_fitted_to_what_was_set_aside_or_its_absence_is_noted(
+    exported: Exported, tmp_path: Path, has_calibration: bool
+) -> None:
+    run = Path(shutil.copytree(exported.run, tmp_path / "run"))
+    samples, kept = load_samples(run / "samples.csv"), Counter[tuple[str, str | None]]()
+    for number, sample in enumerate(samples):  # four pictures of each class stay in val, too few for a trust part
+        kept[sample.label, sample.split] += 1
+        if sample.split == "val" and kept[sample.label, "val"] > 4:
+            samples[number] = replace(sample, split="calibration" if has_calibration else "test")
+    write_samples(samples, run / "samples.csv")
+    manifest = export(run, tmp_path / "bundle", CARD).manifest
+    if has_calibration:
+        assert manifest.trust is not None and manifest.trust.chosen_on.startswith("calibration (16 pictures")
+    else:
+        assert manifest.trust is None
+        (note,) = (note for note in manifest.notes if note.startswith(NO_TRUST))
+        assert "calibration groups, but 5 are needed" in note
+    assert manifest.metrics.pictures == 8  # of val, in either case
 
 
 @pytest.mark.parametrize("classes", [2, 5])

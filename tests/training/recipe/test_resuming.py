@@ -32,6 +32,7 @@ OTHER: dict[str, Any] = {
     "batch_norm": "sync",
     "precision": "bf16",
     "val_share": 0.9,
+    "calibration_share": 0.9,
     "workers": 7,
     "log_updates": 7,
     "checkpoint_updates": 7,

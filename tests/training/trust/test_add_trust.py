@@ -49,6 +49,16 @@ def test_the_part_is_fitted_to_val_and_everything_else_stays(added: AddedTrust, 
     assert (added.bundle.path / TRUST).stat().st_size <= 2 << 20
 
 
+def test_a_split_that_was_set_aside_comes_before_val(plain: Path, data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    table = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(table.replace(",val", ",calibration"))
+    section = add_trust(plain, tmp_path / "bundle", folder, None, 0.9).bundle.manifest.trust
+    assert section is not None and section.chosen_on.startswith("calibration (30 pictures")
+    with pytest.raises(DataError, match="no pictures in val: choose --split from calibration"):
+        add_trust(plain, tmp_path / "other", folder, "val", 0.9)
+
+
 def trust_scores(bundle: Bundle) -> list[float]:
     """The novelty scores of the calibration pictures."""
     fitted = trust_of(bundle)
