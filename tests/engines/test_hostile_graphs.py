@@ -107,7 +107,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a constant of no bytes": (constant("size", "0"), "has 0 bytes"),
     "a constant of all bytes": (constant("shape", "4294967296,4294967296"), "a constant of i64"),
     "a constant of words": (replaced('<data element_type="i64"', '<data element_type="string"'), "no number"),
-    "a constant a thousand times": (many_constants, "more than twice as many bytes"),
+    "a constant a thousand times": (many_constants, "more than 3 times as many bytes"),
     "elements without end": (
         at_the_end("<edges>" + "<edge/>" * graph_xml.MAX_MARKS + "</edges>"),
         "tags or attributes",

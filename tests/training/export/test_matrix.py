@@ -61,14 +61,15 @@ CNNS = (
         "lcnet_035",
     ),
     *("ghostnet_050", "repghostnet_050", "repvgg_a0", "mobileone_s0", "fastvit_t8", "starnet_s1", "rexnet_100"),
-    *("nfnet_l0", "eca_nfnet_l0", "botnet26t_256", "halonet26t", "edgenext_xx_small", "mobilevit_xxs", "hardcorenas_a"),
-    *("cs3darknet_s", "darknet17", "selecsls42", "skresnet18", "resnest14d", "poolformerv2_s12", "inception_v3"),
+    *("nfnet_l0", "eca_nfnet_l0", "edgenext_xx_small", "mobilevit_xxs", "hardcorenas_a"),
+    *("cs3darknet_s", "darknet17", "selecsls42", "skresnet18", "resnest14d", "poolformerv2_s12"),
 )
+LARGER = (("botnet26t_256", 256), ("halonet26t", 256), ("inception_v3", 128))  # which take no 64 px
 SWIN_OPTIONS: tuple[Fields, ...] = (
     *({"window_size": window} for window in (1, 2, 3, 4, 5, 8, 16, 32, [4, 2], [2, 8], [[2, 4], [3, 5]])),
     *({"patch_size": patch} for patch in (2, 8, 16)),
     *({"always_partition": True}, {"always_partition": True, "window_size": 12}),
-    *({"head_dim": 4}, {"qkv_bias": False}, {"mlp_ratio": 2.0}, {"norm_layer": "rmsnorm"}, {"drop_path_rate": 0.5}),
+    *({"head_dim": 4}, {"qkv_bias": False}, {"mlp_ratio": 2.0}, {"drop_path_rate": 0.5}),
     *({"depths": [1] * 6, "num_heads": [1] * 6}, {"depths": [2], "num_heads": [2]}),
     {"depths": [3, 1, 4], "num_heads": [1, 2, 4], "window_size": 3},
 )
@@ -77,6 +78,7 @@ MATRIX: dict[str, Fields] = {
     **{f"swin, {height} × {width} px": {"fusion": "swin", "image_size": (height, width)} for height, width in SIZES},
     **{f"one row of cells, {width} px": {"image_size": (32, width)} for width in (32, 96)},
     **{f"cnn {name}": {"cnn": name, "fusion": "cnn"} for name in CNNS},
+    **{f"cnn {name}, {side} px": {"cnn": name, "fusion": "cnn", "image_size": (side, side)} for name, side in LARGER},
     "cnn, 72 × 104 px": {"cnn": "resnet18", "image_size": (72, 104), "fusion": "cnn"},
     "a finer cnn": {"cnn": "resnet18", "cnn_options": {"output_stride": 8}},
     **{f"swin with {each}": {"fusion": "swin", "swin_options": TINY_SWIN | each} for each in SWIN_OPTIONS},
