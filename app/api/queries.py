@@ -54,10 +54,24 @@ def method_field(default: str) -> Any:
     )
 
 
-class PredictQuery(BaseModel):
-    """The parameters of `POST /predict`."""
+class StrictQuery(BaseModel):
+    """Parameters of a route: there are no others, and numbers are written in plain digits."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain_number(cls, value: Any, info: Any) -> Any:
+        annotation = cls.model_fields[info.field_name].annotation
+        for kind in {annotation, *get_args(annotation)} & PLAIN_NUMBERS.keys():
+            if isinstance(value, str) and not re.fullmatch(PLAIN_NUMBERS[kind], value.strip()):
+                name = "integer" if kind is int else "number"
+                raise PydanticCustomError("plain_number", f"Input should be a valid {name}, in plain digits")
+        return value
+
+
+class PredictQuery(StrictQuery):
+    """The parameters of `POST /predict`."""
 
     coverage: float | None = Field(
         None,
@@ -69,10 +83,8 @@ class PredictQuery(BaseModel):
     )
 
 
-class ExplanationQuery(BaseModel, ABC):
+class ExplanationQuery(StrictQuery, ABC):
     """The parameters of all explanation routes: the class to explain, the format, and the drawing."""
-
-    model_config = ConfigDict(extra="forbid")
 
     format: Format = Field(
         "png", description="overlay on the picture, JSON with the numbers and their legend, or the raw array"
@@ -119,16 +131,6 @@ class ExplanationQuery(BaseModel, ABC):
     colormap: str = Field(
         _STYLE.colormap, description="name of the colour map", json_schema_extra={"enum": [*COLORMAPS]}
     )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _plain_number(cls, value: Any, info: Any) -> Any:
-        annotation = cls.model_fields[info.field_name].annotation
-        for kind in {annotation, *get_args(annotation)} & PLAIN_NUMBERS.keys():
-            if isinstance(value, str) and not re.fullmatch(PLAIN_NUMBERS[kind], value.strip()):
-                name = "integer" if kind is int else "number"
-                raise PydanticCustomError("plain_number", f"Input should be a valid {name}, in plain digits")
-        return value
 
     def style(self) -> Style:
         """The style of the overlay. Raises BadParameter."""

@@ -101,12 +101,13 @@ def test_a_parameter_is_the_same_wherever_it_is_sent(client: httpx.Client, path:
 WRITTEN = {
     **{"size": ("3_00", "300.0", "3e2", "３００", "0x40", "+300"), "alpha": ("1_0e-1", "٠.٥", "0x1p-1", "inf", "5e")},
     **{"clip_low": ("1_0",), "contour": ("0_0.5",), "query": ("1_0", "1.0"), "head": ("0.0",), "token_stage": ("4.0",)},
+    "coverage": ("0.7_5", "٠.9", "9e-1_0"),
 }
 
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_numbers_are_written_in_plain_digits(client: httpx.Client, name: str) -> None:
-    path = next(path for path in UPLOADS if name in parameters_of(path) and path != "/predict")
+    path = next(path for path in UPLOADS if name in parameters_of(path))
     for value in WRITTEN[name]:
         for query, form in (({name: value}, None), (None, {name: value})):
             refused = sent(client, path, query, form)
