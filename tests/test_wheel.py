@@ -60,6 +60,7 @@ def test_the_wheel_holds_the_packages_the_page_the_recipes_and_nothing_else(
     assert any(name.endswith("/licenses/LICENSE") for name in metadata)
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_answers_requests(installed: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     places = run(
         [sys.executable, "-c", "import app, training; print(app.__file__, training.__file__)"],
@@ -80,6 +81,7 @@ def test_the_installed_wheel_answers_requests(installed: Path, tiny_bundle: Path
     assert (page.status_code, script.status_code) == (200, 200)
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_brings_the_demo_bundle(installed: Path, tmp_path: Path) -> None:
     bundle = installed / "weights" / "demo"
     assert (bundle / "manifest.json").is_file(), "the wheel holds no weights/demo"

@@ -28,7 +28,9 @@ CROSS_ATTENTION = "cross_attention"
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-@pytest.mark.parametrize("case_name", [CROSS_ATTENTION, "late", "swin"])
+@pytest.mark.parametrize(
+    "case_name", [CROSS_ATTENTION, *(pytest.param(name, marks=pytest.mark.slow) for name in ("late", "swin"))]
+)
 def test_token_saliency_is_autograds_through_the_whole_model(
     case_name: str, kind: EngineKind, case_of: Callable[[str], Case]
 ) -> None:

@@ -79,6 +79,7 @@ def answers(run: Path) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]]
     return logits.double().softmax(dim=1).numpy(), np.array([sample.label == "malignant" for sample in val]).astype(int)
 
 
+@pytest.mark.slow
 def test_the_tables_figures_are_those_of_the_runs_own_weights(out: Path) -> None:
     rows, text = result(out)["variants"], (out / "ablation.md").read_text()
     assert set(rows) == set(VARIANTS)
@@ -110,6 +111,7 @@ def test_runs_differ_in_fusion_its_size_and_seed_and_in_nothing_else(out: Path) 
     assert groups["train"] and groups["val"] and not groups["train"] & groups["val"]
 
 
+@pytest.mark.slow
 def test_only_what_is_not_finished_is_trained_again_and_the_table_stays(
     data: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,6 +67,7 @@ def three(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     return evaluated(write_tiny_bundle(folder / "bundle", classes=3), folder / "data", None, folder / "out")
 
 
+@pytest.mark.slow
 def test_each_row_is_what_the_service_answers(two: Evaluated) -> None:
     predictor = predictor_of(two.bundle)
     for row in two.document["pictures"]:

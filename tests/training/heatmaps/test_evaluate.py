@@ -127,6 +127,7 @@ def test_the_score_is_the_probability_that_the_service_answers_with(predictor: P
     assert (score(darker) != expected).all()
 
 
+@pytest.mark.slow
 def test_figures_can_be_computed_again_from_heatmap_picture_and_mask(
     document: dict[str, Any], predictor: Predictor, drawn: Path
 ) -> None:
@@ -202,6 +203,7 @@ def test_maps_that_ignore_the_picture_are_as_stable_as_they_should_be(document: 
     assert min(values[GRADCAM.name]["jpeg"]) > 0.8
 
 
+@pytest.mark.slow
 def test_the_same_measuring_writes_the_same_bytes(out: Path, tiny_bundle: Path, drawn: Path, tmp_path: Path) -> None:
     evaluate_heatmaps(tiny_bundle, drawn, "val", 2, tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {"explanations.json", "explanations.html"}

@@ -32,6 +32,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
+@pytest.mark.slow
 def test_figures_are_means_over_the_pictures_with_masks(
     bundle: Path, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

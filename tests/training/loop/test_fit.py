@@ -66,7 +66,9 @@ def test_a_run_holds_what_it_was_and_how_it_went(folder: Path) -> None:
     assert recipe == load_recipe(str(folder / "tiny.yaml"))
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "smoke")) for name in shipped_recipes()]
+)
 def test_plan_says_what_a_shipped_recipe_does(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", name, "--pictures", "1750"]) == 0
     text = capsys.readouterr().out

@@ -71,6 +71,7 @@ def records(out: Path, kind: str) -> list[dict[str, Any]]:
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
+@pytest.mark.slow
 def test_a_picture_that_broke_is_named_and_put_back_the_run_ends_as_if_nothing_had_happened(
     drawn: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_picture_that_broke_is_named_and_put_back_the_run_ends_as_if_nothing_h
     same(whole, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_skipped_it_is_recorded_and_a_resumed_run_repeats_it(
     drawn: Path, tmp_path: Path, last: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +110,7 @@ def test_not_more_are_skipped_than_was_allowed(
     assert str(other) in said and "--skip-unreadable 2" in said
 
 
+@pytest.mark.slow
 def test_a_picture_of_val_is_left_out(drawn: Path, whole: Path, tmp_path: Path) -> None:
     [picture, *_] = [sample.path for sample in load_samples(whole / "samples.csv") if sample.split == "val"]
     with broken(picture):
@@ -141,6 +144,7 @@ def test_a_picture_that_is_gone_and_a_row_that_is_gone_are_told(
     assert "1 of the run's pictures are missing and will be skipped" in said
 
 
+@pytest.mark.slow
 def test_pictures_that_were_added_are_told_and_not_used(
     drawn: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +161,7 @@ def test_pictures_that_were_added_are_told_and_not_used(
     assert "is not the data that the run started with" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_keys_that_do_not_matter_may_change_and_the_recipe_of_the_run_follows(
     drawn: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,6 +181,7 @@ def test_keys_that_do_not_matter_may_change_and_the_recipe_of_the_run_follows(
         assert "may not change on --resume" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_prolonged_and_says_what_that_means(
     drawn: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
