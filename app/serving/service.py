@@ -145,7 +145,10 @@ class Service:
         """Whether the answer may be relied on: see `Predictor.assess`."""
         assessment = await anyio.to_thread.run_sync(self.predictor.assess, prediction, coverage)
         if assessment is not None:
-            self.metrics.assessed(assessment)
+            self.metrics.assessments.labels(assessment.decision).inc()
+            self.metrics.novelty.observe(assessment.novelty_percentile)
+            for reason in assessment.reasons:
+                self.metrics.doubts.labels(reason.code).inc()
         return assessment
 
     async def explain(

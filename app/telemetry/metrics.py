@@ -5,12 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
-
-from app.bundles.manifest import ReasonCode
-from app.trust.assessment import Assessment, Verdict
 
 NAMESPACE = "fusionlens"
 # Histogram buckets in seconds. A stage takes from half a millisecond to seconds, a request up to the deadline.
@@ -19,6 +15,8 @@ _REQUEST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.
 _WAIT_S = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
 _BATCH = (1, 2, 4, 8, 16, 32, 64)
 _CONFIDENCE = tuple(n / 20 for n in range(1, 21))
+_SET_DOUBTS = ("more_than_one_class", "no_class", "contradicts_label")
+_DOUBTS = (*_SET_DOUBTS, "foreign_picture", "near_threshold", "poor_quality")
 _PERCENTILE = (10, 25, 50, 75, 90, 95, 98, 99, 100)
 
 
@@ -96,8 +94,8 @@ class Metrics:
             (self.cache_reads, ("hit", "miss")),
             (self.decoder_ends, ("time", "deadline", "client_gone", "died", "invalid_answer")),
             (self.reloads, ("loaded", "unchanged", "refused")),
-            (self.assessments, get_args(Verdict)),
-            (self.doubts, get_args(ReasonCode)),
+            (self.assessments, ("answer", "refer")),
+            (self.doubts, _DOUBTS),
         ):
             for outcome in outcomes:
                 counter.labels(outcome)
@@ -113,13 +111,6 @@ class Metrics:
         """Set the labels of `model_info` to the model that is served from now on."""
         self.model.clear()
         self.model.labels(name, version, sha256, engine).set(1)
-
-    def assessed(self, assessment: Assessment) -> None:
-        """Count what was said of one answer."""
-        self.assessments.labels(assessment.decision).inc()
-        for reason in assessment.reasons:
-            self.doubts.labels(reason.code).inc()
-        self.novelty.observe(assessment.novelty_percentile)
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(name, documentation, labels, namespace=NAMESPACE, registry=self.registry)

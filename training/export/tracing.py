@@ -186,7 +186,8 @@ def trunk_graph(model: CNNViTFusion) -> ov.Model:
     height, width = model.image_size
     images = torch.zeros(1, height, width, 3, dtype=torch.uint8)
     trunk = torch.func.functionalize(Trunk(model), remove="mutations")
-    sized = get_decompositions([torch.ops.aten.split])  # OpenVINO takes a split for one into equal parts
+    # OpenVINO takes a split for one into equal parts.
+    sized: dict[Any, Any] = get_decompositions([torch.ops.aten.split])
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # OpenVINO has no fused kernels of torch
         traced = make_fx(trunk, decomposition_table=sized, _allow_non_fake_inputs=True)(images)
     graph = _fold_constants(_convert(traced, [images.shape]))

@@ -52,6 +52,13 @@ def headless(weights: Tensors) -> Tensors:
 
 
 BESIDE = {"epoch": 3, "args": argparse.Namespace(lr=0.1), "optimizer": {"state": {0: {"step": torch.ones(1)}}}}
+
+
+def averaged_in(name: str) -> Callable[[Tensors], Any]:
+    """A file with other weights and, in an entry of this name, the averaged ones."""
+    return lambda weights: {"model": {other: tensor + 1 for other, tensor in weights.items()}, name: weights}
+
+
 FORMS: dict[str, Callable[[Tensors], Any]] = {
     "bare": dict,
     "headless": headless,
@@ -65,7 +72,7 @@ FORMS: dict[str, Callable[[Tensors], Any]] = {
     "deeper": lambda weights: {"a": {"b": {"c": {"d": {"e": {"f": weights}}}}}},
     "in a list": lambda weights: {"models": [{"name": "mine"}, {"weights": weights}]},
     **{
-        f"also in {name}": lambda weights, name=name: {"model": {n: t + 1 for n, t in weights.items()}, name: weights}
+        f"also in {name}": averaged_in(name)
         for name in ("model_ema", "modelEMA", "emaModel", "ema", "EMAModel", "state_dict_ema", "averaged_model")
     },
     "twice the same": lambda weights: {"model": weights, "best": weights},
