@@ -237,6 +237,8 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
     predictor, failed = predictor_options(settings).load_predictor(), 0
     predictor.check_coverage(args.coverage)
     accepted = {out: predictor.accept(request) for out, request in requests.items()}
+    if predictor.bundle.manifest.trust is None and not args.json:
+        print(WITHOUT_TRUST, file=sys.stderr)
     for path in args.pictures:
         try:
             prediction, _ = predictor.predict(

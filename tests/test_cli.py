@@ -20,6 +20,7 @@ from PIL import Image
 from app.__main__ import main
 from app.bundles.reader import read_bundle
 from app.files import DEMO_BUNDLE
+from app.predicting.assessed import WITHOUT_TRUST
 from tests.support.served_process import ROOT, SERVE, environment, serving
 from tests.support.waiting import PATIENCE_S, wait_until
 from tests.support.wire import accepts
@@ -57,7 +58,7 @@ def test_predict_prints_one_answer_a_picture(
     plain = capsys.readouterr()
     assert main([*arguments, "--json"]) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert plain.err == ""
+    assert plain.err.splitlines() == [WITHOUT_TRUST]
     for path, line, record in zip(pictures, plain.out.splitlines(), records, strict=True):
         probabilities = record["probabilities"]
         assert record["picture"] == str(path)
@@ -76,7 +77,8 @@ def test_predict_says_what_the_sender_should_know(
     Image.new("RGB", (3, 900)).save(black)
     arguments = ["predict", "--bundle", str(tiny_bundle), str(black)]
     assert main(arguments) == 0
-    told = capsys.readouterr().err.splitlines()
+    without_trust, *told = capsys.readouterr().err.splitlines()
+    assert without_trust == WITHOUT_TRUST
     assert main([*arguments, "--json"]) == 0
     notes = json.loads(capsys.readouterr().out)["notes"]
     assert told == [f"{black}: {note}" for note in notes]
@@ -107,7 +109,7 @@ def test_a_picture_that_cannot_be_read_does_not_keep_the_others_from_their_answe
     assert main(["predict", "--bundle", str(tiny_bundle), wide, str(damaged), str(absent), upright]) == 1
     said = capsys.readouterr()
     assert [line.split(": ")[0] for line in said.out.splitlines()] == [wide, upright]
-    of_damaged, of_absent = said.err.splitlines()
+    _, of_damaged, of_absent = said.err.splitlines()
     assert of_damaged.startswith(f"{damaged}: The PNG picture is damaged")
     assert of_absent == f"{absent}: No such file or directory"
 

@@ -166,9 +166,9 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     command.add_argument(
         "--inside",
         type=number_between(0.5, 0.999),
-        default=DEFAULT_INSIDE,
         metavar="SHARE",
-        help=f"share of these pictures that count as in distribution (default {DEFAULT_INSIDE})",
+        help="share of these pictures that count as in distribution "
+        f"(default {DEFAULT_INSIDE}, or the largest that so few can promise)",
     )
 
     example = "ablate smoke --data data/drawn --out runs/ablation --seeds 3 --variants concat,cross_attention"

@@ -113,7 +113,8 @@ class TrustAnswer(BaseModel):
     reasons: list[TrustReason] = Field(description="why the answer is doubtful; reasons that do not refer are here too")
     prediction_set: list[str] = Field(
         description="the classes that are possible at `coverage`: one is a clear answer, several say that the picture "
-        "does not decide between them, and none that the answer is unusual for pictures of every class"
+        "does not decide between them, and none that the model is usually surer of pictures of each class; of "
+        "more than two classes, one at least is possible"
     )
     coverage: float = Field(
         description="rate at which the prediction set contains the true class, for pictures of each class like those "

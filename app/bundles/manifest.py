@@ -141,13 +141,13 @@ class Trust(Section):
     calibration: Literal["temperature", "platt", "beta", "isotonic", "vector"]
     chosen_on: Text
     pictures: dict[Text, PositiveInt]
-    coverage: Probability
+    coverage: float = Field(ge=0.5, le=0.99)
     largest_coverage: Probability
     inside: Probability
     novelty_threshold: float
     near_gap: float = Field(ge=0)
     smallest_sharpness: float = Field(ge=0)
-    refers: tuple[ReasonCode, ...]
+    refers: tuple[ReasonCode, ...] = Field(min_length=1)
     figures: dict[Text, float]
 
     @model_validator(mode="after")

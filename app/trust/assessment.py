@@ -91,7 +91,9 @@ def assess(rule: Trust, fitted: FittedTrust, classes: Sequence[str], evidence: E
 def _set_reasons(possible: Sequence[str], label: str, coverage: float) -> list[Reason]:
     at = f"at a coverage of {100 * coverage:g} %"
     if not possible:
-        return [Reason("no_class", f"No class is possible {at}: the answer is unusual for pictures of every class.")]
+        return [
+            Reason("no_class", f"No class is possible {at}: of pictures of each class, the model is usually surer.")
+        ]
     if len(possible) > 1:
         listed = f"{', '.join(possible[:-1])} and {possible[-1]}"
         each = "both" if len(possible) == 2 else "all"

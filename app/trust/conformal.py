@@ -7,8 +7,9 @@ with a probability of at most 1 - coverage. Nothing else is assumed of the model
 
 The score for one of two classes is 1 minus its probability (Sadinle, Lei and Wasserman 2019, "Least ambiguous
 set-valued classifiers"). For more classes it is that of adaptive prediction sets, the probability of all classes that
-are at least as probable (Romano, Sesia and Candès 2020, "Classification with valid and adaptive coverage"), plus a
-penalty for the class's rank beyond the fifth (Angelopoulos et al. 2021, "Uncertainty sets for image classifiers using
+are more probable (Romano, Sesia and Candès 2020, "Classification with valid and adaptive coverage"; the class's own is
+left out, so that the most probable class is in every set and no sure answer has an empty one), plus a penalty for the
+class's rank beyond the fifth (Angelopoulos et al. 2021, "Uncertainty sets for image classifiers using
 conformal prediction"), without randomisation. Both are computed from the softmax of the logits as they are: no
 fitted number stands between, which would have seen the calibration pictures.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -40,11 +42,15 @@ def scores_of(logits: Logits) -> Float[np.ndarray, "n k"]:
     probabilities = softmax(np.asarray(logits, np.float64))
     if logits.shape[1] == 2:
         return 1 - probabilities
-    at_least_as_probable = probabilities[:, None, :] >= probabilities[:, :, None]
-    covered = np.where(at_least_as_probable, probabilities[:, None, :], 0).sum(axis=2)
-    ranks = at_least_as_probable.sum(axis=2)
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    falling = np.take_along_axis(probabilities, order, axis=1)
+    starts = np.concatenate([np.ones((len(falling), 1), bool), falling[:, 1:] < falling[:, :-1]], axis=1)
+    ahead = np.maximum.accumulate(np.where(starts, np.arange(falling.shape[1]), 0), axis=1)  # classes more probable
+    mass = np.take_along_axis(np.cumsum(falling, axis=1) - falling, ahead, axis=1)
+    scores = np.empty_like(probabilities)
     # Rounded, so that the order in which probabilities are added does not count.
-    return np.asarray(np.round(covered + PENALTY * np.maximum(0, ranks - UNPENALISED_RANK), 9))
+    np.put_along_axis(scores, order, np.round(mass + PENALTY * np.maximum(0, ahead + 1 - UNPENALISED_RANK), 9), axis=1)
+    return scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +89,15 @@ def fit_sets(logits: Logits, labels: Int[np.ndarray, " n"]) -> ConformalSets:
 
 
 def one_per_group(groups: Sequence[str], seed: int) -> Int[np.ndarray, " m"]:
-    """One picture of each group, drawn at random: pictures of one group are not exchangeable with others."""
-    order = np.random.default_rng(seed).permutation(len(groups))
-    _, first = np.unique(np.asarray(groups)[order], return_index=True)
-    return np.sort(order[first])
+    """The place of one picture of each group: pictures of one group are not exchangeable with others.
+
+    It is drawn by the group's name, so that a group has the same one among fewer groups, as in cross-fitting.
+    """
+    places: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    drawn = (of_group[crc32(f"{seed} {group}".encode()) % len(of_group)] for group, of_group in places.items())
+    return np.sort(np.fromiter(drawn, np.int64))
 
 
 def _rank(count: int, coverage: float) -> int:

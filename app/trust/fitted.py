@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isclose
 
 import numpy as np
 
-from app.bundles.manifest import TRUST, Manifest
+from app.bundles.manifest import TRUST, Manifest, Trust
 from app.bundles.reader import Bundle
 from app.errors import BundleError
 from app.models.feature_maps import Branch
 from app.trust.calibration import MAPS, CalibrationMap
-from app.trust.conformal import ConformalSets
+from app.trust.conformal import PENALTY, ConformalSets
 from app.trust.novelty import BranchResidual, Novelty
 
 _CALIBRATION, _CONFORMAL, _NOVELTY = "calibration.", "conformal.", "novelty."
+_LARGEST, _ORTHONORMAL = 1e6, 0.01  # beyond what any fit gives, and beyond the rounding of a basis to fp16
 _RESIDUAL = ("mean", "basis", "scale")  # scale: centre and spread
 Tensors = Mapping[str, np.ndarray]
 
@@ -53,6 +55,7 @@ def trust_of(bundle: Bundle) -> FittedTrust | None:
             _sets(bundle.trust, bundle.manifest),
             _novelty(bundle.trust, bundle.manifest),
         )
+        _check_promises(section, fitted)
         probabilities = fitted.calibration.probabilities(np.zeros((1, len(bundle.manifest.classes))))
         _require(probabilities.shape == (1, len(bundle.manifest.classes)), "its calibration has other classes")
         _require(fitted.tensors().keys() == bundle.trust.keys(), "it has tensors that are not known")
@@ -62,10 +65,23 @@ def trust_of(bundle: Bundle) -> FittedTrust | None:
         raise BundleError(TRUST, f"is not a readable trust part ({fault}): fit it again") from error
 
 
+def _check_promises(section: Trust, fitted: FittedTrust) -> None:
+    """The manifest's numbers are those that the file gives: none may promise more than was fitted."""
+    largest = fitted.sets.largest_coverage
+    _require(isclose(section.largest_coverage, largest), "trust.largest_coverage is not that of its scores")
+    _require(section.coverage <= largest, "trust.coverage is more than its scores can promise")
+    threshold = fitted.novelty.threshold(section.inside)
+    _require(isclose(section.novelty_threshold, threshold), "trust.novelty_threshold is not that of its scores")
+
+
 def _below(tensors: Tensors, prefix: str) -> dict[str, np.ndarray]:
     parts = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
     for name, values in parts.items():
         _require(values.dtype.kind == "f", f"{prefix}{name} holds {values.dtype.name}, not floats")
+        _require(
+            bool((np.abs(values.astype(np.float64)) < _LARGEST).all()),
+            f"{prefix}{name} has a value beyond {_LARGEST:g}",
+        )
     return parts
 
 
@@ -74,13 +90,18 @@ def _sets(tensors: Tensors, manifest: Manifest) -> ConformalSets:
     scores = tuple(_rising(parts[str(index)], f"conformal.{index}") for index in range(len(manifest.classes)))
     counts = dict(zip(manifest.classes, map(len, scores), strict=True))
     _require(manifest.trust is not None and manifest.trust.pictures == counts, "its scores are not of as many pictures")
+    highest = 1 + PENALTY * len(scores)
+    _require(all(each[0] >= 0 and each[-1] <= highest for each in scores), f"its scores are not from 0 to {highest:g}")
     return ConformalSets(scores)
 
 
 def _novelty(tensors: Tensors, manifest: Manifest) -> Novelty:
     parts = _below(tensors, _NOVELTY)
     residuals = {branch: _residual(parts, branch, shape[0]) for branch, shape in manifest.map_shapes.items()}
-    return Novelty(residuals, _rising(parts["calibration"], "novelty.calibration"))
+    calibration = _rising(parts["calibration"], "novelty.calibration")
+    count = 0 if manifest.trust is None else sum(manifest.trust.pictures.values())
+    _require(len(calibration) == count, "novelty.calibration is not of as many pictures")
+    return Novelty(residuals, calibration)
 
 
 def _residual(parts: Tensors, branch: Branch, channels: int) -> BranchResidual:
@@ -89,7 +110,10 @@ def _residual(parts: Tensors, branch: Branch, channels: int) -> BranchResidual:
     _require(basis.ndim == 2 and len(basis) == channels, f"the {branch}'s basis does not fit its map")
     _require(basis.dtype == np.float16, f"the {branch}'s basis is not float16")
     centre, spread = scale.tolist()
-    _require(spread > 0, f"the {branch}'s spread is not positive")
+    _require(spread > 1 / _LARGEST, f"the {branch}'s spread is not positive, or far too small")
+    wide = basis.astype(np.float32)
+    off = float(np.abs(wide.T @ wide - np.eye(basis.shape[1])).max(initial=0.0))
+    _require(off < _ORTHONORMAL, f"the {branch}'s basis is not orthonormal")
     return BranchResidual(mean, basis, centre, spread)
 
 

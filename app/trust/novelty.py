@@ -8,6 +8,7 @@ docs/measured/novelty.md compares this score with others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,5 +69,10 @@ class Novelty:
         return np.asarray(sum(residual.log_residual(features[branch]) for branch, residual in self.branches.items()))
 
     def percentile(self, score: float) -> float:
-        """The share of calibration pictures that are less foreign, in percent; the picture itself counts as one."""
-        return float(100 * np.searchsorted(self.calibration, score) / (len(self.calibration) + 1))
+        """The share of calibration pictures that are less foreign, in percent."""
+        return float(100 * np.searchsorted(self.calibration, score) / len(self.calibration))
+
+    def threshold(self, inside: float) -> float:
+        """The score up to which a picture is in distribution, which a share of `inside` of others are."""
+        rank = math.ceil(round((len(self.calibration) + 1) * inside, 9))
+        return float(self.calibration[min(rank, len(self.calibration)) - 1])

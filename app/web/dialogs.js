@@ -54,9 +54,8 @@ export function tellAbout(card) {
 }
 
 /** What the bundle's trust part was fitted to, and what it promises. */
-function trustOf({ refers, coverage, inside, chosen_on: chosenOn, pictures }) {
-  const count = Object.values(pictures).reduce((sum, one) => sum + one, 0);
+function trustOf({ refers, coverage, inside, chosen_on: chosenOn }) {
   return `${refers.map((code) => code.replaceAll("_", " ")).join(", ")}. Possible classes have a coverage of ` +
-    `${percent(coverage)}, and ${percent(inside)} of the calibration pictures count as like the training data ` +
-    `(${chosenOn}, ${count} pictures).`;
+    `${percent(coverage)}, and ${percent(inside)} of the calibration pictures count as like the training data. ` +
+    `Fitted to ${chosenOn}.`;
 }

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.trust.conformal import ImpossibleCoverage, fit_sets, one_per_group
+from app.trust.conformal import ImpossibleCoverage, fit_sets, one_per_group, scores_of
 from training.metrics.coverage import coverage_interval
 
 classes = st.sampled_from((2, 3, 7, 12))
@@ -45,6 +45,28 @@ def test_permuted_classes_permute_the_sets(seed: int, classes: int) -> None:
     )
 
 
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.sampled_from((3, 7, 100)), st.floats(0.5, 0.9))
+def test_of_more_than_two_classes_the_most_probable_is_in_every_set(seed: int, classes: int, coverage: float) -> None:
+    sets = fit_sets(*_drawn(seed, classes, 20 * classes))
+    logits, _ = _drawn(seed + 1, classes, 50)
+    logits[0] = 100 * np.eye(classes)[1]  # as sure as can be
+    contained = sets.contains(logits, coverage)
+    assert contained[np.arange(50), logits.argmax(axis=1)].all()
+
+
+def test_equal_classes_are_in_a_set_together() -> None:
+    scores = scores_of(np.log([[0.4, 0.4, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1]]))
+    np.testing.assert_allclose(scores, [[0, 0, 0.8, 0.8], [0, 0.7, 0.7, 0.7]], atol=1e-9)
+
+
+def test_a_group_has_the_same_picture_among_fewer_groups() -> None:
+    groups = [f"g{number % 7}" for number in range(50)]
+    kept = [place for place in range(50) if groups[place] != "g3"]
+    alone = [kept[place] for place in one_per_group([groups[place] for place in kept], 0)]
+    assert alone == [place for place in one_per_group(groups, 0) if groups[place] != "g3"]
+
+
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("coverage", [0.6, 0.9])
 def test_each_class_is_covered_as_often_as_chance_allows(classes: int, coverage: float) -> None:
@@ -55,7 +77,9 @@ def test_each_class_is_covered_as_often_as_chance_allows(classes: int, coverage:
         covered = sets.contains(logits, coverage)
         low, high = coverage_interval(60, 40, coverage)
         for index in range(classes):
-            inside[index] += low <= covered[labels == index, index].mean() <= high
+            found = covered[labels == index, index].mean()
+            # With more classes the most probable one is in every set, which may cover more than was asked for.
+            inside[index] += low <= found and (found <= high or classes > 2)
     assert (inside / 200 >= 0.92).all()  # at least 95 % of 200, less four standard errors of less than 1.6 % each
 
 

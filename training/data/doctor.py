@@ -237,8 +237,8 @@ def _facts(samples: Sequence[Sample], readable: Sequence[_InspectedPicture]) -> 
     splits = [split for split in (*SPLITS, None) if any(split == other for _, other in counts)]
     labels = sorted({sample.label for sample in samples})
     width = max(map(len, labels))
-    facts = [" " * width + "".join(f"{split or 'pictures':>10}" for split in splits)]
-    facts += [f"{label:{width}}" + "".join(f"{counts[label, split]:10}" for split in splits) for label in labels]
+    facts = [" " * width + "".join(f"{split or 'pictures':>12}" for split in splits)]
+    facts += [f"{label:{width}}" + "".join(f"{counts[label, split]:12}" for split in splits) for label in labels]
     if readable:
         names = ("smallest", "median", "largest")
         sides = np.percentile([picture.size for picture in readable], [0, 50, 100], axis=0, method="nearest")

@@ -150,7 +150,8 @@ def _data_with_split(recipe: Recipe, data: Path, out: Path, report: Callable[[st
     The pictures are linked beside the table, because its paths must stay below its folder.
     """
     data_set = read_training_set(data)
-    if any(sample.split for sample in data_set.samples):
+    splits = {sample.split for sample in data_set.samples}
+    if splits != {None} and (recipe.calibration_share == 0 or "calibration" in splits):
         return data  # the runs report how it was read
     for remark in data_set.remarks:
         report(f"data: {remark}")

@@ -60,7 +60,7 @@ from training.recipe.plain_yaml import parse_yaml
 from training.runs.contents import changed_files, content_marks, read_marks, refuse_changed
 from training.runs.run import read_run
 from training.runs.torch_files import not_finite_tensor
-from training.trust.fit import DEFAULT_INSIDE, TrustProblem, calibration_split, fit_trust
+from training.trust.fit import TrustProblem, calibration_split, fit_trust
 from training.trust.write import NO_TRUST, write_with_trust
 
 CHECKED_PICTURES = 25  # number of pictures on which a new bundle is compared with its model
@@ -144,7 +144,7 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
         split = calibration_split(run.samples)
         samples = run.samples_of("train"), run.samples_of(split)
         try:
-            fit = fit_trust(bundle, load_engine(bundle, "auto"), *samples, split, DEFAULT_INSIDE)
+            fit = fit_trust(bundle, load_engine(bundle, "auto"), *samples, split, None)
             return write_with_trust(bundle, out, fit.section, fit.fitted)
         except TrustProblem as error:
             description = description.model_copy(update={"notes": (*description.notes, f"{NO_TRUST}{error}")})

@@ -26,6 +26,7 @@ from app.trust.calibration import (
     sigmoid,
     softmax,
 )
+from app.trust.conformal import one_per_group
 from training.metrics import calibration
 
 Labels = Int[np.ndarray, " n"]
@@ -130,11 +131,17 @@ class Comparison:
 
 
 def folds_of(groups: Sequence[str], labels: Labels, folds: int, seed: int) -> Int[np.ndarray, " n"]:
-    """The fold of every picture: whole groups, dealt out at random, class after class, so that folds are alike."""
+    """The fold of every picture: whole groups, dealt out at random, class after class, so that folds are alike.
+
+    A group counts for the class of its picture that `one_per_group` draws.
+    """
     rng = np.random.default_rng(seed)
-    names, first, group = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    single = one_per_group(groups, seed)
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    label_of = np.empty(len(names), np.int64)
+    label_of[group[single]] = labels[single]
     order = rng.permutation(len(names))
-    order = order[np.argsort(labels[first[order]], kind="stable")]
+    order = order[np.argsort(label_of[order], kind="stable")]
     fold = np.empty(len(names), np.int64)
     fold[order] = np.arange(len(names)) % folds
     return np.asarray(fold[group])

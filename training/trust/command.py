@@ -40,7 +40,7 @@ class AddedTrust:
         )
 
 
-def add_trust(path: Path, out: Path, data: Path, split: str | None, inside: float) -> AddedTrust:
+def add_trust(path: Path, out: Path, data: Path, split: str | None, inside: float | None = None) -> AddedTrust:
     """Copy the bundle in `path` to the folder `out` with a trust part that is fitted to the pictures of `data`.
 
     The novelty score is fitted to the split train, if there is one, and all else to `split`: by default calibration or
@@ -68,8 +68,12 @@ def _splits(data: Path, split: str | None) -> tuple[Sequence[Sample], Sequence[S
     train = [sample for sample in samples if sample.split == "train"]
     calibration = [sample for sample in samples if sample.split == split]
     if not calibration:
-        raise DataError(
-            f"{data} has no pictures in {split}: choose --split from {', '.join(sorted(splits - {'train'}))}"
+        others = sorted(splits - {"train"})
+        advice = (
+            f"choose --split from {', '.join(others)}"
+            if others
+            else "make a split val or calibration, or give other data"
         )
+        raise DataError(f"{data} has no pictures in {split}: {advice}")
     refuse_unreadable([*train, *calibration])
     return train, calibration, split or "all pictures"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,13 +40,19 @@ class TrustFit:
 
 
 def fit_trust(
-    bundle: Bundle, engine: Engine, train: Sequence[Sample], calibration: Sequence[Sample], name: str, inside: float
+    bundle: Bundle,
+    engine: Engine,
+    train: Sequence[Sample],
+    calibration: Sequence[Sample],
+    name: str,
+    inside: float | None,
 ) -> TrustFit:
     """Fit the trust part of a bundle.
 
     The novelty score is fitted to the pictures of `train`; if there are none, that of the bundle's own trust part is
     kept. All else is fitted to the pictures of `calibration`, which training must not have seen, and `name` says what
-    they are. `inside` is the share of them that count as in distribution. Raises TrustProblem, DataError, BundleError.
+    they are. `inside` is the share of them that count as in distribution, by default DEFAULT_INSIDE or, of few, the
+    largest that they can promise. Raises TrustProblem, DataError and BundleError.
     """
     manifest = bundle.manifest
     branches = _branches(bundle, engine, train)
@@ -53,9 +60,18 @@ def fit_trust(
     _check(seen, manifest)
     fold = folds_of(seen.groups, seen.labels, min(FOLDS, len({*seen.groups})), SEED)
     comparisons = compare(seen.logits.astype(np.float64), seen.labels, seen.groups, fold)
-    fit = Fitter(manifest, branches, simplest(comparisons), inside)
+    fit = Fitter(manifest, branches, simplest(comparisons), _share_inside(inside, len({*seen.groups})))
     fitted, section = fit(seen), fit.section(seen, name)
     return TrustFit(section.model_copy(update={"figures": measure(fit, seen, fold)}), fitted, tuple(comparisons))
+
+
+def _share_inside(wanted: float | None, groups: int) -> float:
+    largest = groups / (groups + 1)
+    if wanted is not None and wanted > largest:
+        raise TrustProblem(
+            f"--inside {wanted:g} cannot be promised with {groups} calibration groups: at most {largest:.4f}"
+        )
+    return min(DEFAULT_INSIDE, math.floor(100 * largest) / 100) if wanted is None else wanted
 
 
 def calibration_split(samples: Iterable[Sample]) -> str:

@@ -20,7 +20,7 @@ from training.trust.observed import Observed
 
 DEFAULT_COVERAGE, SEED = 0.9, 0
 NEAR_SHARE = 0.1  # of the calibration pictures count as near the threshold
-BLUR = 0.5  # of the least sharp calibration picture's sharpness
+LEAST_SHARP, BLUR = 0.01, 0.5  # of the least sharp calibration pictures, this share of the sharpness is too little
 REFERS: tuple[ReasonCode, ...] = (
     "more_than_one_class", "no_class", "contradicts_label", "foreign_picture", "poor_quality",
 )  # fmt: skip
@@ -58,19 +58,13 @@ class Fitter:
                 "coverage": min(DEFAULT_COVERAGE, math.floor(100 * largest) / 100),
                 "largest_coverage": largest,
                 "inside": self.inside,
-                "novelty_threshold": novelty_threshold(fitted.novelty.calibration, self.inside),
+                "novelty_threshold": fitted.novelty.threshold(self.inside),
                 "near_gap": float(np.quantile(gaps(self.manifest, seen.logits), NEAR_SHARE)),
-                "smallest_sharpness": BLUR * float(seen.sharpness.min()),
+                "smallest_sharpness": BLUR * float(np.quantile(seen.sharpness, LEAST_SHARP)),
                 "refers": REFERS,
                 "figures": {},
             }
         )
-
-
-def novelty_threshold(rising: Float[np.ndarray, " n"], inside: float) -> float:
-    """The score up to which a picture is in distribution, which a share of `inside` of others are."""
-    rank = math.ceil(round((len(rising) + 1) * inside, 9))
-    return float(rising[min(rank, len(rising)) - 1])
 
 
 def gaps(manifest: Manifest, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:

@@ -23,8 +23,8 @@ from app.pictures.decode import Limits, decode
 from app.pictures.prepare import prepare
 from training.cli import main
 from training.data.draw import draw_dataset
-from training.data.samples import DataError, load_samples
-from training.evaluation.ablate import ablate, variant_recipes
+from training.data.samples import DataError, load_samples, read_samples
+from training.evaluation.ablate import _data_with_split, ablate, variant_recipes
 from training.evaluation.comparison import Comparison, LabelledPictures, Variant, compare
 from training.recipe.config import Recipe, RecipeError, Start, load_recipe
 
@@ -150,6 +150,15 @@ def test_a_signal_stops_the_run_and_the_ablation(data: Path, tmp_path: Path) -> 
 def test_finished_runs_of_another_recipe_are_refused(data: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_ablate(data, out, "-s", "rates.head=0.5") == 1
     assert "cross_attention-3 has a run of another recipe" in capsys.readouterr().err
+
+
+def test_what_is_set_aside_for_calibration_is_the_same_for_every_seed(tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "drawn", 60, seed=0)  # with train and val
+    for share in (0.0, 0.3):
+        recipe = load_recipe("smoke", [f"calibration_share={share}"])
+        data = _data_with_split(recipe, tmp_path / "drawn", tmp_path / "out", lambda _: None)
+        splits = {sample.split for sample in read_samples(data)}
+        assert splits == {"train", "val"} | ({"calibration"} if share else set())
 
 
 @pytest.mark.parametrize(

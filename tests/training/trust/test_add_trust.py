@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,3 +155,62 @@ def test_what_cannot_be_fitted_is_refused(plain: Path, data: Path, tmp_path: Pat
     with pytest.raises(TrustProblem, match="exists and is not empty"):
         add_trust(plain, plain, data, None, 0.95)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("coverage", 0.99), ("coverage", 0.3), ("largest_coverage", 0.9999), ("largest_coverage", 0.5)),
+        *(("novelty_threshold", 1e300), ("novelty_threshold", -5.0), ("inside", 0.5)),
+        *(("refers", []), ("refers", ["no_such"]), ("near_gap", -1.0), ("smallest_sharpness", -1.0)),
+        ("pictures", {"benign": 1, "malignant": 99}),
+    ],
+)
+def test_a_promise_that_its_numbers_do_not_keep_is_refused(
+    added: AddedTrust, tmp_path: Path, name: str, value: object
+) -> None:
+    folder = Path(shutil.copytree(added.bundle.path, tmp_path / "bundle"))
+    edit(folder, lambda fields: fields["trust"].update({name: value}))
+    with pytest.raises(BundleError, match="trust"):
+        trust_of(read_bundle(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("novelty.swin.basis", lambda basis: 10 * basis),
+        ("novelty.swin.basis", lambda basis: 0 * basis),
+        ("novelty.swin.scale", lambda scale: np.array([0, 1e-300])),
+        ("novelty.calibration", lambda scores: scores + 100),
+        ("novelty.calibration", lambda scores: scores[:3]),
+        ("conformal.0", lambda scores: scores + 5),
+        ("conformal.0", lambda scores: scores - 5),
+    ],
+)
+def test_numbers_that_no_fit_gives_are_refused(
+    added: AddedTrust, name: str, change: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    tensors = {**added.bundle.trust, name: change(added.bundle.trust[name])}
+    with pytest.raises(BundleError, match=f"^{TRUST}: is not a readable trust part"):
+        trust_of(replace(added.bundle, trust=tensors))
+
+
+def test_a_share_that_so_few_pictures_cannot_promise_is_refused(plain: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrustProblem, match=r"cannot be promised with 13 calibration groups: at most 0\.9286"):
+        add_trust(plain, tmp_path / "bundle", data, None, 0.99)
+
+
+def test_groups_of_several_labels_are_fitted_or_refused_in_words(plain: Path, data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    with (folder / "labels.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    for number, row in enumerate(rows):  # groups of three of one split
+        row["group"] = f"{row['split']}{number // 3}"
+    with (folder / "labels.csv").open("w", newline="") as table:
+        written = csv.DictWriter(table, [*rows[0]])
+        written.writeheader()
+        written.writerows(rows)
+    try:
+        add_trust(plain, tmp_path / "bundle", folder, None, 0.9)
+    except TrustProblem as error:
+        assert "calibration groups" in str(error)
