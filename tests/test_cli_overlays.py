@@ -10,6 +10,7 @@ import pytest
 
 from app.__main__ import main
 from app.explain.methods import DEFAULT
+from app.predicting.assessed import WITHOUT_TRUST
 from tests.support.asking import png_bytes
 from tests.support.full_disk import files_of_at_most
 
@@ -67,7 +68,7 @@ def test_how_the_overlay_is_to_be_read_is_said_beside_the_answer(
     picture: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overlay(picture, bundle, "--method", "hirescam")
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err.splitlines() == [WITHOUT_TRUST]
     overlay(picture, bundle, "--method", "eigencam")
     said = capsys.readouterr()
     assert said.out.startswith(f"{picture}: ") and len(said.out.splitlines()) == 1
