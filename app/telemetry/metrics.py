@@ -15,8 +15,9 @@ _REQUEST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.
 _WAIT_S = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30)
 _BATCH = (1, 2, 4, 8, 16, 32, 64)
 _CONFIDENCE = tuple(n / 20 for n in range(1, 21))
-_SET_DOUBTS = ("more_than_one_class", "no_class", "contradicts_label")
-_DOUBTS = (*_SET_DOUBTS, "foreign_picture", "near_threshold", "poor_quality")
+_DOUBTS = (
+    "more_than_one_class", "no_class", "contradicts_label", "foreign_picture", "near_threshold", "poor_quality",
+)  # fmt: skip
 _PERCENTILE = (10, 25, 50, 75, 90, 95, 98, 99, 100)
 
 

@@ -67,14 +67,16 @@ class ConformalSets:
 
     def thresholds(self, coverage: float) -> Float[np.ndarray, " k"]:
         """The highest score of each class in the set. Raises ImpossibleCoverage."""
-        return np.array([of_class[_rank(len(of_class), coverage) - 1] for of_class in self._sufficient(coverage)])
+        return np.array(
+            [of_class[quantile_rank(len(of_class), coverage) - 1] for of_class in self._sufficient(coverage)]
+        )
 
     def contains(self, logits: Logits, coverage: float) -> Bool[np.ndarray, "n k"]:
         """Whether each class is in the set of each picture. Raises ImpossibleCoverage."""
         return np.asarray(scores_of(logits) <= self.thresholds(coverage))
 
     def _sufficient(self, coverage: float) -> tuple[np.ndarray, ...]:
-        if any(_rank(len(of_class), coverage) > len(of_class) for of_class in self.scores):
+        if any(quantile_rank(len(of_class), coverage) > len(of_class) for of_class in self.scores):
             raise ImpossibleCoverage(self.largest_coverage)
         return self.scores
 
@@ -100,6 +102,6 @@ def one_per_group(groups: Sequence[str], seed: int) -> Int[np.ndarray, " m"]:
     return np.sort(np.fromiter(drawn, np.int64))
 
 
-def _rank(count: int, coverage: float) -> int:
+def quantile_rank(count: int, coverage: float) -> int:
     """Which of the rising calibration scores is the threshold, from 1; beyond `count` there is none."""
     return max(1, math.ceil(round((count + 1) * coverage, 9)))  # rounded, as 0.9 · 10 must be 9

@@ -8,7 +8,6 @@ docs/measured/novelty.md compares this score with others.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float16, Float32
 
 from app.models.feature_maps import Branch
+from app.trust.conformal import quantile_rank
 
 SMALLEST = 1e-12  # of a squared residual, so that its logarithm is finite
 Pooled = Mapping[Branch, Float[np.ndarray, "n _c"]]
@@ -74,5 +74,5 @@ class Novelty:
 
     def threshold(self, inside: float) -> float:
         """The score up to which a picture is in distribution, which a share of `inside` of others are."""
-        rank = math.ceil(round((len(self.calibration) + 1) * inside, 9))
-        return float(self.calibration[min(rank, len(self.calibration)) - 1])
+        count = len(self.calibration)
+        return float(self.calibration[min(quantile_rank(count, inside), count) - 1])

@@ -40,8 +40,7 @@ function drawSet(trust) {
   const set = element("possible");
   set.hidden = trust === null;
   if (trust === null) return;
-  set.ariaLabel = setOf(trust);
-  set.title = setOf(trust);
+  set.ariaLabel = set.title = setOf(trust);
   const classes = trust.prediction_set.slice(0, MOST_ROWS);
   if (trust.prediction_set.length > MOST_ROWS) classes.push(`${trust.prediction_set.length - MOST_ROWS} others`);
   set.replaceChildren(...(classes.length ? classes : ["no class"]).map((name) => make("li", name)));

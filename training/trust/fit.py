@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from training.data.samples import Sample
 from training.errors import TrainingProblem
 from training.trust.calibration_fit import Comparison, compare, folds_of, simplest
 from training.trust.figures import measure
-from training.trust.fitter import SEED, Fitter
+from training.trust.fitter import SEED, Fitter, promised
 from training.trust.novelty_fit import fit_branches
 from training.trust.observed import Observed, observe
 
@@ -71,7 +70,7 @@ def _share_inside(wanted: float | None, groups: int) -> float:
         raise TrustProblem(
             f"--inside {wanted:g} cannot be promised with {groups} calibration groups: at most {largest:.4f}"
         )
-    return min(DEFAULT_INSIDE, math.floor(100 * largest) / 100) if wanted is None else wanted
+    return promised(DEFAULT_INSIDE, largest) if wanted is None else wanted
 
 
 def calibration_split(samples: Iterable[Sample]) -> str:

@@ -55,7 +55,7 @@ class Fitter:
                 "chosen_on": f"{name} ({len(seen.labels):,} pictures of {len({*seen.groups}):,} groups); figures by "
                 "cross-fitting over groups",
                 "pictures": {name: int((single.labels == index).sum()) for index, name in enumerate(classes)},
-                "coverage": min(DEFAULT_COVERAGE, math.floor(100 * largest) / 100),
+                "coverage": promised(DEFAULT_COVERAGE, largest),
                 "largest_coverage": largest,
                 "inside": self.inside,
                 "novelty_threshold": fitted.novelty.threshold(self.inside),
@@ -65,6 +65,11 @@ class Fitter:
                 "figures": {},
             }
         )
+
+
+def promised(wanted: float, largest: float) -> float:
+    """The wanted share or, if that is more than can be promised, the largest one that can, in whole percent."""
+    return min(wanted, math.floor(100 * largest) / 100)
 
 
 def gaps(manifest: Manifest, logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
