@@ -16,7 +16,6 @@ fitted number stands between, which would have seen the calibration pictures.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from zlib import crc32
@@ -25,6 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from app.trust.calibration import Logits, softmax
+from app.trust.quantile import quantile_rank
 
 UNPENALISED_RANK, PENALTY = 5, 0.01
 
@@ -100,8 +100,3 @@ def one_per_group(groups: Sequence[str], seed: int) -> Int[np.ndarray, " m"]:
         places.setdefault(group, []).append(place)
     drawn = (of_group[crc32(f"{seed} {group}".encode()) % len(of_group)] for group, of_group in places.items())
     return np.sort(np.fromiter(drawn, np.int64))
-
-
-def quantile_rank(count: int, coverage: float) -> int:
-    """Which of the rising calibration scores is the threshold, from 1; beyond `count` there is none."""
-    return max(1, math.ceil(round((count + 1) * coverage, 9)))  # rounded, as 0.9 · 10 must be 9

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Float16, Float32
 
 from app.models.feature_maps import Branch
-from app.trust.conformal import quantile_rank
+from app.trust.quantile import quantile_rank
 
 SMALLEST = 1e-12  # of a squared residual, so that its logarithm is finite
 Pooled = Mapping[Branch, Float[np.ndarray, "n _c"]]
