@@ -54,7 +54,7 @@ test-oldest: .venv-oldest/done
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --disable-pip-version-check -c constraints-oldest.txt \
 	  -e ".[heif,notebook,otel,redis,tensorboard,train,wandb]" \
-	  beartype captum grad-cam hatchling httpx hypothesis psutil pytest pytest-xdist schemathesis torchcam
+	  beartype captum grad-cam hatchling httpx hypothesis jaxtyping psutil pytest pytest-xdist schemathesis torchcam
 	touch $@
 
 # Build the image and run it, without a container engine: needs root, buildah and debootstrap. Minutes, then one or two.

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from app.errors import FusionLensError
 from app.pictures.decode import Limits
 from app.pictures.opened import OpenOptions, open_picture
+from app.shapes import Int, UInt8
 from training.data.draw import APPEARANCES, draw_lesion
 
 Picture = UInt8[np.ndarray, "h w 3"]

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from app.models.feature_maps import BRANCHES, Branch
+from app.shapes import Float, Int
 from training.trust.novelty_fit import KEPT, fit_branch
 
 Values = Float[np.ndarray, " n"]

@@ -11,11 +11,11 @@ from unittest.mock import patch
 import numpy as np
 import quantus
 import torch
-from jaxtyping import Bool, Float, Float32
 from torch import Tensor, nn
 
 from app.bundles.reader import Bundle
 from app.engines.torch import load_model
+from app.shapes import Bool, Float, Float32
 from training.heatmaps.faithfulness import ROAD_FRACTIONS, STEPS, Heatmap, Image
 from training.heatmaps.imputation import impute
 

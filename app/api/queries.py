@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float32
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
@@ -29,6 +28,7 @@ from app.predicting.request import (
     TokenRequest,
     View,
 )
+from app.shapes import Float32
 
 # Bounds of numbers, far beyond what any model or drawing has.
 MAX_SIZE_PX, MAX_INDEX = 100_000, 1_000_000

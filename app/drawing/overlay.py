@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8, UInt32
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from app.errors import BadParameter
 from app.pictures.rectangle import Rectangle
+from app.shapes import Bool, Float, Float32, UInt8, UInt32
 
 COLORMAPS = ("viridis", "inferno", "magma", "plasma", "cividis", "turbo", "jet")
 # A difference below this part of the map's largest magnitude may be float32 rounding, and counts as none.

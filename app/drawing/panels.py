@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from app.drawing.overlay import Drawing, Legend, colours
+from app.shapes import UInt8
 
 
 class Panel(NamedTuple):

@@ -6,7 +6,8 @@ import struct
 
 import numpy as np
 from isal import isal_zlib
-from jaxtyping import UInt8
+
+from app.shapes import UInt8
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_RGB = (8, 2, 0, 0, 0)  # bits per channel, colour type, compression, filter method, interlace

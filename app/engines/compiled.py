@@ -11,11 +11,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import mkstemp
+from threading import Lock
 from typing import Any
 
 import numpy as np
-import openvino as ov
-from jaxtyping import Float32
 
 from app import __version__
 from app.bundles.reader import Bundle
@@ -29,7 +28,9 @@ from app.engines.openvino_graphs import (
     refuse_other_weights,
     with_sizes,
 )
+from app.engines.runtime import ov
 from app.errors import BundleError, EngineError
+from app.shapes import Float32
 
 _LOG = logging.getLogger(__name__)
 _MOST_IDLE = 4  # infer requests of a graph that are kept, with their buffers, for further calls
@@ -49,7 +50,7 @@ def compiler_of(graphs: Mapping[str, ov.Model | None], threads: int) -> CompileG
 
 
 class BundleCompiler:
-    """Compiles the graphs of a bundle, which it reads again once `forget` was called.
+    """Compiles the graphs of a bundle, which it reads again once `forget` was called. Several threads can use it.
 
     Compiled graphs are stored in the folder `cache`, if one is given. Raises BundleError if a graph does not match the
     manifest or cannot be compiled, and EngineError if the cache cannot be used.
@@ -58,6 +59,7 @@ class BundleCompiler:
     def __init__(self, bundle: Bundle, threads: int, cache: Path | None) -> None:
         self._bundle, self._threads, self._cache = bundle, threads, cache
         self._read_once: dict[tuple[str, str], ov.Model] | None = {}  # until `forget`, the graphs by their files
+        self._reading = Lock()
 
     def forget(self) -> None:
         """Free the weights of the bundle, and the graphs that were read."""
@@ -90,9 +92,10 @@ class BundleCompiler:
         """The graph in these files, which may be changed."""
         if self._read_once is None:
             return graph_of(self._bundle, files)
-        if files not in self._read_once:
-            self._read_once[files] = graph_of(self._bundle, files)
-        return self._read_once[files].clone()
+        with self._reading:
+            if files not in self._read_once:
+                self._read_once[files] = graph_of(self._bundle, files)
+            return self._read_once[files].clone()
 
 
 def _options(threads: int, streams: int) -> dict[str, Any]:

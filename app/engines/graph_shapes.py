@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import openvino as ov
+from app.engines.runtime import ov
 
 MAX_ELEMENTS = 1 << 30  # of a tensor: 64 channels at the largest size that a manifest allows
 

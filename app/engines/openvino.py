@@ -15,8 +15,6 @@ from pathlib import Path
 from threading import Lock, Timer
 
 import numpy as np
-import openvino as ov
-from jaxtyping import Float, Float32, UInt8
 from threadpoolctl import ThreadpoolController
 
 from app.bundles.graph_names import (
@@ -34,8 +32,10 @@ from app.engines.compiled import BundleCompiler, CompileGraph, Graph, compiler_o
 from app.engines.heap import release_heap
 from app.engines.openvino_graphs import Sizes, integrated_only, lift_only, logits_only, with_argmax_target
 from app.engines.protocol import HeadResult, TokenResult
+from app.engines.runtime import ov
 from app.errors import FusionLensError
 from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
+from app.shapes import Float, Float32, UInt8
 
 _LOG = logging.getLogger(__name__)
 # Nodes in one run of the lifted head. Numbers of nodes are mostly one less than a multiple of it.
@@ -77,7 +77,9 @@ class OpenVINOEngine:
         self.concurrency = 1 if threads == 1 else max(2, threads // 2)
         self.token_stages, self.is_lifted = token_stages, is_lifted
         forms = _LIFTED_FORMS if is_lifted else _FORMS
-        self._exclusive = {name: compile_graph(name, 1, sizes) for name, sizes in forms.items()}
+        with ThreadPoolExecutor(min(threads, len(forms)), "compile") as compiling:
+            graphs = [compiling.submit(compile_graph, name, 1, sizes) for name, sizes in forms.items()]
+        self._exclusive = {name: graph.result() for name, graph in zip(forms, graphs, strict=True)}
         release_heap()
         self._compile_graph = compile_graph
         self._lifted: LiftedBaseline | None = None

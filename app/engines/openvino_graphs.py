@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
-import openvino.opset13 as ops
 
 from app.bundles.graph_names import (
     LIFTED,
@@ -24,6 +22,7 @@ from app.bundles.manifest import Manifest
 from app.bundles.reader import Bundle
 from app.engines import graph_xml
 from app.engines.graph_shapes import check_shapes
+from app.engines.runtime import ops, ov
 from app.errors import BundleError, EngineError
 from app.models.feature_maps import BRANCHES, Branch
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
 
 from app.models.feature_maps import FeatureMaps
+from app.shapes import Float, Float32, UInt8
 
 EngineKind = Literal["auto", "openvino", "torch"]
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -19,6 +18,7 @@ from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.models.lifted_heads import lifted_head
 from app.models.swin_tokens import swin_tokens
+from app.shapes import Float, Float32, UInt8
 
 GPU_BATCH = 16  # pictures in one pass on a GPU
 

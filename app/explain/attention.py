@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Float32
 
 from app.errors import BadParameter
+from app.shapes import Float, Float32
 
 AttentionMethod = Literal["raw", "gradient"]
 Layer = Literal["cross", "swin"]

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
 
 from app.explain.merge import Heatmap
 from app.models.feature_maps import Branch, FeatureMaps, batched, unbatched
+from app.shapes import Float, Float32, Int
 
 Maps = Mapping[Branch, Float32[np.ndarray, "c h w"]]
 Channels = Int[np.ndarray, " _n"]

@@ -9,7 +9,8 @@ cancel leave no rounding error of float32.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Float32
+
+from app.shapes import Float, Float32
 
 _CELLS = (-2, -1)
 # If the cells of a channel cancel to less than this part of their magnitude, their sum is only rounding error.

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32, UInt8
 
 from app.explain.merge import Heatmap, resize_keeping_sum
+from app.shapes import Float32, UInt8
 
 SUBDIVISION = 4  # cells of the fine grid along each side of a cell of the model's grid
 # The shift (down, right) of each view in cells of the fine grid. The first view is the picture itself.

@@ -6,12 +6,12 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32
 
 from app.explain.attribution import Attribution, AttributionInput, Completeness
 from app.explain.cam import hirescam
 from app.explain.merge import signed_sum
 from app.models.feature_maps import FeatureMaps
+from app.shapes import Float, Float32
 
 # Numbers of quadrature nodes. With trained heads, the first is enough for more than half of all pictures.
 NODES = (15, 31, 63)

@@ -12,9 +12,9 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 import numpy as np
 from annotated_types import Interval
-from jaxtyping import Float, Float32
 
 from app.models.feature_maps import Branch
+from app.shapes import Float, Float32
 
 Heatmap = Float[np.ndarray, "_ _"]
 MergeRule = Literal["sum", "mean", "max", "product"]

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from app.errors import BadParameter
 from app.explain.ablation import ablationcam
@@ -17,6 +16,7 @@ from app.explain.cam import eigencam, gradcam, gradcam_plus_plus, hirescam, laye
 from app.explain.integrated import integrated_gradients
 from app.explain.merge import MERGE_RULES, Heatmap, MergeRule, merge_normalised, merge_sum
 from app.models.feature_maps import FeatureMaps
+from app.shapes import Float
 
 CamFormula = Callable[[Float[np.ndarray, "c h w"], Float[np.ndarray, "c h w"]], Heatmap]
 DEFAULT = "integrated"  # the most faithful merged heatmap in the measurements of docs/measured/heatmaps.md

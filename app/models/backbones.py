@@ -13,8 +13,9 @@ from typing import Any
 
 import timm
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
+
+from app.shapes import Float
 
 # timm does not check its options, so a wrong one raises whatever the code that uses it raises.
 _OPTION_ERRORS = (

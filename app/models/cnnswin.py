@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from app.models.backbones import cnn_backbone, normalization, swin_backbone, swin_stages
 from app.models.feature_maps import BRANCHES, FeatureMaps
+from app.shapes import Float
 
 Fusion = Literal["cross_attention", "concat", "late", "cnn", "swin"]
 FUSIONS: tuple[Fusion, ...] = get_args(Fusion)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Float16, Float32
+
+from app.shapes import Float16, Float32
 
 Array = TypeVar("Array")
 Other = TypeVar("Other")

@@ -9,7 +9,6 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from app.models.cnnswin import (
@@ -22,6 +21,7 @@ from app.models.cnnswin import (
 )
 from app.models.feature_maps import Branch, FeatureMaps
 from app.models.lifting import Affine, Lift, Lifted, LiftedHead, Line
+from app.shapes import Float
 
 
 class LiftedAttention(LiftedHead):

@@ -20,11 +20,11 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from app.models.cnnswin import as_tokens
 from app.models.feature_maps import Branch, FeatureMaps
+from app.shapes import Float, Int
 
 Lifted = FeatureMaps[Float[Tensor, "b _cells _features"]]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from timm.models.swin_transformer import SwinTransformerBlock, window_partition
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from app.models.cnnswin import CNNViTFusion
+from app.shapes import Bool, Float, Int, Shaped, UInt8
 
 
 class SwinTokens(nn.Module):

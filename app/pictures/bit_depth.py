@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image, ImageChops
 
 from app.pictures.bands import bands
 from app.pictures.samples import DeepGrey
+from app.shapes import UInt8
 
 # How grey values become 0 to 255: from the format's own range (None), from the smallest and largest value of each
 # picture, or from a declared range of values.

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
 
 from app.pictures.bit_depth import Stretch
 from app.pictures.decode import Limits, TargetSizes, decode
 from app.pictures.prepare import prepare
 from app.pictures.preview import preview
 from app.pictures.visibility import visibility_notes
+from app.shapes import UInt8
 
 
 @dataclass(frozen=True)

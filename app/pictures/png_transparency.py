@@ -10,10 +10,10 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from app.pictures.bands import bands
+from app.shapes import UInt8
 
 _SAMPLES = {0: 1, 2: 3}  # of a pixel, by the colour types that may have a transparent colour: grey and RGB
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from app.pictures.decode import INPUT_REDUCING_GAP, Picture
 from app.pictures.rectangle import Rectangle
+from app.shapes import UInt8
 
 
 @dataclass(frozen=True)

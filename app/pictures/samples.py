@@ -6,12 +6,12 @@ import io
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
 from PIL import Image
 
 from app.pictures.bands import bands
 from app.pictures.limits import Limits
 from app.pictures.png_transparency import TransparentColour, deep_rgb_alpha, read_transparent_colour
+from app.shapes import UInt8, UInt16
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _COLOR_MAP, _EXTRA_SAMPLES = 258, 262, 320, 338  # TIFF tags
 _PLAIN_MODES = ("L", "LA", "RGB", "RGBA", "CMYK")

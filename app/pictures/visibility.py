@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import UInt8
 
 from app.pictures.decode import Picture
 from app.pictures.prepare import Prepared
+from app.shapes import UInt8
 
 MAX_ENLARGEMENT = 2.0  # of a side, without a note
 MIN_SEEN_SHARE = 0.5  # of the picture's area

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
 
 from app.bundles.manifest import Manifest
+from app.shapes import Float32
 
 
 @dataclass(frozen=True)

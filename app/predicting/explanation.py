@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float, Float32
 
 from app.explain.attention import AttentionMethod, Layer, attention_map, on_grids
 from app.explain.attribution import Attribution, AttributionInput, Completeness
@@ -16,6 +15,7 @@ from app.explain.methods import METHODS, merge_note, merge_rule_of, merged, warn
 from app.explain.shapley import BranchValues
 from app.models.feature_maps import Branch
 from app.predicting.request import AttentionRequest, Detail, HeatmapRequest, View
+from app.shapes import Float, Float32
 
 _ATTENTION: dict[tuple[Layer, AttentionMethod], tuple[str, str]] = {
     ("cross", "raw"): (

@@ -6,12 +6,12 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float16, Float32, UInt8
 from PIL import Image
 
 from app.models.feature_maps import FeatureMaps
 from app.pictures.opened import OpenedPicture
 from app.pictures.prepare import Frame
+from app.shapes import Float16, Float32, UInt8
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float32
 
 from app.bundles.reader import Bundle
 from app.drawing.overlay import Style
@@ -42,6 +41,7 @@ from app.predicting.request import (
     TokenRequest,
 )
 from app.predicting.target import HeadScore, target_weights
+from app.shapes import Float32
 from app.trust.assessment import Assessment
 from app.trust.fitted import trust_of
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32
 
 from app.engines.protocol import Engine
 from app.explain.attribution import Batch, Maps
 from app.models.feature_maps import FeatureMaps
+from app.shapes import Float, Float32
 
 
 def target_weights(classes: Sequence[str], target: str | None, against: str | None) -> Float32[np.ndarray, " classes"]:

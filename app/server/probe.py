@@ -10,10 +10,7 @@ import json
 import os
 import re
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
-from http.client import HTTPException
 from pathlib import Path
 
 from app.addresses import LISTENING_HOST
@@ -82,6 +79,10 @@ def _port() -> int:
 
 def why_not_ready(host: str, port: int) -> str | None:
     """The reason why the service on this machine accepts no new clients, as a sentence; None if it accepts them."""
+    import urllib.error  # here, since they take 40 ms, and every command knows the options of this one
+    import urllib.request
+    from http.client import HTTPException
+
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     url = f"http://[{host}]:{port}/health/ready" if ":" in host else f"http://{host}:{port}/health/ready"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the service is on this machine: no proxy

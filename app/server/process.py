@@ -20,6 +20,7 @@ from uvicorn.supervisors import Multiprocess
 
 from app import __version__
 from app.api.application import create_app
+from app.engines.heap import limit_arenas
 from app.errors import FusionLensError
 from app.files import EXAMPLE
 from app.options import predictor_options
@@ -37,6 +38,7 @@ def serve(settings: Settings) -> int:
     Raises BundleError, EngineError and KeysError before the port is opened, and OSError if it cannot be opened.
     """
     set_up_logs(settings.log)
+    limit_arenas(settings.threads)
     if settings.workers > 1:
         create_app(settings)  # what each worker would refuse after the port is opened: keys, missing packages,
         predictor_options(settings).read_bundle()  # and a bundle that must not be served
@@ -87,6 +89,7 @@ def create_logging_app(settings: Settings) -> FastAPI:
     would start workers without end.
     """
     set_up_logs(settings.log)
+    limit_arenas(settings.threads)
     try:
         app = create_app(settings)
     except FusionLensError as error:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from app.bundles.manifest import ReasonCode, Trust
 from app.models.feature_maps import Branch
+from app.shapes import Float
 from app.trust.fitted import FittedTrust
 
 Verdict = Literal["answer", "refer"]

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+
+from app.shapes import Float
 
 Logits = Float[np.ndarray, "n k"]
 Probabilities = Float[np.ndarray, "n k"]

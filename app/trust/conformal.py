@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from zlib import crc32
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
+from app.shapes import Bool, Float, Int
 from app.trust.calibration import Logits, softmax
 from app.trust.quantile import quantile_rank
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float, Float16, Float32
 
 from app.models.feature_maps import Branch
+from app.shapes import Float, Float16, Float32
 from app.trust.quantile import quantile_rank
 
 SMALLEST = 1e-12  # of a squared residual, so that its logarithm is finite

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import UInt8
 
 from app.pictures.visibility import MAX_ENLARGEMENT, lacks_contrast
+from app.shapes import UInt8
 
 SMALLEST_BRIGHTNESS = 10.0  # mean of the grey values, in levels of 255
 

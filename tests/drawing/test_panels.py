@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from app.drawing.overlay import Drawing, Style, colours, draw, legend_of
 from app.drawing.panels import Panel, side_by_side
 from app.pictures.rectangle import Rectangle
+from app.shapes import Bool, UInt8
 
 STYLE = Style("magma")
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8))

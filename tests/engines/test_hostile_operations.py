@@ -11,8 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import openvino as ov
-import openvino.opset13 as ops
 import pytest
 
 from app.__main__ import main
@@ -20,6 +18,7 @@ from app.bundles.reader import read_bundle
 from app.engines import graph_xml
 from app.engines.graph_operations import OPERATIONS
 from app.engines.openvino_graphs import CORE, read_graph
+from app.engines.runtime import ops, ov
 from tests.support.bundles import seal
 
 Node = Any

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxtyping import UInt8
 
 from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
 from app.bundles.reader import Bundle, read_bundle
@@ -26,6 +25,7 @@ from app.explain.cam import gradcam
 from app.models.feature_maps import FeatureMaps, unbatched
 from app.pictures.decode import Limits, decode
 from app.pictures.prepare import prepare
+from app.shapes import UInt8
 from tests.support.asking import png_bytes
 from tests.support.engine_cases import EACH_OPENVINO_CASE, Case
 from tests.support.served_process import ROOT

@@ -40,7 +40,6 @@ import pytorch_grad_cam
 import torch
 import torchcam.methods
 from captum.attr import FeatureAblation, IntegratedGradients, LayerGradCam, LayerGradientXActivation, ShapleyValues
-from jaxtyping import Float
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
@@ -49,6 +48,7 @@ from app.explain.cam import gradcam_plus_plus
 from app.explain.integrated import integrated_gradients
 from app.explain.shapley import shapley_values
 from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
+from app.shapes import Float
 from tests.support.explained import Explained, demo, tiny
 
 RAW, FINISHED, CLASS = 1e-5, 1e-4, 0

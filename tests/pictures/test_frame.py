@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from jaxtyping import Float64
 from PIL import Image
 
 from app.pictures.decode import Limits, Picture, decode
 from app.pictures.prepare import Frame, prepare
 from app.pictures.preview import preview
+from app.shapes import Float64
 from tests.support.pictures import Rgb, encoded, exif, turned
 
 Size = tuple[int, int]

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jaxtyping import UInt8, UInt16
 from PIL import Image
 
 from app.pictures.decode import Limits, decode
 from app.pictures.prepare import prepare
+from app.shapes import UInt8, UInt16
 from tests.support.pictures import Rgb, encoded, exif, turned
 
 GOLDEN = Path(__file__).with_name("golden_inputs.npz")

@@ -11,13 +11,13 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
-from jaxtyping import Float, Float32, UInt8
 
 from app.api.application import create_app
 from app.engines.protocol import Engine, HeadResult, TokenResult
 from app.errors import EngineError
 from app.models.feature_maps import FeatureMaps
 from app.settings import Settings
+from app.shapes import Float, Float32, UInt8
 from tests.serving.test_queue import in_time
 from tests.support.asking import PNG, assert_problem, png_bytes, predict
 from tests.support.serving import serving_app

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from app.bundles.manifest import BASELINE, MANIFEST, WEIGHTS, Architecture, Calibration, Decision, Description, Metrics
 from app.models.cnnswin import CNNViTFusion, Fusion
 from app.models.feature_maps import FeatureMaps
+from app.shapes import Float
 from training.export.export import mean_maps, write_bundle
 from training.export.graphs import write_graphs
 

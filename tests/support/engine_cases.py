@@ -9,10 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import openvino as ov
 import pytest
 import torch
-from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from app.bundles.manifest import Description
@@ -21,10 +19,12 @@ from app.engines.cpu import available_cores
 from app.engines.load import load_engine
 from app.engines.openvino import openvino_engine
 from app.engines.protocol import Engine, EngineKind
+from app.engines.runtime import ov
 from app.engines.torch import load_model
 from app.files import DEMO_BUNDLE
 from app.models.cnnswin import FUSIONS, CNNViTFusion
 from app.models.feature_maps import FeatureMaps
+from app.shapes import UInt8
 from tests.support.artifacts import build_once
 from tests.support.bundles import describe, tiny_model, tiny_reference
 from training.export.export import write_bundle

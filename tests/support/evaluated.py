@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
 from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
 from app.pictures.decode import Limits
 from app.predicting.predictor import Predictor
+from app.shapes import Float
 from training.evaluation.evaluate import evaluate
 from training.evaluation.report import Evaluation
 

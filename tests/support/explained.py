@@ -8,7 +8,6 @@ from functools import cache, cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from app.bundles.reader import read_bundle
@@ -20,6 +19,7 @@ from app.files import DEMO_BUNDLE
 from app.models.cnnswin import FUSIONS, CNNViTFusion, Fusion
 from app.models.feature_maps import Branch
 from app.predicting.target import HeadScore
+from app.shapes import Float32, UInt8
 from tests.support.bundles import tiny_model, tiny_reference
 
 MODELS = (*FUSIONS, "demo")

@@ -8,8 +8,9 @@ import zlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import Integer, UInt8
 from PIL import Image
+
+from app.shapes import Integer, UInt8
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 Samples = Integer[np.ndarray, "h w n"]

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
+from app.shapes import Bool, Float32, UInt8
 from training.output import naming, write_atomically
 
 Field = Float32[np.ndarray, "h w"]

@@ -17,7 +17,8 @@ from itertools import combinations_with_replacement
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float16, Int, UInt8, UInt64
+
+from app.shapes import Bool, Float16, Int, UInt8, UInt64
 
 _SIDE_PX, _FREQUENCIES, _BLUR_PX = 32, 8, 2.0
 # Measured on 2,125 pictures of different lesions and on copies of them (JPEG quality 40, half the size, blurred by

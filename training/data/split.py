@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
+from app.shapes import Bool, Float, Int
 from training.data.sample import DataError, Sample
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import nn
 from torch.utils.data import DataLoader
 
 from app.models.cnnswin import FUSIONS, BranchesHead, ConcatHead, Fusion
 from app.models.feature_maps import BRANCHES
+from app.shapes import Float
 from training.data.samples import DataError, Sample, classes_of, read_samples, read_training_set, split_samples
 from training.evaluation.comparison import (
     MAX_PARAMETER_GAP,

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from app.models.cnnswin import Fusion
+from app.shapes import Float, Int
 from training.metrics.classification import DecisionRule, Estimate, Metric, classification_metrics, paired_difference
 
 REFERENCE: Fusion = "cross_attention"

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import sklearn
-from jaxtyping import Float, Int
 
 from app import __version__
 from app.bundles.manifest import Manifest
@@ -24,6 +23,7 @@ from app.predicting.overlays import draw_over
 from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
 from app.predicting.request import HeatmapRequest
+from app.shapes import Float, Int
 from training.data.limits import TRAINING_LIMITS
 from training.data.names import normalised
 from training.data.samples import DataError, DataSet, Sample, read_data_set, refuse_unreadable

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from app.shapes import Float
 from training.evaluation.pages import render
 from training.evaluation.report import METRIC_TEXTS, Evaluation
 from training.metrics.classification import confidence, reliability

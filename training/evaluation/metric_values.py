@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
+from app.shapes import Float, Int
 from training.metrics.classification import (
     DecisionRule,
     Metric,

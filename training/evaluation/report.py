@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 from sklearn.metrics import confusion_matrix
 
 from app.bundles.manifest import Manifest
+from app.shapes import Float, Int
 from training.evaluation.metric_values import MetricValues
 from training.metrics.classification import BINS, DecisionRule, described_intervals
 

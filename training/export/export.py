@@ -19,7 +19,6 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 import yaml
-from jaxtyping import Float, Int, UInt8
 from pydantic import Field, ValidationError
 from torch import Tensor
 
@@ -46,6 +45,7 @@ from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.models.swin_tokens import swin_tokens
 from app.pictures.bit_depth import Stretch
+from app.shapes import Float, Int, UInt8
 from app.trust.fitted import trust_of
 from training.data.names import normalised
 from training.data.samples import Sample

@@ -15,9 +15,6 @@ from tempfile import TemporaryDirectory, gettempdir
 from xml.etree import ElementTree
 
 import numpy as np
-import openvino as ov
-import openvino.opset13 as ops
-from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -26,9 +23,11 @@ from app.engines.cpu import available_cores
 from app.engines.openvino import openvino_engine
 from app.engines.openvino_graphs import read_graph
 from app.engines.protocol import Engine, HeadResult
+from app.engines.runtime import ops, ov
 from app.engines.torch import TorchEngine, on_device
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps, unbatched
+from app.shapes import Float, UInt8
 from training.export.tracing import (
     GraphError,
     Graphs,

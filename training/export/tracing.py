@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import openvino as ov
 import torch
-from jaxtyping import Float, UInt8
 from openvino.frontend import (
     FrontEndManager,
     GeneralFailure,
@@ -47,6 +46,7 @@ from app.models.feature_maps import Branch, FeatureMaps
 from app.models.lifted_heads import lifted_head
 from app.models.lifting import LiftedHead
 from app.models.swin_tokens import SwinTokens, swin_tokens
+from app.shapes import Float, UInt8
 from training.errors import TrainingProblem
 
 # What torch and OpenVINO raise for code that they cannot trace or convert.

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from app.bundles.reader import read_bundle
@@ -18,6 +17,7 @@ from app.drawing.overlay import Style, draw
 from app.engines.load import load_engine
 from app.pictures.rectangle import Rectangle
 from app.predicting.predictor import Predictor
+from app.shapes import Bool, Float, UInt8
 from training.data.limits import TRAINING_LIMITS
 from training.data.samples import DataError, Sample
 from training.evaluation.evaluate import library_versions, read_split, relative_path

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, UInt8
 
+from app.shapes import Bool, Float, Float32, Int, UInt8
 from training.heatmaps.imputation import impute
 
 Image = UInt8[np.ndarray, "h w 3"]

@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+
+from app.shapes import Bool, Float32, UInt8
 
 NOISE = 0.01  # standard deviation, as a share of the range from black to white
 # These numbers of cycles and sweeps leave a mean error of a quarter of a grey level, a tenth of the noise.

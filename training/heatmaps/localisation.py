@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from app.bundles.reader import read_bundle
 from app.engines.load import load_engine
@@ -19,6 +18,7 @@ from app.explain.merge import Heatmap
 from app.explain.methods import METHODS
 from app.predicting.predictor import Predictor
 from app.predicting.request import Detail, HeatmapRequest, TokenRequest
+from app.shapes import Bool, Float
 from training.data.limits import TRAINING_LIMITS
 from training.data.samples import DataError
 from training.evaluation.evaluate import read_split

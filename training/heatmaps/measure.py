@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from app.explain.fine import shifted
@@ -20,6 +19,7 @@ from app.predicting.explanation import finest_grid
 from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
 from app.predicting.request import View
+from app.shapes import Bool, Float, UInt8
 from training.data.masks import open_mask
 from training.data.samples import Sample
 from training.evaluation.evaluate import open_sample

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from app.bundles.manifest import Manifest
+from app.shapes import Float
 from training.evaluation.pages import render
 from training.heatmaps.measure import CENTRED_SIGMA_SHARE, MASK_SHARES, Variant
 from training.heatmaps.metrics import METRICS, RANKED_METRICS, SCORE_DEFINITION

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch.nn.functional import cross_entropy
 
 from app.bundles.reader import Bundle, read_bundle
@@ -30,6 +29,7 @@ from app.explain.methods import METHODS, merge_rule_of, merged
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps, batched, to_float16, to_float32
 from app.predicting.target import HeadScore
+from app.shapes import Float, Int
 from training.data.samples import DataError, Sample, read_samples
 from training.heatmaps.faithfulness import correlation
 from training.heatmaps.shuffled_report import SCORES, HeadMetrics, ShuffledLabelsResult, VariantRow, estimates

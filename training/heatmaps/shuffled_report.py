@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from app.explain.methods import METHODS
+from app.shapes import Float
 from training.metrics.classification import Estimate, described_intervals, resamples
 
 REPEATS, SEED = 1000, 0

@@ -10,9 +10,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from app.shapes import Float, UInt8
 from training.recipe.config import Augmentation, Geometry, Photometry
 
 Pixels = UInt8[np.ndarray, "h w 3"]

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from app.pictures.bit_depth import Stretch
+from app.shapes import Float, UInt8
 from training.data.samples import Sample
 from training.loading.views import EvaluationSet
 from training.progress import Steps

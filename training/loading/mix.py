@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from app.shapes import Float
 from training.recipe.config import Augmentation
 
 Box = tuple[int, int, int, int]  # top, bottom, left and right edge in px

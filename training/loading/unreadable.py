@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from app.pictures.bit_depth import Stretch
+from app.shapes import UInt8
 from training.data.samples import DataError, Sample
 from training.loading.views import EvaluationSet, SampleKey, TrainingSet, epoch_order
 

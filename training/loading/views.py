@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -18,6 +17,7 @@ from app.errors import FusionLensError
 from app.pictures.bit_depth import Stretch
 from app.pictures.decode import TargetSizes, decode
 from app.pictures.prepare import prepare
+from app.shapes import Int, UInt8
 from training.data.limits import TRAINING_LIMITS
 from training.data.samples import DataError, Sample
 from training.loading.augment import TwoViews

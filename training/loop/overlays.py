@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from PIL import Image
 
 from app.drawing.overlay import Style, draw
@@ -15,6 +14,7 @@ from app.explain.cam import gradcam
 from app.explain.merge import merge_sum
 from app.models.cnnswin import CNNViTFusion
 from app.pictures.rectangle import Rectangle
+from app.shapes import UInt8
 from training.loading.forward import prepared_batches
 from training.metrics.calibration import softmax
 from training.runs.run import Run

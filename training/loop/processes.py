@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 
 from app.models.cnnswin import CNNViTFusion
+from app.shapes import Float
 from training.recipe.config import RecipeError
 
 

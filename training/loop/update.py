@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
 from torch import Tensor, nn, optim
 from torch.nn import functional
 
 from app.models.cnnswin import CNNViTFusion
+from app.shapes import Int, UInt8
 from training.loading.forward import to_model_input
 from training.loading.mix import mix
 from training.loop.loss import Loss

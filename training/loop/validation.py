@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from app.shapes import UInt8
 from training.data.samples import DataError, Sample
 from training.loading.forward import predict
 from training.loading.unreadable import MarkingSet

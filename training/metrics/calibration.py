@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+
+from app.shapes import Bool, Float, Int
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # bounds of the fit
 

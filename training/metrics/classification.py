@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+
+from app.shapes import Bool, Float, Int
 
 Metric = Callable[[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]], float]
 BinaryMetric = Callable[[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]], float]

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
 
+from app.shapes import UInt8
 from training.errors import TrainingProblem
 from training.output import naming
 from training.recipe.config import Recipe

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
 
+from app.shapes import Float, Int
 from app.trust.calibration import (
     Beta,
     CalibrationMap,

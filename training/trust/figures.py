@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from app.bundles.manifest import Manifest, Trust
 from app.predicting.answer import answer_of
+from app.shapes import Bool, Float, Int
 from app.trust.assessment import Assessment, Evidence, assess
 from app.trust.conformal import one_per_group
 from app.trust.fitted import FittedTrust

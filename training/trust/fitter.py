@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
 from app.bundles.manifest import Manifest, ReasonCode, Trust
 from app.models.feature_maps import Branch
 from app.predicting.answer import decision_bias
+from app.shapes import Float
 from app.trust.conformal import fit_sets, one_per_group
 from app.trust.fitted import FittedTrust
 from app.trust.novelty import BranchResidual, Novelty

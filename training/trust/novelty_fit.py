@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
 
 from app.models.feature_maps import Branch
+from app.shapes import Float
 from app.trust.novelty import BranchResidual, Pooled
 
 KEPT = 1 / 20  # of the components: 64 of an EfficientNet's 1280, 12 of the demo Swin's 256

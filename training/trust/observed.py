@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
 
 from app.bundles.manifest import Manifest
 from app.engines.protocol import Engine
 from app.models.feature_maps import to_float16, to_float32
+from app.shapes import Bool, Float, Int, UInt8
 from app.trust.novelty import Pooled, pooled
 from app.trust.quality import sharpness
 from training.data.names import normalised

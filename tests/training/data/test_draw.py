@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxtyping import Bool
 from PIL import Image
 
+from app.shapes import Bool
 from tests.support.full_disk import files_of_at_most
 from training.data.draw import DrawnPicture, draw_dataset, draw_lesion
 from training.data.samples import read_samples

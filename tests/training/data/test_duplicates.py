@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from jaxtyping import UInt8
 from PIL import Image, ImageFilter
 
+from app.shapes import UInt8
 from training.data.draw import draw_lesion
 from training.data.duplicates import fingerprint, near_copies
 

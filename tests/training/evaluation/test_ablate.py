@@ -14,13 +14,13 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from jaxtyping import Float, Int
 from PIL import Image
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from app.models.cnnswin import FUSIONS, CNNViTFusion, Fusion
 from app.pictures.decode import Limits, decode
 from app.pictures.prepare import prepare
+from app.shapes import Float, Int
 from training.cli import main
 from training.data.draw import draw_dataset
 from training.data.samples import DataError, load_samples, read_samples

@@ -19,7 +19,6 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 import yaml
-from jaxtyping import Bool, Float, UInt8
 from sklearn.metrics import accuracy_score, log_loss, recall_score, roc_auc_score, roc_curve
 
 import training
@@ -31,6 +30,7 @@ from app.errors import BundleError
 from app.models.cnnswin import FUSIONS, Fusion
 from app.pictures.decode import Limits, decode
 from app.pictures.prepare import prepare
+from app.shapes import Bool, Float, UInt8
 from app.trust.fitted import trust_of
 from tests.support.bundles import describe, tiny_architecture, tiny_model, tiny_reference
 from training.data.draw import draw_dataset

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
 from app.__main__ import main as serve_main
@@ -25,6 +24,7 @@ from app.engines.protocol import Engine, EngineKind, HeadResult, TokenResult
 from app.engines.torch import TorchEngine, load_model
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
+from app.shapes import Float, Float32, UInt8
 from tests.support.bundles import tiny_model, write_tiny_bundle
 from tests.support.engine_cases import EACH_OPENVINO_CASE, Case
 from tests.support.full_disk import files_of_at_most

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_matrix
@@ -16,6 +15,7 @@ from scipy.stats import pearsonr
 from app.drawing.overlay import Style, draw
 from app.explain.fine import shifted
 from app.pictures.rectangle import Rectangle
+from app.shapes import Bool, Float, UInt8
 from training.heatmaps.faithfulness import (
     Heatmap,
     Score,

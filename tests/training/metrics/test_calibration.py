@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from jaxtyping import Float, Int
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_curve
 from torch.nn.functional import cross_entropy
 
+from app.shapes import Float, Int
 from training.metrics.calibration import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import Bool, Float, Int
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -20,6 +19,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from app.shapes import Bool, Float, Int
 from training.metrics.classification import (
     DecisionRule,
     Estimate,
