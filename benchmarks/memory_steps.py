@@ -35,10 +35,11 @@ def steps(cache: Path) -> Iterator[tuple[str, float]]:
 
     from app.bundles.reader import read_bundle
     from app.engines.compiled import BundleCompiler
-    from app.engines.heap import release_heap
+    from app.engines.heap import limit_arenas, release_heap
     from app.engines.openvino import PATH_NODES
 
     yield "OpenVINO", pss_mb()
+    limit_arenas(2)
     compiler = BundleCompiler(read_bundle(DEMO_BUNDLE), 2, cache)
     compiler.forget()
     release_heap()

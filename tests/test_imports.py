@@ -19,6 +19,19 @@ def test_importing_the_service_imports_no_torch(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout) == (0, "[]\n"), ran.stderr
 
 
+def test_commands_and_decoders_import_nothing_for_the_checks_of_types(tmp_path: Path) -> None:
+    code = f"import sys, {BASE}, app.pictures.worker; print('jaxtyping' in sys.modules)"
+    assert python(code, tmp_path).stdout == "False\n"
+
+
+def test_the_engine_imports_no_converter_of_models_and_keeps_nobody_from_it(tmp_path: Path) -> None:
+    code = (
+        "import sys, app.engines.openvino; print('openvino.tools.ovc' in sys.modules)\n"
+        "from openvino.tools.ovc import convert_model; print(callable(convert_model))"
+    )
+    assert python(code, tmp_path).stdout == "False\nTrue\n"
+
+
 def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the code in another process, in `folder`."""
     return subprocess.run(

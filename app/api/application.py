@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__
 from app.api import problems
+from app.api.dependencies import received_upload
 from app.api.keys.access import Authenticator, authorize, authorize_unrouted
 from app.api.keys.limits import Limiter
+from app.api.middleware.admission import AdmissionMiddleware
 from app.api.middleware.connection import ConnectionMiddleware
 from app.api.middleware.head import HeadMiddleware
 from app.api.middleware.plain_errors import PlainErrorMiddleware
@@ -97,6 +100,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_api_route("/", pages.page, include_in_schema=False)
     if settings.docs:
         app.add_api_route("/docs", pages.docs, include_in_schema=False)
+    app.add_middleware(
+        AdmissionMiddleware, routes=_upload_routes(routers), models=models, authenticator=app.state.authenticator
+    )
     _add_middleware(app, metrics)
     tracing.instrument(app)
     return app
@@ -116,6 +122,16 @@ def _store_and_limiter(settings: Settings, metrics: Metrics) -> tuple[Prediction
     secret = settings.redis_secret.get_secret_value().encode()
     store = RedisStore(shared, secret, settings.store_ttl_s, settings.store_max_entry_bytes, metrics)
     return store, Limiter(RedisLimits(shared))
+
+
+def _upload_routes(routers: Iterable[APIRouter]) -> dict[str, APIRoute]:
+    """The routes that take a picture, by their path."""
+    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    return {
+        route.path: route
+        for route in routes
+        if any(dependency.call is received_upload for dependency in route.dependant.dependencies)
+    }
 
 
 def _add_middleware(app: FastAPI, metrics: Metrics) -> None:

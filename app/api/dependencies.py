@@ -47,17 +47,13 @@ async def get_user(request: Request) -> str:
 
 
 async def received_upload(
-    request: Request,
-    settings: Annotated[Settings, Depends(get_settings)],
-    service: Annotated[Service, Depends(get_service)],
+    request: Request, settings: Annotated[Settings, Depends(get_settings)]
 ) -> AsyncIterator[ReceivedUpload]:
-    """The picture in the request's body, with the fields of the form.
+    """The picture in the request's body, with the fields of the form. Raises what `read_upload` raises.
 
-    Raises Overloaded before the body is read if the picture would not be answered in time, and what `read_upload`
-    raises.
+    `AdmissionMiddleware` has refused the request before, if the picture would not be answered in time.
     """
     memory, user = request.app.state.upload_memory, user_of(request.scope)
-    service.admit(service.deadline(), user)
     with memory.reservation(user) as reserve:
         yield await read_upload(request, settings.max_body_bytes, reserve, settings.deadline_s)
 

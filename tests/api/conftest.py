@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from app.api.application import create_app
 from app.pictures.formats import MORE_FORMATS
 from app.settings import Settings
+from tests.support.pictures import png
 from tests.support.serving import serving, serving_app
 
 MAX_UPLOAD_BYTES = 8_000_000
@@ -77,3 +78,9 @@ def cnn_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client
 
     with serving(Settings(bundle=write_tiny_bundle(tmp_path_factory.mktemp("cnn"), fusion="cnn"))) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def large_picture() -> bytes:
+    """25 million black pixels in a small file: as many as a PNG may have."""
+    return png(6250, 4000, 8, 2, bytes(4000 * (1 + 3 * 6250)))

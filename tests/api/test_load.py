@@ -25,18 +25,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.api.routes import explanations, health, model, operation, predictions
 from app.settings import Settings
 from tests.support.asking import PNG, assert_problem, picture_of, png_bytes, predict, probabilities
-from tests.support.pictures import png
 from tests.support.serving import serving
 from tests.support.waiting import wait_until
 
 QUEUE = ("fusionlens_queue_length", "decode")
 SIZES_PX = ((96, 64), (64, 96), (40, 40), (200, 30))
-
-
-@pytest.fixture(scope="module")
-def large_picture() -> bytes:
-    """25 million black pixels in a small file: as many as a PNG may have."""
-    return png(6250, 4000, 8, 2, bytes(4000 * (1 + 3 * 6250)))
 
 
 def test_the_event_loop_answers_while_a_large_picture_is_decoded(client: httpx.Client, large_picture: bytes) -> None:
