@@ -108,12 +108,12 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         "--explain", **out, help=f"write the picture with its heatmap by the default method, {DEFAULT}"
     )
     predict.add_argument("--gradcam", **out, help="write the picture with its heatmap by Grad-CAM")
-    predict.add_argument("--attention", **out, help="write the picture with the attention of the Swin's tokens")
-    predict.add_argument("--tokens", **out, help="write the picture with the saliency of the Swin's tokens")
+    predict.add_argument("--attention", **out, help="write the picture with the attention of the transformer's tokens")
+    predict.add_argument("--tokens", **out, help="write the picture with the saliency of the transformer's tokens")
     predict.add_argument(
         "--layer",
         choices=get_args(Layer),
-        help="layer of --attention: cross-attention or the Swin's last (default: cross)",
+        help="layer of --attention: cross-attention or the transformer's last (default: cross)",
     )
     predict.add_argument(
         "--token-stage",

@@ -128,10 +128,9 @@ def onnx_runtime(case: Case) -> Runs:
 def bare_openvino(case: Case) -> Runs:
     """The module converted whole, with the hint that OpenVINO's documentation advises for one request at a time."""
     import openvino as ov
-    from openvino.tools.ovc import convert_model
 
     image = prepared_picture(case).contiguous()
-    graph = convert_model(torch.export.export(torch_model(case.bundle), (image,)))
+    graph = ov.convert_model(torch.export.export(torch_model(case.bundle), (image,)))
     # In float32 like everybody else: where a CPU has bfloat16, the hint alone would take it.
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     request = ov.Core().compile_model(graph, "CPU", options).create_infer_request()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.models.feature_maps import BRANCHES, Branch
+from app.models.feature_maps import Branch
 from app.shapes import Float, Int
 from training.trust.novelty_fit import KEPT, fit_branch
 
@@ -157,9 +157,9 @@ def fitted_scores(train: Features, labels: Int[np.ndarray, " n"]) -> Iterator[tu
     yield MAXIMUM, maximum_probability
     yield "energy", energy
     for name, fit in BY_BRANCH.items():
-        scores = {branch: _of_branch(fit(train.pooled[branch], labels), branch) for branch in BRANCHES}
+        scores = {branch: _of_branch(fit(train.pooled[branch], labels), branch) for branch in train.pooled}
         yield from _each_and_both(name, scores, train)
-    yield from _each_and_both("ViM", {branch: vim(train, branch) for branch in BRANCHES}, train)
+    yield from _each_and_both("ViM", {branch: vim(train, branch) for branch in train.pooled}, train)
 
 
 def _of_branch(score: OfBranch, branch: Branch) -> Score:

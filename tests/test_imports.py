@@ -26,10 +26,11 @@ def test_commands_and_decoders_import_nothing_for_the_checks_of_types(tmp_path: 
 
 def test_the_engine_imports_no_converter_of_models_and_keeps_nobody_from_it(tmp_path: Path) -> None:
     code = (
-        "import sys, app.engines.openvino; print('openvino.tools.ovc' in sys.modules)\n"
-        "from openvino.tools.ovc import convert_model; print(callable(convert_model))"
+        "import sys, app.engines.openvino, openvino; print('openvino.tools.ovc' in sys.modules)\n"
+        "print(hasattr(openvino, 'no_such_name'), callable(openvino.convert_model))\n"
+        "from openvino.tools.ovc import convert_model; print(convert_model is openvino.convert_model)"
     )
-    assert python(code, tmp_path).stdout == "False\nTrue\n"
+    assert python(code, tmp_path).stdout == "False\nFalse True\nTrue\n"
 
 
 def python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:

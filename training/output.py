@@ -69,6 +69,8 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    if not hasattr(os, "O_DIRECTORY"):  # Windows has no folders that could be opened
+        return
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

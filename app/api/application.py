@@ -41,7 +41,7 @@ from app.telemetry.traces import make_tracing
 
 DESCRIPTION = """\
 An image classifier that explains its answers. Post a picture to `/predict`. Then `/explain` shows what speaks for a
-class, and `/attention` where the tokens of the Swin look. Errors are `application/problem+json` and say what to do.
+class, and `/attention` where the transformer's tokens look. Errors are `application/problem+json` and say what to do.
 """
 TRACE_HEADERS = ["traceparent", "tracestate"]  # W3C Trace Context
 REQUEST_HEADERS = ["Authorization", "Content-Type", "If-None-Match", "X-API-Key", "X-Request-ID", *TRACE_HEADERS]

@@ -240,13 +240,14 @@ class AttentionQuery(ExplanationQuery):
         "raw", description="the weights, which are class-agnostic and take no target, or attention × gradient"
     )
     layer: Layer = Field(
-        "cross", description="the cross-attention to the cells of the CNN's map, or the last layer of the Swin itself"
+        "cross",
+        description="the cross-attention to the cells of the CNN's map, or the transformer's last layer, by its name",
     )
     query: int | None = Field(
         None,
         ge=0,
         le=MAX_INDEX,
-        description="index of one query token of the Swin, row by row; by default the mean over all",
+        description="index of one query token of the transformer, row by row; by default the mean over all",
         examples=[24],
     )
     head: int | None = Field(

@@ -159,10 +159,10 @@ class Links(BaseModel):
     explain: str | None = Field(description="what speaks for the answer, drawn over the picture")
     gradcam: str | None = Field(description="the same by Grad-CAM")
     attention: str | None = Field(
-        description="where the Swin's tokens look; null also if the model has no cross-attention"
+        description="where the transformer's tokens look; null also if the model has no cross-attention"
     )
     tokens: str | None = Field(
-        description="how much the Swin's tokens matter; null also if the bundle cannot explain them"
+        description="how much the transformer's tokens matter; null also if the bundle cannot explain them"
     )
 
 
@@ -278,6 +278,7 @@ class ModelCard(BaseModel):
     token_stages: list[int] = Field(
         description="values of `token_stage` for /tokens; empty if the bundle cannot explain tokens"
     )
+    layers: list[str] = Field(description="values of `layer` for /attention; empty if there is no attention to show")
     colormaps: list[str] = Field(description="values of `colormap`")
     limits: dict[str, int | float] = Field(description="limits of uploads, and how long predictions are stored")
     engine: str = Field(description="name and version of the engine that runs the model")

@@ -8,6 +8,8 @@ from __future__ import annotations
 GRAPHS = ("trunk.xml", "trunk.bin", "head.xml", "head.bin")
 LIFTED = ("lifted.xml", "lifted.bin")  # older bundles, and heads of another kind, have no such graph
 TOKENS = "tokens.xml.gz"  # its constants are in trunk.bin
+# The token graph's input and its last output, whichever transformer it is of: the names are older than others.
+TOKEN_GRADIENT, TOKEN_ATTENTION = "swin_gradient", "swin_attention"
 MAX_XML_BYTES = 16 << 20  # unpacked; the token graph of a Swin-Tiny has 2 MB, that of a Swin-Small 4 MB
 
 

@@ -23,10 +23,11 @@ from pydantic import (
 from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
 from app.bundles.texts import ClassName, Printable, Prose, Text, look_alike
 from app.errors import BundleError
-from app.models.feature_maps import BRANCHES, Branch
+from app.models.feature_maps import BRANCHES, Branch, transformer_of
 from app.pictures.bit_depth import Stretch
 
-FORMAT: Final = 2  # 2 added `input.stretch` and `trust`; older formats stay readable
+# 2 added `input.stretch` and `trust`, 3 other transformers than Swins and earlier cuts. Older formats stay readable.
+FORMAT: Final = 3
 # The files of every bundle. The baseline is the training data's mean feature maps.
 MANIFEST, WEIGHTS, BASELINE = "manifest.json", "model.safetensors", "reference.safetensors"
 TRUST = "trust.safetensors"  # of bundles with a trust part
@@ -89,11 +90,9 @@ class Architecture(Section):
     dim: PositiveInt
     heads: PositiveInt
     dropout: float = Field(ge=0, lt=1)
-
-    @property
-    def branches(self) -> tuple[Branch, ...]:
-        """The branches of the model."""
-        return (self.fusion,) if self.fusion == "cnn" or self.fusion == "swin" else BRANCHES
+    cnn_reduction: PositiveInt | None = None
+    swin_reduction: PositiveInt | None = None
+    swin_image_size: tuple[Side, Side] | None = None
 
     @field_validator("cnn_options", "swin_options")
     @classmethod
@@ -201,17 +200,30 @@ class Manifest(Description):
     """The content of `manifest.json`.
 
     `files` maps the name of every other file to its SHA-256. `map_shapes` are (channels, height, width). `token_stages`
-    are the grid heights of the Swin's stages in the token graph; the tuple is empty if the bundle has no such graph.
-    `trust` is null if the bundle has no such part.
+    are the grid heights of the transformer's stages in the token graph; the tuple is empty if the bundle has no such
+    graph. `token_attention` says whether that graph gives the attention of the last block too. `trust` is null if the
+    bundle has no such part.
     """
 
-    format: Literal[1, 2]
+    format: Literal[1, 2, 3]
     input: InputRule
     normalization: dict[Branch, Normalization]
     map_shapes: dict[Branch, tuple[PositiveInt, PositiveInt, PositiveInt]]
     token_stages: tuple[PositiveInt, ...] = ()
+    token_attention: bool = True
     trust: Trust | None = None
     files: dict[str, Sha256]
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """The branches of the model, the CNN first."""
+        return tuple(branch for branch in BRANCHES if branch in self.map_shapes)
+
+    @property
+    def transformer_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the transformer's map; all 0 without a transformer."""
+        name = transformer_of(self.map_shapes)
+        return (0, 0, 0) if name is None else self.map_shapes[name]
 
     @field_validator("files")
     @classmethod
@@ -233,10 +245,15 @@ class Manifest(Description):
 
     @model_validator(mode="after")
     def _check_branches(self) -> Manifest:
-        branches = set(self.architecture.branches)
+        fusion = self.architecture.fusion
+        transformer = "" if fusion == "cnn" else str(transformer_of(self.map_shapes) or "swin")
+        branches = {name for name in ("" if fusion == "swin" else "cnn", transformer) if name}
         for name in ("normalization", "map_shapes"):
             if getattr(self, name).keys() != branches:
-                raise ValueError(f"{name}: fusion {self.architecture.fusion} has the branches {sorted(branches)}")
+                raise ValueError(f"{name}: fusion {fusion} has the branches {sorted(branches)}")
+        new = {"cnn_reduction", "swin_reduction", "swin_image_size"} & self.architecture.model_fields_set
+        if self.format < 3 and (new or transformer == "vit" or "token_attention" in self.model_fields_set):
+            raise ValueError("format: 3 is the first with other transformers, cuts, sizes and token_attention")
         if self.format == 1 and "stretch" in self.input.model_fields_set:
             raise ValueError("input.stretch: format 1 has no such key")
         if self.format == 1 and self.trust is not None:
@@ -247,8 +264,8 @@ class Manifest(Description):
             raise ValueError("trust.pictures: it must count the pictures of every class, and of no other")
         if bool(self.token_stages) != (TOKENS in self.files):
             raise ValueError(f"token_stages: they belong to {TOKENS}, and one of the two is missing")
-        if self.token_stages and self.token_stages[-1:] != self.map_shapes.get("swin", ())[1:2]:
-            raise ValueError("token_stages: the last one is not the height of the Swin's map")
+        if self.token_stages and self.token_stages[-1] != self.transformer_shape[1]:
+            raise ValueError("token_stages: the last one is not the height of the transformer's map")
         return self
 
 

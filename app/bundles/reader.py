@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from safetensors import SafetensorError
 from app.bundles.graph_names import GRAPHS, LIFTED, MAX_XML_BYTES, TOKENS
 from app.bundles.manifest import BASELINE, MANIFEST, TRUST, WEIGHTS, Manifest, parse_manifest
 from app.errors import BundleError
-from app.models.feature_maps import FeatureMaps
+from app.models.feature_maps import FeatureMaps, weights_of
 
 # Far more than a bundle needs. What is larger is refused before it is read: a file of holes costs its author nothing.
 # Files of weights have the first limit, and all others one of their own.
@@ -69,12 +71,14 @@ def read_bundle(path: Path, pinned_sha256: str | None = None) -> Bundle:
     if pinned_sha256 is not None and pinned_sha256.lower() != sha256:
         raise BundleError(MANIFEST, f"its sha256 is {sha256}, but {pinned_sha256} is pinned: this is another bundle")
     manifest = parse_manifest(text)
-    contents = {name: _read_verified(path, name, digest) for name, digest in manifest.files.items()}
+    with ThreadPoolExecutor(thread_name_prefix="read") as threads:  # digests of large files take most of the time
+        read = threads.map(partial(_read_verified, path), manifest.files.keys(), manifest.files.values())
+        contents = dict(zip(manifest.files, read, strict=True))
     tensors, baseline_tensors = (_tensors(name, contents[name]) for name in (WEIGHTS, BASELINE))
     _check_weights(manifest, tensors)
     _check_baseline(manifest, baseline_tensors)
     graphs = {name: contents[name] for name in (*GRAPHS, *LIFTED, TOKENS) if name in contents}
-    baseline = FeatureMaps({branch: baseline_tensors[branch] for branch in manifest.architecture.branches})
+    baseline = FeatureMaps({branch: baseline_tensors[branch] for branch in manifest.branches})
     trust = _tensors(TRUST, contents[TRUST]) if TRUST in contents else {}
     return Bundle(path, sha256, manifest, tensors, baseline, graphs, trust)
 
@@ -131,17 +135,15 @@ def _check_weights(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> Non
             raise BundleError(WEIGHTS, f"{name} is {list(values.shape)}, but the manifest names {classes} classes")
     for branch, normalization in manifest.normalization.items():
         for statistic in ("mean", "std"):
-            stored = tensors.get(f"{branch}_{statistic}")
+            name = f"{weights_of(branch)}_{statistic}"
+            stored = tensors.get(name)
             if stored is not None and stored.dtype.kind != "f":
-                raise BundleError(
-                    WEIGHTS, f"{branch}_{statistic} holds {stored.dtype.name}, not floats: export it again"
-                )
+                raise BundleError(WEIGHTS, f"{name} holds {stored.dtype.name}, not floats: export it again")
             if stored is not None and not np.array_equal(
                 stored.ravel(), np.array(getattr(normalization, statistic), stored.dtype)
             ):
                 raise BundleError(
-                    WEIGHTS,
-                    f"{branch}_{statistic} is {stored.ravel().tolist()}, not what the manifest's normalization says",
+                    WEIGHTS, f"{name} is {stored.ravel().tolist()}, not what the manifest's normalization says"
                 )
 
 

@@ -19,6 +19,8 @@ from threadpoolctl import ThreadpoolController
 
 from app.bundles.graph_names import (
     LIFTED,
+    TOKEN_ATTENTION,
+    TOKEN_GRADIENT,
     baseline_input,
     channels_input,
     evidence_output,
@@ -70,12 +72,18 @@ class OpenVINOEngine:
     batch_size = 1  # on a CPU, a batch is no faster than its pictures one by one
 
     def __init__(
-        self, compile_graph: CompileGraph, threads: int, token_stages: tuple[int, ...], is_lifted: bool
+        self,
+        compile_graph: CompileGraph,
+        threads: int,
+        token_stages: tuple[int, ...],
+        has_token_attention: bool,
+        is_lifted: bool,
     ) -> None:
         # After each product, numpy's BLAS threads spin on cores that the graphs need: 40 ms more for a trunk pass.
         ThreadpoolController().select(internal_api="openblas").limit(limits=1)
         self.concurrency = 1 if threads == 1 else max(2, threads // 2)
-        self.token_stages, self.is_lifted = token_stages, is_lifted
+        self.token_stages, self.has_token_attention = token_stages, bool(token_stages) and has_token_attention
+        self.is_lifted = is_lifted
         forms = _LIFTED_FORMS if is_lifted else _FORMS
         with ThreadPoolExecutor(min(threads, len(forms)), "compile") as compiling:
             graphs = [compiling.submit(compile_graph, name, 1, sizes) for name, sizes in forms.items()]
@@ -154,13 +162,13 @@ class OpenVINOEngine:
         """See `Engine.compile_tokens`."""
         self._compile("tokens", "tokens")
 
-    def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"], gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
         """See `Engine.tokens`. The graph is compiled at the first call. Raises BundleError and EngineError."""
         self.compile_tokens()
         with self._graph("tokens") as tokens:
-            results = tokens.run({"images": image[None], "swin_gradient": swin_gradient[None].astype(np.float32)})
+            results = tokens.run({"images": image[None], TOKEN_GRADIENT: gradient[None].astype(np.float32)})
         saliency = {height: results[token_output(height)][0] for height in self.token_stages}
-        return TokenResult(saliency, results["swin_attention"][0])
+        return TokenResult(saliency, results[TOKEN_ATTENTION][0] if self.has_token_attention else None)
 
     def _explain(
         self,
@@ -281,8 +289,9 @@ def openvino_engine(
     }
     if lifted is not None:
         graphs |= {"lift": lift_only(lifted), "integrated": integrated_only(lifted), "ablated": logits_only(lifted)}
-    stages = tuple(int(port.any_name.rpartition("_")[2]) for port in tokens.outputs[:-1]) if tokens else ()
-    return OpenVINOEngine(compiler_of(graphs, threads), threads, stages, lifted is not None)
+    names = [port.any_name for port in tokens.outputs] if tokens else []
+    stages = tuple(int(name.rpartition("_")[2]) for name in names if name != TOKEN_ATTENTION)
+    return OpenVINOEngine(compiler_of(graphs, threads), threads, stages, TOKEN_ATTENTION in names, lifted is not None)
 
 
 def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> OpenVINOEngine:
@@ -293,6 +302,7 @@ def load_openvino_engine(bundle: Bundle, threads: int, cache: Path | None) -> Op
     """
     compiler = BundleCompiler(bundle, threads, cache)
     manifest = bundle.manifest
-    engine = OpenVINOEngine(compiler, threads, manifest.token_stages, LIFTED[0] in manifest.files)
+    is_lifted = LIFTED[0] in manifest.files
+    engine = OpenVINOEngine(compiler, threads, manifest.token_stages, manifest.token_attention, is_lifted)
     compiler.forget()
     return engine

@@ -9,6 +9,8 @@ import numpy as np
 
 from app.bundles.graph_names import (
     LIFTED,
+    TOKEN_ATTENTION,
+    TOKEN_GRADIENT,
     TOKENS,
     baseline_input,
     channels_input,
@@ -216,8 +218,8 @@ def _ports(manifest: Manifest, name: str, graph: ov.Model) -> tuple[dict[str, li
         return {"images": image}, {branch: [1, *shape] for branch, shape in shapes.items()}
     if name == "tokens":
         outputs = [token_output(height) for height in manifest.token_stages]
-        inputs = {"images": image, "swin_gradient": [1, *shapes["swin"]]}
-        return inputs, dict.fromkeys([*outputs, "swin_attention"])
+        inputs = {"images": image, TOKEN_GRADIENT: [1, *manifest.transformer_shape]}
+        return inputs, dict.fromkeys(outputs + [TOKEN_ATTENTION] * manifest.token_attention)
     if FILES[name] == LIFTED:
         return _lifted_ports(manifest, graph)
     maps, scores = {str(branch): [-1, *shape] for branch, shape in shapes.items()}, [-1, len(manifest.classes)]

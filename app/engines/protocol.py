@@ -28,20 +28,20 @@ class HeadResult:
 
     logits: Float32[np.ndarray, "b classes"]
     gradients: FeatureMaps[np.ndarray]
-    attention: Float32[np.ndarray, "b heads swin_cells cnn_cells"] | None = None
-    attention_gradient: Float32[np.ndarray, "b heads swin_cells cnn_cells"] | None = None
+    attention: Float32[np.ndarray, "b heads queries keys"] | None = None
+    attention_gradient: Float32[np.ndarray, "b heads queries keys"] | None = None
 
 
 @dataclass(frozen=True)
 class TokenResult:
-    """The saliency and the attention of the Swin's tokens for one picture.
+    """The saliency and the attention of the transformer's tokens for one picture.
 
     `saliency` maps the grid height of each stage to |gradient × token| on that grid. `attention` has the weights of the
-    Swin's last block, between the cells of its feature map.
+    last block, between the cells of the feature map; None if the engine does not have it.
     """
 
     saliency: Mapping[int, Float32[np.ndarray, "_h _w"]]
-    attention: Float32[np.ndarray, "heads cells cells"]
+    attention: Float32[np.ndarray, "heads cells cells"] | None
 
 
 @runtime_checkable
@@ -49,8 +49,9 @@ class Engine(Protocol):
     """Runs one bundle. Inputs and outputs are numpy arrays. Engines are thread-safe and keep no state between calls.
 
     `concurrency` is the number of simultaneous calls, and `batch_size` the number of pictures in one call, with which
-    the engine uses the machine best. `token_stages` are the grid heights of the Swin's stages, the finest first; the
-    tuple is empty if the engine cannot compute `tokens`. `is_lifted` says whether it has the head's lifted form
+    the engine uses the machine best. `token_stages` are the grid heights of the transformer's stages, the finest
+    first; the tuple is empty if the engine cannot compute `tokens`. `has_token_attention` says whether these include
+    the attention. `is_lifted` says whether it has the head's lifted form
     (`app.models.lifting`), which `path_evidence` and `ablated_logits` need.
     """
 
@@ -59,6 +60,7 @@ class Engine(Protocol):
     concurrency: int
     batch_size: int
     token_stages: tuple[int, ...]
+    has_token_attention: bool
     is_lifted: bool
 
     def encode(self, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
@@ -108,10 +110,10 @@ class Engine(Protocol):
         """Compile what `tokens` needs, unless that is done. It may take seconds. Raises BundleError and EngineError."""
         ...
 
-    def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
-        """The saliency and attention of the Swin's tokens, by a forward and a backward pass through the Swin.
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"], gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
+        """The saliency and attention of the transformer's tokens, by a forward and a backward pass through it.
 
-        `image` is a prepared picture and `swin_gradient` the score's gradient with respect to the Swin's feature map.
+        `image` is a prepared picture and `gradient` the score's gradient with respect to the transformer's map.
         Only for engines with `token_stages`.
         """
         ...

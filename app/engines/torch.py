@@ -17,7 +17,7 @@ from app.errors import BundleError
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.models.lifted_heads import lifted_head
-from app.models.swin_tokens import swin_tokens
+from app.models.transformer_tokens import transformer_tokens
 from app.shapes import Float, Float32, UInt8
 
 GPU_BATCH = 16  # pictures in one pass on a GPU
@@ -37,8 +37,9 @@ class TorchEngine:
         self._model = model if device is None else on_device(model, device)
         self.device = device_of(self._model)
         self.batch_size = GPU_BATCH if self.device.type == "cuda" else 1
-        self._tokens = swin_tokens(self._model)
+        self._tokens = transformer_tokens(self._model)
         self.token_stages = self._tokens.heights if self._tokens else ()
+        self.has_token_attention = self._tokens is not None and self._tokens.has_attention
         self._lifted = lifted_head(self._model.head)
         self.is_lifted = self._lifted is not None
 
@@ -95,13 +96,13 @@ class TorchEngine:
     def compile_tokens(self) -> None:
         """See `Engine.compile_tokens`: here nothing is compiled."""
 
-    def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"], gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
         """See `Engine.tokens`."""
         assert self._tokens is not None
-        gradient = torch.from_numpy(swin_gradient).float()
-        *stages, attention = self._tokens(torch.from_numpy(image[None]).to(self.device), gradient[None].to(self.device))
-        saliency = {height: _numpy(stage[0]) for height, stage in zip(self.token_stages, stages, strict=True)}
-        return TokenResult(saliency, _numpy(attention[0]))
+        found = self._tokens(torch.from_numpy(image[None]).to(self.device), self._tensor(gradient[None]))
+        results = [_numpy(of_batch[0]) for of_batch in found]
+        saliency = dict(zip(self.token_stages, results, strict=False))  # the attention is left over
+        return TokenResult(saliency, results[-1] if self.has_token_attention else None)
 
     def _explain(self, maps: FeatureMaps[np.ndarray], weighting: Callable[[Tensor], Tensor]) -> HeadResult:
         with torch.enable_grad():

@@ -14,7 +14,7 @@ from app.errors import BadParameter
 from app.shapes import Float, Float32
 
 AttentionMethod = Literal["raw", "gradient"]
-Layer = Literal["cross", "swin"]
+Layer = Literal["cross", "swin", "vit"]
 LAYERS: tuple[Layer, ...] = get_args(Layer)
 ATTENTION_METHODS: tuple[AttentionMethod, ...] = get_args(AttentionMethod)
 
@@ -25,8 +25,8 @@ def attention_map(
     """The attention of one query token and one head as a map on the grid of the keys.
 
     None for `query` or `head` takes the mean over all. `grid` is (rows, columns) of the keys. Cells and query tokens
-    are numbered row by row. The rows of raw attention sum to 1, so the map does too, less the weights to a window's
-    padding. Raises BadParameter for a query or a head that does not exist.
+    are numbered row by row. The rows of raw attention sum to 1, so the map does too, less the weights to what
+    is no cell. Raises BadParameter for a query or a head that does not exist.
     """
     heads, queries, _ = attention.shape
     check_index("head", head, heads)

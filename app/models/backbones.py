@@ -1,20 +1,24 @@
 """The backbones of the branches: models of timm that have what `CNNViTFusion` needs of them.
 
-A name or an option that does not lead to such a backbone is a ValueError, whose message says what is missing. What is
-checked is what the fusion model uses, not the family of the model: a map `[B, C, h, w]` of a CNN, stages of blocks of a
-Swin.
+A branch's map is what `forward_features` of timm gives: a map `[B, C, h, w]` of a CNN, a map with the channels last of
+a Swin, or tokens of a ViT, of which those before the cells are dropped. A cut at an earlier stage removes the later
+ones. What is checked is what the fusion model uses, not the family of the model. A name or an option that does not lead
+to such a backbone is a ValueError, whose message says what is missing.
 """
 
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import timm
 import torch
 from torch import Tensor, nn
 
+from app.models.feature_maps import Branch
 from app.shapes import Float
 
 # timm does not check its options, so a wrong one raises whatever the code that uses it raises.
@@ -24,54 +28,206 @@ _OPTION_ERRORS = (
 )
 _SET_BY_THE_MODEL = ("num_classes", "in_chans", "features_only")
 _OTHER_WEIGHTS = ("pretrained", "checkpoint", "cache_dir")  # options that begin so load weights from elsewhere
+Size = tuple[int, int]  # height, width
 
 
-def cnn_backbone(name: str, image_size: tuple[int, int], options: Mapping[str, Any]) -> Any:
-    """Build the timm model `name` without a classifier, with random weights.
+@dataclass(frozen=True)
+class Layout:
+    """Where the feature map is in what `forward_features` gives: after so many tokens, on a grid, or as a map."""
 
-    `image_size` is (height, width) in px. Raises ValueError if `forward_features` of the model does not give a feature
-    map `[B, C, h, w]` of such pictures.
+    order: Literal["NCHW", "NHWC", "tokens"]
+    prefix_tokens: int = 0
+    grid: Size = (0, 0)
+
+    def tokens_of(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b h w c"]:
+        """The cells of the map, with the channels last."""
+        match self.order:
+            case "NCHW":
+                return features.permute(0, 2, 3, 1)
+            case "NHWC":
+                return features
+            case "tokens":
+                cells: Tensor = features[:, self.prefix_tokens :].unflatten(1, self.grid)
+                return cells
+
+    def map_of(self, features: Float[Tensor, "b ..."]) -> Float[Tensor, "b c h w"]:
+        """The feature map, with the channels first."""
+        return features if self.order == "NCHW" else self.tokens_of(features).permute(0, 3, 1, 2)
+
+    def with_tokens(self, features: Float[Tensor, "b ..."], tokens: Float[Tensor, "b h w c"]) -> Float[Tensor, "b ..."]:
+        """The features, with these cells: the inverse of `tokens_of`."""
+        match self.order:
+            case "NCHW":
+                return tokens.permute(0, 3, 1, 2)
+            case "NHWC":
+                return tokens
+            case "tokens":
+                return torch.cat([features[:, : self.prefix_tokens], tokens.flatten(1, 2)], dim=1)
+
+    def holds(self, features: Any) -> bool:
+        """Whether `tokens_of` takes what a stage gives."""
+        if not isinstance(features, Tensor):
+            return False
+        if self.order == "tokens":
+            return features.ndim == 3 and features.shape[1] == self.prefix_tokens + self.grid[0] * self.grid[1]
+        return features.ndim == 4
+
+
+def cnn_backbone(
+    name: str, image_size: Size, options: Mapping[str, Any], reduction: int | None = None
+) -> tuple[Any, Layout]:
+    """Build the timm model `name` without a classifier, with random weights, and say where its map is.
+
+    `image_size` is in px. The map is that of the last stage whose cells have sides of `reduction` px, or the last one
+    of all. Raises ValueError if `forward_features` of the model does not give a feature map `[B, C, h, w]` of such
+    pictures, or if there is no such stage.
     """
     backbone = _create("cnn", name, options)
     if not callable(getattr(backbone, "forward_features", None)):
         raise ValueError(f"cnn: {name} computes no feature map (it has no forward_features): choose another CNN")
-    _check_map("cnn", name, backbone, _run("cnn", name, backbone, image_size, backbone.forward_features), channels=1)
-    return backbone
-
-
-def swin_backbone(name: str, image_size: tuple[int, int], options: Mapping[str, Any]) -> Any:
-    """Build the timm Swin transformer `name` for pictures of `image_size`, with random weights.
-
-    Raises ValueError if the model does not consist of patches, stages of blocks with windows, and a norm, or if
-    `image_size` is no multiple of its patches.
-    """
-    _check_patches(name, options.get("patch_size", 4), image_size)
-    backbone = _create("swin", name, options, img_size=tuple(image_size))
-    parts = (getattr(backbone, part, None) for part in ("patch_embed", "layers", "norm"))
-    if not all(isinstance(part, nn.Module) for part in parts) or not all(map(_is_swin_stage, backbone.layers)):
+    own = _run("cnn", name, backbone, image_size, backbone.forward_features)
+    if not isinstance(own, Tensor) or own.ndim != 4 or own.shape[1] != backbone.num_features:
         raise ValueError(
-            f"swin: {name} is not built as a Swin transformer, of stages whose blocks have windows: "
-            f"choose one of timm.list_models('swin*')"
+            f"cnn: {name} gives {_described(own)} of one picture, not a feature map [B, C, h, w] with "
+            f"{backbone.num_features} channels: choose another"
         )
-    _check_patches(name, getattr(backbone.patch_embed, "patch_size", 1), image_size)
-    tokens, own = (
-        _run("swin", name, backbone, image_size, forward)
-        for forward in (lambda image: swin_stages(backbone, image)[-1], backbone.forward_features)
+    _cut("cnn", name, backbone, image_size, reduction)
+    return backbone, Layout("NCHW")
+
+
+def transformer_backbone(
+    name: str, image_size: Size, options: Mapping[str, Any], reduction: int | None = None
+) -> tuple[Any, Layout]:
+    """Build the timm transformer `name` for pictures of `image_size` px, with random weights, and say where its map is.
+
+    The map is that of the last stage whose cells have sides of `reduction` px, or the last one of all. Raises
+    ValueError if what `forward_features` gives has no grid of cells, if `image_size` is no multiple of the model's
+    patches, or if there is no such stage.
+    """
+    _check_patches(name, options.get("patch_size", 4 if name.startswith("swin") else 1), image_size)
+    backbone = _create("swin", name, options, **size_options(name, image_size))
+    if any(len(getattr(stage, "blocks", [stage])) == 0 for stage in getattr(backbone, "layers", ())):
+        raise ValueError(f"swin: {name} has a stage without blocks: choose depths of 1 or more")
+    projection = getattr(getattr(backbone, "patch_embed", None), "proj", None)
+    if isinstance(projection, nn.Conv2d) and projection.stride == projection.kernel_size:
+        _check_patches(name, projection.stride, image_size)
+    own = _run("swin", name, backbone, image_size, backbone.forward_features)
+    if isinstance(own, Tensor) and own.ndim == 3:
+        layout = _layout_of_tokens(name, backbone, own, image_size)
+    elif isinstance(own, Tensor) and own.ndim == 4:
+        layout = Layout("NHWC" if getattr(backbone, "output_fmt", "NCHW") == "NHWC" else "NCHW")
+    else:
+        raise ValueError(f"swin: {name} gives {_described(own)} of one picture, which has no grid: choose another")
+    if layout.map_of(own).shape[1] != backbone.num_features or 0 in own.shape:
+        raise ValueError(
+            f"swin: {name} gives {_described(own)} of one picture, not a feature map of {backbone.num_features} "
+            "channels: choose another"
+        )
+    _cut("swin", name, backbone, image_size, reduction)
+    return backbone, layout
+
+
+def size_options(name: str, image_size: Size) -> dict[str, Any]:
+    """The option that tells a timm model the size of its pictures, if it is one that has to be told."""
+    family = name.partition(".")[0]  # what follows names weights
+    is_sized = timm.is_model(family) and timm.get_pretrained_cfg_value(family, "fixed_input_size")
+    return {"img_size": tuple(image_size)} if is_sized else {}
+
+
+def transformer_branch(backbone: nn.Module) -> Branch:
+    """The name of a transformer's branch: `swin` for the first and the second Swin, `vit` for every other one."""
+    return "swin" if type(backbone).__module__.startswith("timm.models.swin_transformer") else "vit"
+
+
+def stage_tokens(
+    backbone: Any, layout: Layout, image: Float[Tensor, "b 3 H W"], starts_at_first: bool = False
+) -> list[Float[Tensor, "b h_ w_ c_"]]:
+    """From normalised pictures to the cells at the end of every stage or block that timm names, and of the map, last.
+
+    Each is computed from those before it, so that the map can be differentiated with respect to any of them. If
+    `starts_at_first` is set, the graph begins with the first. Left out is what has no cells, or where the map has
+    tokens, another number of them.
+    """
+    stages, thread = dict[int, Tensor](), threading.get_ident()
+
+    def keep(number: int, output: Any) -> Any:
+        if threading.get_ident() != thread or not layout.holds(output):
+            return None
+        tokens = layout.tokens_of(output)
+        stages[number] = tokens.detach().requires_grad_() if starts_at_first and not stages else tokens
+        return layout.with_tokens(output, stages[number])
+
+    hooks = []
+    try:
+        for number, stage in enumerate(getattr(backbone, "feature_info", ())):
+            if (module := _submodule(backbone, stage.get("module", ""))) is not None:
+                hooks.append(module.register_forward_hook(lambda m, given, output, n=number: keep(n, output)))
+        features = backbone.forward_features(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [*(stages[number] for number in sorted(stages)), layout.tokens_of(features)]
+
+
+def _submodule(backbone: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return backbone.get_submodule(name) if name else None
+    except AttributeError:
+        return None
+
+
+def _layout_of_tokens(name: str, backbone: Any, tokens: Float[Tensor, "1 n c"], image_size: Size) -> Layout:
+    """Where the cells of the map are among tokens, which timm also gives as a map. Raises ValueError if they are not.
+
+    Some models order their tokens otherwise than row by row, or let the cells be worked on no more at their end.
+    """
+
+    def as_map(image: Tensor) -> Tensor:
+        try:
+            (last,) = backbone.forward_intermediates(image, indices=1, norm=True, intermediates_only=True)
+        except AssertionError:  # of models that have no norm
+            (last,) = backbone.forward_intermediates(image, indices=1, intermediates_only=True)
+        return last if isinstance(last, Tensor) else torch.empty(0)
+
+    cells = _run("swin", name, backbone, image_size, as_map)
+    if cells.ndim == 4:
+        grid = (cells.shape[2], cells.shape[3])
+        layout = Layout("tokens", tokens.shape[1] - grid[0] * grid[1], grid)
+        fits = layout.prefix_tokens >= 0 and layout.map_of(tokens).shape == cells.shape
+        if fits and (cells.is_meta or torch.allclose(layout.map_of(tokens), cells, rtol=1e-3, atol=1e-4)):
+            return layout
+    raise ValueError(
+        f"swin: {name} gives {_described(tokens)} of one picture, which are not the cells of a grid: choose another"
     )
-    _check_map("swin", name, backbone, tokens, channels=3)
-    if tokens.shape != own.shape or not (tokens.is_meta or torch.allclose(tokens, own, rtol=1e-3, atol=1e-4)):
-        raise ValueError(f"swin: {name} computes more than its stages, which the fusion model would leave out")
-    return backbone
 
 
-def swin_stages(swin: Any, image: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b h w c"]]:
-    """From normalised pictures to the tokens at the end of every stage, those of the last stage after the norm."""
-    tokens, stages = swin.patch_embed(image), []
-    for stage in swin.layers:
-        tokens = stage(tokens)
-        stages.append(tokens)
-    stages[-1] = swin.norm(tokens)
-    return stages
+def _cut(branch: str, name: str, backbone: Any, image_size: Size, reduction: int | None) -> None:
+    """Remove the stages behind the last one whose cells have sides of `reduction` px. Raises ValueError."""
+    if reduction is None:
+        return
+    stages = [stage["reduction"] for stage in getattr(backbone, "feature_info", ())]
+    if reduction not in stages:
+        raise ValueError(
+            f"{branch}_reduction: {name} has no map whose cells are {reduction} px wide: choose one of "
+            f"{', '.join(map(str, sorted({*stages}))) or 'none, which it does not say'}"
+        )
+    number = len(stages) - 1 - stages[::-1].index(reduction)
+    if number == len(stages) - 1:
+        return
+
+    def early(image: Tensor) -> Any:
+        return backbone.forward_intermediates(image, indices=[number], intermediates_only=True)[0]
+
+    expected = _run(branch, name, backbone, image_size, early)
+    backbone.prune_intermediate_layers([number], prune_norm=True, prune_head=True)
+    own = _run(branch, name, backbone, image_size, backbone.forward_features)
+    own = own.permute(0, 3, 1, 2) if getattr(backbone, "output_fmt", "NCHW") == "NHWC" else own
+    if own.shape != expected.shape or not (own.is_meta or torch.allclose(own, expected, rtol=1e-3, atol=1e-4)):
+        raise ValueError(f"{branch}_reduction: timm cannot cut {name} at {reduction} px: choose another, or none")
+
+
+def _described(output: Any) -> str:
+    return f"an output {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
 
 
 def normalization(backbone: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -110,15 +266,6 @@ def _similar(name: str, names: Sequence[str]) -> list[str]:
     return sorted((other for other in names if ratios[other] > 0.7), key=lambda other: (-ratios[other], other))[:3]
 
 
-def _is_swin_stage(stage: Any) -> bool:
-    blocks = getattr(stage, "blocks", None)
-    return (
-        isinstance(blocks, nn.Sequential | nn.ModuleList)
-        and len(blocks) > 0
-        and all(hasattr(block, "window_size") and hasattr(block, "input_resolution") for block in blocks)
-    )
-
-
 def _check_patches(name: str, patch_size: Any, image_size: tuple[int, int]) -> None:
     """Refuse a size of which the patches would leave out the last rows or columns."""
     patch = tuple(patch_size) if isinstance(patch_size, list | tuple) else (patch_size, patch_size)
@@ -149,21 +296,6 @@ def _run(
         ) from error
     finally:
         backbone.train(training)
-
-
-def _check_map(branch: str, name: str, backbone: Any, output: Any, channels: int) -> None:
-    """Check that an output is a map of the backbone's features, which are its dimension `channels`."""
-    expected = "[B, C, h, w]" if channels == 1 else "[B, h, w, C]"
-    if not isinstance(output, Tensor):
-        raise ValueError(
-            f"{branch}: {name} gives a {type(output).__name__}, not a feature map {expected}: choose another"
-        )
-    shape = tuple(output.shape)
-    if len(shape) != 4 or shape[channels] != backbone.num_features or 0 in shape:
-        raise ValueError(
-            f"{branch}: {name} gives an output {list(shape)} of one picture, not a feature map {expected} with "
-            f"{backbone.num_features} channels: choose another"
-        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,7 @@
-"""The fusion classifier: a CNN and a Swin transformer see one picture, and the Swin's tokens query the CNN's tokens.
+"""The fusion classifier: a CNN and a transformer see one picture, and the transformer's tokens query the CNN's tokens.
+
+The transformer is a Swin or any other that timm has. Its weights and options are named `swin` whichever it is; its map
+is named `swin` or `vit`, as `app.models.feature_maps.Branch` says.
 
 The model is cut once, at the last feature maps of its two branches:
 
@@ -13,15 +16,23 @@ Sources: EfficientNet (Tan & Le 2019), Swin (Liu et al. 2021), query-key normali
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from app.models.backbones import cnn_backbone, normalization, swin_backbone, swin_stages
-from app.models.feature_maps import BRANCHES, FeatureMaps
+from app.models.backbones import (
+    Layout,
+    cnn_backbone,
+    normalization,
+    stage_tokens,
+    transformer_backbone,
+    transformer_branch,
+)
+from app.models.feature_maps import Branch, FeatureMaps
 from app.shapes import Float
 
 Fusion = Literal["cross_attention", "concat", "late", "cnn", "swin"]
@@ -34,7 +45,7 @@ Shape = tuple[int, int, int]  # channels, height, width
 class FusionOutput:
     """The output of `CNNViTFusion.forward_with_tokens`.
 
-    `tokens` `[B, h, w, C]` are the Swin's tokens at the chosen stage, in the same autograd graph as the logits.
+    `tokens` `[B, h, w, C]` are the transformer's tokens at the chosen stage, in the same autograd graph as the logits.
     """
 
     logits: Tensor
@@ -94,15 +105,15 @@ class CrossAttentionHead(nn.Module):
 
     def __init__(self, shapes: FeatureMaps[Shape], dim: int, heads: int, classes: int, dropout: float):
         super().__init__()
-        self.cnn_projection, self.swin_projection = (nn.Linear(shapes[branch][0], dim) for branch in BRANCHES)
-        self.attention = CrossModelAttention(dim, heads, shapes["swin"][1:], shapes["cnn"][1:], dropout)
+        self.branches = cnn, transformer = two_branches(shapes)
+        self.cnn_projection, self.swin_projection = (nn.Linear(shapes[branch][0], dim) for branch in self.branches)
+        self.attention = CrossModelAttention(dim, heads, shapes[transformer][1:], shapes[cnn][1:], dropout)
         self.mlp = ResidualMLP(dim, 2 * dim, dropout)
         self.classifier = nn.Linear(dim, classes)
 
     def forward(self, maps: FeatureMaps[Tensor]) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b heads q k"]]:
-        tokens, attention = self.attention(
-            self.swin_projection(as_tokens(maps["swin"])), self.cnn_projection(as_tokens(maps["cnn"]))
-        )
+        cnn, transformer = (as_tokens(maps[branch]) for branch in self.branches)
+        tokens, attention = self.attention(self.swin_projection(transformer), self.cnn_projection(cnn))
         return self.classifier(self.mlp(tokens).mean(dim=1)), attention
 
 
@@ -114,14 +125,15 @@ class ConcatHead(nn.Module):
 
     def __init__(self, shapes: FeatureMaps[Shape], dim: int, classes: int, dropout: float) -> None:
         super().__init__()
-        self.cnn_projection, self.swin_projection = (nn.Linear(shapes[branch][0], dim) for branch in BRANCHES)
+        self.branches = two_branches(shapes)
+        self.cnn_projection, self.swin_projection = (nn.Linear(shapes[branch][0], dim) for branch in self.branches)
         self.mlp = ResidualMLP(2 * dim, 2 * dim, dropout)
         self.classifier = nn.Linear(2 * dim, classes)
 
     def forward(self, maps: FeatureMaps[Tensor]) -> tuple[Float[Tensor, "b classes"], None]:
-        cnn = self.cnn_projection(as_tokens(maps["cnn"])).mean(dim=1)
-        swin = self.swin_projection(as_tokens(maps["swin"])).mean(dim=1)
-        return self.classifier(self.mlp(torch.cat([cnn, swin], dim=-1))), None
+        cnn, transformer = (as_tokens(maps[branch]) for branch in self.branches)
+        pooled = self.cnn_projection(cnn).mean(dim=1), self.swin_projection(transformer).mean(dim=1)
+        return self.classifier(self.mlp(torch.cat(pooled, dim=-1))), None
 
 
 class BranchHead(nn.Module):
@@ -153,17 +165,22 @@ class BranchesHead(nn.Module):
 
 
 class CNNViTFusion(nn.Module):
-    """The fusion classifier. `cnn` and `swin` are names of timm backbones; nothing is downloaded.
+    """The fusion classifier. `cnn` and `swin` are names of timm backbones, of which `swin` is any transformer.
 
-    `image_size` is (height, width) in px. `cnn_options` and `swin_options` are passed to `timm.create_model`. Raises
-    ValueError for a fusion that is not in `FUSIONS`, a backbone or options that `app.models.backbones` refuses, sizes
-    below 1, or a `dim` that `heads` does not divide.
+    Nothing is downloaded. `image_size` is (height, width) in px. `cnn_options` and `swin_options` are passed to
+    `timm.create_model`. `cnn_reduction` and `swin_reduction` cut a branch behind the last stage whose cells have sides
+    of so many px, by default behind its last stage. With `swin_image_size`, the transformer sees the picture at that
+    size, of the same shape: it is resampled in the model. Raises ValueError for a fusion that is not in `FUSIONS`, a
+    backbone, options or a cut that `app.models.backbones` refuses, one backbone for both branches, sizes below 1, or a
+    `dim` that `heads` does not divide.
     """
 
     cnn_mean: Tensor
     cnn_std: Tensor
     swin_mean: Tensor
     swin_std: Tensor
+    swin_rows: Tensor | None
+    swin_columns: Tensor | None
 
     def __init__(
         self,
@@ -178,21 +195,43 @@ class CNNViTFusion(nn.Module):
         dropout: float = 0.0,
         cnn_options: Mapping[str, Any] | None = None,
         swin_options: Mapping[str, Any] | None = None,
+        cnn_reduction: int | None = None,
+        swin_reduction: int | None = None,
+        swin_image_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if fusion not in FUSIONS:
             raise ValueError(f"unknown fusion {fusion!r}: choose one of {', '.join(FUSIONS)}")
-        for key, number in (("image_size", min(image_size)), ("dim", dim), ("heads", heads), ("classes", num_classes)):
+        swin_size = swin_image_size or image_size
+        if swin_size[0] * image_size[1] != swin_size[1] * image_size[0]:
+            raise ValueError(f"swin_image_size: {swin_size} has another shape than image_size, {tuple(image_size)}")
+        for key, number in (
+            ("image_size", min(*image_size, *swin_size)),
+            ("dim", dim),
+            ("heads", heads),
+            ("classes", num_classes),
+        ):
             if number < 1:
                 raise ValueError(f"{key} is {number}: choose 1 or more")
+        if fusion not in ("cnn", "swin") and cnn == swin:
+            raise ValueError(f"swin: both branches would be {cnn}: choose two backbones, or fusion cnn")
         self.num_classes, self.fusion, self.image_size = num_classes, fusion, tuple(image_size)
-        self.cnn = None if fusion == "swin" else cnn_backbone(cnn, image_size, cnn_options or {})
-        self.swin = None if fusion == "cnn" else swin_backbone(swin, image_size, swin_options or {})
+        self.cnn: Any = None
+        self.swin: Any = None
+        self.layouts: dict[Branch, Layout] = {}
+        if fusion != "swin":
+            self.cnn, self.layouts["cnn"] = cnn_backbone(cnn, image_size, cnn_options or {}, cnn_reduction)
+        if fusion != "cnn":
+            self.swin, layout = transformer_backbone(swin, swin_size, swin_options or {}, swin_reduction)
+            self.layouts[transformer_branch(self.swin)] = layout
         for branch, backbone in (("cnn", self.cnn), ("swin", self.swin)):
             if backbone is not None:
                 mean, std = normalization(backbone)
                 self.register_buffer(f"{branch}_mean", _per_channel(mean))
                 self.register_buffer(f"{branch}_std", _per_channel(std))
+        for side, name in enumerate(("swin_rows", "swin_columns")):
+            matrix = None if tuple(swin_size) == self.image_size else resampling(self.image_size[side], swin_size[side])
+            self.register_buffer(name, matrix, persistent=False)
         self.map_shapes = shapes = self._probe_shapes()
         if fusion == "cross_attention":
             self.head: nn.Module = CrossAttentionHead(shapes, dim, heads, num_classes, dropout)
@@ -210,7 +249,7 @@ class CNNViTFusion(nn.Module):
     def encode(
         self, cnn_image: Float[Tensor, "b 3 h w"], swin_image: Float[Tensor, "b 3 h w"] | None = None
     ) -> FeatureMaps[Tensor]:
-        """From RGB in [0, 1] to the last feature map of each branch, `[B, C, h, w]`: the cut of the model."""
+        """From RGB in [0, 1] to the feature map of each branch, `[B, C, h, w]`: the cut of the model."""
         return self._encode(cnn_image, swin_image)[0]
 
     def classify(
@@ -233,27 +272,39 @@ class CNNViTFusion(nn.Module):
     ) -> FusionOutput:
         """`forward` with its intermediate results.
 
-        `token_stage` chooses a stage of the Swin by the height of its grid: 7, 14, 28 or 56 at 224 px. The tokens of
-        the last stage are the Swin's feature map. Raises ValueError if there is no such stage, or no Swin.
+        `token_stage` chooses a stage of the transformer by the height of its grid: 7, 14, 28 or 56 of a Swin at 224 px.
+        Of stages with the same height the last one counts. The tokens of the last stage are the transformer's feature
+        map. Raises ValueError if there is no such stage, or no transformer.
         """
-        maps, stages = self._encode(cnn_image, swin_image)
+        maps, stages = self._encode(cnn_image, swin_image, with_stages=True)
         by_height = {tokens.shape[1]: tokens for tokens in stages}
         if token_stage not in by_height:
-            heights = ", ".join(map(str, sorted(by_height))) or "none: this model has no Swin branch"
-            raise ValueError(f"no Swin stage has a grid of height {token_stage}; there are {heights}")
+            heights = ", ".join(map(str, sorted(by_height))) or "none: this model has no such branch"
+            raise ValueError(f"no stage of the transformer has a grid of height {token_stage}; there are {heights}")
         logits, attention = self.classify(maps)
         return FusionOutput(logits, maps, attention, by_height[token_stage])
 
+    def transformer_input(self, image: Float[Tensor, "b 3 _h _w"]) -> Float[Tensor, "b 3 _h _w"]:
+        """RGB in [0, 1], at the size and with the normalisation that the transformer was made for."""
+        if self.swin_rows is not None and self.swin_columns is not None:
+            image = self.swin_rows @ image @ self.swin_columns.T
+        return (image - self.swin_mean) / self.swin_std
+
     def _encode(
-        self, cnn_image: Tensor, swin_image: Tensor | None
-    ) -> tuple[FeatureMaps[Tensor], list[Float[Tensor, "b h w c"]]]:
+        self, cnn_image: Tensor, swin_image: Tensor | None, with_stages: bool = False
+    ) -> tuple[FeatureMaps[Tensor], list[Tensor]]:
+        """The maps and, if they are wanted, the tokens `[B, h, w, C]` of the transformer's stages."""
         maps, stages = FeatureMaps[Tensor](), list[Tensor]()
-        if self.cnn is not None:
-            maps["cnn"] = self.cnn.forward_features((cnn_image - self.cnn_mean) / self.cnn_std)
-        if self.swin is not None:
-            image = cnn_image if swin_image is None else swin_image
-            stages = swin_stages(self.swin, (image - self.swin_mean) / self.swin_std)
-            maps["swin"] = channels_first(stages[-1])
+        for branch, layout in self.layouts.items():
+            if branch == "cnn":
+                maps[branch] = layout.map_of(self.cnn.forward_features((cnn_image - self.cnn_mean) / self.cnn_std))
+                continue
+            image = self.transformer_input(cnn_image if swin_image is None else swin_image)
+            if with_stages:
+                stages = stage_tokens(self.swin, layout, image)
+                maps[branch] = stages[-1].permute(0, 3, 1, 2)
+            else:
+                maps[branch] = layout.map_of(self.swin.forward_features(image))
         return maps, stages
 
     @torch.no_grad()
@@ -264,9 +315,19 @@ class CNNViTFusion(nn.Module):
         return _shapes(maps)
 
 
-def channels_first(tokens: Float[Tensor, "b h w c"]) -> Float[Tensor, "b c h w"]:
-    """The Swin's NHWC tokens as an NCHW feature map."""
-    return tokens.permute(0, 3, 1, 2)
+def resampling(pixels: int, target: int) -> Float[Tensor, "target pixels"]:
+    """The matrix that resamples one side of a picture, bicubic and with antialiasing, as `torch` does.
+
+    As a product of matrices every runtime computes it alike.
+    """
+    one_hot = torch.eye(pixels)[None, None]
+    return functional.interpolate(one_hot, (target, pixels), mode="bicubic", antialias=True)[0, 0]
+
+
+def two_branches(branches: Iterable[Branch]) -> tuple[Branch, Branch]:
+    """The two branches of a head that joins them, the CNN's first."""
+    cnn, transformer = branches
+    return cnn, transformer
 
 
 def as_tokens(feature_map: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:

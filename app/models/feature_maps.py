@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
@@ -11,15 +11,26 @@ from app.shapes import Float16, Float32
 
 Array = TypeVar("Array")
 Other = TypeVar("Other")
-Branch = Literal["cnn", "swin"]
-BRANCHES: tuple[Branch, ...] = ("cnn", "swin")
+Branch = Literal["cnn", "swin", "vit"]
+TRANSFORMERS: tuple[Branch, ...] = ("swin", "vit")  # a model has one of them at most
+BRANCHES: tuple[Branch, ...] = ("cnn", *TRANSFORMERS)
+
+
+def transformer_of(branches: Iterable[Branch]) -> Branch | None:
+    """The transformer among the branches of a model, if there is one."""
+    return next((branch for branch in branches if branch in TRANSFORMERS), None)
+
+
+def weights_of(branch: Branch) -> Literal["cnn", "swin"]:
+    """The name of a branch's weights, which is `swin` for every transformer."""
+    return "cnn" if branch == "cnn" else "swin"
 
 
 class FeatureMaps(dict[Branch, Array], Generic[Array]):
     """A value for each branch of a model, keyed by the branch's name, in the order of `BRANCHES`.
 
     The output of the trunk is a feature map `[B, C, h, w]` for each branch. Gradients, mean maps and map shapes have
-    the same form. `maps.cnn` and `maps.swin` are None if the model lacks the branch.
+    the same form. `maps.cnn` and `maps.transformer` are None if the model lacks the branch.
     """
 
     @property
@@ -28,9 +39,10 @@ class FeatureMaps(dict[Branch, Array], Generic[Array]):
         return self.get("cnn")
 
     @property
-    def swin(self) -> Array | None:
-        """The value of the Swin branch, if there is one."""
-        return self.get("swin")
+    def transformer(self) -> Array | None:
+        """The value of the transformer, whichever name it has, if there is one."""
+        name = transformer_of(self)
+        return None if name is None else self[name]
 
     def map(self, function: Callable[[Array], Other]) -> FeatureMaps[Other]:
         """Apply a function to the value of each branch."""

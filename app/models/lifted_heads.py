@@ -27,8 +27,9 @@ from app.shapes import Float
 class LiftedAttention(LiftedHead):
     """`CrossAttentionHead`.
 
-    Lifted values are the key and the value of each CNN token, and of each Swin token the query, its part of the MLP's
-    hidden units, and its part of the logits. Behind the attention, what follows until the activation is one matrix.
+    Lifted values are the key and the value of each CNN token, and of each token of the transformer its query, its part
+    of the MLP's hidden units, and its part of the logits. Behind the attention, what follows until the activation is
+    one matrix.
     """
 
     attended_to_hidden: Tensor
@@ -42,9 +43,9 @@ class LiftedAttention(LiftedHead):
         query = swin.plus(attention.query_position.flatten(0, 1)).into(attention.query)
         key = cnn.plus(attention.key_position.flatten(0, 1)).into(attention.key)
         direct = after.plus(mlp.down.bias).into(classifier)
-        super().__init__(
-            FeatureMaps(cnn=Lift(key, cnn.into(attention.value)), swin=Lift(query, after.into(mlp.up), direct))
-        )
+        lifts = Lift(key, cnn.into(attention.value)), Lift(query, after.into(mlp.up), direct)
+        super().__init__(FeatureMaps(zip(head.branches, lifts, strict=True)))
+        self.branches = head.branches
         self.heads, self.scale = attention.heads, attention.scale
         self.query_norm, self.key_norm = copy.deepcopy(attention.query_norm), copy.deepcopy(attention.key_norm)
         for name, product in (
@@ -56,8 +57,9 @@ class LiftedAttention(LiftedHead):
 
     def core(self, lifted: Lifted) -> Float[Tensor, "b classes"]:
         """See `LiftedHead.core`."""
-        query, own_hidden, own_logits = self._swin_parts(lifted["swin"])
-        key, value = self._cnn_parts(lifted["cnn"])
+        cnn, transformer = (lifted[branch] for branch in self.branches)
+        query, own_hidden, own_logits = self._query_parts(transformer)
+        key, value = self._key_parts(cnn)
         scores = self.query_norm(query) @ self.key_norm(key).transpose(-2, -1) * self.scale
         attended = (scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2)
         hidden = F.gelu(own_hidden + attended @ self.attended_to_hidden)
@@ -72,8 +74,9 @@ class LiftedAttention(LiftedHead):
         targets: Float[Tensor, "targets classes"],
     ) -> FeatureMaps[Float[Tensor, "nodes targets _cells"]]:
         """See `LiftedHead.evidence`. The gradient is written out, so that nothing is computed that does not count."""
-        queries, own_hidden, own_logits = Line.each(*map(self._swin_parts, lines["swin"]))
-        keys, values = Line.each(*map(self._cnn_parts, lines["cnn"]))
+        cnn, transformer = (lines[branch] for branch in self.branches)
+        queries, own_hidden, own_logits = Line.each(*map(self._query_parts, transformer))
+        keys, values = Line.each(*map(self._key_parts, cnn))
         scores, by_queries, by_keys = self._scores(queries, keys, positions)
         weights, value = scores.softmax(dim=-1), values.at(positions)
         attended = (weights @ value).transpose(1, 2).flatten(2)
@@ -93,12 +96,9 @@ class LiftedAttention(LiftedHead):
         by_hidden = (slope * own_hidden.change) @ of_hidden.T
         by_logits = own_logits.change @ of_token.T
         by_value = weights * (of_attended @ values.change.transpose(-2, -1))
-        return FeatureMaps(
-            {
-                "cnn": (of_scores * by_keys[:, None] + by_value).sum(dim=(2, 3)),
-                "swin": by_query + (by_hidden.squeeze(1) + by_logits).transpose(1, 2),
-            }
-        )
+        of_cnn = (of_scores * by_keys[:, None] + by_value).sum(dim=(2, 3))
+        of_transformer = by_query + (by_hidden.squeeze(1) + by_logits).transpose(1, 2)
+        return FeatureMaps(zip(self.branches, (of_cnn, of_transformer), strict=True))
 
     def _scores(
         self, queries: Line, keys: Line, positions: Float[Tensor, " nodes"]
@@ -130,14 +130,14 @@ class LiftedAttention(LiftedHead):
             (of_keys * one + key_bias_slope) * other + (product * one + key_bias) * other_slope,
         )
 
-    def _swin_parts(
+    def _query_parts(
         self, values: Float[Tensor, "*b q _features"]
     ) -> tuple[Float[Tensor, "*b heads q e"], Float[Tensor, "*b q hidden"], Float[Tensor, "*b q classes"]]:
         hidden, attended = self.attended_to_hidden.shape[1], self.attended_to_hidden.shape[0]
         query, own_hidden, own_logits = values.split([attended, hidden, values.shape[-1] - attended - hidden], dim=-1)
         return self._by_head(query), own_hidden, own_logits
 
-    def _cnn_parts(
+    def _key_parts(
         self, values: Float[Tensor, "*b k _features"]
     ) -> tuple[Float[Tensor, "*b heads k e"], Float[Tensor, "*b heads k e"]]:
         key, value = values.chunk(2, dim=-1)
@@ -223,8 +223,8 @@ def _lifted_in_double(head: nn.Module) -> LiftedHead | None:
         case CrossAttentionHead():
             return LiftedAttention(head)
         case ConcatHead():
-            projections = FeatureMaps[nn.Linear](cnn=head.cnn_projection, swin=head.swin_projection)
-            return LiftedMLPs(PooledMLP(projections, head.mlp, head.classifier))
+            projections = zip(head.branches, (head.cnn_projection, head.swin_projection), strict=True)
+            return LiftedMLPs(PooledMLP(FeatureMaps(projections), head.mlp, head.classifier))
         case BranchesHead():
             branches = cast("dict[Branch, BranchHead]", dict(head.branches.items()))
             return LiftedMLPs(

@@ -30,6 +30,10 @@ _ATTENTION: dict[tuple[Layer, AttentionMethod], tuple[str, str]] = {
         "swin_attention",
         "Attention is class-agnostic: it shows what the Swin's last layer looks at, within its windows.",
     ),
+    ("vit", "raw"): (
+        "vit_attention",
+        "Attention is class-agnostic: it shows what the transformer's last layer looks at, among the cells of its map.",
+    ),
 }
 
 
@@ -104,7 +108,7 @@ def explain_attention(
         heatmap=attention_map(weights, keys, request.query, request.head),
         method=name,
         units="attention weight" if request.class_agnostic else "logit",
-        branch="swin" if request.layer == "swin" else None,
+        branch=None if request.layer == "cross" else request.layer,
         target=target,
         against=request.against,
         notes=(note,),

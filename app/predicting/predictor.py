@@ -60,12 +60,13 @@ class Predictor:
         self._trust = trust_of(bundle)
         self._input_size = (manifest.input.height_px, manifest.input.width_px)
         self.open_options = OpenOptions(self._input_size, limits, preview_side_px, manifest.input.stretch)
-        _, rows, columns = manifest.map_shapes.get("swin", (0, 0, 0))
+        _, rows, columns = manifest.transformer_shape
         self.capabilities = Capabilities(
             manifest.classes,
-            manifest.architecture.branches,
+            manifest.branches,
             manifest.architecture.fusion,
             engine.token_stages,
+            engine.has_token_attention,
             rows * columns,
         )
 
@@ -215,11 +216,14 @@ class Predictor:
 
     def _attention(self, prediction: Prediction, request: AttentionRequest) -> Explanation:
         maps = self._maps(prediction)
-        swin_grid = finest_grid([maps["swin"]])
-        if request.layer == "swin":
-            no_gradient = np.zeros_like(maps["swin"])  # the attention does not depend on the gradient
-            weights = self.engine.tokens(prediction.upload.image, no_gradient).attention
-            return explain_attention(weights, swin_grid, swin_grid, request, None)
+        assert self.capabilities.transformer is not None
+        own_map = maps[self.capabilities.transformer]
+        own_grid = finest_grid([own_map])
+        if request.layer != "cross":
+            no_gradient = np.zeros_like(own_map)  # the attention does not depend on the gradient
+            own_weights = self.engine.tokens(prediction.upload.image, no_gradient).attention
+            assert own_weights is not None
+            return explain_attention(own_weights, own_grid, own_grid, request, None)
         target = None if request.class_agnostic else self._target(prediction, request.target, request.against)
         weighting = target_weights(self.capabilities.classes, target, request.against)
         head = self.engine.explain(batched([maps]), weighting[None])
@@ -227,11 +231,13 @@ class Predictor:
         weights = head.attention[0]
         if request.method == "gradient":
             weights = attention_times_gradient(weights, head.attention_gradient[0])
-        return explain_attention(weights, swin_grid, finest_grid([maps["cnn"]]), request, target)
+        return explain_attention(weights, own_grid, finest_grid([maps["cnn"]]), request, target)
 
     def _tokens(self, prediction: Prediction, request: TokenRequest) -> Explanation:
         target = self._target(prediction, request.target, request.against)
-        gradient = self.attribution_input(prediction, target, request.against).gradient()["swin"]
+        transformer = self.capabilities.transformer
+        assert transformer is not None
+        gradient = self.attribution_input(prediction, target, request.against).gradient()[transformer]
         saliency = self.engine.tokens(prediction.upload.image, gradient).saliency
         note = (
             "The size of gradient × token: how much a token matters, not whether it speaks for the class or against it."
@@ -240,7 +246,7 @@ class Predictor:
             heatmap=saliency[request.token_stage or self.capabilities.token_stages[-1]],
             method="token_saliency",
             units="logit",
-            branch="swin",
+            branch=transformer,
             target=target,
             against=request.against,
             notes=(note,),

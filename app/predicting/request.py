@@ -14,7 +14,7 @@ from app.errors import BadParameter, NotOffered
 from app.explain.attention import ATTENTION_METHODS, LAYERS, AttentionMethod, Layer, check_index
 from app.explain.merge import MergeRule
 from app.explain.methods import DEFAULT, METHODS, merge_rule_of
-from app.models.feature_maps import Branch
+from app.models.feature_maps import Branch, transformer_of
 
 View = Literal["fusion", Branch]
 Detail = Literal["grid", "fine"]
@@ -25,22 +25,35 @@ EVERY_CLASS = "*"  # the target that stands for all classes, one after the other
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model can answer: its classes, its branches, its fusion, and what can be shown of its Swin.
+    """What a model can answer: its classes, its branches, its fusion, and what can be shown of its transformer.
 
-    `token_stages` are the grid heights of the Swin's stages whose tokens can be explained. `queries` is the number of
-    cells in the Swin's feature map, which are the query tokens of the attention; it is 0 without a Swin.
+    `token_stages` are the grid heights of the transformer's stages whose tokens can be explained, and
+    `has_token_attention` says whether the attention of its last layer can be shown. `queries` is the number of cells in
+    the transformer's feature map, which are the query tokens of the attention; it is 0 without a transformer.
     """
 
     classes: tuple[str, ...]
     branches: tuple[Branch, ...]
     fusion: str
     token_stages: tuple[int, ...]
+    has_token_attention: bool
     queries: int
 
     @property
     def views(self) -> list[View]:
         """The views of a heatmap: all branches together, or one of them."""
         return ["fusion", *self.branches]
+
+    @property
+    def transformer(self) -> Branch | None:
+        """The transformer among the branches, if there is one."""
+        return transformer_of(self.branches)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers whose attention can be shown."""
+        offered = {"cross": self.has_attention, self.transformer: self.has_token_attention}
+        return [layer for layer in LAYERS if offered.get(layer)]
 
     @property
     def has_attention(self) -> bool:
@@ -58,11 +71,23 @@ class Capabilities:
             )
 
     def check_tokens(self) -> None:
-        """Raises NotOffered where the Swin's tokens cannot be explained."""
+        """Raises NotOffered where the transformer's tokens cannot be explained."""
         if not self.token_stages:
             raise NotOffered(
-                "This bundle cannot explain the Swin's tokens: its model has no suitable Swin, or the bundle lacks the "
+                "This bundle cannot explain the transformer's tokens: its model has none, or the bundle lacks the "
                 "graph for them, which fusionlens-train compile BUNDLE OUT makes."
+            )
+
+    def check_own_attention(self, layer: Layer) -> None:
+        """Raises NotOffered where the attention of the transformer's last layer, called `layer`, cannot be shown."""
+        self.check_tokens()
+        if layer != self.transformer:
+            raise NotOffered(
+                f"This model has no {layer}: its transformer is called {self.transformer}, also as a layer."
+            )
+        if not self.has_token_attention:
+            raise NotOffered(
+                "The last layer of this model's transformer has no attention between all cells of its map."
             )
 
 
@@ -146,10 +171,10 @@ class HeatmapRequest:
 class AttentionRequest:
     """A request for the attention of one query token and one head, or of their means where these are None.
 
-    In the layer `cross`, the Swin's tokens attend to the cells of the CNN's map. In the layer `swin`, the last one of
-    the Swin, they attend to each other within their window. The method `raw` gives the attention weights. The method
-    `gradient` gives attention × gradient of the score for `target` (None: the answer's label), contrasted with
-    `against` if that is given.
+    In the layer `cross`, the transformer's tokens attend to the cells of the CNN's map. In the layer `swin` or `vit`,
+    the last one of such a transformer, they attend to each other, those of a Swin within their window. The method `raw`
+    gives the attention weights. The method `gradient` gives attention × gradient of the score for `target` (None: the
+    answer's label), contrasted with `against` if that is given.
     """
 
     layer: Layer = "cross"
@@ -164,8 +189,8 @@ class AttentionRequest:
 
     @property
     def queue(self) -> Queue:
-        """The queue `swin` for the Swin's own attention, which takes another pass through the Swin."""
-        return "swin" if self.layer == "swin" else "explain"
+        """The queue `swin` for the transformer's own attention, which takes another pass through the transformer."""
+        return "explain" if self.layer == "cross" else "swin"
 
     def check(self, capabilities: Capabilities) -> None:
         """Raises BadParameter and NotOffered if the model cannot answer this request.
@@ -174,10 +199,10 @@ class AttentionRequest:
         """
         if self.layer not in LAYERS:
             raise BadParameter(f"Unknown layer {self.layer!r}: choose one of {', '.join(LAYERS)}.")
-        if self.layer == "swin":
-            capabilities.check_tokens()
+        if self.layer != "cross":
+            capabilities.check_own_attention(self.layer)
             if self.method != "raw":
-                raise BadParameter("The Swin's own attention has the method raw alone: leave out method.")
+                raise BadParameter("The transformer's own attention has the method raw alone: leave out method.")
         elif not capabilities.has_attention:
             raise NotOffered(f"This model fuses by {capabilities.fusion}, without cross-attention.")
         if self.method not in ATTENTION_METHODS:
@@ -197,7 +222,7 @@ class AttentionRequest:
 
 @dataclass(frozen=True)
 class TokenRequest:
-    """A request for the saliency of the Swin's tokens at one stage: |gradient × token| of a class's score.
+    """A request for the saliency of the transformer's tokens at one stage: |gradient × token| of a class's score.
 
     `token_stage` is the height of the stage's grid; None stands for the last stage. `target` is the class to explain;
     None stands for the answer's label. `against` is a class to contrast it with.

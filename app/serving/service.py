@@ -61,9 +61,9 @@ class Service:
     """Predicts and explains with one loaded bundle.
 
     There is one work queue for predictions, and two for explanations. Explanations take a few milliseconds and need not
-    wait for a pass of the backbones. Those that need another pass of the Swin have a queue of their own. Decoding has a
-    queue that all services share. In each queue, users get their turns one after the other. Where several passes run at
-    once, no user has all of them.
+    wait for a pass of the backbones. Those that need another pass of the transformer have a queue of their own.
+    Decoding has a queue that all services share. In each queue, users get their turns one after the other. Where
+    several passes run at once, no user has all of them.
     """
 
     def __init__(

@@ -6,11 +6,7 @@ import { colormapName, methodName } from "./words.js";
 const value = (id) => element(id).value;
 const part = (id) => Number(value(id)) / 100;
 
-const BRANCHES = { fusion: "Both together", cnn: "CNN", swin: "Swin" };
-const LAYERS = {
-  cross: { label: "Swin looks at CNN", isIn: (card) => card.architecture.fusion === "cross_attention" },
-  swin: { label: "Swin looks at Swin", isIn: (card) => card.token_stages.length > 0 },
-};
+const BRANCHES = { fusion: "Both together", cnn: "CNN", swin: "Swin", vit: "Transformer" };
 let model = null;
 
 /** Fill the controls with the options of a model, from its card (`GET /model`). */
@@ -22,9 +18,9 @@ export function offer(card) {
   fill("method", card.methods.map((method) => [method, methodName(method)]));
   fill("colormap", card.colormaps.map((name) => [name, colormapName(name)]));
   show("branches", hasSeveral());
-  const layers = Object.keys(LAYERS).filter((layer) => LAYERS[layer].isIn(card));
-  fill("layer", layers.map((layer) => [layer, LAYERS[layer].label]));
-  show("tokens", layers.length > 0);
+  const transformer = BRANCHES[card.branches.find((branch) => branch === "swin" || branch === "vit")];
+  fill("layer", card.layers.map((layer) => [layer, `${transformer} looks at ${BRANCHES[layer] ?? BRANCHES.cnn}`]));
+  show("tokens", card.layers.length > 0);
   fill("token-stage", card.token_stages.toReversed().map((rows) => [rows, `${rows} rows of tokens`]));
   show("saliency", card.token_stages.length > 0);
   agree();
@@ -66,7 +62,7 @@ export function agree() {
     control.hidden = branchless || !control.classList.contains(`for-${now}`);
   }
   const ofClass = now === "saliency" || (now === "tokens" ? isOfClass() : !isAgnostic());
-  element("of-class").disabled = value("layer") === "swin";
+  element("of-class").disabled = value("layer") !== "cross";
   element("target").disabled = !ofClass;
   element("against").disabled = !ofClass;
   for (const option of element("against").options) option.disabled = option.value === value("target");

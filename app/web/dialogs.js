@@ -30,7 +30,7 @@ export function askForKey(why) {
 export function tellAbout(card) {
   say("about-title", `${card.name} ${card.version}`);
   const figures = Object.entries(card.metrics.values).map(([name, value]) => `${name} ${value.toFixed(3)}`);
-  const backbones = ["cnn", "swin"].filter((branch) => card.branches.includes(branch));
+  const backbones = card.branches.slice(1).map((branch) => card.architecture[branch === "cnn" ? "cnn" : "swin"]);
   const { architecture, decision, limits, trust } = card;
   const millions = (count) => Math.round(count / 1e6);
   const rows = [
@@ -38,7 +38,7 @@ export function tellAbout(card) {
     ["Measured", `${figures.join(", ")} on ${card.metrics.split} (${card.metrics.pictures} pictures)`],
     ["Decision", decision ? `${decision.positive} from ${percent(decision.threshold, 1)} on` : "the most likely class"],
     ["Refers to a person", trust ? trustOf(trust) : "nothing: it is not known when its answers can be relied on"],
-    ["Built of", backbones.map((branch) => architecture[branch]).join(" and ")],
+    ["Built of", backbones.join(" and ")],
     ["Fused by", backbones.length > 1 ? architecture.fusion : "nothing, since there is one branch"],
     ["Data", card.data],
     ["Terms", card.licence],

@@ -1,4 +1,4 @@
-// The Swin's tokens as cells over the picture. The hovered or focused cell shows where its token looks.
+// The transformer's tokens as cells over the picture. The hovered or focused cell shows where its token looks.
 
 import { make } from "./page.js";
 
@@ -32,7 +32,7 @@ export class TokenCells {
     this.#grid.className = "tokens";
     this.#grid.hidden = true;
     this.#grid.setAttribute("role", "grid");
-    this.#grid.setAttribute("aria-label", "The Swin's tokens. Arrow keys move, Escape shows the mean of all.");
+    this.#grid.setAttribute("aria-label", "The transformer's tokens. Arrow keys move, Escape shows the mean of all.");
     element.append(this.#grid);
     const over = (event) => event.target.closest("[data-cell]");
     this.#grid.addEventListener("pointerover", (event) => over(event) && choose(Number(over(event).dataset.cell)));

@@ -1,6 +1,6 @@
 // Sentences about the numbers.
 
-const NAMES = { fusion: "both branches together", cnn: "the CNN branch", swin: "the Swin branch" };
+const NAMES = { fusion: "both branches together", cnn: "the CNN branch", swin: "the Swin branch", vit: "the transformer branch" };
 const METHODS = {
   integrated: "Integrated gradients",
   gradcam: "Grad-CAM",
@@ -82,7 +82,7 @@ export function salienceOf(answer, peak) {
   const rather = answer.against ? ` rather than ${answer.against}` : "";
   const cell = `row ${peak.row + 1}, column ${peak.column + 1} of ${answer.shape.join(" × ")} tokens`;
   const most = `most in ${cell} (${inUnits(peak.value, answer.units)})`;
-  return `How much the Swin's tokens matter for ${answer.target}${rather}, for it or against it: ${most}.`;
+  return `How much the transformer's tokens matter for ${answer.target}${rather}, for it or against it: ${most}.`;
 }
 
 /** The shares and Shapley values of the branches, the completeness of the map, warnings and notes. */
@@ -109,9 +109,9 @@ export function sentencesOf(answer) {
 /** The caption of an attention map: where a token looks, or all of them on average. */
 export function lookOf({ about, shape: [, , queryColumns] }, cell, map, peak) {
   const who = cell === null
-    ? "On average, the Swin's tokens look"
+    ? "On average, the transformer's tokens look"
     : `The token in row ${Math.floor(cell / queryColumns) + 1}, column ${(cell % queryColumns) + 1} looks`;
-  const where = about.method === "swin_attention" ? "among the Swin's tokens" : "in the CNN's map";
+  const where = about.method.startsWith("attention") ? "in the CNN's map" : "among the transformer's tokens";
   const ofClass = about.target && `speaks for ${about.target}${about.against ? ` rather than ${about.against}` : ""}`;
   if (!(peak.value > 0)) return `${who} nowhere that ${ofClass}.`;
   const part = percent(peak.value / map.values.reduce((sum, value) => sum + value, 0));

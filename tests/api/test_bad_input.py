@@ -79,7 +79,8 @@ UPLOADS: dict[str, tuple[dict[str, Any], int, str, str]] = {
 PARAMETERS: dict[str, tuple[str, str]] = {
     "gradcam?target=cat": ("bad-parameter", "choose one of benign, malignant"),
     "gradcam?target=": ("bad-parameter", "choose one of benign, malignant"),
-    "gradcam?branch=vit": ("bad-parameter", "'fusion', 'cnn' or 'swin'"),
+    "gradcam?branch=resnet": ("bad-parameter", "'fusion', 'cnn', 'swin' or 'vit'"),
+    "gradcam?branch=vit": ("not-offered", "choose one of fusion, cnn, swin"),
     "gradcam?method=magic": ("bad-parameter", "choose one of gradcam"),
     "gradcam?colormap=rainbow": ("bad-parameter", "choose one of viridis"),
     "gradcam?format=gif": ("bad-parameter", "'png', 'json' or 'npy'"),
@@ -159,7 +160,7 @@ def test_what_is_not_there_is_said_to_be_so(client: httpx.Client, prediction_id:
 
 
 def test_all_faults_of_one_request_are_named_together(client: httpx.Client, prediction_id: str) -> None:
-    response = client.get(f"/gradcam?prediction_id={prediction_id}&alpha=2&branch=vit&zoom=3")
+    response = client.get(f"/gradcam?prediction_id={prediction_id}&alpha=2&branch=resnet&zoom=3")
     detail = assert_problem(response, 422, "bad-parameter")
     assert all(name in detail for name in ("alpha", "branch", "'zoom'"))
 

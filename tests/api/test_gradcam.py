@@ -172,7 +172,7 @@ def test_branches_are_compared_in_one_picture(client: httpx.Client, prediction_i
     ("query", "sentence"),
     [
         ({"compare": "cnn,cnn"}, "each once"),
-        ({"compare": "cnn,vit"}, "name branches"),
+        ({"compare": "cnn,resnet"}, "name branches"),
         ({"compare": ""}, "name branches"),
         ({"compare": "cnn,swin", "format": "json"}, "leave out format and branch"),
         ({"compare": "cnn,swin", "branch": "cnn"}, "leave out format and branch"),

@@ -144,13 +144,27 @@ def test_another_number_of_classes_than_the_weights_have_is_refused(tmp_path: Pa
 
 
 def test_a_newer_format_asks_for_an_upgrade(folder: Path) -> None:
-    edit(folder, lambda fields: fields.update(format=3, something_new={}))
-    assert refusal(folder, MANIFEST) == "format 3 is newer than this version reads (1 to 2): upgrade fusionlens"
+    edit(folder, lambda fields: fields.update(format=4, something_new={}))
+    assert refusal(folder, MANIFEST) == "format 4 is newer than this version reads (1 to 3): upgrade fusionlens"
+
+
+def without_format_3(fields: Fields) -> None:
+    del fields["token_attention"]
+    for key in ("cnn_reduction", "swin_reduction", "swin_image_size"):
+        del fields["architecture"][key]
+
+
+def test_the_second_format_is_still_read_and_has_no_keys_of_the_third(folder: Path) -> None:
+    edit(folder, lambda fields: fields.update(format=2))
+    assert refusal(folder, MANIFEST).startswith("format: 3 is the first with")
+    edit(folder, without_format_3)
+    assert read_bundle(folder).manifest.branches == ("cnn", "swin")
 
 
 def test_the_first_format_is_still_read(folder: Path) -> None:
     def as_before(fields: Fields) -> None:
         fields.update(format=1)
+        without_format_3(fields)
         del fields["input"]["stretch"]
 
     edit(folder, as_before)
@@ -284,7 +298,8 @@ WRONG: dict[str, tuple[Callable[[Fields], object], str]] = {
     "a note that moves the cursor": (lambda f: f.update(notes=["one\ntwo\x07"]), "notes.0: it has the control"),
     "a branch without its normalization": (lambda f: f["normalization"].pop("swin"), "normalization: "),
     "a branch without its map shape": (lambda f: f["map_shapes"].pop("cnn"), "map_shapes: "),
-    "an unknown branch": (lambda f: f["map_shapes"].update(vit=[1, 1, 1]), "map_shapes.vit"),
+    "an unknown branch": (lambda f: f["map_shapes"].update(other=[1, 1, 1]), "map_shapes.other"),
+    "two transformers": (lambda f: f["map_shapes"].update(vit=[1, 1, 1]), "map_shapes: "),
     "a fusion that lacks a branch": (lambda f: f["architecture"].update(fusion="cnn"), "normalization: "),
     "an unknown fusion": (lambda f: f["architecture"].update(fusion="sum"), "architecture.fusion: "),
     "weights from a path": (
@@ -323,7 +338,7 @@ def others(value: Any) -> list[Any]:
         return [0, 1, "true"]
     if isinstance(value, int | float):
         return [True, str(value), [value]]
-    return [1, True, 1.5]
+    return [True, 1.5, 1 if isinstance(value, str) else "none"]
 
 
 def test_no_value_is_taken_for_one_of_another_type(with_graphs: Path) -> None:

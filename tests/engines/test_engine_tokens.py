@@ -54,6 +54,7 @@ def test_both_engines_show_the_same_attention_of_the_swins_last_layer(case_of: C
     case = case_of(CROSS_ATTENTION)
     nothing = np.zeros(case.bundle.manifest.map_shapes["swin"], np.float32)
     ours, theirs = (case.engine(kind).tokens(case.images[0], nothing).attention for kind in ENGINES)
+    assert ours is not None and theirs is not None
     assert ours.shape == (2, 16, 16)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
     np.testing.assert_allclose(ours.sum(axis=-1), 1, rtol=0, atol=1e-5)
@@ -67,9 +68,9 @@ def test_a_model_without_swin_says_that_it_has_no_tokens(kind: EngineKind, case_
     predictor = Predictor(case.bundle, case.engine(kind), Limits(), preview_side_px=64)
     assert predictor.engine.token_stages == ()
     prediction, _ = predictor.predict(predictor.open(encode_png(case.images[0])))
-    with pytest.raises(NotOffered, match="cannot explain the Swin's tokens"):
+    with pytest.raises(NotOffered, match="cannot explain the transformer's tokens"):
         predictor.explain_one(prediction, TokenRequest())
-    with pytest.raises(NotOffered, match="cannot explain the Swin's tokens"):
+    with pytest.raises(NotOffered, match="cannot explain the transformer's tokens"):
         predictor.explain_one(prediction, AttentionRequest(layer="swin"))
 
 

@@ -20,10 +20,11 @@ from app.engines.load import load_engine
 from app.engines.protocol import Engine, EngineKind, HeadResult
 from app.explain.cam import gradcam
 from app.explain.integrated import gauss_patterson
-from app.models.feature_maps import BRANCHES, Branch, FeatureMaps, batched, to_float32, unbatched
+from app.models.feature_maps import Branch, FeatureMaps, batched, to_float32, unbatched
 from app.pictures.decode import Limits
 from app.predicting.predictor import Predictor
 from app.predicting.request import HeatmapRequest
+from tests.support.bundles import BRANCHES
 from tests.support.engine_cases import EACH_CASE, LINEAR, Case, autograd_through_the_whole_model
 
 ENGINES: tuple[EngineKind, ...] = ("torch", "openvino")
@@ -214,7 +215,7 @@ def test_pictures_predicted_together_get_the_answers_of_each_alone(main_case: Ca
         # A batch may add up in another order, and a last bit can round a map's value to the next that fp16 has.
         np.testing.assert_allclose(of_batch.logits, alone.logits, rtol=0, atol=1e-4)
         for branch, feature_map in alone.maps.items():
-            np.testing.assert_allclose(getattr(of_batch.maps, branch), feature_map, rtol=2**-10, atol=1e-5)
+            np.testing.assert_allclose(of_batch.maps[branch], feature_map, rtol=2**-10, atol=1e-5)
         assert of_batch.upload is alone.upload is upload
         assert predictor.answer(of_batch).label == predictor.answer(alone).label
     assert np.ptp([prediction.logits for prediction in together], axis=0).min() > 1e-3

@@ -113,7 +113,7 @@ def test_on_any_number_of_cores_alone_or_beside_others_the_answers_are_the_same(
     for maps in (engine.encode(images), *beside_others):
         for branch, values in expected.items():
             # Not to the bit: on another number of cores sums may run in another order.
-            np.testing.assert_allclose(getattr(maps, branch), values, rtol=0, atol=1e-5 * np.abs(values).max())
+            np.testing.assert_allclose(maps[branch], values, rtol=0, atol=1e-5 * np.abs(values).max())
 
 
 def test_where_a_second_form_of_the_graphs_cannot_be_had_calls_go_on_with_the_first(
@@ -131,7 +131,7 @@ def test_where_a_second_form_of_the_graphs_cannot_be_had_calls_go_on_with_the_fi
     assert "could not be compiled" in caplog.text
     for maps in found:
         for branch, values in expected.items():
-            np.testing.assert_array_equal(getattr(maps, branch), values)
+            np.testing.assert_array_equal(maps[branch], values)
 
 
 @pytest.mark.slow
@@ -224,7 +224,7 @@ def test_a_cache_serves_several_bundles_and_numbers_of_cores(
         for threads in (1, 3):
             found = load_engine(one, "openvino", threads, tmp_path).encode(images)
             for branch, values in expected.items():
-                np.testing.assert_allclose(getattr(found, branch), values, rtol=0, atol=1e-5 * np.abs(values).max())
+                np.testing.assert_allclose(found[branch], values, rtol=0, atol=1e-5 * np.abs(values).max())
 
 
 def open_files() -> int:

@@ -18,8 +18,9 @@ from app.explain.merge import Heatmap
 from app.explain.methods import METHODS, merge_rule_of, warnings_of
 from app.explain.shapley import shapley_values
 from app.models.cnnswin import FUSIONS, CrossAttentionHead, Fusion
-from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
+from app.models.feature_maps import Branch, FeatureMaps
 from app.predicting.target import HeadScore
+from tests.support.bundles import BRANCHES
 from tests.support.explained import MODELS, Explained, demo, model_called, tiny
 
 CONTRAST = (-1.0, 1.0)

@@ -47,8 +47,9 @@ from app.explain.ablation import GROUPS, ablationcam
 from app.explain.cam import gradcam_plus_plus
 from app.explain.integrated import integrated_gradients
 from app.explain.shapley import shapley_values
-from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
+from app.models.feature_maps import Branch, FeatureMaps
 from app.shapes import Float
+from tests.support.bundles import BRANCHES
 from tests.support.explained import Explained, demo, tiny
 
 RAW, FINISHED, CLASS = 1e-5, 1e-4, 0
@@ -78,7 +79,7 @@ class AtTheCut(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         maps = self.model.encode(image)
-        return self.model.classify(FeatureMaps(cnn=self.cnn(maps.cnn), swin=self.swin(maps.swin)))[0]
+        return self.model.classify(FeatureMaps(cnn=self.cnn(maps.cnn), swin=self.swin(maps.transformer)))[0]
 
 
 class OfOneMap(nn.Module):

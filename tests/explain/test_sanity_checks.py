@@ -27,7 +27,8 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from app.explain.methods import METHODS
-from app.models.feature_maps import BRANCHES, Branch
+from app.models.feature_maps import Branch
+from tests.support.bundles import BRANCHES
 from tests.support.explained import Explained, demo, tiny
 
 CONTRAST, HEADS, TRUNKS = (-1.0, 1.0), 20, 8

@@ -8,7 +8,7 @@ import pytest
 from app.explain.integrated import integrated_gradients
 from app.explain.shapley import shapley_values
 from app.models.cnnswin import Fusion
-from app.models.feature_maps import BRANCHES
+from tests.support.bundles import BRANCHES
 from tests.support.explained import MODELS, Explained, model_called, tiny
 
 CONTRAST = (-1.0, 1.0)

@@ -80,7 +80,7 @@ def test_tokens_of_every_stage_lead_to_every_logit(small: dict[str, Any], images
 def test_a_wrong_token_stage_is_refused_with_the_choices(built: Build, images: Tensor) -> None:
     with pytest.raises(ValueError, match=r"height 7; there are 3, 6, 12, 24$"):
         built().forward_with_tokens(images, token_stage=7)
-    with pytest.raises(ValueError, match="no Swin branch"):
+    with pytest.raises(ValueError, match="no such branch"):
         built("cnn").forward_with_tokens(images, token_stage=3)
 
 
@@ -142,7 +142,7 @@ def test_tokens_and_map_are_those_of_timm_on_a_grid_that_is_not_square(built: Bu
     swin_input = normalised_by_timm(images, "swin_tiny_patch4_window7_224")
     stages = model.swin.forward_intermediates(swin_input, norm=True, intermediates_only=True)
     assert stages[-1].shape == (2, 128, 3, 5)
-    torch.testing.assert_close(model.encode(images).swin, stages[-1])
+    torch.testing.assert_close(model.encode(images).transformer, stages[-1])
     for rows, stage in zip((24, 12, 6, 3), stages, strict=True):
         tokens = model.forward_with_tokens(images, token_stage=rows).tokens
         torch.testing.assert_close(tokens, stage.movedim(1, -1))
@@ -155,7 +155,7 @@ def test_a_patch_of_the_picture_moves_the_swin_cell_it_lies_under(
 ) -> None:
     changed = images[:1].clone()
     changed[..., 32 * row : 32 * (row + 1), 32 * column : 32 * (column + 1)] *= -1
-    before, after = (built().encode(picture).swin for picture in (images[:1], changed))
+    before, after = (built().encode(picture).transformer for picture in (images[:1], changed))
     assert before is not None and after is not None
     change = (after - before).norm(dim=1)[0]
     assert change.shape == (3, 5)
@@ -218,8 +218,8 @@ def test_the_default_model_has_known_shapes_and_names() -> None:
 @torch.no_grad()
 def test_maps_that_are_not_the_models_own_are_refused(built: Build, images: Tensor) -> None:
     maps = built("late").encode(images)
-    assert maps.cnn is not None and maps.swin is not None
-    one_cell = FeatureMaps(cnn=maps.cnn[..., :1, :1], swin=maps.swin)
+    assert maps.cnn is not None and maps.transformer is not None
+    one_cell = FeatureMaps(cnn=maps.cnn[..., :1, :1], swin=maps.transformer)
     for fusion, wrong in (("late", FeatureMaps(cnn=maps.cnn)), ("cross_attention", one_cell), ("cnn", maps)):
         with pytest.raises(ValueError, match="this model classifies maps of"):
             built(fusion).classify(wrong)

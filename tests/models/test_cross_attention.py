@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.models.cnnswin import FUSIONS, CNNViTFusion, CrossModelAttention, Fusion, ResidualMLP
-from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
+from app.models.feature_maps import Branch, FeatureMaps
+from tests.support.bundles import BRANCHES
 
 Build = Callable[..., CNNViTFusion]
 Classify = Callable[[FeatureMaps[Tensor]], Tensor]
@@ -29,8 +30,8 @@ def cell_normed(feature_map: Tensor) -> Tensor:
 @torch.no_grad()
 def test_every_swin_cell_spreads_its_attention_over_every_cnn_cell(finer_cnn: CNNViTFusion, images: Tensor) -> None:
     maps = finer_cnn.encode(images.double())
-    assert maps.cnn is not None and maps.swin is not None
-    assert (maps.cnn.shape[2:], maps.swin.shape[2:]) == ((6, 10), (3, 5))
+    assert maps.cnn is not None and maps.transformer is not None
+    assert (maps.cnn.shape[2:], maps.transformer.shape[2:]) == ((6, 10), (3, 5))
     attention = finer_cnn.classify(maps)[1]
     assert attention is not None and attention.shape == (2, 4, 3 * 5, 6 * 10)
     assert attention.min() > 0

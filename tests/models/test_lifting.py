@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from app.models.cnnswin import FUSIONS, CNNViTFusion, Fusion
-from app.models.feature_maps import BRANCHES, Branch, FeatureMaps
+from app.models.feature_maps import Branch, FeatureMaps
 from app.models.lifted_heads import lifted_head
 from app.models.lifting import LiftedHead
+from tests.support.bundles import BRANCHES
 
 Build = Callable[..., CNNViTFusion]
 PART = 1e-12  # of the largest value

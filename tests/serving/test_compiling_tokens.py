@@ -60,6 +60,10 @@ class Slow:
         return self.right.explain(maps, target)
 
     @property
+    def has_token_attention(self) -> bool:
+        return self.right.has_token_attention
+
+    @property
     def is_lifted(self) -> bool:
         return self.right.is_lifted
 
@@ -80,8 +84,8 @@ class Slow:
     def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
         return self.right.answer(maps, bias)
 
-    def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
-        return self.right.tokens(image, swin_gradient)
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"], gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
+        return self.right.tokens(image, gradient)
 
 
 @pytest.fixture

@@ -16,12 +16,13 @@ from torch.nn import functional
 
 from app.bundles.manifest import BASELINE, MANIFEST, WEIGHTS, Architecture, Calibration, Decision, Description, Metrics
 from app.models.cnnswin import CNNViTFusion, Fusion
-from app.models.feature_maps import FeatureMaps
+from app.models.feature_maps import Branch, FeatureMaps
 from app.shapes import Float
 from training.export.export import mean_maps, write_bundle
 from training.export.graphs import write_graphs
 
 Fields = dict[str, Any]
+BRANCHES: tuple[Branch, ...] = ("cnn", "swin")  # of tiny models
 
 
 def tiny_architecture(fusion: Fusion = "cross_attention") -> Architecture:
@@ -105,6 +106,16 @@ def write_tiny_bundle(
 def write_compiled_bundle(path: Path) -> Path:
     """The bundle of `tiny_model()` with graphs, as a bundle is usually served, written to `path`. Takes seconds."""
     return write_tiny_bundle(path, graphs=write_graphs(tiny_model().half().float(), []))
+
+
+def write_vit_bundle(path: Path) -> Path:
+    """A tiny bundle with graphs, whose transformer is a ViT with a grid of 4 × 4, written to `path`. Takes seconds."""
+    vit: Fields = {"depth": 2, "embed_dim": 24, "num_heads": 2}
+    fields = tiny_architecture().model_dump() | {"swin": "vit_tiny_patch16_224", "swin_options": vit}
+    model = random_model(image_size=(64, 64), **fields).half().float()
+    description = describe().model_copy(update={"architecture": Architecture(**fields)})
+    write_bundle(model, path, description, tiny_reference(model), write_graphs(model, []), None)
+    return path
 
 
 def edit(folder: Path, change: Callable[[Fields], object]) -> None:

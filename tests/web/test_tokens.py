@@ -83,4 +83,4 @@ def test_attention_can_be_of_a_class_and_of_the_swins_own_layer(tokens: Visit, s
     expect(tokens.page.locator("#of-class")).to_be_disabled()
     expect(tokens.page.locator("#target")).to_be_disabled()
     assert_looks_like(tokens.seen(), drawn(service, tokens, query=10, layer="swin"))
-    assert "among the Swin's tokens" in tokens.text("#caption")
+    assert "among the transformer's tokens" in tokens.text("#caption")

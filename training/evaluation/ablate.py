@@ -19,7 +19,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from app.models.cnnswin import FUSIONS, BranchesHead, ConcatHead, Fusion
-from app.models.feature_maps import BRANCHES
 from app.shapes import Float
 from training.data.samples import DataError, Sample, classes_of, read_samples, read_training_set, split_samples
 from training.evaluation.comparison import (
@@ -41,7 +40,7 @@ from training.metrics.calibration import softmax
 from training.metrics.classification import resamples
 from training.output import write_atomically
 from training.progress import tracked
-from training.recipe.config import Recipe, RecipeError, Start
+from training.recipe.config import STARTS, Recipe, RecipeError, Start
 from training.runs.run import Run, RunError, build_model, read_run
 
 
@@ -115,7 +114,8 @@ def variant_recipes(
             dim = min(sizes, key=lambda size: abs(sizes[size] - _parameter_count(reference.head)))
         recipes[fusion] = _with_fusion(recipe, fusion, dim)
         parameters[fusion] = _parameter_count(build_model(recipes[fusion], classes))
-        if fusion not in BRANCHES and abs(parameters[fusion] / _parameter_count(reference) - 1) > MAX_PARAMETER_GAP:
+        gap = abs(parameters[fusion] / _parameter_count(reference) - 1)
+        if fusion not in STARTS and gap > MAX_PARAMETER_GAP:
             raise RecipeError(
                 f"model.heads: with a dim that is a multiple of {heads}, {fusion} has at best {parameters[fusion]:,} "
                 f"parameters, which differs from {REFERENCE}'s {_parameter_count(reference):,} by more than "
@@ -125,7 +125,8 @@ def variant_recipes(
 
 
 def _with_fusion(recipe: Recipe, fusion: Fusion, dim: int) -> Recipe:
-    absent: dict[str, Start] = {branch: Start() for branch in BRANCHES if fusion in BRANCHES and fusion != branch}
+    of_one_branch = fusion in STARTS
+    absent: dict[str, Start] = {branch: Start() for branch in STARTS if of_one_branch and fusion != branch}
     model = recipe.model.model_copy(update={"fusion": fusion, "dim": dim})
     return recipe.model_copy(update={"model": model, "start": recipe.start.model_copy(update=absent)})
 

@@ -42,8 +42,8 @@ from app.bundles.texts import Prose, Text
 from app.engines.load import load_engine
 from app.engines.torch import device_of, load_model
 from app.models.cnnswin import CNNViTFusion
-from app.models.feature_maps import FeatureMaps
-from app.models.swin_tokens import swin_tokens
+from app.models.feature_maps import FeatureMaps, weights_of
+from app.models.transformer_tokens import transformer_tokens
 from app.pictures.bit_depth import Stretch
 from app.shapes import Float, Int, UInt8
 from app.trust.fitted import trust_of
@@ -55,7 +55,7 @@ from training.loading.forward import predict, prepared_batches, to_model_input
 from training.metrics.calibration import fit_temperature, mean_nll, softmax, youden_threshold
 from training.metrics.classification import auroc
 from training.output import naming
-from training.recipe.config import Recipe, StrictModel, fault_sentence
+from training.recipe.config import STARTS, Recipe, StrictModel, fault_sentence
 from training.recipe.plain_yaml import parse_yaml
 from training.runs.contents import changed_files, content_marks, read_marks, refuse_changed
 from training.runs.run import read_run
@@ -65,6 +65,11 @@ from training.trust.write import NO_TRUST, write_with_trust
 
 CHECKED_PICTURES = 25  # number of pictures on which a new bundle is compared with its model
 MAX_LOGIT_ERROR = 1e-4  # largest difference of a logit that rounding explains
+# The note of a bundle whose run had `keep: best`.
+CHOSEN_ON_VAL = (
+    "The weights are those of the epoch with the best AUROC on val, so that the figures on val are better than those "
+    "on other pictures."
+)
 
 
 class ExportError(TrainingProblem, ValueError):
@@ -119,7 +124,10 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
     checked = prepared_batches(run.samples_of("val")[:CHECKED_PICTURES], size, recipe.stretch)
     lacking: list[str] = []
     graphs = write_graphs(model, to_engine_batches(checked), lacking.append)
-    calibration, decision, metrics = calibrate(logits.astype(np.float64), labels, classes, positive)
+    try:
+        calibration, decision, metrics = calibrate(logits.astype(np.float64), labels, classes, positive)
+    except ValueError as error:
+        raise ExportError(f"the model of {folder} tells no classes apart on val: {error}; train anew") from error
     description = Description(
         name=card.name,
         version=card.version,
@@ -131,7 +139,7 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
         metrics=metrics,
         licence=card.licence,
         data=card.data,
-        notes=(*card.notes, *lacking),
+        notes=(*card.notes, *lacking, *([CHOSEN_ON_VAL] if recipe.keep == "best" else [])),
         recipe=_public_recipe(recipe),
     )
     means = mean_maps(model, prepared_batches(run.samples_of("train"), size, recipe.stretch))
@@ -283,11 +291,12 @@ def _refuse_not_finite(model: CNNViTFusion) -> None:
 
 
 def _public_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as plain data in which a file of weights has no folder, since folders are private."""
+    """Return the recipe as plain data in which what it starts from has no folder, since folders are private."""
     fields: dict[str, Any] = recipe.model_dump(mode="json")
-    for start in fields["start"].values():
-        if start["weights"] is not None:
-            start["weights"] = Path(start["weights"]).name
+    start = fields["start"]
+    for source, key in ((start, "bundle"), *((start[branch], "weights") for branch in STARTS)):
+        if source[key] is not None:
+            source[key] = Path(source[key]).name
     return fields
 
 
@@ -330,11 +339,12 @@ def _manifest(model: CNNViTFusion, description: Description, files: dict[str, st
     height_px, width_px = model.image_size
     normalization = {
         branch: Normalization(
-            mean=tuple(_to_stored(getattr(model, f"{branch}_mean")).flatten().tolist()),
-            std=tuple(_to_stored(getattr(model, f"{branch}_std")).flatten().tolist()),
+            mean=tuple(_to_stored(getattr(model, f"{weights_of(branch)}_mean")).flatten().tolist()),
+            std=tuple(_to_stored(getattr(model, f"{weights_of(branch)}_std")).flatten().tolist()),
         )
         for branch in model.map_shapes
     }
+    tokens = transformer_tokens(model) if TOKENS in files else None
     return Manifest(
         **dict(description),
         format=FORMAT,
@@ -347,6 +357,7 @@ def _manifest(model: CNNViTFusion, description: Description, files: dict[str, st
         ),
         normalization=normalization,
         map_shapes=dict(model.map_shapes),
-        token_stages=tokens.heights if TOKENS in files and (tokens := swin_tokens(model)) is not None else (),
+        token_stages=() if tokens is None else tokens.heights,
+        token_attention=tokens is not None and tokens.has_attention,
         files=files,
     )

@@ -32,7 +32,7 @@ from training.export.tracing import (
     GraphError,
     Graphs,
     TokenGraphError,
-    explainable_tokens,
+    refuse_masks_of_any_size,
     trace_answer,
     trace_tokens,
     trace_trunk,
@@ -42,7 +42,7 @@ Images = UInt8[np.ndarray, "_b h w 3"]  # batches of one call differ in size
 
 MAX_TRUNK_ERROR, MAX_HEAD_ERROR = 1e-3, 1e-5  # largest error of a graph, relative to the largest value
 MAX_STORED_ERROR = 1e-2  # largest change of a logit by storing the graphs in fp16
-WITHOUT_TOKENS = "The compiled graphs do not explain the Swin's tokens"  # how the note on it begins
+WITHOUT_TOKENS = "The compiled graphs do not explain the transformer's tokens"  # how the note on it begins
 _ALIGNED_BYTES = 64
 __all__ = ["WITHOUT_TOKENS", "GraphError", "check_exportable", "to_engine_batches", "to_fp16_files", "write_graphs"]
 _CONSTANTS = ".//layer[@type='Const']/data"
@@ -60,8 +60,8 @@ def write_graphs(
     """Trace a model to graphs, check them, and return the content of a bundle's graph files by name.
 
     The model is in eval mode, with its weights rounded as the bundle stores them. The graphs are compared with it on
-    noise and on the batches `pictures`, on the CPU in float32. `report` receives a sentence if the model has a Swin
-    whose tokens cannot have a graph. Raises GraphError.
+    noise and on the batches `pictures`, on the CPU in float32. `report` receives a sentence if the model's
+    tokens cannot have a graph. Raises GraphError.
     """
     height, width = model.image_size
     batches, model = [_soft_noise(height, width), *pictures], on_device(model, "cpu")
@@ -99,13 +99,15 @@ def check_exportable(model: CNNViTFusion, report: Callable[[str], None]) -> None
     """Check that graphs can be made of a model with these backbones, whatever its weights become. Takes seconds.
 
     The trunk is traced, and read as a bundle's is, but not compared with the model; heads are those of this project,
-    which all have graphs. `report` receives a sentence if the Swin's tokens will have no graph. The model is left as it
-    is. Raises GraphError.
+    which all have graphs. `report` receives a sentence if the transformer's tokens will have no graph. The model is
+    left as it is. Raises GraphError.
     """
-    files = _saved("trunk", trace_trunk(copy.deepcopy(model).cpu().eval().requires_grad_(False)))
-    _read_file(files, "trunk.xml", "trunk.bin", GraphError)
+    model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    _read_file(_saved("trunk", trace_trunk(model)), "trunk.xml", "trunk.bin", GraphError)
     try:
-        explainable_tokens(model)
+        refuse_masks_of_any_size(model)
+        if "vit" in model.map_shapes:  # the tokens of any other Swin are known to have one
+            trace_tokens(model)
     except TokenGraphError as error:
         report(_without_tokens(error))
 
@@ -249,8 +251,11 @@ def _check_tokens(
 ) -> None:
     if not graphs.token_stages:
         return
-    expected, actual = (engine.tokens(image, head.gradients["swin"][0]) for engine in (module, graphs))
-    _check_close("the Swin's attention", actual.attention, expected.attention, tolerance, TokenGraphError)
+    gradient = head.gradients.transformer
+    assert gradient is not None
+    expected, actual = (engine.tokens(image, gradient[0]) for engine in (module, graphs))
+    if expected.attention is not None and actual.attention is not None:
+        _check_close("the tokens' attention", actual.attention, expected.attention, tolerance, TokenGraphError)
     for height, saliency in expected.saliency.items():
         name = f"the saliency of {height} rows of tokens"
         _check_close(name, actual.saliency[height], saliency, tolerance, TokenGraphError)

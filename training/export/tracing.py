@@ -1,7 +1,7 @@
 """Tracing of a model to OpenVINO inference graphs that include the gradients.
 
 The trunk is traced as it is. The head is traced together with the gradients of the score with respect to the maps and
-the attention, and the Swin's tokens together with the backward pass through the Swin. Differentiation happens here,
+the attention, and the transformer's tokens together with the backward pass through it. Differentiation happens here,
 once; the graphs are plain arithmetic.
 """
 
@@ -30,9 +30,12 @@ from torch._decomp import decomposition_table, get_decompositions
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from app.bundles.graph_names import (
+    TOKEN_ATTENTION,
+    TOKEN_GRADIENT,
     baseline_input,
     channels_input,
     evidence_output,
@@ -45,7 +48,7 @@ from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import Branch, FeatureMaps
 from app.models.lifted_heads import lifted_head
 from app.models.lifting import LiftedHead
-from app.models.swin_tokens import SwinTokens, swin_tokens
+from app.models.transformer_tokens import TransformerTokens, transformer_tokens
 from app.shapes import Float, UInt8
 from training.errors import TrainingProblem
 
@@ -61,13 +64,13 @@ class GraphError(TrainingProblem, ValueError):
 
 
 class TokenGraphError(GraphError):
-    """The graph of the Swin's tokens alone cannot be made, or differs from its module."""
+    """The graph of the transformer's tokens alone cannot be made, or differs from its module."""
 
 
 class Graphs(NamedTuple):
     """A model's graphs in float32.
 
-    `lifted` is None for a head that cannot be lifted, and `tokens` if the model has no Swin tokens to show.
+    `lifted` is None for a head that cannot be lifted, and `tokens` if the model has no transformer.
     """
 
     trunk: ov.Model
@@ -82,7 +85,7 @@ def trace(model: CNNViTFusion) -> Graphs:
 
 
 def trace_answer(model: CNNViTFusion) -> Graphs:
-    """Trace the trunk and both forms of the head, without the graph of the Swin's tokens. Raises GraphError."""
+    """Trace the trunk and both forms of the head, without the graph of the transformer's tokens. Raises GraphError."""
     trunk, lifted = trace_trunk(model), lifted_head(model.head)
     with _tracing("the head", GraphError):
         return Graphs(trunk, head_graph(model), None if lifted is None else lifted_graph(model, lifted), None)
@@ -95,20 +98,17 @@ def trace_trunk(model: CNNViTFusion) -> ov.Model:
 
 
 def trace_tokens(model: CNNViTFusion) -> ov.Model | None:
-    """Trace the graph of the Swin's tokens. None if the model has no Swin. Raises TokenGraphError."""
-    tokens = explainable_tokens(model)
-    if tokens is None:
-        return None
-    with _tracing("the tokens of the Swin", TokenGraphError):
-        return tokens_graph(model, tokens)
+    """Trace the graph of the transformer's tokens. None if the model has none. Raises TokenGraphError."""
+    refuse_masks_of_any_size(model)
+    with _tracing("the tokens of the transformer", TokenGraphError):
+        tokens = transformer_tokens(model)
+        return None if tokens is None else tokens_graph(model, tokens)
 
 
-def explainable_tokens(model: CNNViTFusion) -> SwinTokens | None:
-    """The module of the Swin's tokens. None if the model has no Swin. Raises TokenGraphError if it has another kind."""
-    tokens = swin_tokens(model)
-    if tokens is None and model.swin is not None:
-        raise TokenGraphError("its blocks are not those of the first Swin at a fixed picture size")
-    return tokens
+def refuse_masks_of_any_size(model: CNNViTFusion) -> None:
+    """Raises TokenGraphError for a Swin that makes the masks of its windows anew, of which the graph would be wrong."""
+    if any(getattr(block, "dynamic_mask", False) for block in model.modules()):
+        raise TokenGraphError("its windows have masks for pictures of any size (dynamic_img_size)")
 
 
 @contextmanager
@@ -229,15 +229,15 @@ def lifted_graph(model: CNNViTFusion, lifted: LiftedHead) -> ov.Model:
     return _name_ports(graph, list(inputs), [*map(evidence_output, shapes), "logits", *map(lifted_output, shapes)])
 
 
-def tokens_graph(model: CNNViTFusion, tokens: SwinTokens) -> ov.Model:
-    """Trace the saliency of the Swin's tokens at every stage, and its last block's attention, for one picture."""
+def tokens_graph(model: CNNViTFusion, tokens: TransformerTokens) -> ov.Model:
+    """Trace the saliency of the tokens at every stage of the transformer, and the attention of its last block."""
     height, width = model.image_size
-    example = (torch.zeros(1, height, width, 3, dtype=torch.uint8), torch.zeros(1, *model.map_shapes["swin"]))
+    example = (torch.zeros(1, height, width, 3, dtype=torch.uint8), torch.zeros(1, *model.map_shapes[tokens.branch]))
     with sdpa_kernel(SDPBackend.MATH):  # fused kernels have no backward pass that a graph could express
         traced = make_fx(tokens, decomposition_table=_decompositions(), _allow_non_fake_inputs=True)(*example)
     graph = _fold_constants(_convert(traced, [value.shape for value in example]))
     stages = [token_output(stage_height) for stage_height in tokens.heights]
-    return _name_ports(graph, ["images", "swin_gradient"], [*stages, "swin_attention"])
+    return _name_ports(graph, ["images", TOKEN_GRADIENT], stages + [TOKEN_ATTENTION] * tokens.has_attention)
 
 
 def _lengths_but(others: Set[int]) -> Iterator[int]:
@@ -253,8 +253,7 @@ def _decompositions() -> dict[Any, Any]:
 
     OpenVINO runs networks forward: it has no operator of a backward pass, and no norm that returns its statistics,
     which the backward pass uses. Nor has it the product of a matrix and a vector. So all of them are decomposed that
-    torch can decompose. The exception is a convolution: OpenVINO registers a rule for it that holds for some strides
-    only, and no part that is differentiated has one.
+    torch can decompose. OpenVINO has a rule for the backward pass of a convolution that holds for some strides only.
     """
     aten = torch.ops.aten
     backward = [
@@ -263,7 +262,80 @@ def _decompositions() -> dict[Any, Any]:
         if "backward" in str(operator) and operator is not aten.convolution_backward.default
     ]
     norms = [aten.native_layer_norm, aten.native_group_norm, aten._fused_rms_norm]
-    return get_decompositions([*backward, *norms, aten.mv])
+    windows = {
+        aten.convolution_backward.default: _convolution_backward,
+        aten.avg_pool2d_backward.default: _average_backward,
+    }
+    return get_decompositions([*backward, *norms, aten.mv]) | windows
+
+
+def _convolution_backward(
+    gradient: Tensor,
+    values: Tensor,
+    weight: Tensor,
+    bias_sizes: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    output_mask: Sequence[bool],
+) -> Any:
+    """The gradient with respect to what a convolution was given, as a convolution. Its weights are constant.
+
+    The gradient is spread by the stride, with zeros between, and convolved with the mirrored weights: what OpenVINO
+    makes of a transposed convolution with a stride is something else.
+    """
+    if transposed or any(output_mask[1:]):
+        return NotImplemented
+    margins: list[int] = []
+    for side, step in enumerate(stride, 2):
+        gradient = _spread(gradient, side, step)
+        reach = dilation[side - 2] * (weight.shape[side] - 1)
+        before = reach - padding[side - 2]
+        margins = [before, values.shape[side] + reach - gradient.shape[side] - before, *margins]
+    if min(margins) < 0:
+        return NotImplemented
+    mirrored = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1).flip(2, 3)
+    padded = functional.pad(gradient, margins)
+    convolution = torch.ops.aten.convolution.default
+    return convolution(padded, mirrored, None, [1, 1], [0, 0], dilation, False, [0, 0], groups), None, None
+
+
+def _average_backward(
+    gradient: Tensor,
+    values: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    counts_padding: bool,
+    divisor: int | None,
+) -> Any:
+    """The gradient with respect to what was averaged: an average is a convolution of every channel."""
+    if ceil_mode or divisor is not None:
+        return NotImplemented
+    channels, (rows, columns) = values.shape[1], kernel
+    weight = torch.full((channels, 1, rows, columns), 1 / (rows * columns))
+    steps, no_bias = stride or kernel, [True, False, False]
+    if any(padding) and not counts_padding:
+        inside = functional.avg_pool2d(torch.ones(1, 1, *values.shape[2:]), tuple(kernel), tuple(steps), tuple(padding))
+        gradient = gradient / inside
+    of_values = _convolution_backward(
+        gradient, values, weight, None, steps, padding, [1, 1], False, [0, 0], channels, no_bias
+    )
+    return of_values if of_values is NotImplemented else of_values[0]
+
+
+def _spread(values: Tensor, side: int, step: int) -> Tensor:
+    """Values with `step - 1` zeros between neighbours along a side."""
+    if step == 1:
+        return values
+    length = values.shape[side]
+    zeros = torch.zeros_like(values).unsqueeze(side + 1)
+    apart = torch.cat([values.unsqueeze(side + 1), *[zeros] * (step - 1)], dim=side + 1).flatten(side, side + 1)
+    return apart.narrow(side, 0, (length - 1) * step + 1)
 
 
 def graph_of_any_length(module: nn.Module, example: Sequence[Tensor], sizes: Sequence[Sequence[int]]) -> ov.Model:

@@ -118,7 +118,7 @@ def _heatmaps(predictor: Predictor, picture: MaskedPicture) -> dict[str, Heatmap
             for explanation in predictor.explain(prediction, predictor.accept(request), shifted):
                 heatmaps[f"{explanation.branch} {method}{name}"] = explanation.heatmap
     for stage in predictor.engine.token_stages:
-        heatmaps[f"swin token saliency, stage {stage}"] = predictor.explain_one(prediction, TokenRequest(stage)).heatmap
+        heatmaps[f"token saliency, stage {stage}"] = predictor.explain_one(prediction, TokenRequest(stage)).heatmap
     rows, columns = next(iter(heatmaps.values())).shape
     return heatmaps | {CENTRED: np.outer(gaussian_profile(rows), gaussian_profile(columns))}
 

@@ -26,6 +26,7 @@ from training.loading.augment import TwoViews
 from training.loading.unreadable import ReplacingSet
 from training.loading.views import EpochBatches, TrainingSet
 from training.loading.workers import loaded
+from training.loop.best import Best
 from training.loop.ema import Ema
 from training.loop.loss import Loss
 from training.loop.optim import build_optimizer, set_rates
@@ -150,9 +151,10 @@ class Trainer:
         for stage in self.recipe.stages:
             trainable_names(self.model, stage)  # raises for an impossible stage now, not after hours
         if state is None:
-            for sentence in load_start_weights(self.model, self.recipe):
+            for sentence in load_start_weights(self.model, self.recipe, run.classes):
                 self.report(sentence)
         self.ema, self.progress, self._log_bytes = Ema(self.model, self.recipe.ema_decay), Progress(), 0
+        self.best = Best()
         if state is not None:
             self._restore(state)
 
@@ -167,6 +169,9 @@ class Trainer:
         try:
             loader = self._loader()
             for epoch in range(self.progress.update // self.batches.updates, self.recipe.epochs):
+                if self.best.is_over(epoch, self.recipe):
+                    self.report(f"stopped early: none of {self.recipe.early_stopping} epochs was better on val")
+                    break
                 if self._epoch(epoch, loader, stop):
                     self.report(f"stopped after update {self.progress.update}: continue with fit … --resume")
                     return
@@ -267,6 +272,7 @@ class Trainer:
     def _end_epoch(self, epoch: int, name: str, timing: dict[str, float]) -> None:
         """Evaluate the averaged weights, and write the epoch's record."""
         val = self._evaluate(epoch)
+        self.best.see(epoch, val["auroc"], self.ema.model, self.recipe)
         loss, self.progress.loss_sum = self.progress.loss_sum / self.batches.updates, 0.0
         stage = self.recipe.stage_at(epoch).name
         position = {"kind": "epoch", "epoch": epoch, "update": self.progress.update, "stage": stage}
@@ -286,11 +292,17 @@ class Trainer:
         return validation.metrics
 
     def _finish(self) -> None:
+        epochs = self.progress.update // self.batches.updates
+        if self.best.weights is not None:
+            self.ema.model.load_state_dict(self.best.weights)
         if self.processes.writes:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self.ema.model.state_dict().items()}
             write_atomically(self.run.weights, safetensors.torch.save(tensors))
         val = self._evaluate(self.recipe.epochs - 1)
-        self._write({"kind": "end", "update": self.progress.update, "val": val})
+        kept = self.best.epoch if self.recipe.keep == "best" else epochs - 1
+        self._write({"kind": "end", "update": self.progress.update, "val": val, "kept_epoch": kept})
+        if self.recipe.keep == "best" or self.recipe.early_stopping:
+            self.report(self.best.remark(self.recipe, epochs))
         self.report(f"finished after {self.progress.update} updates: {self.run.weights}")
         self.processes.wait()
 
@@ -303,6 +315,7 @@ class Trainer:
             "optimizer": self.updater.adam.state_dict(),
             "scaler": self.updater.scaler.state_dict(),
             "progress": asdict(self.progress),
+            "best": self.best.state(),
             "log_bytes": self.log.sync(),
         }
         save_checkpoint(self.run.checkpoints, self.progress.update, state, self.recipe.keep_checkpoints)
@@ -314,6 +327,7 @@ class Trainer:
             self.updater.adam.load_state_dict(state["optimizer"])
             self.updater.scaler.load_state_dict(state["scaler"])
             self.progress, self._log_bytes = Progress(**state["progress"]), state["log_bytes"]
+            self.best = Best(**state.get("best", {}))  # checkpoints of older versions have none
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
             raise RunError(
                 f"the newest checkpoint in {self.run.checkpoints} is not of this model or this version "

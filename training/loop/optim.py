@@ -1,4 +1,4 @@
-"""Parameter groups and the learning-rate schedule.
+"""Parameter groups and the learning-rate schedule, with rates that fall towards the first layers of the transformer.
 
 The optimizer has all parameters from the first update on, frozen ones included. A change of stage therefore neither
 discards Adam's state nor shifts the schedule.
@@ -7,7 +7,9 @@ discards Adam's state nor shifts the schedule.
 from __future__ import annotations
 
 import math
+from typing import Any
 
+from timm.models import group_parameters
 from torch import nn, optim
 
 from training.recipe.config import Recipe
@@ -16,29 +18,44 @@ from training.recipe.config import Recipe
 def group_of(name: str, parameter: nn.Parameter) -> tuple[str, bool]:
     """Return the name of a parameter's learning rate in `Rates`, and whether the parameter has weight decay.
 
-    `name` is the parameter's name in `CNNViTFusion`. Norms and biases of all parts share one rate. They and the
-    position tables have no weight decay.
+    `name` is the parameter's name in `CNNViTFusion`. Norms and biases of all parts share one rate. They, the
+    position tables and the tokens of no cell have no weight decay.
     """
     if parameter.ndim == 1:
         return "norm_and_bias", False
-    decays = not name.endswith(("_position", "position_bias_table"))
+    decays = not name.endswith(("_position", "position_bias_table", "pos_embed", "_token"))
     return name.split(".")[0], decays
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> optim.AdamW:
-    """Build AdamW (Loshchilov & Hutter 2019). Each group has one learning rate, whose name in `Rates` is its `rate`."""
-    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    """Build AdamW (Loshchilov & Hutter 2019). Each group has one learning rate, whose name in `Rates` is its `rate`.
+
+    The rate of a group is multiplied by its `share`, which is less than 1 for earlier layers of the transformer if the
+    recipe has a `swin_layer_decay` (Clark et al. 2020, "ELECTRA", section 3.4).
+    """
+    groups: dict[tuple[str, bool, float], list[nn.Parameter]] = {}
+    shares = _layer_shares(getattr(model, "swin", None), recipe.rates.swin_layer_decay)
     for name, parameter in model.named_parameters():
-        groups.setdefault(group_of(name, parameter), []).append(parameter)
+        groups.setdefault((*group_of(name, parameter), shares.get(name, 1.0)), []).append(parameter)
     return optim.AdamW(
         {
             "params": parameters,
             "rate": rate,
-            "lr": getattr(recipe.rates, rate),
+            "share": share,
+            "lr": getattr(recipe.rates, rate) * share,
             "weight_decay": recipe.weight_decay * decays,
         }
-        for (rate, decays), parameters in groups.items()
+        for (rate, decays, share), parameters in groups.items()
     )
+
+
+def _layer_shares(transformer: Any, decay: float) -> dict[str, float]:
+    """The share of the rate for each parameter of the transformer: 1 in its last layer, as timm counts layers."""
+    if transformer is None or decay == 1:
+        return {}
+    layers: dict[str, int] = group_parameters(transformer, transformer.group_matcher(coarse=False), reverse=True)
+    last = max(layers.values())
+    return {f"swin.{name}": decay ** (last - layer) for name, layer in layers.items()}
 
 
 def warmup_cosine(update: int, warmup: int, total: int) -> float:
@@ -57,5 +74,6 @@ def set_rates(adam: optim.AdamW, recipe: Recipe, update: int, total: int) -> dic
     factor = warmup_cosine(update, int(recipe.warmup_share * total), total)
     rates = {}
     for group in adam.param_groups:
-        group["lr"] = rates[group["rate"]] = getattr(recipe.rates, group["rate"]) * factor
+        rates[group["rate"]] = getattr(recipe.rates, group["rate"]) * factor
+        group["lr"] = rates[group["rate"]] * group.get("share", 1.0)  # checkpoints of older versions have none
     return rates

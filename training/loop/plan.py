@@ -73,8 +73,8 @@ def recipe_warnings(model: CNNViTFusion, recipe: Recipe, classes: int, pictures:
         yield f"batches of {recipe.batch_size} often hold one class only, and MixUp has no effect then: use larger ones"
     if recipe.batch_norm == "sync" and part < 8:
         yield f"batch_norm: sync computes statistics of {part} pictures, which are noisy: consider frozen"
-    if model.swin is not None:
-        for number, stage in enumerate(model.swin.layers, 1):
+    if "swin" in model.map_shapes:
+        for number, stage in enumerate(getattr(model.swin, "layers", ()), 1):
             height, width = stage.blocks[0].input_resolution
             rows, columns = stage.blocks[0].window_size
             if height % rows or width % columns:
@@ -102,8 +102,7 @@ def activation_bytes(model: CNNViTFusion, stage: Stage, recipe: Recipe) -> int:
 
 
 def _branches(model: CNNViTFusion, recipe: Recipe) -> str:
-    names = {"cnn": recipe.model.cnn, "swin": recipe.model.swin}
-    return " and ".join(names[branch] for branch in model.map_shapes)
+    return " and ".join(recipe.model.cnn if branch == "cnn" else recipe.model.swin for branch in model.map_shapes)
 
 
 def _stage_lines(model: CNNViTFusion, recipe: Recipe, total: int) -> Iterator[str]:
@@ -133,7 +132,7 @@ def _trained_parts(model: CNNViTFusion, stage: Stage) -> str:
         last = stage.cnn
         parts.append(f"CNN (last {last.last} {last.unit}s)" if isinstance(last, LastUnits) else "CNN")
     if model.swin is not None and stage.swin == "all":
-        parts.append("Swin")
+        parts.append("Swin" if "swin" in model.map_shapes else "transformer")
     return ", ".join([*parts, "attention and classifier" if model.fusion == "cross_attention" else "classifier"])
 
 
@@ -190,14 +189,18 @@ def _rate_warnings(recipe: Recipe, pictures: int | None) -> Iterator[str]:
 
 
 def _branch_warnings(model: CNNViTFusion, recipe: Recipe) -> Iterator[str]:
+    if recipe.start.bundle is not None and not recipe.start.bundle.is_dir():
+        yield f"start.bundle: there is no folder {recipe.start.bundle} on this machine"
+    if recipe.early_stopping >= recipe.epochs:
+        yield f"early_stopping {recipe.early_stopping} of {recipe.epochs} epochs never ends the run"
     for branch in model.map_shapes:
-        backbone: nn.Module = getattr(model, branch)
-        start = getattr(recipe.start, branch)
+        backbone: nn.Module = model.cnn if branch == "cnn" else model.swin
+        start = getattr(recipe.start, "cnn" if branch == "cnn" else "swin")
         if start.weights is not None and not start.weights.is_file():
             yield f"start.{branch}.weights: there is no file {start.weights} on this machine"
-        if start.pretrained or start.weights:
+        if start.pretrained or start.weights or recipe.start.bundle:
             continue
-        settings = [getattr(stage, branch) for stage in recipe.stages]
+        settings = [stage.cnn if branch == "cnn" else stage.swin for stage in recipe.stages]
         partly = [stage.name for stage, setting in zip(recipe.stages, settings, strict=True) if setting != "all"]
         if "all" not in settings:
             yield f"the {branch} has random weights and never trains as a whole: give start.{branch}, or train it"

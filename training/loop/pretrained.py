@@ -1,7 +1,7 @@
 """Initial weights of the branches, from a local file or from timm's download.
 
-Both are loaded by timm, which adapts a Swin's position tables to the picture size. Both must provide every tensor of
-the backbone. What a local file has beside them, such as a classifier, is left out, and said.
+Both are loaded by timm, which adapts a transformer's position tables to the picture size. Both must provide every
+tensor of the backbone. What a local file has beside them, such as a classifier, is left out, and said.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import timm
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import Tensor, nn
 
+from app.models.backbones import size_options
 from app.models.cnnswin import CNNViTFusion
-from app.models.feature_maps import BRANCHES, Branch
 from training.loop.checkpoint_files import WeightsError, find_weights, read_weights
-from training.recipe.config import Recipe
+from training.loop.start_bundle import load_start_bundle
+from training.recipe.config import STARTS, Recipe
 from training.runs.torch_files import not_finite_tensor
 
 # The base class is the error of the HTTP library that the installed huggingface_hub uses.
@@ -34,13 +35,16 @@ _METADATA_TIMEOUT_S = 10
 __all__ = ["WeightsError", "load_backbone", "load_start_weights"]
 
 
-def load_start_weights(model: CNNViTFusion, recipe: Recipe) -> list[str]:
-    """Load the initial weights that `recipe.start` names for each branch. Other branches keep their weights.
+def load_start_weights(model: CNNViTFusion, recipe: Recipe, classes: tuple[str, ...]) -> list[str]:
+    """Load the initial weights that `recipe.start` names into a model of these classes. All others stay as they are.
 
-    Returns a sentence for each branch that was filled: what was loaded, and what was left out. Raises WeightsError.
+    Returns sentences: what was loaded, and what was left out. Raises WeightsError, and what reading a bundle or a run
+    raises.
     """
+    if recipe.start.bundle is not None:
+        return [load_start_bundle(model, recipe, classes, recipe.start.bundle)]
     sentences = []
-    for branch in BRANCHES:
+    for branch in STARTS:
         start, backbone = getattr(recipe.start, branch), getattr(model, branch)
         if not start.pretrained and start.weights is None:
             continue
@@ -73,7 +77,7 @@ def load_backbone(backbone: nn.Module, timm_name: str, path: Path, options: Mapp
     found = find_weights(
         read_weights(path), whole, backbone.state_dict(), partial(_convert, timm_model), path.name, model
     )
-    # timm adapts a Swin's position tables. Its own random classifier stands in for the file's, whatever that has.
+    # timm adapts position tables. Its own random classifier stands in for the file's, whatever that has.
     source = {"state_dict": whole | found.tensors, "label_offset": 0}
     try:
         _load(backbone, timm_name, options, source)
@@ -91,7 +95,7 @@ def _convert(timm_model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Ten
         return {}
 
 
-def _download(backbone: nn.Module, timm_name: str, branch: Branch, options: Mapping[str, Any]) -> str:
+def _download(backbone: nn.Module, timm_name: str, branch: str, options: Mapping[str, Any]) -> str:
     config = timm.models.get_pretrained_cfg(timm_name)
     if config is None or not config.has_weights:
         raise WeightsError(
@@ -147,11 +151,12 @@ def _load(
     )
 
 
-def _options(recipe: Recipe, branch: Branch) -> dict[str, Any]:
+def _options(recipe: Recipe, branch: str) -> dict[str, Any]:
     """Return the arguments that `CNNViTFusion` passes to timm for the branch."""
     if branch == "cnn":
         return recipe.model.cnn_options
-    return {"img_size": recipe.model.image_size, **recipe.model.swin_options}
+    size = recipe.model.swin_image_size or recipe.model.image_size
+    return size_options(recipe.model.swin, size) | recipe.model.swin_options
 
 
 def _with_options(timm_name: str, options: Mapping[str, Any]) -> str:

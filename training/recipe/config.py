@@ -79,7 +79,7 @@ Name = Annotated[str, Field(min_length=1), AfterValidator(_check_name)]
 
 
 class ModelConfig(StrictModel):
-    """The arguments of `CNNViTFusion`. The `…_options` are passed to timm's constructors."""
+    """The arguments of `CNNViTFusion`. `swin` is any transformer. The `…_options` are passed to timm's constructors."""
 
     cnn: str = "efficientnet_b0"
     swin: str = "swin_tiny_patch4_window7_224"
@@ -90,6 +90,9 @@ class ModelConfig(StrictModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     cnn_options: dict[str, Any] = {}
     swin_options: dict[str, Any] = {}
+    cnn_reduction: int | None = Field(None, ge=1, le=2048)
+    swin_reduction: int | None = Field(None, ge=1, le=2048)
+    swin_image_size: tuple[Side, Side] | None = Field(None, description="where it is not image_size")
 
 
 class Start(StrictModel):
@@ -106,10 +109,20 @@ class Start(StrictModel):
 
 
 class Starts(StrictModel):
-    """The initial weights of both branches. The head always has random initial weights."""
+    """The initial weights: of each branch, under a head with random weights, or of a bundle or a finished run."""
 
     cnn: Start = Start()
     swin: Start = Start()
+    bundle: WeightsPath | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Starts:
+        if self.bundle and (self.cnn != Start() or self.swin != Start()):
+            raise ValueError("bundle: PATH fills both branches, so it excludes start.cnn and start.swin")
+        return self
+
+
+STARTS = ("cnn", "swin")  # the keys of `Starts` that are of a branch
 
 
 class LastUnits(StrictModel):
@@ -189,6 +202,9 @@ class Rates(StrictModel):
     swin: float = Field(1e-4, gt=0, le=1e30)
     head: float = Field(2e-4, gt=0, le=1e30, description="attention and classifier")
     norm_and_bias: float = Field(5e-5, gt=0, le=1e30)
+    swin_layer_decay: float = Field(
+        1.0, gt=0, le=1, description="factor on all rates of the Swin from a layer to the one before"
+    )
 
 
 Imbalance = Literal["none", "class_weights", "balanced_sampling", "logit_adjustment"]
@@ -239,6 +255,12 @@ class Recipe(StrictModel):
         200, ge=1, le=1_000_000_000, description="updates between two checkpoints inside an epoch"
     )
     keep_checkpoints: int = Field(2, ge=1, le=1_000_000)
+    keep: Literal["last", "best"] = Field(
+        "last", description="the weights of the run: of its end, or of the epoch with the best AUROC on val"
+    )
+    early_stopping: int = Field(
+        0, ge=0, le=100_000, description="epochs without a better AUROC on val after which the run ends; 0: none"
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Recipe:

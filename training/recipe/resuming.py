@@ -45,6 +45,8 @@ RESUME_RULES: dict[str, ResumeRule] = {
     "workers": ResumeRule("yes", _FREE_LOADING),
     "log_updates": ResumeRule("yes", "the log has more or fewer lines from there on; the weights are the same"),
     "checkpoint_updates": ResumeRule("yes", "checkpoints are written at other updates; the weights are the same"),
+    "keep": ResumeRule("no", "a checkpoint has the best weights only if they were to be kept"),
+    "early_stopping": ResumeRule("no", "it says when the run ends"),
     "keep_checkpoints": ResumeRule("yes", "more or fewer files are kept; the weights are the same"),
 }
 

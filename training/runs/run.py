@@ -7,7 +7,6 @@ has finished, `ema.safetensors`.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from app.bundles.manifest import Architecture, InputRule
@@ -272,10 +272,12 @@ def lock_run(folder: Path) -> Iterator[None]:
     Raises RunError if another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            # flock would be inherited by loading workers, which hold it for seconds after this process is killed.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"another process is training {folder}: wait for it, or stop it") from error
+    lock = FileLock(folder / ".lock", blocking=False)  # loading workers, which are forked, do not inherit it
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RunError(f"another process is training {folder}: wait for it, or stop it") from error
+    try:
         yield
+    finally:
+        lock.release()

@@ -111,13 +111,13 @@ async def stored_attention(
     query: Annotated[StoredAttentionQuery, Query()],
     request: Request,
 ) -> Response:
-    """Show where the Swin's tokens look, for a stored prediction."""
+    """Show where the transformer's tokens look, for a stored prediction."""
     return await _explain_stored(models, owner, user, query, request)
 
 
 @router.get(
     "/tokens",
-    summary="Swin tokens of a stored prediction",
+    summary="Tokens of a stored prediction",
     response_class=Response,
     responses=error_responses(*STORED_ERRORS, *GRAPH_ERRORS) | CONTENT | NOT_MODIFIED,
 )
@@ -128,7 +128,7 @@ async def stored_tokens(
     query: Annotated[StoredTokensQuery, Query()],
     request: Request,
 ) -> Response:
-    """Show how much the Swin's tokens at one stage matter for a class, for a stored prediction."""
+    """Show how much the transformer's tokens at one stage matter for a class, for a stored prediction."""
     return await _explain_stored(models, owner, user, query, request)
 
 
@@ -185,13 +185,13 @@ async def attention(
     upload: UploadDep,
     request: Request,
 ) -> Response:
-    """Show where the Swin's tokens look in the uploaded picture. Nothing is stored."""
+    """Show where the transformer's tokens look in the uploaded picture. Nothing is stored."""
     return await _explain_upload(service, user, query, upload, request)
 
 
 @router.post(
     "/tokens",
-    summary="Swin tokens of a picture",
+    summary="Tokens of a picture",
     response_class=Response,
     responses=error_responses(*UPLOAD_ERRORS, *PARAMETER_ERRORS, *GRAPH_ERRORS) | CONTENT,
     openapi_extra=openapi_body(TokensQuery),
@@ -203,7 +203,7 @@ async def tokens(
     upload: UploadDep,
     request: Request,
 ) -> Response:
-    """Show how much the Swin's tokens at one stage matter for a class. Nothing is stored."""
+    """Show how much the transformer's tokens at one stage matter for a class. Nothing is stored."""
     return await _explain_upload(service, user, query, upload, request)
 
 

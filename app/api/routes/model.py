@@ -28,6 +28,7 @@ async def model(service: ServiceDep, settings: SettingsDep) -> ModelCard:
         class_agnostic_methods=[name for name, method in METHODS.items() if method.class_agnostic],
         branches=predictor.capabilities.views,
         token_stages=list(predictor.capabilities.token_stages),
+        layers=predictor.capabilities.layers,
         colormaps=list(COLORMAPS),
         limits={
             "max_upload_bytes": settings.max_body_bytes,

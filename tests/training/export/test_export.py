@@ -127,7 +127,7 @@ def test_the_reference_is_the_mean_map_of_the_train_pictures(exported: Exported)
     images, _ = exported.pictures("train")
     maps = [exported.engine.encode(image[None]) for image in images]
     for branch, mean in exported.bundle.baseline.items():
-        own = np.mean([getattr(one, branch)[0] for one in maps], axis=0)
+        own = np.mean([one[branch][0] for one in maps], axis=0)
         np.testing.assert_allclose(mean, own, atol=1e-5 * np.abs(own).max())
 
 
@@ -193,7 +193,7 @@ def test_tensors_come_back_as_they_were_to_fp16_rounding(tmp_path: Path, fusion:
         assert tensor.is_floating_point() == (bundle.tensors[name].dtype == np.float16)
     assert bundle.baseline.keys() == dict(reference.items()).keys()
     for branch, mean in reference.items():
-        np.testing.assert_array_equal(getattr(bundle.baseline, branch), mean)
+        np.testing.assert_array_equal(bundle.baseline[branch], mean)
     assert description.model_dump().items() <= bundle.manifest.model_dump().items()
     assert bundle.sha256 == hashlib.sha256((tmp_path / "new" / MANIFEST).read_bytes()).hexdigest()
 
@@ -204,7 +204,7 @@ def test_the_same_parts_make_the_same_bytes(tmp_path: Path) -> None:
         write_bundle(model, tmp_path / name, describe(), tiny_reference(model), {}, None)
     first, second = ({file.name: file.read_bytes() for file in (tmp_path / n).iterdir()} for n in ("first", "second"))
     assert first == second
-    assert first[MANIFEST].startswith(b'{\n  "format": 2,') and first[MANIFEST].endswith(b"}\n")
+    assert first[MANIFEST].startswith(b'{\n  "format": 3,') and first[MANIFEST].endswith(b"}\n")
 
 
 def test_for_five_classes_figures_are_sklearns_and_there_is_no_threshold() -> None:
@@ -396,6 +396,15 @@ def test_a_diverged_run_is_refused_by_its_tensor(
     with pytest.raises((RunError, ExportError), match=rf"{re.escape(tensor)} has values .*{reason}"):
         export(spoiled(exported, tmp_path, tensor, value), tmp_path / "bundle", CARD)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_a_model_that_gives_every_picture_the_same_answer_is_refused(exported: Exported, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(exported.run, tmp_path / "run"))
+    weights = safetensors.torch.load_file(run / "ema.safetensors")
+    weights["head.classifier.weight"].zero_()
+    safetensors.torch.save_file(weights, run / "ema.safetensors")
+    with pytest.raises(ExportError, match="tells no classes apart on val: all pictures have the same probability"):
+        export(run, tmp_path / "bundle", CARD)
 
 
 def test_logits_that_overflow_are_refused(exported: Exported, tmp_path: Path) -> None:

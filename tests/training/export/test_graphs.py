@@ -57,6 +57,7 @@ class Erring:
     batch_size: int = 1
 
     token_stages: tuple[int, ...] = (16, 8, 4)
+    has_token_attention: bool = True
     is_lifted: bool = True
 
     def compile_tokens(self) -> None:
@@ -99,8 +100,9 @@ class Erring:
     def answer(self, maps: FeatureMaps[np.ndarray], bias: Float[np.ndarray, " k"]) -> HeadResult:
         return self.right.answer(maps, bias)
 
-    def tokens(self, image: UInt8[np.ndarray, "h w 3"], swin_gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
-        right = self.right.tokens(image, swin_gradient)
+    def tokens(self, image: UInt8[np.ndarray, "h w 3"], gradient: Float[np.ndarray, "c gh gw"]) -> TokenResult:
+        right = self.right.tokens(image, gradient)
+        assert right.attention is not None
         factors = {
             height: np.float32(self.factor if self.output == f"tokens_{height}" else 1) for height in right.saliency
         }
@@ -122,7 +124,7 @@ def main_case(case_of: Callable[[str], Case]) -> Case:
         *((f"{branch}_evidence", f"the evidence of the {branch} map") for branch in ("cnn", "swin")),
         ("ablated", "the logits with ablated channels"),
         ("tokens_16", "the saliency of 16 rows of tokens"),
-        ("swin_attention", "the Swin's attention"),
+        ("swin_attention", "the tokens' attention"),
     ],
 )
 def test_a_graph_that_errs_in_one_output_is_refused_by_its_name(main_case: Case, output: str, named: str) -> None:

@@ -115,7 +115,7 @@ def test_a_mistake_is_told_in_a_sentence(folder: Path, capsys: pytest.CaptureFix
         return capsys.readouterr().err
 
     tiny = str(folder / "tiny.yaml")
-    assert "give a YAML file or one of demo, progressive, smoke" in said("fit", "no-such-recipe")
+    assert "give a YAML file or one of demo, progressive, progressive-dinov2, smoke" in said("fit", "no-such-recipe")
     assert "batch_size 6" in said("fit", tiny, "-s", "batch_size=6", "-s", "accumulate=2")
     assert "has 5" in said("fit", tiny, "-s", "stages.1.cnn.last=9")
     assert "cannot be built" in said("fit", tiny, "-s", "model.heads=3")

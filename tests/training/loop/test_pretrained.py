@@ -20,10 +20,14 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from app.bundles.reader import read_bundle
+from app.engines.torch import load_model
 from app.models.cnnswin import CNNViTFusion
-from tests.support.bundles import tiny_architecture
+from tests.support.bundles import tiny_architecture, write_tiny_bundle
+from training.cli import main
+from training.data.draw import draw_dataset
 from training.loop.pretrained import WeightsError, load_backbone, load_start_weights
-from training.recipe.config import Recipe
+from training.recipe.config import Recipe, load_recipe
 
 CNN = "test_efficientnet"
 
@@ -35,8 +39,77 @@ def tiny_recipe(start: dict[str, Any], **model: Any) -> Recipe:
 
 def started(recipe: Recipe) -> CNNViTFusion:
     model = CNNViTFusion(2, **recipe.model.model_dump())
-    load_start_weights(model, recipe)
+    load_start_weights(model, recipe, ("benign", "malignant"))
     return model
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle of the classes benign and malignant, without graphs."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("start") / "tiny", seed=3)
+
+
+@pytest.mark.parametrize(
+    ("classes", "changes", "says"),
+    [
+        (("benign", "malignant"), {}, "the whole model of"),
+        (("benign", "other"), {}, "the head is new, since the classes there are benign, malignant"),
+        (("a", "b", "c"), {}, "the head is new, since the classes there are benign, malignant"),
+        (("benign", "malignant"), {"dim": 32}, "the head is new, since the recipe's head is another one"),
+        (("benign", "malignant"), {"fusion": "cnn"}, "the head is new, since the recipe's head is another one"),
+    ],
+)
+def test_a_model_starts_whole_from_a_bundle_of_its_classes_and_else_from_its_backbones(
+    bundle: Path, classes: tuple[str, ...], changes: dict[str, Any], says: str
+) -> None:
+    recipe = tiny_recipe({"bundle": str(bundle)}, **changes)
+    torch.manual_seed(1)
+    model = CNNViTFusion(len(classes), **recipe.model.model_dump())
+    before = {name: tensor.clone() for name, tensor in model.head.state_dict().items()}
+    (sentence,) = load_start_weights(model, recipe, classes)
+    assert says in sentence and str(bundle) in sentence
+    theirs = load_model(read_bundle(bundle)).state_dict()
+    is_whole = says.startswith("the whole")
+    for name, tensor in model.state_dict().items():
+        if not name.startswith("head."):
+            assert torch.equal(tensor, theirs[name]), name
+        else:
+            expected = theirs[name] if is_whole else before[name.removeprefix("head.")]
+            assert torch.equal(tensor, expected), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "branch"),
+    [
+        ({"cnn": "resnet18"}, "cnn"),
+        ({"swin_options": tiny_architecture().swin_options | {"embed_dim": 16}}, "swin"),
+        ({"swin_options": tiny_architecture().swin_options | {"depths": [1, 2, 2]}}, "swin"),
+    ],
+)
+def test_a_bundle_of_other_backbones_is_no_start(bundle: Path, changes: dict[str, Any], branch: str) -> None:
+    with pytest.raises(WeightsError, match=rf"start\.bundle: .* give it the same model\.{branch}"):
+        started(tiny_recipe({"bundle": str(bundle)}, **changes))
+
+
+def test_a_start_is_a_folder_and_alone(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="is no folder"):
+        started(tiny_recipe({"bundle": str(tmp_path / "none")}))
+    with pytest.raises(ValueError, match="fills both branches"):
+        tiny_recipe({"bundle": str(bundle), "cnn": {"pretrained": True}})
+
+
+def test_a_run_can_be_a_start(tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "data", 16, seed=5)
+    assert (
+        main(["fit", "smoke", "-s", "workers=0", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "a")]) == 0
+    )
+    change = f"start.bundle={tmp_path / 'a'}"
+    recipe = load_recipe("smoke", [change])
+    model = CNNViTFusion(2, **recipe.model.model_dump())
+    (sentence,) = load_start_weights(model, recipe, ("benign", "malignant"))
+    assert "the whole model" in sentence
+    ours = safetensors.torch.load_file(tmp_path / "a" / "ema.safetensors")
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in model.state_dict().items())
 
 
 def is_filled_from(backbone: Any, weights: dict[str, Tensor]) -> bool:

@@ -57,7 +57,13 @@ def differing(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-@pytest.mark.parametrize("cnn", ["efficientnet_b0", "tf_efficientnet_lite0", "resnet18"])
+FAMILIES = (
+    *("efficientnet_b0", "tf_efficientnet_lite0", "resnet18", "convnext_atto", "mobilenetv4_conv_small", "regnety_002"),
+    *("densenet121", "edgenext_xx_small"),
+)
+
+
+@pytest.mark.parametrize("cnn", FAMILIES)
 def test_the_parameters_that_train_in_each_stage_are_the_golden_ones(cnn: str) -> None:
     model = CNNViTFusion(2, cnn=cnn, swin_options=NARROW, dim=16, heads=2)
     units = {"warmup": WARMUP, "main, 5 blocks": MAIN, "5 stages or all": Stage(name="s", epochs=1, cnn=_stages(cnn))}
@@ -85,7 +91,7 @@ def whole_modules(model: nn.Module, names: set[str], prefix: str = "") -> Iterat
 
 
 def _stages(cnn: str) -> LastUnits:
-    return LastUnits(unit="stage", last=4 if cnn == "resnet18" else 5)
+    return LastUnits(unit="stage", last=5 if "efficientnet" in cnn else 4)
 
 
 def test_the_head_only_stage_trains_the_head_alone() -> None:
@@ -194,6 +200,24 @@ def test_the_rates_follow_the_golden_curve_and_keep_their_ratios() -> None:
         rates = set_rates(adam, recipe, update, 100)
         assert rates["head"] / rates["norm_and_bias"] == pytest.approx(4)
         assert {group["rate"]: group["lr"] for group in adam.param_groups} == rates
+
+
+def test_rates_fall_from_the_last_layer_of_the_transformer_to_the_first() -> None:
+    vit = {"swin": "vit_tiny_patch16_224", "swin_options": {"depth": 3, "embed_dim": 24, "num_heads": 2}}
+    fields = recipe_of().model.model_dump() | vit
+    recipe = Recipe.model_validate({"name": "vit", "model": fields, "rates": {"swin_layer_decay": 0.5}})
+    model = CNNViTFusion(2, **recipe.model.model_dump())
+    adam = build_optimizer(model, recipe)
+    rates = set_rates(adam, recipe, 10, 100)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    shares = {names[id(p)]: group["lr"] / rates[group["rate"]] for group in adam.param_groups for p in group["params"]}
+    assert {share for name, share in shares.items() if not name.startswith("swin.")} == {1.0}
+    for number in range(3):
+        of_block = [share for name, share in shares.items() if f"swin.blocks.{number}." in name]
+        assert of_block and of_block == [pytest.approx(0.5 ** (2 - number))] * len(of_block)
+    assert shares["swin.patch_embed.proj.weight"] == shares["swin.pos_embed"] == pytest.approx(0.5**3)
+    decayed = {names[id(p)] for group in adam.param_groups if group["weight_decay"] for p in group["params"]}
+    assert not {"swin.pos_embed", "swin.cls_token"} & decayed
 
 
 def test_adams_state_survives_the_change_of_stage() -> None:

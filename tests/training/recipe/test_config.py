@@ -101,7 +101,7 @@ WRONG = {
     int: ["true", "false", "'3'", "3.0", "3.5", "[3]", "null"],
     float: ["true", "false", "'0.1'", "[0.1]", "null", ".nan", ".inf"],
     str: ["1", "true", "1.5", "[a]", "null"],
-    type(None): ["true", "1", "1.5"],
+    type(None): ["true", "[a]", "1.5"],
 }
 WHOLE = load_recipe("progressive").model_dump(mode="json")
 LEAVES = dict(leaves(WHOLE))

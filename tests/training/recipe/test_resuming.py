@@ -37,6 +37,8 @@ OTHER: dict[str, Any] = {
     "log_updates": 7,
     "checkpoint_updates": 7,
     "keep_checkpoints": 7,
+    "keep": "best",
+    "early_stopping": 7,
 }
 
 

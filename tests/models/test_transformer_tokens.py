@@ -10,7 +10,8 @@ from timm.utils.attention_extract import AttentionExtract
 from torch import Tensor
 
 from app.models.cnnswin import CNNViTFusion
-from app.models.swin_tokens import swin_tokens
+from app.models.transformer_tokens import transformer_tokens
+from tests.models.test_backbones import FAMILIES, of_family
 from tests.support.bundles import tiny_model
 
 # What the last stage's grid is cut into; its second block is shifted where there are several windows.
@@ -36,11 +37,9 @@ def uploaded(model: CNNViTFusion, count: int = 2) -> Tensor:
 
 def found(model: CNNViTFusion, images: Tensor, gradient: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
     """Each stage's saliency, and the attention."""
-    module = swin_tokens(model)
-    assert module is not None and model.map_shapes.swin is not None
-    *stages, attention = module(
-        images, torch.zeros(len(images), *model.map_shapes.swin) if gradient is None else gradient
-    )
+    module, shape = transformer_tokens(model), model.map_shapes.transformer
+    assert module is not None and shape is not None
+    *stages, attention = module(images, torch.zeros(len(images), *shape) if gradient is None else gradient)
     return stages, attention
 
 
@@ -51,8 +50,8 @@ def test_saliency_of_every_stage_is_gradient_times_token_through_the_whole_model
     images = uploaded(model)
     pixels = images.permute(0, 3, 1, 2).float() / 255
     maps = model.encode(pixels)
-    assert maps.swin is not None
-    (gradient,) = torch.autograd.grad(model.classify(maps)[0][:, target].sum(), maps.swin)
+    assert maps.transformer is not None
+    (gradient,) = torch.autograd.grad(model.classify(maps)[0][:, target].sum(), maps.transformer)
     stages, _ = found(model, images, gradient)
 
     for stage in stages:
@@ -61,6 +60,45 @@ def test_saliency_of_every_stage_is_gradient_times_token_through_the_whole_model
         expected = (output.tokens * by_token).abs().sum(dim=-1)
         torch.testing.assert_close(stage, expected, rtol=1e-4, atol=1e-5 * expected.max().item())
     assert len({stage.shape for stage in stages}) == 3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_saliency_and_attention_of_any_family(name: str) -> None:
+    """Saliency as autograd takes it, and rows of attention that sum to 1 less what is paid to prefix tokens."""
+    *_, has_attention = FAMILIES[name]
+    model = of_family(name)
+    module, images = transformer_tokens(model), uploaded(model)
+    assert module is not None and module.has_attention == has_attention
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    maps = model.encode(pixels)
+    leaf = maps[module.branch].requires_grad_()
+    (gradient,) = torch.autograd.grad(model.classify(maps)[0][:, 1].sum(), leaf)
+    *stages, last = module(images, gradient)
+    if has_attention:
+        prefix = model.layouts[module.branch].prefix_tokens
+        assert (last >= 0).all() and (last.sum(dim=-1) <= 1 + 1e-5).all() and last.sum(dim=-1).mean() > 0.5
+        assert prefix or torch.allclose(last.sum(dim=-1), torch.ones(last.shape[:-1]))
+    else:
+        stages.append(last)
+    assert [stage.shape[1] for stage in stages] == [*module.heights]
+    model.requires_grad_()
+    for stage in stages:
+        output = model.forward_with_tokens(pixels, token_stage=stage.shape[1])
+        (by_token,) = torch.autograd.grad(output.logits[:, 1].sum(), output.tokens)
+        expected = (output.tokens * by_token).abs().sum(dim=-1)
+        torch.testing.assert_close(stage, expected, rtol=1e-3, atol=1e-4 * expected.max().item())
+
+
+def test_the_attention_of_a_vit_is_timms_own() -> None:
+    model = of_family("vit_small_patch14_reg4_dinov2")
+    module, images = transformer_tokens(model), uploaded(model, count=1)
+    assert module is not None
+    *_, attention = module(images, torch.zeros(1, *model.map_shapes["vit"]))
+    block = model.swin.blocks[-1]
+    block.attn.fused_attn = False
+    extract = AttentionExtract(model.swin, names=["blocks.1.attn.attn_drop"], mode="eval", method="hook")
+    (theirs,) = extract(model.transformer_input(images.permute(0, 3, 1, 2).float() / 255)).values()
+    torch.testing.assert_close(attention, theirs[:, :, 5:, 5:])
 
 
 @pytest.mark.parametrize("case", WINDOWS)
@@ -104,12 +142,8 @@ def test_rows_add_up_to_one_where_windows_fit() -> None:
         torch.testing.assert_close(attention.sum(dim=-1), torch.ones(attention.shape[:-1]))
 
 
-def test_a_model_without_swin_has_no_swin_tokens() -> None:
-    assert swin_tokens(tiny_model("cnn")) is None
-    other = CNNViTFusion(
-        2, cnn="test_efficientnet", swin="swinv2_tiny_window8_256", image_size=(64, 64), dim=16, heads=2
-    )
-    assert swin_tokens(other) is None
+def test_a_model_without_a_transformer_has_no_tokens() -> None:
+    assert transformer_tokens(tiny_model("cnn")) is None
 
 
 def last_block(model: CNNViTFusion) -> Any:

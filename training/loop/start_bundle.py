@@ -1,0 +1,55 @@
+"""Initial weights from a bundle, or from a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from app.bundles.manifest import MANIFEST
+from app.bundles.reader import read_bundle
+from app.models.cnnswin import CNNViTFusion
+from training.loop.checkpoint_files import WeightsError
+from training.recipe.config import Recipe
+from training.runs.run import read_listed_run
+
+
+def load_start_bundle(model: CNNViTFusion, recipe: Recipe, classes: tuple[str, ...], path: Path) -> str:
+    """Load the weights of the bundle or the finished run in the folder `path` into a model of these classes.
+
+    With the same classes and a head of the same sizes the model is filled whole; otherwise its head stays new. Returns
+    a sentence that says which. Raises WeightsError if a backbone is not that of the recipe, and what reading raises.
+    """
+    if not path.is_dir():
+        raise WeightsError(f"start.bundle: {path} is no folder: give that of a bundle, or of a finished run")
+    theirs, tensors = _of_bundle(path) if (path / MANIFEST).is_file() else _of_run(path)
+    own = model.state_dict()
+    heads = ({name: one[name].shape for name in one if name.startswith("head.")} for one in (own, tensors))
+    same_head = next(heads) == next(heads)
+    wanted = [name for name in own if not name.startswith("head.") or (same_head and theirs == classes)]
+    for name in wanted:
+        if name not in tensors or tensors[name].shape != own[name].shape:
+            branch = name.partition(".")[0].partition("_")[0]
+            raise WeightsError(
+                f"start.bundle: {path} has no {name} {list(own[name].shape)}, so its backbones are not those of the "
+                f"recipe: give it the same model.{branch}, with the same options and cut"
+            )
+    model.load_state_dict(own | {name: tensors[name] for name in wanted})
+    if len(wanted) == len(own):
+        return f"start.bundle: the whole model of {path}"
+    why = "the recipe's head is another one" if theirs == classes else f"the classes there are {', '.join(theirs)}"
+    return f"start.bundle: the backbones of {path}; the head is new, since {why}"
+
+
+def _of_bundle(path: Path) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+    bundle = read_bundle(path)
+    return bundle.manifest.classes, {
+        name: torch.from_numpy(tensor).float() if tensor.dtype.kind == "f" else torch.from_numpy(tensor)
+        for name, tensor in bundle.tensors.items()
+    }
+
+
+def _of_run(path: Path) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+    run = read_listed_run(path)
+    return run.classes, run.finished_model().state_dict()
