@@ -245,14 +245,14 @@ class Manifest(Description):
 
     @model_validator(mode="after")
     def _check_branches(self) -> Manifest:
-        fusion = self.architecture.fusion
-        transformer = "" if fusion == "cnn" else str(transformer_of(self.map_shapes) or "swin")
-        branches = {name for name in ("" if fusion == "swin" else "cnn", transformer) if name}
+        fusion, transformer = self.architecture.fusion, transformer_of(self.map_shapes) or "swin"
+        of_one_branch: dict[str, set[str]] = {"cnn": {"cnn"}, "swin": {transformer}}
+        branches = of_one_branch.get(fusion, {"cnn", transformer})
         for name in ("normalization", "map_shapes"):
             if getattr(self, name).keys() != branches:
                 raise ValueError(f"{name}: fusion {fusion} has the branches {sorted(branches)}")
         new = {"cnn_reduction", "swin_reduction", "swin_image_size"} & self.architecture.model_fields_set
-        if self.format < 3 and (new or transformer == "vit" or "token_attention" in self.model_fields_set):
+        if self.format < 3 and (new or "vit" in branches or "token_attention" in self.model_fields_set):
             raise ValueError("format: 3 is the first with other transformers, cuts, sizes and token_attention")
         if self.format == 1 and "stretch" in self.input.model_fields_set:
             raise ValueError("input.stretch: format 1 has no such key")

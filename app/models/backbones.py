@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,8 +92,9 @@ def cnn_backbone(
             f"cnn: {name} gives {_described(own)} of one picture, not a feature map [B, C, h, w] with "
             f"{backbone.num_features} channels: choose another"
         )
-    _cut("cnn", name, backbone, image_size, reduction)
-    return backbone, Layout("NCHW")
+    layout = Layout("NCHW")
+    _cut("cnn", name, backbone, layout, image_size, reduction)
+    return backbone, layout
 
 
 def transformer_backbone(
@@ -123,7 +125,7 @@ def transformer_backbone(
             f"swin: {name} gives {_described(own)} of one picture, not a feature map of {backbone.num_features} "
             "channels: choose another"
         )
-    _cut("swin", name, backbone, image_size, reduction)
+    _cut("swin", name, backbone, layout, image_size, reduction)
     return backbone, layout
 
 
@@ -148,25 +150,28 @@ def stage_tokens(
     `starts_at_first` is set, the graph begins with the first. Left out is what has no cells, or where the map has
     tokens, another number of them.
     """
-    stages, thread = dict[int, Tensor](), threading.get_ident()
+    stages = dict[int, Tensor]()
 
     def keep(number: int, output: Any) -> Any:
-        if threading.get_ident() != thread or not layout.holds(output):
+        if not layout.holds(output):
             return None
         tokens = layout.tokens_of(output)
         stages[number] = tokens.detach().requires_grad_() if starts_at_first and not stages else tokens
         return layout.with_tokens(output, stages[number])
 
-    hooks = []
-    try:
+    with ExitStack() as hooks:
         for number, stage in enumerate(getattr(backbone, "feature_info", ())):
             if (module := _submodule(backbone, stage.get("module", ""))) is not None:
-                hooks.append(module.register_forward_hook(lambda m, given, output, n=number: keep(n, output)))
+                hook = in_this_thread(lambda m, given, output, n=number: keep(n, output))
+                hooks.enter_context(module.register_forward_hook(hook))
         features = backbone.forward_features(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return [*(stages[number] for number in sorted(stages)), layout.tokens_of(features)]
+
+
+def in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook that does nothing while other threads use the same module."""
+    thread = threading.get_ident()
+    return lambda *given: hook(*given) if threading.get_ident() == thread else None
 
 
 def _submodule(backbone: nn.Module, name: str) -> nn.Module | None:
@@ -201,7 +206,7 @@ def _layout_of_tokens(name: str, backbone: Any, tokens: Float[Tensor, "1 n c"], 
     )
 
 
-def _cut(branch: str, name: str, backbone: Any, image_size: Size, reduction: int | None) -> None:
+def _cut(branch: str, name: str, backbone: Any, layout: Layout, image_size: Size, reduction: int | None) -> None:
     """Remove the stages behind the last one whose cells have sides of `reduction` px. Raises ValueError."""
     if reduction is None:
         return
@@ -221,7 +226,7 @@ def _cut(branch: str, name: str, backbone: Any, image_size: Size, reduction: int
     expected = _run(branch, name, backbone, image_size, early)
     backbone.prune_intermediate_layers([number], prune_norm=True, prune_head=True)
     own = _run(branch, name, backbone, image_size, backbone.forward_features)
-    own = own.permute(0, 3, 1, 2) if getattr(backbone, "output_fmt", "NCHW") == "NHWC" else own
+    own = layout.map_of(own) if layout.holds(own) else own
     if own.shape != expected.shape or not (own.is_meta or torch.allclose(own, expected, rtol=1e-3, atol=1e-4)):
         raise ValueError(f"{branch}_reduction: timm cannot cut {name} at {reduction} px: choose another, or none")
 

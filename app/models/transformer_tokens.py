@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import threading
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from timm.models.swin_transformer import window_partition
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from app.models.backbones import stage_tokens
+from app.models.backbones import in_this_thread, stage_tokens
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import Branch, transformer_of
 from app.shapes import Bool, Float, Int, Shaped, UInt8
@@ -68,20 +68,12 @@ class TransformerTokens(nn.Module):
 
     def _run(self, images: UInt8[Tensor, "b h w 3"]) -> tuple[list[Float[Tensor, "b _h _w _c"]], Tensor | None]:
         """The tokens of all stages, and the weights of the last attention in its own order, if it says them."""
-        pixels, given, thread = images.permute(0, 3, 1, 2).float() / 255, list[Any](), threading.get_ident()
-
-        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if threading.get_ident() == thread:
-                given.append((args, kwargs))
-
-        hook = None if self.last is None else self.last.attn.register_forward_pre_hook(keep, with_kwargs=True)
-        try:
-            with torch.enable_grad():
-                image = self.model.transformer_input(pixels)
-                stages = stage_tokens(self.model.swin, self.layout, image, starts_at_first=True)
-        finally:
-            if hook is not None:
-                hook.remove()
+        pixels, given = images.permute(0, 3, 1, 2).float() / 255, list[Any]()
+        keep = in_this_thread(lambda module, args, kwargs: given.append((args, kwargs)))
+        hook = nullcontext() if self.last is None else self.last.attn.register_forward_pre_hook(keep, with_kwargs=True)
+        with hook, torch.enable_grad():
+            image = self.model.transformer_input(pixels)
+            stages = stage_tokens(self.model.swin, self.layout, image, starts_at_first=True)
         return stages, _attention_weights(self.last.attn, *given[-1]) if given else None
 
     def _between_cells(self, weights: Float[Tensor, "_n heads _q _k"], pictures: int) -> Float[Tensor, "b heads q k"]:

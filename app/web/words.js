@@ -1,6 +1,11 @@
 // Sentences about the numbers.
 
-const NAMES = { fusion: "both branches together", cnn: "the CNN branch", swin: "the Swin branch", vit: "the transformer branch" };
+const NAMES = {
+  fusion: "both branches together",
+  cnn: "the CNN branch",
+  swin: "the Swin branch",
+  vit: "the transformer branch",
+};
 const METHODS = {
   integrated: "Integrated gradients",
   gradcam: "Grad-CAM",

@@ -105,9 +105,10 @@ def check_exportable(model: CNNViTFusion, report: Callable[[str], None]) -> None
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     _read_file(_saved("trunk", trace_trunk(model)), "trunk.xml", "trunk.bin", GraphError)
     try:
-        refuse_masks_of_any_size(model)
-        if "vit" in model.map_shapes:  # the tokens of any other Swin are known to have one
+        if "vit" in model.map_shapes:
             trace_tokens(model)
+        else:  # the tokens of any other Swin are known to have one
+            refuse_masks_of_any_size(model)
     except TokenGraphError as error:
         report(_without_tokens(error))
 

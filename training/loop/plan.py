@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from app.models.cnnswin import CNNViTFusion
+from app.models.feature_maps import weights_of
 from training.export.graphs import GraphError, check_exportable
 from training.loop.optim import build_optimizer, warmup_cosine
 from training.loop.stages import BatchNorm, apply_stage, trainable_names
@@ -102,7 +103,7 @@ def activation_bytes(model: CNNViTFusion, stage: Stage, recipe: Recipe) -> int:
 
 
 def _branches(model: CNNViTFusion, recipe: Recipe) -> str:
-    return " and ".join(recipe.model.cnn if branch == "cnn" else recipe.model.swin for branch in model.map_shapes)
+    return " and ".join(getattr(recipe.model, weights_of(branch)) for branch in model.map_shapes)
 
 
 def _stage_lines(model: CNNViTFusion, recipe: Recipe, total: int) -> Iterator[str]:
@@ -194,17 +195,18 @@ def _branch_warnings(model: CNNViTFusion, recipe: Recipe) -> Iterator[str]:
     if recipe.early_stopping >= recipe.epochs:
         yield f"early_stopping {recipe.early_stopping} of {recipe.epochs} epochs never ends the run"
     for branch in model.map_shapes:
-        backbone: nn.Module = model.cnn if branch == "cnn" else model.swin
-        start = getattr(recipe.start, "cnn" if branch == "cnn" else "swin")
+        key = weights_of(branch)
+        backbone: nn.Module = getattr(model, key)
+        start = getattr(recipe.start, key)
         if start.weights is not None and not start.weights.is_file():
-            yield f"start.{branch}.weights: there is no file {start.weights} on this machine"
+            yield f"start.{key}.weights: there is no file {start.weights} on this machine"
         if start.pretrained or start.weights or recipe.start.bundle:
             continue
-        settings = [stage.cnn if branch == "cnn" else stage.swin for stage in recipe.stages]
+        settings = [getattr(stage, key) for stage in recipe.stages]
         partly = [stage.name for stage, setting in zip(recipe.stages, settings, strict=True) if setting != "all"]
         if "all" not in settings:
-            yield f"the {branch} has random weights and never trains as a whole: give start.{branch}, or train it"
+            yield f"the {branch} has random weights and never trains as a whole: give start.{key}, or train it"
         elif partly:
-            yield f"the {branch} has random weights, but is frozen in {', '.join(partly)}: give start.{branch}"
+            yield f"the {branch} has random weights, but is frozen in {', '.join(partly)}: give start.{key}"
         if recipe.batch_norm == "frozen" and any(isinstance(module, BatchNorm) for module in backbone.modules()):
             yield f"the {branch} has random weights, and its batch norms never learn statistics: use batch_norm: sync"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from app.bundles.manifest import MANIFEST
 from app.bundles.reader import read_bundle
+from app.engines.torch import load_model
 from app.models.cnnswin import CNNViTFusion
 from training.loop.checkpoint_files import WeightsError
 from training.recipe.config import Recipe
@@ -44,10 +44,7 @@ def load_start_bundle(model: CNNViTFusion, recipe: Recipe, classes: tuple[str, .
 
 def _of_bundle(path: Path) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     bundle = read_bundle(path)
-    return bundle.manifest.classes, {
-        name: torch.from_numpy(tensor).float() if tensor.dtype.kind == "f" else torch.from_numpy(tensor)
-        for name, tensor in bundle.tensors.items()
-    }
+    return bundle.manifest.classes, load_model(bundle).state_dict()
 
 
 def _of_run(path: Path) -> tuple[tuple[str, ...], dict[str, Tensor]]:

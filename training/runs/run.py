@@ -272,12 +272,9 @@ def lock_run(folder: Path) -> Iterator[None]:
     Raises RunError if another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", blocking=False)  # loading workers, which are forked, do not inherit it
     try:
-        lock.acquire()
+        held = FileLock(folder / ".lock", blocking=False).acquire()  # loading workers, which are forked, inherit none
     except Timeout as error:
         raise RunError(f"another process is training {folder}: wait for it, or stop it") from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
