@@ -16,25 +16,12 @@ import pytest
 from tests.support.asking import png_bytes
 from tests.support.bundles import write_tiny_bundle
 from tests.support.served_process import ROOT, environment, serving
+from tests.support.without_torch import NO_TORCH, app, started_with
 
 NOT_OF_THE_SERVICE = {"cv2", "torch", "torchvision", "timm", "training"}
 NOTED = """
 import atexit, pathlib, sys
 atexit.register(lambda: pathlib.Path({out!r}).write_text(" ".join(sys.modules)))
-"""
-NO_TORCH = """
-import sys
-
-class WithoutTorch:
-    def __init__(self, finder):
-        self.finder = finder
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in ("torch", "torchvision", "timm"):
-            return self.finder.find_spec(name, path, target)
-
-sys.meta_path[:] = [WithoutTorch(finder) for finder in sys.meta_path]
 """
 
 
@@ -42,20 +29,6 @@ sys.meta_path[:] = [WithoutTorch(finder) for finder in sys.meta_path]
 def without_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a bundle that only torch can serve."""
     return write_tiny_bundle(tmp_path_factory.mktemp("without") / "graphs", "cnn")
-
-
-def started_with(code: str, folder: Path, **settings: str) -> dict[str, str]:
-    """The environment of a Python that runs the code at its start."""
-    (folder / "start").mkdir()
-    (folder / "start" / "sitecustomize.py").write_text(code)
-    return environment(folder / "start", ROOT, **settings)
-
-
-def app(env: dict[str, str], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command fusionlens with these arguments."""
-    return subprocess.run(
-        [sys.executable, "-m", "app", *arguments], cwd=folder, env=env, capture_output=True, text=True, timeout=120
-    )
 
 
 def test_a_service_that_predicts_and_explains_has_not_imported_torch(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ export function offer(card) {
   fill("colormap", card.colormaps.map((name) => [name, colormapName(name)]));
   show("branches", hasSeveral());
   const transformer = BRANCHES[card.branches.find((branch) => branch === "swin" || branch === "vit")];
-  fill("layer", card.layers.map((layer) => [layer, `${transformer} looks at ${BRANCHES[layer] ?? BRANCHES.cnn}`]));
+  fill("layer", card.layers.map((layer) => [layer, `${transformer} looks at ${layer === "cross" ? "CNN" : "itself"}`]));
   show("tokens", card.layers.length > 0);
   fill("token-stage", card.token_stages.toReversed().map((rows) => [rows, `${rows} rows of tokens`]));
   show("saliency", card.token_stages.length > 0);

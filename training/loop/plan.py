@@ -172,7 +172,7 @@ def _schedule_lines(recipe: Recipe, pictures: int | None, columns: int = 60) -> 
 
 
 def _rate_warnings(recipe: Recipe, pictures: int | None) -> Iterator[str]:
-    for name in Rates.model_fields:
+    for name in Rates.model_fields.keys() - {"swin_layer_decay"}:
         if (rate := getattr(recipe.rates, name)) > HIGHEST_RATE:
             yield f"rates.{name} is {rate:g}: above {HIGHEST_RATE:g}, AdamW often diverges"
     if pictures is None:

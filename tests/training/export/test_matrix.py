@@ -17,19 +17,25 @@ import yaml
 from torch import Tensor, nn
 
 from app.bundles.graph_names import GRAPHS, LIFTED, TOKENS
+from app.bundles.manifest import Architecture
 from app.bundles.reader import read_bundle
 from app.drawing.png import encode_png
 from app.engines.load import load_engine
+from app.engines.torch import TorchEngine
 from app.errors import NotOffered
-from app.models.cnnswin import FUSIONS
+from app.models.cnnswin import FUSIONS, CNNViTFusion
 from app.pictures.decode import Limits
 from app.predicting.predictor import Predictor
 from app.predicting.request import AttentionRequest, HeatmapRequest, TokenRequest
+from app.trust.calibration import softmax
 from tests.models.test_backbones import FAMILIES
-from tests.support.bundles import random_model
+from tests.support.asking import scene
+from tests.support.bundles import describe, random_model, tiny_reference
+from tests.support.without_torch import NO_TORCH, app, started_with
 from training.cli import main
 from training.data.draw import draw_dataset
-from training.export.graphs import WITHOUT_TOKENS, check_exportable, write_graphs
+from training.export.export import write_bundle
+from training.export.graphs import MAX_STORED_ERROR, WITHOUT_TOKENS, check_exportable, write_graphs
 from training.loop.plan import check_graphs
 from training.recipe.config import ModelConfig, RecipeError
 
@@ -76,9 +82,14 @@ SWIN_OPTIONS: tuple[Fields, ...] = (
 )
 # Their sizes are those of `tests/models/test_backbones.py`.
 TRANSFORMERS: dict[str, Fields] = {
-    f"transformer {name}": {"fusion": "swin", "swin": name, "swin_options": options, "image_size": size}
+    name: {"fusion": "swin", "swin": name, "swin_options": options, "image_size": size}
     for name, (_, size, options, _) in FAMILIES.items()
     if name not in ("mobilevit_xxs", "edgenext_xx_small")
+}
+ARCHITECTURES: dict[str, Fields] = {
+    **TRANSFORMERS,
+    **{name: {"cnn": name, "fusion": "cnn"} for name in CNNS},
+    **{name: {"cnn": name, "fusion": "cnn", "image_size": (side, side)} for name, side in LARGER},
 }
 CUTS: dict[str, Fields] = {
     **{
@@ -91,15 +102,12 @@ CUTS: dict[str, Fields] = {
     "both cut": {"cnn": "resnet18", "cnn_reduction": 16, "swin_reduction": 16},
 }
 MATRIX: dict[str, Fields] = {
-    **TRANSFORMERS,
     "swin v2": {"fusion": "swin", "swin": SWIN_V2, "swin_options": TINY_SWIN | {"window_size": 4}},
     "swin v2, padded": {"fusion": "swin", "swin": SWIN_V2, "swin_options": TINY_SWIN | {"window_size": 3}},
     **CUTS,
     **{f"{fusion}, {k} classes": {"fusion": fusion, "classes": k} for fusion in FUSIONS for k in (2, 3, 7)},
     **{f"swin, {height} × {width} px": {"fusion": "swin", "image_size": (height, width)} for height, width in SIZES},
     **{f"one row of cells, {width} px": {"image_size": (32, width)} for width in (32, 96)},
-    **{f"cnn {name}": {"cnn": name, "fusion": "cnn"} for name in CNNS},
-    **{f"cnn {name}, {side} px": {"cnn": name, "fusion": "cnn", "image_size": (side, side)} for name, side in LARGER},
     "cnn, 72 × 104 px": {"cnn": "resnet18", "image_size": (72, 104), "fusion": "cnn"},
     "a finer cnn": {"cnn": "resnet18", "cnn_options": {"output_stride": 8}},
     **{f"swin with {each}": {"fusion": "swin", "swin_options": TINY_SWIN | each} for each in SWIN_OPTIONS},
@@ -117,7 +125,7 @@ WITHOUT: dict[str, Fields] = {
         ("any size", SWIN, TINY_SWIN | {"dynamic_img_size": True}),
     )
 }
-QUICK = ("swin with {'window_size': 3}", "128 × 128 px", "transformer eva02_tiny_patch14_224", "vit", "mobilevit")
+QUICK = ("swin with {'window_size': 3}", "128 × 128 px", "eva02_tiny_patch14_224", "vit", "mobilevit", "resnet18")
 
 
 def cases(matrix: dict[str, Fields]) -> list[Any]:
@@ -128,13 +136,42 @@ def cases(matrix: dict[str, Fields]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("changes", cases(MATRIX))
-def test_graphs_answer_as_their_module(changes: Fields) -> None:
-    model = random_model(**(TINY | changes)).half().float()
+def exported(model: CNNViTFusion) -> dict[str, bytes]:
+    """All graphs of the model, none of which is lacking."""
     notes: list[str] = []
     files = write_graphs(model, [], notes.append)
     assert set(files) == {*GRAPHS, *LIFTED} | ({TOKENS} if model.swin is not None else set())
     assert notes == []
+    return files
+
+
+@pytest.mark.parametrize("changes", cases(MATRIX))
+def test_graphs_answer_as_their_module(changes: Fields) -> None:
+    exported(random_model(**(TINY | changes)).half().float())
+
+
+@pytest.mark.parametrize("changes", cases(ARCHITECTURES))
+def test_every_architecture_is_served_and_explained_where_torch_is_not_installed(
+    changes: Fields, tmp_path: Path
+) -> None:
+    config = ModelConfig.model_validate(TINY | changes)
+    model = random_model(**config.model_dump()).half().float()
+    architecture = Architecture(**config.model_dump(exclude={"image_size"}))
+    description = describe(config.fusion).model_copy(update={"architecture": architecture})
+    write_bundle(model, tmp_path / "bundle", description, tiny_reference(model), exported(model), None)
+
+    height, width = model.image_size
+    picture = scene(width, height)  # of the model's size, so that nothing is scaled
+    picture.save(tmp_path / "picture.png")
+    env = started_with(NO_TORCH, tmp_path)
+    options = ["--explain", "evidence.png"] + (["--tokens", "tokens.png"] if model.swin is not None else [])
+    answered = app(env, tmp_path, "predict", "picture.png", "--bundle", "bundle", "--json", *options)
+    assert answered.returncode == 0, answered.stderr
+    module = TorchEngine(model)
+    logits = module.classify(module.encode(np.asarray(picture)[None])) / description.calibration.temperature
+    predicted = json.loads(answered.stdout)["probabilities"]
+    assert [predicted[name] for name in description.classes] == pytest.approx(softmax(logits)[0], abs=MAX_STORED_ERROR)
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in options[1::2])
 
 
 @pytest.mark.parametrize("changes", cases(WITHOUT))

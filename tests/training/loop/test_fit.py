@@ -73,6 +73,7 @@ def test_plan_says_what_a_shipped_recipe_does(name: str, capsys: pytest.CaptureF
     assert main(["plan", name, "--pictures", "1750"]) == 0
     text = capsys.readouterr().out
     assert "epochs" in text and "norm_and_bias" in text and "updates" in text and "MiB" in text
+    assert "diverges" not in text  # no such warning of a recipe that we ship
 
 
 MISTAKES = [
