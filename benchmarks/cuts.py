@@ -45,7 +45,8 @@ def main() -> None:
     cases = [contestants(folder) for folder in args.bundles]
     runs = {f"{number} {name}": run for number, (_, case) in enumerate(cases) for name, run in case.items()}
     times = interleaved(runs, args.rounds)
-    print(f"| cells of the CNN | of the transformer | {TRUNK} | {HEAD} | {EXPLAINED} |\n| --- | --- | --: | --: | --: |")
+    print(f"| cells of the CNN | of the transformer | {TRUNK} | {HEAD} | {EXPLAINED} |")
+    print("| --- | --- | --: | --: | --: |")
     for number, (grids, case) in enumerate(cases):
         print(f"| {grids} | " + " | ".join(f"{times[f'{number} {name}'].median_ms:.1f}" for name in case) + " |")
 
