@@ -36,7 +36,7 @@ from training.heatmaps.shuffled_labels import compare_shuffled_labels
 from training.loop.fit import fit
 from training.loop.plan import plan
 from training.output import refuse_within_data, write_text
-from training.recipe.config import load_recipe, shipped_recipes
+from training.recipe.load import load_recipe, shipped_recipes
 from training.runs.tracking import TRACKERS
 from training.trust.command import add_trust
 from training.trust.fit import DEFAULT_INSIDE

@@ -10,6 +10,7 @@ import torch
 from torch import distributed
 
 from app.models.cnnswin import CNNViTFusion
+from tests.support.drawn import draws
 from tests.training.loop.test_stages import UNDROPPED, recipe_of
 from training.data.samples import classes_of, read_samples
 from training.loading.augment import TwoViews
@@ -73,7 +74,7 @@ def trained(data: Path, recipe: Recipe, processes: Processes) -> Trained:
     model = CNNViTFusion(2, **recipe.model.model_dump()).double()
     loss = Loss.from_labels(labels, 2, recipe.imbalance, recipe.label_smoothing)
     updater = Updater(model, build_optimizer(model, recipe), loss, recipe, processes)
-    batches = EpochBatches(labels, recipe.batch_size, recipe.seed, False, processes.rank, processes.count)
+    batches = EpochBatches(labels, draws(labels, recipe.seed), recipe.batch_size, processes.rank, processes.count)
     views = TwoViews(recipe.augmentation, recipe.model.image_size)
     pictures = TrainingSet(samples, labels, views, recipe.model.image_size, recipe.seed, None)
     update = 0

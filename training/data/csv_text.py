@@ -9,7 +9,9 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,15 +38,17 @@ _SHOWN_CHARACTERS = 200
 class Row:
     """One row of a table: its place in words, for errors, and its cells by the names of their columns.
 
-    Cells have no blanks around them. Columns are in small letters. Cells that the row lacks are empty.
+    `cells` are those that were asked for, empty if the row lacks them. `others` are those of further columns that have
+    a name of their own, without empty ones. Cells have no blanks around them. Columns are in small letters.
     """
 
     place: str
     cells: dict[str, str]
+    others: dict[str, str]
 
 
 def read_rows(table: Path, columns: Sequence[str], required: Sequence[str], aliases: dict[str, str]) -> Iterator[Row]:
-    """Yield the rows of a CSV file, with those cells that are in `columns`; other columns are ignored.
+    """Yield the rows of a CSV file, of which `columns` are checked.
 
     `aliases` are other names for columns; they are not read, but named in the error if a `required` column is missing.
     Raises DataError for a text that can be understood in two ways or in none, and names the row.
@@ -52,12 +56,14 @@ def read_rows(table: Path, columns: Sequence[str], required: Sequence[str], alia
     whole = _text(table)
     text, named_delimiter = _without_separator_line(whole)
     header, delimiter = _header(table, text, named_delimiter, columns, required, aliases)
+    others = [name if name not in columns and name and header.count(name) == 1 else None for name in header]
+    own = [name if name in columns else None for name in header]
     rows, number, skipped_lines = _reader(text, delimiter), 0, int(text != whole)
     try:
         for number, cells in enumerate(cells for cells in rows if cells):
             if number == 0:  # the header
                 continue
-            yield _row(table, f"line {rows.line_num + skipped_lines}: row {number}", header, cells)
+            yield _row(table, f"line {rows.line_num + skipped_lines}: row {number}", own, others, cells)
     except csv.Error as error:
         raise DataError(
             f"{table} is not a CSV in UTF-8: row {number + 1} (line {rows.line_num + skipped_lines}): {error}: "
@@ -65,36 +71,30 @@ def read_rows(table: Path, columns: Sequence[str], required: Sequence[str], alia
         ) from error
 
 
-def unread_columns(
-    table: Path, columns: Sequence[str], required: Sequence[str], aliases: dict[str, str]
-) -> dict[str, list[str]]:
-    """The columns of a CSV file that `read_rows` ignores, in small letters, with the cells that are not empty.
-
-    Raises DataError as it does.
-    """
-    text, named_delimiter = _without_separator_line(_text(table))
-    _, delimiter = _header(table, text, named_delimiter, columns, required, aliases)
-    names, *rows = (cells for cells in _reader(text, delimiter) if cells)
-    return {
-        name.strip().casefold(): [cells[index].strip() for cells in rows if index < len(cells) and cells[index].strip()]
-        for index, name in enumerate(names)
-        if name.strip().casefold() not in columns
-    }
-
-
-def _row(table: Path, place: str, header: Sequence[str | None], cells: Sequence[str]) -> Row:
+def _row(
+    table: Path, place: str, columns: Sequence[str | None], others: Sequence[str | None], cells: Sequence[str]
+) -> Row:
     place = f"{table}, {place}"
-    if len(cells) > len(header):
+    if len(cells) > len(columns):
         raise DataError(
             f"{place} has more values than the header: quote values that contain commas or other delimiters"
         )
     if not any(cell.strip() for cell in cells):
         raise DataError(f"{place} is empty: remove it")
-    named = {name: cell.strip() for name, cell in zip(header, cells, strict=False) if name is not None}
+    named = _named(columns, cells)
     for name, cell in named.items():
         if re.search(r"[\r\n]", cell):
             raise DataError(f"{place}, column {name}: the value has a line break: a quote may not be closed there")
-    return Row(place, {name: named.get(name, "") for name in header if name is not None})
+    return Row(place, named, {name: cell for name, cell in _named(others, cells).items() if cell})
+
+
+def _named(names: Sequence[str | None], cells: Sequence[str]) -> dict[str, str]:
+    """The cells by their names, without those that have none. Equal texts share their memory."""
+    return {
+        name: sys.intern(cell.strip())
+        for name, cell in itertools.zip_longest(names, cells, fillvalue="")
+        if name is not None
+    }
 
 
 def _text(table: Path) -> str:
@@ -127,10 +127,10 @@ def _header(
     columns: Sequence[str],
     required: Sequence[str],
     aliases: dict[str, str],
-) -> tuple[list[str | None], str]:
+) -> tuple[list[str], str]:
     """Find the delimiter with which the first row names the required columns.
 
-    Returns for each column its name, or None for one that is ignored, and the delimiter.
+    Returns the columns' names in small letters, and the delimiter.
     """
     headers = {mark: _first_row(text, mark) for mark in ([delimiter] if delimiter else _DELIMITERS)}
     fitting = {mark: names for mark, names in headers.items() if {*required} <= {*names}}
@@ -146,7 +146,7 @@ def _header(
     mark, names = next(iter(fitting.items()))
     if twice := [name for name, count in Counter(names).items() if count > 1 and name in columns]:
         raise DataError(f"{table} has two columns {twice[0]}: keep the one that is meant")
-    return [name if name in columns else None for name in names], mark
+    return names, mark
 
 
 def _first_row(text: str, delimiter: str) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,8 @@ class Sample:
     """One labelled picture.
 
     Pictures of the same thing, such as one patient or one lesion, share a `group` and belong in the same split. `mask`
-    is a picture that is white where the labelled thing is. `group`, `split` and `mask` are None if unknown.
+    is a picture that is white where the labelled thing is. `group`, `split` and `mask` are None if unknown. `columns`
+    are the values in the table's other columns by their names in small letters, where there are any.
     """
 
     path: Path
@@ -33,6 +35,7 @@ class Sample:
     group: str | None
     split: str | None
     mask: Path | None
+    columns: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

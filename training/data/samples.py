@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,11 +84,10 @@ def read_data_set(root: Path) -> DataSet:
     """Read the labelled pictures of `root`, for training or for evaluation.
 
     `root` is a CSV file, a folder with `labels.csv`, a folder of splits with one each, or a folder of classes. The
-    CSV's columns are `path,label[,group,split,mask]`; other columns are ignored, and paths are relative to the file's
-    folder. A folder
-    of classes has one subfolder for each class, or subfolders for the splits with the classes in them. There, every
-    picture counts, whatever its suffix, and other files are counted and left out. The data may lie in a single folder
-    within `root`.
+    CSV's columns are `path,label[,group,split,mask]`; others are kept as they are. Paths are relative to the file's
+    folder. A folder of classes has one subfolder for each class, or subfolders for the splits with the classes in them.
+    There, every picture counts, whatever its suffix, and other files are counted and left out. The data may lie in a
+    single folder within `root`.
 
     Returns samples in the order of the table, or sorted by path. Raises DataError for any other layout, for missing
     files, for pictures listed twice and for pictures of which only some have a split.
@@ -110,14 +110,16 @@ def classes_of(samples: Iterable[Sample]) -> tuple[str, ...]:
     return tuple(sorted({sample.label for sample in samples if sample.split == "train"}))
 
 
-def write_samples(samples: Iterable[Sample], path: Path) -> None:
-    """Write samples as a CSV file with absolute paths, for `load_samples`."""
+def write_samples(samples: Sequence[Sample], path: Path, written: Callable[[Path], Path] = Path.absolute) -> None:
+    """Write samples as a CSV file for `load_samples`, with their paths as `written` gives them."""
+    others = sorted({name for sample in samples for name in sample.columns})
     lines = io.StringIO(newline="")
     rows = csv.writer(lines)
-    rows.writerow(COLUMNS)
+    rows.writerow([*COLUMNS, *others])
     for sample in samples:
-        mask = sample.mask.absolute() if sample.mask else ""
-        rows.writerow([sample.path.absolute(), sample.label, sample.group or "", sample.split or "", mask])
+        mask = written(sample.mask) if sample.mask else ""
+        cells = (written(sample.path), sample.label, sample.group or "", sample.split or "", mask)
+        rows.writerow([*cells, *(sample.columns.get(name, "") for name in others)])
     write_atomically(path, lines.getvalue().encode())
 
 
@@ -142,6 +144,7 @@ def listed_samples(path: Path) -> list[Sample]:
                 group=row["group"] or None,
                 split=row["split"] or None,
                 mask=Path(row["mask"]) if row["mask"] else None,
+                columns={name: sys.intern(cell) for name, cell in row.items() if name not in COLUMNS and cell},
             )
             for row in rows
         ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
-from training.data.csv_text import Row, read_rows, unread_columns
+from training.data.csv_text import Row, read_rows
 from training.data.files import is_file
 from training.data.groups import settle_groups
 from training.data.names import is_split_mark, name_findings, normalised, refuse_joined, renamed_splits, split_of
@@ -52,13 +53,16 @@ def read_table(table: Path) -> DataSet:
     refuse_joined(sample.label for sample in samples)
     facts = tuple(renamed_splits(splits - {""}))
     settled, group_findings = settle_groups(samples)
-    findings = (*_unread_findings(table, samples), *name_findings(samples), *group_findings)
+    findings = (*_unread_findings(samples), *name_findings(samples), *group_findings)
     return DataSet(tuple(settled), facts, findings)
 
 
-def _unread_findings(table: Path, samples: Sequence[Sample]) -> Iterator[Finding]:
+def _unread_findings(samples: Sequence[Sample]) -> Iterator[Finding]:
     """Yield findings about columns that are not read, but have a name for what another column is read for."""
-    unread = unread_columns(table, COLUMNS, ("path", "label"), _ALIASES)
+    unread: defaultdict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        for name, cell in sample.columns.items():
+            unread[name].append(cell)
     for meant, (names, what) in _LIKELY.items():
         if any(getattr(sample, meant) is not None for sample in samples):
             continue
@@ -88,7 +92,8 @@ def _sample(row: Row, finder: _Finder) -> Sample:
     except DataError as error:
         raise DataError(f"{row.place}: {cells['path']}: {error}") from error
     assert path is not None
-    return Sample(path, normalised(cells["label"]), normalised(cells.get("group", "")) or None, split, mask)
+    group = normalised(cells.get("group", "")) or None
+    return Sample(path, normalised(cells["label"]), group, split, mask, row.others)
 
 
 class _Finder:

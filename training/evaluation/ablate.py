@@ -6,8 +6,6 @@ the averaged weights of the last epoch, so that nothing is selected on val.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -20,7 +18,15 @@ from torch.utils.data import DataLoader
 
 from app.models.cnnswin import FUSIONS, BranchesHead, ConcatHead, Fusion
 from app.shapes import Float
-from training.data.samples import DataError, Sample, classes_of, read_samples, read_training_set, split_samples
+from training.data.samples import (
+    DataError,
+    Sample,
+    classes_of,
+    read_samples,
+    read_training_set,
+    split_samples,
+    write_samples,
+)
 from training.evaluation.comparison import (
     MAX_PARAMETER_GAP,
     MIN_GROUPS,
@@ -157,13 +163,8 @@ def _data_with_split(recipe: Recipe, data: Path, out: Path, report: Callable[[st
     for remark in data_set.remarks:
         report(f"data: {remark}")
     root, folder = data if data.is_dir() else data.parent, out / "data"
-    table = io.StringIO()
-    rows = csv.writer(table)
-    rows.writerow(["path", "label", "group", "split", "mask"])
-    for sample in split_samples(data_set.samples, recipe.val_share, recipe.seed, recipe.calibration_share):
-        path, mask = (file and Path("pictures", file.relative_to(root)) for file in (sample.path, sample.mask))
-        rows.writerow([path, sample.label, sample.group or "", sample.split, mask or ""])
-    write_atomically(folder / "labels.csv", table.getvalue().encode())
+    samples = split_samples(data_set.samples, recipe.val_share, recipe.seed, recipe.calibration_share)
+    write_samples(samples, folder / "labels.csv", lambda file: Path("pictures", file.relative_to(root)))
     (folder / "pictures").unlink(missing_ok=True)
     (folder / "pictures").symlink_to(root, target_is_directory=True)
     return folder

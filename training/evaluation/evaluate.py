@@ -30,6 +30,7 @@ from training.data.samples import DataError, DataSet, Sample, read_data_set, ref
 from training.evaluation.html_report import Mistake, as_html
 from training.evaluation.metric_values import Pictures, metric_values
 from training.evaluation.report import Evaluation
+from training.evaluation.subgroups import subgroups
 from training.metrics.classification import DecisionRule
 from training.output import write_text
 from training.progress import tracked
@@ -59,6 +60,7 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
     rule = _decision_rule(read.manifest)
     pictures = Pictures(read.manifest.classes, probabilities, labels, groups)
     values, class_values = metric_values(pictures, rule, REPEATS, SEED)
+    parts = subgroups(samples, pictures, rule, REPEATS, SEED)
     splits = {sample.split for sample in samples}
     evaluation = Evaluation(
         manifest=read.manifest,
@@ -72,6 +74,7 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
         rule=rule,
         metrics=values,
         class_metrics=class_values,
+        subgroups=parts,
         repeats=REPEATS,
         seed=SEED,
         versions=library_versions(predictor),

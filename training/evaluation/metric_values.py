@@ -95,6 +95,19 @@ def metric_values(
     return values[None], {name: values[name] for name in classes if name in values}
 
 
+def chosen_values(
+    pictures: Pictures, rule: DecisionRule, names: Sequence[str], repeats: int, seed: int
+) -> dict[str, MetricValue]:
+    """Compute those of the metrics over all classes that are named and that the classes have."""
+    no_interval = _why_no_interval(pictures, repeats, seed)
+    metrics = classification_metrics(len(pictures.classes), rule)
+    return {
+        name: _figure(metrics[name], pictures, pictures.missing, no_interval, repeats, seed)
+        for name in names
+        if name in metrics
+    }
+
+
 def _figure(
     metric: Metric, pictures: Pictures, missing: Sequence[str | None], no_interval: str | None, repeats: int, seed: int
 ) -> MetricValue:

@@ -12,6 +12,7 @@ from sklearn.metrics import confusion_matrix
 from app.bundles.manifest import Manifest
 from app.shapes import Float, Int
 from training.evaluation.metric_values import MetricValues
+from training.evaluation.subgroups import Subgroups
 from training.metrics.classification import BINS, DecisionRule, described_intervals
 
 # The title and the meaning of each metric.
@@ -38,9 +39,10 @@ class Evaluation:
     """A bundle's probabilities for labelled pictures, and the metrics computed from them.
 
     `metrics` are those of the positive class or, if there are more than two classes, macro means. `class_metrics` are
-    then those of each class against the rest. `labels` are indices of the manifest's classes, `paths` are relative to
-    the data, and `repeats` and `seed` are those of the bootstrap. `remarks` are sentences on how the data was read and
-    the metrics were computed that a reader may not expect.
+    then those of each class against the rest. `subgroups` have the metrics of parts of the pictures. `labels` are
+    indices of the manifest's classes, `paths` are relative to the data, and `repeats` and `seed` are those of the
+    bootstrap. `remarks` are sentences on how the data was read and the metrics were computed that a reader may not
+    expect.
     """
 
     manifest: Manifest
@@ -54,6 +56,7 @@ class Evaluation:
     rule: DecisionRule
     metrics: MetricValues
     class_metrics: Mapping[str, MetricValues]
+    subgroups: Subgroups
     repeats: int
     seed: int
     versions: Mapping[str, str]
@@ -95,6 +98,11 @@ class Evaluation:
         lines = [f"{self.data_summary}{positive}", *self.remarks, f"{'':32} value  95 % interval"]
         for name, figure in self.metrics.items():
             lines.append(f"{METRIC_TEXTS[name][0]:32} {figure.value_text}  {figure.interval_text}".rstrip())
+        for column, parts in self.subgroups.items():
+            lines.append(f"{f'AUROC by {column}':32} value  95 % interval")
+            for value, part in parts.items():
+                figure, label = part.metrics["auroc"], f"  {value} ({part.pictures:,})"
+                lines.append(f"{label:32} {figure.value_text}  {figure.interval_text}".rstrip())
         return "\n".join(lines)
 
     def document(self) -> dict[str, Any]:
@@ -128,6 +136,16 @@ class Evaluation:
             "class_figures": {
                 label: {name: figure.document() for name, figure in metrics.items()}
                 for label, metrics in self.class_metrics.items()
+            },
+            "subgroups": {
+                column: {
+                    value: {
+                        "pictures_by_class": part.pictures_by_class,
+                        "figures": {name: figure.document() for name, figure in part.metrics.items()},
+                    }
+                    for value, part in parts.items()
+                }
+                for column, parts in self.subgroups.items()
             },
             "confusion_matrix": {"rows": "label", "columns": "answer", "pictures": self.confusion.tolist()},
             "versions": dict(self.versions),

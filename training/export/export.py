@@ -55,7 +55,8 @@ from training.loading.forward import predict, prepared_batches, to_model_input
 from training.metrics.calibration import fit_temperature, mean_nll, softmax, youden_threshold
 from training.metrics.classification import auroc
 from training.output import naming
-from training.recipe.config import STARTS, Recipe, StrictModel, fault_sentence
+from training.recipe.config import STARTS, Recipe, StrictModel
+from training.recipe.load import fault_sentence
 from training.recipe.plain_yaml import parse_yaml
 from training.runs.contents import changed_files, content_marks, read_marks, refuse_changed
 from training.runs.run import read_run

@@ -69,7 +69,7 @@ def _apply_geometry(image: Pixels, geometry: Geometry, rng: np.random.Generator)
 
 
 def _apply_photometry(image: Pixels, photometry: Photometry, rng: np.random.Generator) -> Pixels:
-    """Change the colours, and with the configured probabilities blur the picture and erase a rectangle.
+    """Change the colours, and with the configured probabilities blur, compress and erase a rectangle of the picture.
 
     The input array is not modified.
     """
@@ -78,7 +78,15 @@ def _apply_photometry(image: Pixels, photometry: Photometry, rng: np.random.Gene
         image = np.asarray(cv2.transform(image, matrix), np.uint8)
     if rng.random() < photometry.blur:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(*_BLUR_SIGMA_PX)), np.uint8)
+    if photometry.jpeg and rng.random() < photometry.jpeg:  # runs without it draw the numbers that they always drew
+        image = _compressed(image, int(rng.integers(*photometry.jpeg_quality, endpoint=True)))
     return _erase_rectangle(image, rng) if rng.random() < photometry.erasing else image
+
+
+def _compressed(image: Pixels, quality: int) -> Pixels:
+    """The picture as it looks after compression as JPEG, whose artefacts may otherwise tell where it is from."""
+    _, content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.ascontiguousarray(np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR))[..., ::-1], np.uint8)
 
 
 def _colour_matrix(

@@ -15,20 +15,20 @@ from torch.utils.data import Dataset
 from app.pictures.bit_depth import Stretch
 from app.shapes import UInt8
 from training.data.samples import DataError, Sample
-from training.loading.views import EvaluationSet, SampleKey, TrainingSet, epoch_order
+from training.loading.draws import Draws
+from training.loading.views import EvaluationSet, SampleKey, TrainingSet
 
 
 class ReplacingSet(Dataset[tuple[Tensor, Tensor, int, str]]):
     """Training pictures of which up to `allowed` unreadable ones are replaced.
 
-    A picture is replaced by the next one of its class in the order of the epoch (with balanced sampling, which may have
-    drawn no other one, in the order of the samples after that), so that the balance of the classes and
-    the weights of the loss stay as they are. An item is that of `TrainingSet`, and the reason why the picture at the
-    key cannot be read, which is empty if it can.
+    A picture is replaced by the next one of its kind (see `Draws`) in the order of the epoch or, where that has drawn
+    no other one, in the order of the samples, so that the balance and the weights of the loss stay as they are. An item
+    is that of `TrainingSet`, and the reason why the picture at the key cannot be read, which is empty if it can.
     """
 
-    def __init__(self, pictures: TrainingSet, balanced: bool, allowed: int) -> None:
-        self.pictures, self.balanced, self.allowed = pictures, balanced, allowed
+    def __init__(self, pictures: TrainingSet, draws: Draws, allowed: int) -> None:
+        self.pictures, self.draws, self.allowed = pictures, draws, allowed
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -43,7 +43,7 @@ class ReplacingSet(Dataset[tuple[Tensor, Tensor, int, str]]):
             reason = str(error)
         epoch, position, index = key
         failed = {index}
-        for other in self._next_of_class(key):
+        for other in self._next_of_kind(key):
             if other in failed:
                 continue
             try:
@@ -54,14 +54,13 @@ class ReplacingSet(Dataset[tuple[Tensor, Tensor, int, str]]):
                     break
         raise DataError(reason)
 
-    def _next_of_class(self, key: SampleKey) -> Iterator[int]:
+    def _next_of_kind(self, key: SampleKey) -> Iterator[int]:
         epoch, position, index = key
-        labels = self.pictures.labels
-        order = epoch_order(labels, epoch, self.pictures.seed, self.balanced)
-        # Balanced sampling may have drawn no other of the class. The rest of it follows in the order of the samples.
+        kinds, order = self.draws.kinds, self.draws.order(epoch)
+        # Draws with replacement may have no other of the kind. The rest of it follows in the order of the samples.
         drawn = [int(order[(position + step) % len(order)]) for step in range(1, len(order))]
-        rest = [(index + step) % len(labels) for step in range(1, len(labels))]
-        yield from (other for other in (*drawn, *rest) if labels[other] == labels[index])
+        rest = [(index + step) % len(kinds) for step in range(1, len(kinds))]
+        yield from (other for other in (*drawn, *rest) if kinds[other] == kinds[index])
 
 
 class MarkingSet(Dataset[tuple[Tensor, str]]):

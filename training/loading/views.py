@@ -21,16 +21,17 @@ from app.shapes import Int, UInt8
 from training.data.limits import TRAINING_LIMITS
 from training.data.samples import DataError, Sample
 from training.loading.augment import TwoViews
+from training.loading.draws import Draws
 
 SampleKey = tuple[int, int, int]  # (epoch, position in the epoch, index of the sample)
-_ORDER, _VIEWS = int.from_bytes(b"order"), int.from_bytes(b"views")
+_VIEWS = int.from_bytes(b"views")
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor, int]]):
     """Training pictures: each item is two augmented views and a label.
 
     The file is read each time. The augmentation depends only on the seed and the key. The key includes the position in
-    the epoch, because balanced sampling can draw a picture twice in an epoch, and its views should then differ.
+    the epoch, because draws with replacement can show a picture twice in an epoch, and its views should then differ.
     `size` is (height, width) in px, and `stretch` the rule for grey values.
     """
 
@@ -80,7 +81,7 @@ class EvaluationSet(Dataset[Tensor]):
 class EpochBatches(Sampler[list[SampleKey]]):
     """Batch sampler: the keys that one process loads in an epoch, in batches for one forward pass each.
 
-    An update takes `batch_size` consecutive positions of `epoch_order` and splits them into `world_size * accumulate`
+    An update takes `batch_size` consecutive positions of `draws.order` and splits them into `world_size * accumulate`
     equal parts. Rank r takes the `accumulate` parts from `r * accumulate` on. Pictures at the end of an epoch that do
     not fill an update are left out. The size of a part is always even, because MixUp and CutMix mix pictures in pairs.
 
@@ -90,9 +91,8 @@ class EpochBatches(Sampler[list[SampleKey]]):
     def __init__(
         self,
         labels: Sequence[int],
+        draws: Draws,
         batch_size: int,
-        seed: int,
-        balanced: bool,
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
@@ -103,17 +103,17 @@ class EpochBatches(Sampler[list[SampleKey]]):
                 f"batch_size {batch_size} cannot be split into {parts} equal parts ({world_size} processes × "
                 f"accumulate {accumulate}) of even size, which mixing in pairs needs: choose a multiple of {2 * parts}"
             )
-        if len(labels) < batch_size:
-            raise ValueError(f"{len(labels)} training pictures are fewer than one batch of {batch_size}")
-        self.labels, self.batch_size, self.seed, self.balanced = labels, batch_size, seed, balanced
+        if draws.epoch_pictures < batch_size:
+            raise ValueError(f"{draws.epoch_pictures} training pictures are fewer than one batch of {batch_size}")
+        self.labels, self.draws, self.batch_size = labels, draws, batch_size
         self.accumulate, self._part_size, self._first = accumulate, batch_size // parts, rank * accumulate
-        self.updates = len(labels) // batch_size
+        self.updates = draws.epoch_pictures // batch_size
         self.start(0, 0)
 
     def start(self, epoch: int, update: int) -> None:
         """Let the next iteration begin at this update of the epoch; both are counted from 0."""
         self.epoch, self.update = epoch, update
-        self._order = epoch_order(self.labels, epoch, self.seed, self.balanced)
+        self._order = self.draws.order(epoch)
 
     def __len__(self) -> int:
         return (self.updates - self.update) * self.accumulate
@@ -137,21 +137,8 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
         With them, each process can normalise its loss by the class weights of the whole batch without communication.
         """
-        order = self._order if epoch == self.epoch else epoch_order(self.labels, epoch, self.seed, self.balanced)
+        order = self._order if epoch == self.epoch else self.draws.order(epoch)
         return [self.labels[index] for index in order[update * self.batch_size : (update + 1) * self.batch_size]]
-
-
-def epoch_order(labels: Sequence[int], epoch: int, seed: int, balanced: bool) -> Int[np.ndarray, " n"]:
-    """Return the sample indices of an epoch in order.
-
-    This is a permutation of all samples or, if `balanced`, as many draws with replacement in which each class is
-    equally likely.
-    """
-    rng = np.random.default_rng([_ORDER, seed, epoch])
-    if not balanced:
-        return rng.permutation(len(labels))
-    _, class_of, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
-    return rng.choice(len(labels), len(labels), p=1 / (len(counts) * counts[class_of]))
 
 
 def _read_picture(sample: Sample, size: tuple[int, int], stretch: Stretch) -> UInt8[Tensor, "3 h w"]:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from training.data.samples import DataError, Sample
 from training.errors import TrainingProblem
 from training.loading.augment import TwoViews
+from training.loading.draws import draws_of
 from training.loading.unreadable import ReplacingSet
 from training.loading.views import EpochBatches, TrainingSet
 from training.loading.workers import loaded
@@ -39,7 +40,7 @@ from training.loop.session import StopSignal, deterministic, ignore_interrupt, s
 from training.loop.skipping import newly_skipped, next_batch
 from training.loop.stages import apply_stage, trainable_names
 from training.loop.update import BatchPart, Updater
-from training.loop.validation import validate
+from training.loop.validation import Validation, validate
 from training.output import write_atomically
 from training.progress import Steps
 from training.recipe.config import Recipe, RecipeError
@@ -132,17 +133,10 @@ class Trainer:
             self.report(sentence)
         self.model = to_device(model, self.recipe.batch_norm, processes)
         self.train_samples, self.labels = run.samples_of("train"), run.labels_of("train")
-        balanced = self.recipe.imbalance == "balanced_sampling"
-        shape = (
-            self.recipe.batch_size,
-            self.recipe.seed,
-            balanced,
-            processes.rank,
-            processes.count,
-            self.recipe.accumulate,
-        )
+        self.draws = draws_of(self.recipe, self.train_samples, self.labels, run.classes)
+        shape = (self.recipe.batch_size, processes.rank, processes.count, self.recipe.accumulate)
         try:
-            self.batches = EpochBatches(self.labels, *shape)
+            self.batches = EpochBatches(self.labels, self.draws, *shape)
         except ValueError as error:
             raise RecipeError(str(error)) from error
         self.updates = self.batches.updates * self.recipe.epochs
@@ -271,12 +265,14 @@ class Trainer:
 
     def _end_epoch(self, epoch: int, name: str, timing: dict[str, float]) -> None:
         """Evaluate the averaged weights, and write the epoch's record."""
-        val = self._evaluate(epoch)
+        validation = self._evaluate(epoch)
+        val = validation.metrics
         self.best.see(epoch, val["auroc"], self.ema.model, self.recipe)
         loss, self.progress.loss_sum = self.progress.loss_sum / self.batches.updates, 0.0
         stage = self.recipe.stage_at(epoch).name
         position = {"kind": "epoch", "epoch": epoch, "update": self.progress.update, "stage": stage}
-        self._write({**position, "loss": loss, "val": val, "timing": timing})
+        within = {"val_within": validation.within} if validation.within else {}
+        self._write({**position, "loss": loss, "val": val, **within, "timing": timing})
         metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in val.items())
         self.report(
             f"{name}: loss {loss:.4f}; val {metrics}; {timing['images_per_s']:.1f} pictures/s, "
@@ -285,11 +281,11 @@ class Trainer:
         if self.trackers:
             self._show_overlays()
 
-    def _evaluate(self, epoch: int) -> dict[str, float]:
+    def _evaluate(self, epoch: int) -> Validation:
         """Return the averaged weights' metrics on val."""
         validation = validate(self.ema.model, self.run, self.processes)
         self._count_skipped(validation.unreadable, epoch)
-        return validation.metrics
+        return validation
 
     def _finish(self) -> None:
         epochs = self.progress.update // self.batches.updates
@@ -298,7 +294,7 @@ class Trainer:
         if self.processes.writes:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self.ema.model.state_dict().items()}
             write_atomically(self.run.weights, safetensors.torch.save(tensors))
-        val = self._evaluate(self.recipe.epochs - 1)
+        val = self._evaluate(self.recipe.epochs - 1).metrics
         kept = self.best.epoch if self.recipe.keep == "best" else epochs - 1
         self._write({"kind": "end", "update": self.progress.update, "val": val, "kept_epoch": kept})
         if self.recipe.keep == "best" or self.recipe.early_stopping:
@@ -357,7 +353,7 @@ class Trainer:
         pictures = TrainingSet(self.train_samples, self.labels, views, size, seed, stretch)
         workers = self.recipe.workers
         return DataLoader(
-            ReplacingSet(pictures, self.batches.balanced, self.skip_unreadable),
+            ReplacingSet(pictures, self.draws, self.skip_unreadable),
             batch_sampler=self.batches,
             num_workers=workers,
             persistent_workers=workers > 0,

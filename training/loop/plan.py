@@ -24,9 +24,10 @@ MIB = 2**20
 def plan(recipe: Recipe, classes: int, pictures: int | None) -> str:
     """Describe the recipe's run as text.
 
-    `pictures` is the number of training pictures; if it is None, the text does not count updates. Raises RecipeError
-    if the model cannot be built, or could not be exported after its training.
+    `pictures` is the number of training pictures; if it is None and the recipe has no `epoch_pictures`, the text does
+    not count updates. Raises RecipeError if the model cannot be built, or could not be exported after its training.
     """
+    pictures = recipe.epoch_pictures or pictures
     model = build_model(recipe, classes)
     without_graphs = check_graphs(recipe.model)
     total = sum(parameter.numel() for parameter in model.parameters())

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from app.shapes import UInt8
+from app.shapes import Float, Int, UInt8
 from training.data.samples import DataError, Sample
 from training.loading.forward import predict
 from training.loading.unreadable import MarkingSet
 from training.loading.workers import loaded
 from training.loop.processes import Processes
 from training.metrics.calibration import softmax
-from training.metrics.classification import DecisionRule, classification_metrics
+from training.metrics.classification import DecisionRule, Metric, UndefinedMetric, classification_metrics
 from training.progress import Steps
 from training.runs.run import Run
 
@@ -27,10 +27,15 @@ _BATCH = 25
 
 @dataclass(frozen=True)
 class Validation:
-    """Metrics on val, and the pictures that could not be read with the reason for each."""
+    """Metrics on val, and the pictures that could not be read with the reason for each.
+
+    `within` has the metrics for the pictures of each value of the column that the recipe balances within, and their
+    number. An AUROC that they do not define is None.
+    """
 
     metrics: dict[str, float]
     unreadable: dict[Sample, str]
+    within: dict[str, dict[str, int | float | None]]
 
 
 def validate(model: nn.Module, run: Run, processes: Processes) -> Validation:
@@ -64,5 +69,24 @@ def validate(model: nn.Module, run: Run, processes: Processes) -> Validation:
         if not (labels[readable] == index).any():
             raise DataError(f"val has no picture of {name} that can be read: {next(iter(unreadable.values()))}")
     metrics = classification_metrics(len(run.classes), DecisionRule(None, None))
-    probabilities = softmax(logits[readable])
-    return Validation({name: metrics[name](probabilities, labels[readable]) for name in METRICS}, unreadable)
+    probabilities, labels = softmax(logits[readable]), labels[readable]
+    column = run.recipe.balance.column if run.recipe.balance is not None else None
+    within = {}
+    if column is not None:
+        values = np.array([sample.columns.get(column, "") for sample in samples])[readable]
+        for value in sorted({*values.tolist()}):
+            of_value = values == value
+            within[value] = _metrics_of_some(probabilities[of_value], labels[of_value], metrics)
+    return Validation({name: metrics[name](probabilities, labels) for name in METRICS}, unreadable, within)
+
+
+def _metrics_of_some(
+    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], metrics: Mapping[str, Metric]
+) -> dict[str, int | float | None]:
+    values: dict[str, int | float | None] = {"pictures": len(labels)}
+    for name in METRICS:
+        try:
+            values[name] = metrics[name](probabilities, labels)
+        except UndefinedMetric:  # no picture of some class
+            values[name] = None
+    return values

@@ -1,18 +1,10 @@
-"""The recipe of a training run: all of its options, read from YAML and validated.
-
-An error names the wrong key and, if there is a similar one, the key that was probably meant.
-"""
+"""The recipe of a training run: all of its options with their bounds. `load.py` reads it."""
 
 from __future__ import annotations
 
-import difflib
-import os
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -21,7 +13,6 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -29,7 +20,6 @@ from pydantic import (
 from app.bundles.manifest import StretchRule
 from app.models.cnnswin import Fusion
 from training.errors import TrainingProblem
-from training.recipe.plain_yaml import parse_yaml
 
 
 class RecipeError(TrainingProblem, ValueError):
@@ -54,6 +44,8 @@ class StrictModel(BaseModel):
 # Every number has an upper bound too: beyond it, it is a mistake that would end a run late and without a sentence.
 Side = Annotated[int, Field(ge=1, le=2048)]
 Strength = Annotated[float, Field(ge=0, le=10)]
+Quality = Annotated[int, Field(ge=1, le=100)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 def _path_of(value: Any) -> Any:
@@ -178,7 +170,16 @@ class Photometry(StrictModel):
     saturation: Strength = 0.2
     hue: float = Field(0.03, ge=0, le=0.5)
     blur: float = Field(0.0, ge=0, le=1, description="probability of a Gaussian blur")
+    jpeg: float = Field(0.0, ge=0, le=1, description="probability of compression as JPEG")
+    jpeg_quality: tuple[Quality, Quality] = Field((40, 95), description="lowest and highest quality")
     erasing: float = Field(0.0, ge=0, le=1, description="probability of one erased rectangle")
+
+    @field_validator("jpeg_quality")
+    @classmethod
+    def _rising(cls, quality: tuple[int, int]) -> tuple[int, int]:
+        if quality[0] > quality[1]:
+            raise ValueError("give the lowest quality first")
+        return quality
 
 
 class Augmentation(StrictModel):
@@ -210,6 +211,29 @@ class Rates(StrictModel):
 Imbalance = Literal["none", "class_weights", "balanced_sampling", "logit_adjustment"]
 
 
+def _share_of(value: Any) -> str:
+    return "<classes>" if isinstance(value, dict) else "<share>"
+
+
+class Balance(StrictModel):
+    """Draws in which the labels have given shares, in every part of train alike.
+
+    `label` is the share of the rarer of two classes, or of each class that is named; others keep their proportions.
+    With `within`, these are the shares among the pictures of each value of that column of the table.
+    """
+
+    label: Annotated[
+        Annotated[Share, Tag("<share>")] | Annotated[dict[Name, Share], Field(min_length=1), Tag("<classes>")],
+        Discriminator(_share_of),
+    ]
+    within: Name | None = None
+
+    @property
+    def column(self) -> str | None:
+        """The name of the column as `Sample.columns` has it."""
+        return None if self.within is None else self.within.strip().casefold()
+
+
 class Recipe(StrictModel):
     """All options of one training run.
 
@@ -229,6 +253,16 @@ class Recipe(StrictModel):
     weight_decay: float = Field(0.05, ge=0, le=1e6)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     imbalance: Imbalance = "none"
+    balance: Balance | None = None
+    count_by: Literal["picture", "group"] = Field(
+        "picture", description="group: a group is drawn as often as a single picture, whatever its number of pictures"
+    )
+    epoch_pictures: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="draws of an epoch; null: the number of pictures in train",
+    )
     stretch: StretchRule = Field(
         None,
         description="how grey values become 0 to 255: from the range of the file's format (null), from each picture's "
@@ -263,6 +297,12 @@ class Recipe(StrictModel):
     )
 
     @model_validator(mode="after")
+    def _one_balance(self) -> Recipe:
+        if self.balance is not None and self.imbalance != "none":
+            raise ValueError(f"balance and imbalance: {self.imbalance} both act against imbalance: choose one")
+        return self
+
+    @model_validator(mode="after")
     def _names_differ(self) -> Recipe:
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
@@ -281,130 +321,3 @@ class Recipe(StrictModel):
                 return stage
             epoch -= stage.epochs
         raise IndexError(f"the recipe has {self.epochs} epochs")
-
-
-# The model of each path in a recipe, for hints about unknown keys.
-_MODELS: dict[tuple[str, ...], type[StrictModel]] = {
-    (): Recipe,
-    ("model",): ModelConfig,
-    ("start",): Starts,
-    ("start", "cnn"): Start,
-    ("start", "swin"): Start,
-    ("stages",): Stage,
-    ("stages", "cnn"): LastUnits,
-    ("augmentation",): Augmentation,
-    ("augmentation", "geometry"): Geometry,
-    ("augmentation", "cnn"): Photometry,
-    ("augmentation", "swin"): Photometry,
-    ("rates",): Rates,
-}
-
-
-def shipped_recipes() -> list[str]:
-    """Return the names of the recipes that come with the package."""
-    return sorted(path.name.removesuffix(".yaml") for path in _recipes().iterdir() if path.name.endswith(".yaml"))
-
-
-def load_recipe(name_or_path: str, changes: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from a YAML file, or a shipped recipe by its name, and apply `changes` to it.
-
-    A name with a slash or a suffix is that of a file, and any other that of a shipped recipe. A change is written like
-    `stages.1.epochs=20`. Raises RecipeError, which names the wrong key and the most similar valid one.
-    """
-    path = Path(name_or_path)
-    is_file_name = bool(path.suffix) or "/" in name_or_path or os.sep in name_or_path
-    if not is_file_name:
-        path = Path(str(_recipes() / f"{name_or_path}.yaml"))
-    if not path.is_file():
-        beside = f"; for the file of this name, write ./{name_or_path}" if Path(name_or_path).is_file() else ""
-        raise RecipeError(
-            f"no recipe {name_or_path!r}: give a YAML file or one of {', '.join(shipped_recipes())}{beside}"
-        )
-    try:
-        content = parse_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path.name} is not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path.name} has no keys: a recipe is a mapping, such as `name: mine`")
-    if changes:
-        # Changes apply to the whole recipe with its defaults, so that keys that are not in the file can be changed.
-        content = _validated(content, path.name).model_dump(mode="json")
-        for change in changes:
-            _apply_change(content, change)
-    return _validated(content, path.name)
-
-
-def _recipes() -> Any:
-    return files("training.recipe")
-
-
-def _validated(content: dict[str, Any], source: str) -> Recipe:
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        entries = error.errors()
-        # If an item of a list is wrong, pydantic also reports the list as too short.
-        relevant = [entry for entry in entries if entry["type"] != "too_short" or not entry["input"]]
-        raise RecipeError(f"{source}: " + "; ".join(fault_sentence(entry, _MODELS) for entry in relevant)) from error
-
-
-def fault_sentence(entry: Any, models: Mapping[tuple[str, ...], type[StrictModel]]) -> str:
-    """One of a validation's errors as a sentence: the key, what is wrong, and the value.
-
-    `models` are the models of each path, for hints about unknown keys.
-    """
-    steps = [step for step in entry["loc"] if not str(step).startswith("<")]
-    key = ".".join(map(str, steps))
-    if entry["type"] == "extra_forbidden":
-        return f"unknown key {key}{_hint(steps, models)}"
-    if entry["type"] == "missing":
-        return f"{key} is missing"
-    reason = entry["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
-    if entry["type"] == "string_type" and isinstance(entry["input"], bool | int | float):
-        reason += ", so put it in quotes"
-    return f"{key}: {reason} (it is {entry['input']!r})" if key else reason
-
-
-def _hint(path: list[int | str], models: Mapping[tuple[str, ...], type[StrictModel]]) -> str:
-    """Return a hint for an unknown key: the most similar key of the same model, or all of its keys."""
-    keys = list(models[tuple(str(step) for step in path[:-1] if not isinstance(step, int))].model_fields)
-    near = difflib.get_close_matches(str(path[-1]), keys, n=1, cutoff=0.5)
-    return f": did you mean {near[0]}?" if near else f": the keys are {', '.join(keys)}"
-
-
-def _apply_change(content: dict[str, Any], change: str) -> None:
-    """Set the key at a path of a recipe in plain form, in place."""
-    path, equals, text = change.partition("=")
-    *parents, key = path.split(".")
-    if not equals:
-        raise RecipeError(f"--set {change}: write KEY=VALUE, such as stages.1.epochs=20")
-    node: Any = content
-    for step in parents:
-        node = _child(node, step, change)
-    if isinstance(node, list):
-        _child(node, key, change)
-        node[int(key)] = _value(text, change)
-    elif isinstance(node, dict):
-        node[key] = _value(text, change)
-    else:
-        raise RecipeError(f"--set {change}: {'.'.join(parents)} is {node!r} and has no {key}")
-
-
-def _value(text: str, change: str) -> Any:
-    try:
-        return parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {change}: the value is not YAML: {error}") from error
-
-
-def _child(node: Any, step: str, change: str) -> Any:
-    if isinstance(node, list):
-        if not (step.isascii() and step.isdecimal() and len(step) < 9) or int(step) >= len(node):
-            raise RecipeError(f"--set {change}: {step!r} is not one of the {len(node)} places, counted from 0")
-        return node[int(step)]
-    if not isinstance(node, dict) or step not in node:
-        keys = list(node) if isinstance(node, dict) else []
-        near = difflib.get_close_matches(step, keys, n=1, cutoff=0.6)
-        hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(keys) or 'none'}"
-        raise RecipeError(f"--set {change}: no key {step}: {hint}")
-    return node[step]

@@ -130,8 +130,10 @@ def _count(paths: Sequence[Path]) -> str:
 
 def _refuse_other_facts(own: Sample, given: Sample, run: Run) -> None:
     """The split of the run counts where the data has none."""
-    for name in ("label", "group", "split"):
-        before, now = getattr(own, name), getattr(given, name)
+    facts = {name: (getattr(own, name), getattr(given, name)) for name in ("label", "group", "split")}
+    if run.recipe.balance is not None and (column := run.recipe.balance.column):
+        facts[column] = own.columns.get(column), given.columns.get(column)
+    for name, (before, now) in facts.items():
         if before == now or (name == "split" and now is None):
             continue
         if name != "group" or group_key(before) != group_key(now):  # the run may have kept another spelling

@@ -33,7 +33,8 @@ from training.data.samples import (
 )
 from training.errors import TrainingProblem
 from training.output import refuse_within_data, write_atomically
-from training.recipe.config import Recipe, RecipeError, load_recipe
+from training.recipe.config import Recipe, RecipeError
+from training.recipe.load import load_recipe
 from training.runs.contents import content_marks, write_marks
 from training.runs.torch_files import not_finite_tensor
 

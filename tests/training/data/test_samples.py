@@ -47,7 +47,7 @@ def test_a_table_may_be_named_itself_and_come_from_a_spreadsheet(pets: Path) -> 
     table = pets / "other.csv"
     table.write_text("path, age, label\r\na.png, 7, cat\r\nb.png,, dog\r\n", encoding="utf-8-sig", newline="")
     assert read_samples(table) == [
-        Sample(pets / "a.png", "cat", None, None, None),
+        Sample(pets / "a.png", "cat", None, None, None, {"age": "7"}),
         Sample(pets / "b.png", "dog", None, None, None),
     ]
 
@@ -156,7 +156,8 @@ def test_a_split_that_the_data_lacks_is_refused(pets: Path) -> None:
 def test_saved_samples_come_back_the_same(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = pets / ' ü, "1"\n.png'
     put(odd)
-    samples = [*read_samples(pets), Sample(odd, ' two, "words"', None, None, None)]
+    columns = {"source": "a, b", "remark": 'of "two"\nlines'}
+    samples = [*read_samples(pets), Sample(odd, ' two, "words"', None, None, None, columns)]
     write_samples(samples, pets / "samples.csv")
     assert load_samples(pets / "samples.csv") == samples
     monkeypatch.chdir(pets)

@@ -26,7 +26,8 @@ from training.data.draw import draw_dataset
 from training.data.samples import DataError, load_samples, read_samples
 from training.evaluation.ablate import _data_with_split, ablate, variant_recipes
 from training.evaluation.comparison import Comparison, LabelledPictures, Variant, compare
-from training.recipe.config import Recipe, RecipeError, Start, load_recipe
+from training.recipe.config import Recipe, RecipeError, Start
+from training.recipe.load import load_recipe
 
 SMALL = ["model.image_size=[32, 32]", "model.swin_options.window_size=2", "model.swin_options.depths=[1, 1, 1]"]
 SMALL += ["model.swin_options.num_heads=[1, 2, 2]", "batch_size=4", "workers=0", "seed=3"]

@@ -20,7 +20,7 @@ from training.data.samples import DataError, classes_of, read_samples
 from training.evaluation.evaluate import evaluate, read_split, samples_of_split
 from training.evaluation.metric_values import Pictures, metric_values
 from training.metrics.classification import DecisionRule, classification_metrics, nll
-from training.recipe.config import load_recipe
+from training.recipe.load import load_recipe
 from training.runs.run import Run, write_run
 
 RANKING = {"auroc", "average_precision", "sensitivity_at_specificity_0.9", "sensitivity_at_specificity_0.95"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Callable
 from itertools import chain, pairwise, product
@@ -17,9 +18,10 @@ from torchvision.transforms.v2 import functional as torchvision
 
 from app.pictures.decode import Limits, decode
 from app.pictures.prepare import prepare
+from tests.support.drawn import draws
 from training.data.samples import DataError, Sample
 from training.loading.augment import TwoViews
-from training.loading.views import EpochBatches, EvaluationSet, SampleKey, TrainingSet, epoch_order
+from training.loading.views import EpochBatches, EvaluationSet, SampleKey, TrainingSet
 from training.recipe.config import Augmentation, Geometry, Photometry
 
 STILL = Geometry(flip=False, rotation_degrees=0, translate=0, scale=(1, 1))
@@ -122,7 +124,7 @@ def test_hue_turns_colours_about_grey() -> None:
 
 def test_blur_and_erasing_come_as_often_as_told() -> None:
     image = noise(32, 48)
-    for name in ("blur", "erasing"):
+    for name in ("blur", "jpeg", "erasing"):
         views = [views_of(image, seed, cnn=PLAIN.model_copy(update={name: 0.5})) for seed in range(60)]
         assert 18 <= sum(not torch.equal(cnn, image) for cnn, _ in views) <= 42
         assert all(torch.equal(swin, image) for _, swin in views)
@@ -135,6 +137,23 @@ def test_blur_smooths() -> None:
         assert blurred.mean() == pytest.approx(float(image.mean()), abs=2)
         spreads.append(float(blurred.std() / image.std()))
     assert min(spreads) < 0.4 and max(spreads) <= 1
+
+
+def test_compression_is_that_of_jpeg_with_qualities_from_the_range() -> None:
+    image = torch.nn.functional.interpolate(noise(6, 6)[None].float(), (48, 48), mode="bicubic")[0].clamp(0, 255).byte()
+    # Pillow's encoder gives what each quality looks like; the colour channels would show if they were swapped.
+    looks = {}
+    for quality in range(20, 100):
+        encoded = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(encoded, "JPEG", quality=quality)
+        looks[quality] = torch.from_numpy(np.array(Image.open(encoded))).permute(2, 0, 1).int()
+    found = []
+    for seed in range(30):
+        view = views_of(image, seed, cnn=PLAIN.model_copy(update={"jpeg": 1.0, "jpeg_quality": (30, 60)}))[0].int()
+        error, quality = min((float((view - look).abs().float().mean()), quality) for quality, look in looks.items())
+        assert error < 0.5
+        found.append(quality)
+    assert 29 <= min(found) < 38 and 52 < max(found) <= 61
 
 
 def test_one_rectangle_is_erased_to_the_mean_colour() -> None:
@@ -180,7 +199,7 @@ def same(one: tuple[Tensor, Tensor, int], other: tuple[Tensor, Tensor, int]) -> 
 
 def test_a_key_gives_the_same_views_from_any_worker_and_with_any_random_state(samples: list[Sample]) -> None:
     labels, dataset = [int(sample.label) for sample in samples], training_set(samples)
-    batches = EpochBatches(labels, 4, seed=5, balanced=False)
+    batches = EpochBatches(labels, draws(labels, 5), 4)
     loader = DataLoader(dataset, batch_sampler=batches, num_workers=2, persistent_workers=True)
     for epoch in (1, 0):
         batches.start(epoch, 0)
@@ -227,7 +246,7 @@ LABELS = [int(number % 10 == 0) for number in range(101)]  # 11 of class 1
 
 
 def keys_of(rank: int, world: int, accumulate: int, update: int = 0) -> list[list[SampleKey]]:
-    batches = EpochBatches(LABELS, 24, 7, False, rank, world, accumulate)
+    batches = EpochBatches(LABELS, draws(LABELS, 7), 24, rank, world, accumulate)
     batches.start(3, update)
     assert len(batches) == len(list(batches))
     return list(batches)
@@ -236,7 +255,7 @@ def keys_of(rank: int, world: int, accumulate: int, update: int = 0) -> list[lis
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (1, 3), (2, 3), (4, 1)])
 def test_all_processes_and_parts_together_load_the_same_updates(world: int, accumulate: int) -> None:
     by_rank = [keys_of(rank, world, accumulate) for rank in range(world)]
-    order = epoch_order(LABELS, 3, 7, False)
+    order = draws(LABELS, 7).order(3)
     expected = [[(3, place, order[place]) for place in range(24 * u, 24 * (u + 1))] for u in range(len(LABELS) // 24)]
     for update, keys in enumerate(expected):
         parts = (by_rank[rank][update * accumulate + part] for rank, part in product(range(world), range(accumulate)))
@@ -245,11 +264,11 @@ def test_all_processes_and_parts_together_load_the_same_updates(world: int, accu
 
 
 def test_an_order_is_a_permutation_of_its_own_epoch_and_seed() -> None:
-    orders = [epoch_order(LABELS, epoch, seed, False) for epoch, seed in product(range(3), range(3))]
+    orders = [draws(LABELS, seed).order(epoch) for epoch, seed in product(range(3), range(3))]
     for number, order in enumerate(orders):
         assert sorted(order) == list(range(101))
         assert not any(np.array_equal(order, other) for other in orders[:number])
-    assert np.array_equal(orders[5], epoch_order(LABELS, 1, 2, False))
+    assert np.array_equal(orders[5], draws(LABELS, 2).order(1))
 
 
 def test_an_epoch_taken_up_again_has_exactly_its_tail() -> None:
@@ -258,7 +277,7 @@ def test_an_epoch_taken_up_again_has_exactly_its_tail() -> None:
 
 
 def test_an_epoch_taken_up_again_loads_nothing_of_what_it_skips(samples: list[Sample]) -> None:
-    batches = EpochBatches([0] * 12, 4, 0, False)
+    batches = EpochBatches([0] * 12, draws([0] * 12, 0), 4)
     for _, _, index in chain.from_iterable(list(batches)[:2]):
         samples[index].path.unlink()
     batches.start(0, 2)
@@ -267,17 +286,17 @@ def test_an_epoch_taken_up_again_loads_nothing_of_what_it_skips(samples: list[Sa
 
 @pytest.mark.parametrize("balanced", [False, True])
 def test_every_process_knows_the_labels_of_the_whole_update(balanced: bool) -> None:
-    both = [EpochBatches(LABELS, 24, 7, balanced, rank, 2) for rank in range(2)]
+    both = [EpochBatches(LABELS, draws(LABELS, 7, balanced), 24, rank, 2) for rank in range(2)]
     for batches in both:
         batches.start(2, 1)
     for update, parts in enumerate(zip(*both, strict=True), start=1):
         expected = [LABELS[index] for _, _, index in chain.from_iterable(parts)]
         assert all(batches.labels_of_update(2, update) == expected for batches in both)
-    assert both[0].labels_of_update(5, 0) == [LABELS[i] for i in epoch_order(LABELS, 5, 7, balanced)[:24]]
+    assert both[0].labels_of_update(5, 0) == [LABELS[i] for i in draws(LABELS, 7, balanced).order(5)[:24]]
 
 
 def test_balanced_sampling_draws_every_class_and_every_picture_of_it_equally_often() -> None:
-    orders = [epoch_order(LABELS, epoch, 0, True) for epoch in range(100)]
+    orders = [draws(LABELS, 0, True).order(epoch) for epoch in range(100)]
     assert {len(order) for order in orders} == {101}
     drawn = Counter(np.concatenate(orders).tolist())
     rare = np.array([drawn[index] for index in range(101) if LABELS[index]])
@@ -297,4 +316,4 @@ def test_balanced_sampling_draws_every_class_and_every_picture_of_it_equally_oft
 )
 def test_batches_that_cannot_be_are_refused(batch_size: int, world: int, accumulate: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        EpochBatches(LABELS, batch_size, 0, False, 0, world, accumulate)
+        EpochBatches(LABELS, draws(LABELS, 0), batch_size, 0, world, accumulate)

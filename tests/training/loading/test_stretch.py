@@ -19,7 +19,8 @@ from training.export.export import write_bundle
 from training.loading.augment import TwoViews
 from training.loading.forward import prepared_batches
 from training.loading.views import EvaluationSet, TrainingSet
-from training.recipe.config import Augmentation, Geometry, Photometry, RecipeError, load_recipe
+from training.recipe.config import Augmentation, Geometry, Photometry, RecipeError
+from training.recipe.load import load_recipe
 
 STILL = Augmentation(
     geometry=Geometry(flip=False, rotation_degrees=0, translate=0, scale=(1, 1)),

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.support.drawn import draws
 from training.data.samples import DataError, Sample
 from training.loading.augment import TwoViews
 from training.loading.unreadable import MarkingSet, ReplacingSet
@@ -43,7 +44,9 @@ def replacing(samples: list[Sample], broken: set[int], allowed: int, balanced: b
         for number, sample in enumerate(samples)
     ]
     labels = [int(sample.label) for sample in samples]
-    return ReplacingSet(TrainingSet(listed, labels, TwoViews(PLAIN, SIZE), SIZE, 7, None), balanced, allowed)
+    return ReplacingSet(
+        TrainingSet(listed, labels, TwoViews(PLAIN, SIZE), SIZE, 7, None), draws(labels, 7, balanced), allowed
+    )
 
 
 @settings(max_examples=8)
@@ -57,7 +60,7 @@ def test_each_is_replaced_by_a_readable_one_of_its_class_and_the_others_stay(
     if any(broken >= {n for n in range(COUNT) if labels[n] == label} for label in (0, 1)):
         return  # a class without a readable picture, below
     pictures = replacing(samples, broken, len(broken), balanced)
-    batches = EpochBatches(labels, 4, 7, balanced)
+    batches = EpochBatches(labels, draws(labels, 7, balanced), 4)
     batches.start(epoch, 0)
     for key in (key for batch in batches for key in batch):
         cnn, swin, label, reason = pictures[key]
@@ -78,7 +81,7 @@ def test_none_is_replaced_unless_that_was_allowed_and_never_more_than_that(sampl
 def test_keys_of_a_part_are_those_that_the_sampler_yields() -> None:
     labels = [0] * 21
     for rank in (0, 1):
-        batches = EpochBatches(labels, 8, 3, False, rank, 2, 2)
+        batches = EpochBatches(labels, draws(labels, 3), 8, rank, 2, 2)
         batches.start(2, 1)
         parts = [batches.keys(update, part) for update in range(1, batches.updates) for part in range(2)]
         assert parts == list(batches)

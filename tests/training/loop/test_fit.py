@@ -14,7 +14,8 @@ import yaml
 from tests.support.bundles import tiny_architecture
 from training.cli import main
 from training.data.draw import draw_dataset
-from training.recipe.config import RecipeError, load_recipe, shipped_recipes
+from training.recipe.config import RecipeError
+from training.recipe.load import load_recipe, shipped_recipes
 
 ROOT = Path(__file__).parents[3]
 CARD = {

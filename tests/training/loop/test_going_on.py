@@ -13,13 +13,13 @@ import pytest
 import wandb
 import yaml
 
+from tests.support.drawn import draws
 from tests.training.loop.small_run import RECIPE
 from tests.training.loop.test_resume import log_of, same
 from training.cli import main
 from training.data.draw import draw_dataset
 from training.data.samples import load_samples
-from training.loading.views import epoch_order
-from training.recipe.config import load_recipe
+from training.recipe.load import load_recipe
 from training.runs.run import read_run
 
 
@@ -58,7 +58,7 @@ def last(whole: Path) -> Iterator[Path]:
 def train_order(run: Path) -> list[Path]:
     """The training pictures in the order of the first epoch."""
     samples = [sample for sample in load_samples(run / "samples.csv") if sample.split == "train"]
-    order = epoch_order([0] * len(samples), 0, load_recipe(str(run / "recipe.yaml")).seed, balanced=False)
+    order = draws([0] * len(samples), load_recipe(str(run / "recipe.yaml")).seed).order(0)
     return [samples[index].path for index in order]
 
 

@@ -27,7 +27,8 @@ from tests.support.bundles import tiny_architecture, write_tiny_bundle
 from training.cli import main
 from training.data.draw import draw_dataset
 from training.loop.pretrained import WeightsError, load_backbone, load_start_weights
-from training.recipe.config import Recipe, load_recipe
+from training.recipe.config import Recipe
+from training.recipe.load import load_recipe
 
 CNN = "test_efficientnet"
 

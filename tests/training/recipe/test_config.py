@@ -14,7 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from training.recipe import config
-from training.recipe.config import RecipeError, StrictModel, load_recipe
+from training.recipe.config import RecipeError, StrictModel
+from training.recipe.load import load_recipe
 from training.recipe.plain_yaml import parse_yaml
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from scripts.resume_table import PAGE, with_resume_table
-from training.recipe.config import Recipe, load_recipe
+from training.recipe.config import Recipe
+from training.recipe.load import load_recipe
 from training.recipe.resuming import RESUME_RULES, recipe_changes
 
 RECIPE = load_recipe("smoke")
@@ -26,6 +27,9 @@ OTHER: dict[str, Any] = {
     "weight_decay": 0.9,
     "label_smoothing": 0.9,
     "imbalance": "class_weights",
+    "balance": {"label": 0.5},
+    "count_by": "group",
+    "epoch_pictures": 7,
     "stretch": "found",
     "clip_norm": 9.0,
     "ema_decay": 0.1,

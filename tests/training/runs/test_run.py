@@ -11,7 +11,8 @@ from tests.support.bundles import tiny_architecture
 from training.data.samples import DataError
 from training.loop.fit import fit
 from training.output import OutputError
-from training.recipe.config import ModelConfig, Recipe, RecipeError, load_recipe
+from training.recipe.config import ModelConfig, Recipe, RecipeError
+from training.recipe.load import load_recipe
 from training.runs.run import new_run
 
 RECIPE = Recipe(name="tiny", model=ModelConfig(**tiny_architecture().model_dump(), image_size=(64, 64)), batch_size=64)

@@ -1,0 +1,90 @@
+"""The metrics of an evaluation for parts of its pictures: those of one value in a further column of the table.
+
+A mean over all pictures can hide a site, a device or an age at which a model is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from training.data.samples import Sample
+from training.evaluation.metric_values import MetricValues, Pictures, chosen_values
+from training.metrics.classification import DecisionRule
+from training.progress import tracked
+
+MOST_VALUES, MOST_NUMBERS = 20, 10
+NO_VALUE = "no value"
+METRICS = ("auroc", "sensitivity", "specificity", "accuracy", "ece")  # of these, what the classes define
+_BANDS = 4
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """The pictures of one value: their number by class, and their metrics."""
+
+    pictures_by_class: dict[str, int]
+    metrics: MetricValues
+
+    @property
+    def pictures(self) -> int:
+        """The number of pictures."""
+        return sum(self.pictures_by_class.values())
+
+
+Subgroups = Mapping[str, Mapping[str, Subgroup]]
+
+
+def subgroups(
+    samples: Sequence[Sample], pictures: Pictures, rule: DecisionRule, repeats: int, seed: int
+) -> dict[str, dict[str, Subgroup]]:
+    """Return the subgroups by column and value. `pictures` are those of `samples`, in the same order.
+
+    A column counts if it has 2 to 20 values. One of more than 10 numbers is cut into four bands at its quartiles.
+    """
+    columns = {
+        column: values
+        for column in sorted({name for sample in samples for name in sample.columns})
+        if 1 < len({*(values := _values([sample.columns.get(column, "") for sample in samples]))}) <= MOST_VALUES + 1
+    }
+    found: dict[str, dict[str, Subgroup]] = {column: {} for column in columns}
+    parts = [(column, value) for column, values in columns.items() for value in sorted({*values}, key=_place)]
+    for column, value in tracked(parts, "subgroups", "subgroups", len(parts)):
+        chosen = np.array([each == value for each in columns[column]])
+        groups = tuple(group for group, one in zip(pictures.groups, chosen, strict=True) if one)
+        part = Pictures(pictures.classes, pictures.probabilities[chosen], pictures.labels[chosen], groups)
+        by_class = {name: int((part.labels == index).sum()) for index, name in enumerate(part.classes)}
+        found[column][value] = Subgroup(by_class, chosen_values(part, rule, METRICS, repeats, seed))
+    return found
+
+
+def _values(cells: Sequence[str]) -> list[str]:
+    """The cells, or of numbers that differ too much, the bands in which they lie."""
+    numbers = {cell: _number(cell) for cell in cells if cell}
+    if len(numbers) <= MOST_NUMBERS or None in numbers.values():
+        return [cell or NO_VALUE for cell in cells]
+    known = [number for cell in cells if (number := numbers.get(cell)) is not None]
+    edges = sorted({*np.quantile(known, np.linspace(0, 1, _BANDS + 1)).tolist()})
+    names = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+    return [
+        NO_VALUE if (number := numbers.get(cell)) is None else names[int(np.searchsorted(edges[1:-1], number, "left"))]
+        for cell in cells
+    ]
+
+
+def _number(cell: str) -> float | None:
+    try:
+        number = float(cell)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _place(value: str) -> tuple[bool, float, str]:
+    """Numbers and bands in their order, then texts, then what has no value."""
+    number = _number(value.partition(" to ")[0])
+    return value == NO_VALUE, math.inf if number is None else number, value
