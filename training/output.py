@@ -28,8 +28,8 @@ def refuse_within_data(out: Path, data: Path) -> None:
     of_run = data / "samples.csv"
     if of_run.is_file() and resolved.is_relative_to(folder):
         return
-    for root in (folder, _pictures_folder(of_run)):
-        if root is not None and resolved.is_relative_to(root):
+    for root in (folder, *_pictures_folders(of_run)):
+        if resolved.is_relative_to(root):
             raise OutputError(
                 f"{out} lies in the data, {root if of_run.is_file() else data}, of which its files would be a part: "
                 "choose another folder"
@@ -78,15 +78,18 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         os.close(directory)
 
 
-def _pictures_folder(samples: Path) -> Path | None:
-    """The folder of which every file is a part of a run's data. None if there is none, or if nothing tells.
+def _pictures_folders(samples: Path) -> Iterator[Path]:
+    """Yield the folders of which every file is a part of a run's data, if there are any and something tells.
 
-    That is the one with all pictures. Where there is a table too, it lists what belongs to the data.
+    They are the one with all pictures that have labels, and the one with all others. Where there is a table too, it
+    lists what belongs to the data.
     """
     try:
         with samples.open(newline="", encoding="utf-8") as lines:
-            paths = [Path(row["path"]).resolve() for row in csv.DictReader(lines)]
-        folder = Path(os.path.commonpath([path.parent for path in paths]))
-        return None if any(file.suffix.lower() in _TABLES for file in folder.iterdir()) else folder
+            rows = [(Path(row["path"]).resolve().parent, row["label"] != "") for row in csv.DictReader(lines)]
+        for has_label in sorted({has_label for _, has_label in rows}):
+            folder = Path(os.path.commonpath([parent for parent, labelled in rows if labelled == has_label]))
+            if not any(file.suffix.lower() in _TABLES for file in folder.iterdir()):
+                yield folder
     except (OSError, ValueError, LookupError, TypeError, csv.Error):  # none, or one that reading it will name
-        return None
+        return

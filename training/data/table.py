@@ -45,7 +45,7 @@ def read_table(table: Path) -> DataSet:
     Paths are below the file's folder. Raises DataError for a table that can be understood in two ways or in none, and
     for a path that leads out of the folder.
     """
-    finder = _Finder(table.parent)
+    finder = PathFinder(table.parent)
     samples, splits = [], set()
     for row in read_rows(table, COLUMNS, ("path", "label"), _ALIASES):
         samples.append(_sample(row, finder))
@@ -80,7 +80,7 @@ def _unread_findings(samples: Sequence[Sample]) -> Iterator[Finding]:
                 )
 
 
-def _sample(row: Row, finder: _Finder) -> Sample:
+def _sample(row: Row, finder: PathFinder) -> Sample:
     cells = row.cells
     if not cells["path"]:
         raise DataError(f"{row.place} has no path: give it one, or remove it")
@@ -96,7 +96,7 @@ def _sample(row: Row, finder: _Finder) -> Sample:
     return Sample(path, normalised(cells["label"]), group, split, mask, row.others)
 
 
-class _Finder:
+class PathFinder:
     """Finds files below a folder by paths that another system may have written."""
 
     def __init__(self, root: Path) -> None:

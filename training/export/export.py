@@ -55,7 +55,7 @@ from training.loading.forward import predict, prepared_batches, to_model_input
 from training.metrics.calibration import fit_temperature, mean_nll, softmax, youden_threshold
 from training.metrics.classification import auroc
 from training.output import naming
-from training.recipe.config import STARTS, Recipe, StrictModel
+from training.recipe.config import Recipe, StrictModel
 from training.recipe.load import fault_sentence
 from training.recipe.plain_yaml import parse_yaml
 from training.runs.contents import changed_files, content_marks, read_marks, refuse_changed
@@ -292,12 +292,16 @@ def _refuse_not_finite(model: CNNViTFusion) -> None:
 
 
 def _public_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as plain data in which what it starts from has no folder, since folders are private."""
-    fields: dict[str, Any] = recipe.model_dump(mode="json")
-    start = fields["start"]
-    for source, key in ((start, "bundle"), *((start[branch], "weights") for branch in STARTS)):
-        if source[key] is not None:
-            source[key] = Path(source[key]).name
+    """Return the recipe as plain data in which paths have no folder, since folders are private."""
+
+    def without_folders(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without_folders(each) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [without_folders(each) for each in value]
+        return value.name if isinstance(value, Path) else value
+
+    fields: dict[str, Any] = without_folders(recipe.model_dump())
     return fields
 
 

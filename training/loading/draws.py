@@ -7,7 +7,7 @@ processes, sees the same pictures.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,18 +26,22 @@ class Draws:
     `kinds` are equal for pictures that may replace each other: those of one label and, if the draws are balanced within
     a column, of one value of it. `probabilities` are those of drawing each picture at any place, with replacement; if
     they are None, the epochs are cut from one permutation of all pictures after another. `epoch_pictures` is the number
-    of places of an epoch.
+    of places of an epoch. The last `unlabelled` pictures have no labels, and are drawn in `unlabelled_epochs` alone,
+    together with all others.
     """
 
     kinds: Int[np.ndarray, " n"]
     probabilities: Float[np.ndarray, " n"] | None
     epoch_pictures: int
     seed: int
+    unlabelled: int = 0
+    unlabelled_epochs: Set[int] = frozenset()
 
     def order(self, epoch: int) -> Int[np.ndarray, " places"]:
         """Return the indices of the pictures of an epoch, counted from 0, in order."""
-        count = len(self.kinds)
-        if self.probabilities is not None:
+        everything = epoch in self.unlabelled_epochs
+        count = len(self.kinds) - (0 if everything else self.unlabelled)
+        if self.probabilities is not None and not everything:
             return self._rng(epoch).choice(count, self.epoch_pictures, p=self.probabilities)
         first = epoch * self.epoch_pictures
         passes = range(first // count, -(-(first + self.epoch_pictures) // count))
@@ -48,10 +52,13 @@ class Draws:
         return np.random.default_rng([_ORDER, self.seed, number])
 
 
-def draws_of(recipe: Recipe, samples: Sequence[Sample], labels: Sequence[int], classes: Sequence[str]) -> Draws:
+def draws_of(
+    recipe: Recipe, samples: Sequence[Sample], labels: Sequence[int], classes: Sequence[str], unlabelled: int = 0
+) -> Draws:
     """Return the recipe's draws of these training pictures, whose `labels` are indices of `classes`.
 
-    Raises RecipeError and DataError if the recipe balances what these pictures cannot balance.
+    Behind them there are so many `unlabelled` ones, for the stages that distil from them. Raises RecipeError and
+    DataError if the recipe balances what these pictures cannot balance.
     """
     truth = np.array(labels)
     values = np.zeros(len(samples), np.int64)
@@ -64,14 +71,22 @@ def draws_of(recipe: Recipe, samples: Sequence[Sample], labels: Sequence[int], c
         weights = np.array([1.0 if sample.group is None else 1 / pictures[sample.group] for sample in samples])
     kinds = values * len(classes) + truth
     epoch_pictures = recipe.epoch_pictures or len(samples)
+    drawn = True
     if recipe.balance is not None:
         shares = _label_shares(recipe.balance, truth, weights, classes)
         weights = _balanced(weights, kinds, shares, names, classes)
     elif recipe.imbalance == "balanced_sampling":
         weights = weights / (np.bincount(truth, weights)[truth] * len(set(labels)))
-    elif recipe.count_by == "picture":
-        return Draws(kinds, None, epoch_pictures, recipe.seed)
-    return Draws(kinds, weights / weights.sum(), epoch_pictures, recipe.seed)
+    else:
+        drawn = recipe.count_by == "group"
+    probabilities = weights / weights.sum() if drawn else None
+    kinds = np.concatenate([kinds, np.full(unlabelled, -1)])
+    return Draws(kinds, probabilities, epoch_pictures, recipe.seed, unlabelled, _unlabelled_epochs(recipe))
+
+
+def _unlabelled_epochs(recipe: Recipe) -> frozenset[int]:
+    stages = [(epoch, recipe.stage_at(epoch)) for epoch in range(recipe.epochs)]
+    return frozenset(epoch for epoch, stage in stages if stage.distil is not None and stage.distil.unlabelled)
 
 
 def column_values(samples: Sequence[Sample], column: str) -> tuple[list[str], Int[np.ndarray, " n"]]:

@@ -28,6 +28,7 @@ from training.loading.unreadable import ReplacingSet
 from training.loading.views import EpochBatches, TrainingSet
 from training.loading.workers import loaded
 from training.loop.best import Best
+from training.loop.distil import distillers_of, teacher_digests
 from training.loop.ema import Ema
 from training.loop.loss import Loss
 from training.loop.optim import build_optimizer, set_rates
@@ -50,6 +51,7 @@ from training.runs.resuming import ResumedRun, resume_run
 from training.runs.run import Run, RunError, lock_run, new_run, write_run
 from training.runs.torch_files import not_finite_tensor
 from training.runs.tracking import Log, Tracker, trackers
+from training.runs.unlabelled import UNLABELLED
 
 
 class TrainingError(TrainingProblem, RuntimeError):
@@ -132,16 +134,19 @@ class Trainer:
         for sentence in check_graphs(self.recipe.model) if state is None and processes.writes else ():
             self.report(sentence)
         self.model = to_device(model, self.recipe.batch_norm, processes)
-        self.train_samples, self.labels = run.samples_of("train"), run.labels_of("train")
-        self.draws = draws_of(self.recipe, self.train_samples, self.labels, run.classes)
+        labelled, self.labels, unlabelled = run.samples_of("train"), run.labels_of("train"), run.samples_of(UNLABELLED)
+        self.draws = draws_of(self.recipe, labelled, self.labels, run.classes, len(unlabelled))
+        self.train_samples = [*labelled, *unlabelled]
         shape = (self.recipe.batch_size, processes.rank, processes.count, self.recipe.accumulate)
         try:
-            self.batches = EpochBatches(self.labels, self.draws, *shape)
+            self.batches = EpochBatches(self._label_indices, self.draws, *shape)
         except ValueError as error:
             raise RecipeError(str(error)) from error
         self.updates = self.batches.updates * self.recipe.epochs
         loss = Loss.from_labels(self.labels, len(run.classes), self.recipe.imbalance, self.recipe.label_smoothing)
-        self.updater = Updater(self.model, build_optimizer(self.model, self.recipe), loss, self.recipe, processes)
+        distillers = distillers_of(self.recipe, self.model, run.classes)
+        adam = build_optimizer(self.model, self.recipe, distillers)
+        self.updater = Updater(self.model, adam, loss, self.recipe, processes, distillers)
         for stage in self.recipe.stages:
             trainable_names(self.model, stage)  # raises for an impossible stage now, not after hours
         if state is None:
@@ -253,6 +258,7 @@ class Trainer:
         record = None
         if update % self.recipe.log_updates == 0:
             record = {"kind": "update", "update": update, "epoch": epoch, "stage": stage, "loss": sums.loss}
+            record |= {"distilled": sums.distilled} if sums.distilled else {}
             record |= {"gradient_norm": self.updater.gradient_norms(), "rate": rates}
         if not np.isfinite(sums.loss) or not self.updater.apply():
             raise TrainingError(self._not_finite(parts, epoch, number, sums.loss))
@@ -267,7 +273,8 @@ class Trainer:
         """Evaluate the averaged weights, and write the epoch's record."""
         validation = self._evaluate(epoch)
         val = validation.metrics
-        self.best.see(epoch, val["auroc"], self.ema.model, self.recipe)
+        if self.recipe.stage_at(epoch).head == "all":  # otherwise nothing has learned from labels
+            self.best.see(epoch, val["auroc"], self.ema.model, self.recipe)
         loss, self.progress.loss_sum = self.progress.loss_sum / self.batches.updates, 0.0
         stage = self.recipe.stage_at(epoch).name
         position = {"kind": "epoch", "epoch": epoch, "update": self.progress.update, "stage": stage}
@@ -310,18 +317,28 @@ class Trainer:
             "ema": self.ema.model.state_dict(),
             "optimizer": self.updater.adam.state_dict(),
             "scaler": self.updater.scaler.state_dict(),
+            "distillers": self.updater.distillers.state_dict(),
+            "teachers": teacher_digests(self.updater.distillers),
             "progress": asdict(self.progress),
             "best": self.best.state(),
             "log_bytes": self.log.sync(),
         }
         save_checkpoint(self.run.checkpoints, self.progress.update, state, self.recipe.keep_checkpoints)
 
+    @property
+    def _label_indices(self) -> list[int]:
+        """The labels of all pictures that are drawn; 0 for those without one, which no loss reads."""
+        return [*self.labels, *[0] * self.draws.unlabelled]
+
     def _restore(self, state: dict[str, Any]) -> None:
+        if state.get("teachers", {}) != teacher_digests(self.updater.distillers):
+            raise RunError("a teacher has other weights than when the run started: put the former ones back")
         try:
             self.model.load_state_dict(state["model"])
             self.ema.model.load_state_dict(state["ema"])
             self.updater.adam.load_state_dict(state["optimizer"])
             self.updater.scaler.load_state_dict(state["scaler"])
+            self.updater.distillers.load_state_dict(state.get("distillers", {}))
             self.progress, self._log_bytes = Progress(**state["progress"]), state["log_bytes"]
             self.best = Best(**state.get("best", {}))  # checkpoints of older versions have none
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -350,7 +367,7 @@ class Trainer:
     def _loader(self) -> DataLoader[Any]:
         views = TwoViews(self.recipe.augmentation, self.recipe.model.image_size)
         size, seed, stretch = self.recipe.model.image_size, self.recipe.seed, self.recipe.stretch
-        pictures = TrainingSet(self.train_samples, self.labels, views, size, seed, stretch)
+        pictures = TrainingSet(self.train_samples, self._label_indices, views, size, seed, stretch)
         workers = self.recipe.workers
         return DataLoader(
             ReplacingSet(pictures, self.draws, self.skip_unreadable),

@@ -27,15 +27,18 @@ def group_of(name: str, parameter: nn.Parameter) -> tuple[str, bool]:
     return name.split(".")[0], decays
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> optim.AdamW:
+def build_optimizer(model: nn.Module, recipe: Recipe, distillers: nn.Module | None = None) -> optim.AdamW:
     """Build AdamW (Loshchilov & Hutter 2019). Each group has one learning rate, whose name in `Rates` is its `rate`.
+
+    What distillation learns besides the model has the rate of the head.
 
     The rate of a group is multiplied by its `share`, which is less than 1 for earlier layers of the transformer if the
     recipe has a `swin_layer_decay` (Clark et al. 2020, "ELECTRA", section 3.4).
     """
     groups: dict[tuple[str, bool, float], list[nn.Parameter]] = {}
     shares = _layer_shares(getattr(model, "swin", None), recipe.rates.swin_layer_decay)
-    for name, parameter in model.named_parameters():
+    further = [] if distillers is None else list(distillers.named_parameters(prefix="head"))
+    for name, parameter in (*model.named_parameters(), *further):
         groups.setdefault((*group_of(name, parameter), shares.get(name, 1.0)), []).append(parameter)
     return optim.AdamW(
         {

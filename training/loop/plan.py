@@ -135,7 +135,9 @@ def _trained_parts(model: CNNViTFusion, stage: Stage) -> str:
         parts.append(f"CNN (last {last.last} {last.unit}s)" if isinstance(last, LastUnits) else "CNN")
     if model.swin is not None and stage.swin == "all":
         parts.append("Swin" if "swin" in model.map_shapes else "transformer")
-    return ", ".join([*parts, "attention and classifier" if model.fusion == "cross_attention" else "classifier"])
+    if stage.head == "all":
+        parts.append("attention and classifier" if model.fusion == "cross_attention" else "classifier")
+    return ", ".join(parts)
 
 
 def _group_lines(model: CNNViTFusion, recipe: Recipe, total: int) -> Iterator[str]:

@@ -31,7 +31,7 @@ def trainable_names(model: CNNViTFusion, stage: Stage) -> set[str]:
 
     Raises RecipeError if the stage names more blocks than the CNN has.
     """
-    names = {f"head.{name}" for name, _ in model.head.named_parameters()}
+    names = {f"head.{name}" for name, _ in model.head.named_parameters()} if stage.head == "all" else set()
     if model.swin is not None and stage.swin == "all":
         names |= {f"swin.{name}" for name, _ in model.swin.named_parameters()}
     if model.cnn is not None and stage.cnn != "frozen":

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
-
-from app.bundles.manifest import MANIFEST
-from app.bundles.reader import read_bundle
-from app.engines.torch import load_model
 from app.models.cnnswin import CNNViTFusion
 from training.loop.checkpoint_files import WeightsError
+from training.loop.trained import read_trained
 from training.recipe.config import Recipe
-from training.runs.run import read_listed_run
 
 
 def load_start_bundle(model: CNNViTFusion, recipe: Recipe, classes: tuple[str, ...], path: Path) -> str:
@@ -21,10 +16,8 @@ def load_start_bundle(model: CNNViTFusion, recipe: Recipe, classes: tuple[str, .
     With the same classes and a head of the same sizes the model is filled whole; otherwise its head stays new. Returns
     a sentence that says which. Raises WeightsError if a backbone is not that of the recipe, and what reading raises.
     """
-    if not path.is_dir():
-        raise WeightsError(f"start.bundle: {path} is no folder: give that of a bundle, or of a finished run")
-    theirs, tensors = _of_bundle(path) if (path / MANIFEST).is_file() else _of_run(path)
-    own = model.state_dict()
+    trained = read_trained(path, "start.bundle")
+    theirs, tensors, own = trained.classes, trained.model.state_dict(), model.state_dict()
     heads = ({name: one[name].shape for name in one if name.startswith("head.")} for one in (own, tensors))
     same_head = next(heads) == next(heads)
     wanted = [name for name in own if not name.startswith("head.") or (same_head and theirs == classes)]
@@ -40,13 +33,3 @@ def load_start_bundle(model: CNNViTFusion, recipe: Recipe, classes: tuple[str, .
         return f"start.bundle: the whole model of {path}"
     why = "the recipe's head is another one" if theirs == classes else f"the classes there are {', '.join(theirs)}"
     return f"start.bundle: the backbones of {path}; the head is new, since {why}"
-
-
-def _of_bundle(path: Path) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    bundle = read_bundle(path)
-    return bundle.manifest.classes, load_model(bundle).state_dict()
-
-
-def _of_run(path: Path) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    run = read_listed_run(path)
-    return run.classes, run.finished_model().state_dict()

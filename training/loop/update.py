@@ -14,6 +14,7 @@ from app.models.cnnswin import CNNViTFusion
 from app.shapes import Int, UInt8
 from training.loading.forward import to_model_input
 from training.loading.mix import mix
+from training.loop.distil import distiller_of
 from training.loop.loss import Loss
 from training.loop.processes import Processes
 from training.recipe.config import Recipe, RecipeError
@@ -24,17 +25,34 @@ BatchPart = tuple[UInt8[Tensor, "b 3 h w"], UInt8[Tensor, "b 3 h w"], Int[Tensor
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over all processes: the loss of the whole batch, and whether any process was asked to stop."""
+    """Sums over all processes: the loss of the whole batch, and whether any process was asked to stop.
+
+    `distilled` is the part of the loss that is the distillation's, with its weight.
+    """
 
     loss: float
     stop: bool
+    distilled: float
 
 
 class Updater:
-    """Computes and applies updates of a model. The caller applies the model's stage (see `apply_stage`)."""
+    """Computes and applies updates of a model. The caller applies the model's stage (see `apply_stage`).
 
-    def __init__(self, model: CNNViTFusion, adam: optim.AdamW, loss: Loss, recipe: Recipe, processes: Processes):
+    `distillers` are those of the stages that have any: see `distillers_of`.
+    """
+
+    def __init__(
+        self,
+        model: CNNViTFusion,
+        adam: optim.AdamW,
+        loss: Loss,
+        recipe: Recipe,
+        processes: Processes,
+        distillers: nn.ModuleDict | None = None,
+    ) -> None:
         self.model, self.adam, self.loss, self.recipe, self.processes = model, adam, loss, recipe, processes
+        self.distillers = nn.ModuleDict() if distillers is None else distillers
+        self._parameters = [*model.parameters(), *self.distillers.parameters()]
         self.autocast_dtype = autocast_dtype(recipe.precision, processes.device)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=self.autocast_dtype is torch.float16)
 
@@ -49,8 +67,10 @@ class Updater:
         """
         device, dtype = self.processes.device, next(self.model.parameters()).dtype
         normaliser = self.loss.normaliser(labels)
+        stage = self.recipe.stage_at(epoch)
+        distiller = distiller_of(self.distillers, self.recipe, epoch)
         self.adam.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=device, dtype=dtype)
+        total, distilled = torch.zeros(2, device=device, dtype=dtype)
         for number, (cnn, swin, part_labels) in enumerate(parts):
             part = self.processes.rank * self.recipe.accumulate + number
             torch.manual_seed(_seed(self.recipe.seed, update, part))
@@ -61,14 +81,21 @@ class Updater:
             position = {"seed": self.recipe.seed, "epoch": epoch, "update": update}
             mixed = mix(cnn_input, swin_input, targets, config=self.recipe.augmentation, **position)
             with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-                logits = self.model(mixed[0], mixed[1])
-            loss = self.loss(logits.to(dtype), mixed[2]) / normaliser
+                maps = self.model.encode(mixed[0], mixed[1])
+                logits = self.model.classify(maps)[0].to(dtype) if stage.head == "all" else None
+                taught = None if distiller is None else distiller(mixed[0], maps, logits)
+            loss = torch.zeros((), device=device, dtype=dtype)
+            if logits is not None:
+                loss = self.loss(logits, mixed[2]) / normaliser
+            if stage.distil is not None and taught is not None:
+                share = stage.distil.weight * taught.to(dtype) / len(labels)
+                loss, distilled = loss + share, distilled + share.detach()
             self.scaler.scale(loss).backward()
-            total += loss.detach()
-        extra = torch.stack([total, torch.tensor(float(stop), device=device, dtype=dtype)])
-        loss_sum, stops = self.processes.add_gradients(list(self.model.parameters()), extra).tolist()
+            total = total + loss.detach()
+        extra = torch.stack([total, distilled, torch.tensor(float(stop), device=device, dtype=dtype)])
+        loss_sum, distilled_sum, stops = self.processes.add_gradients(self._parameters, extra).tolist()
         self.scaler.unscale_(self.adam)
-        return Sums(loss_sum, stops > 0)
+        return Sums(loss_sum, stops > 0, distilled_sum)
 
     def gradient_norms(self) -> dict[str, float]:
         """Return the 2-norm of the gradient in each trainable part of the model: cnn, swin, head."""
@@ -85,11 +112,11 @@ class Updater:
         Returns False, without a step, if the gradient is not finite. In fp16 such a step is expected: the gradient
         scaler skips it and lowers its scale, and the result is True.
         """
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if not self.scaler.is_enabled() and not bool(norm.isfinite()):
             return False
-        nn.utils.clip_grads_with_norm_(self.model.parameters(), self.recipe.clip_norm, norm)
+        nn.utils.clip_grads_with_norm_(self._parameters, self.recipe.clip_norm, norm)
         self.scaler.step(self.adam)
         self.scaler.update()
         return True

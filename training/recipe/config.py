@@ -32,7 +32,7 @@ class StrictModel(BaseModel):
     A truth value is no number, and neither is a text. A whole number may stand for a fraction.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, serialize_by_alias=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -131,13 +131,51 @@ CnnSetting = Annotated[
 ]
 
 
+def _teacher_of(value: Any) -> Any:
+    path = value if value == "cnn" else _path_of(value)
+    return path.absolute() if isinstance(path, Path) else path  # so that a folder is never taken for the word
+
+
+class Distil(StrictModel):
+    """What a teacher teaches in a stage, beside the labels: its map to the transformer, or its logits to the model.
+
+    The teacher is the model's own CNN, or the model in the folder of a bundle or a finished run. If the head is frozen
+    in the stage, labels have no part in it, and the pictures of the folder or table `unlabelled` are drawn too.
+    """
+
+    teacher: Annotated[Literal["cnn"] | Path, BeforeValidator(_teacher_of)] = Field(alias="from")
+    what: Literal["map", "logits"] = "map"
+    weight: float = Field(1.0, gt=0, le=1e6)
+    unlabelled: WeightsPath | None = None
+
+    @model_validator(mode="after")
+    def _has_what_is_taught(self) -> Distil:
+        if self.teacher == "cnn" and self.what == "logits":
+            raise ValueError("a CNN has no logits of its own: distil its map, or give the folder of a bundle or a run")
+        return self
+
+
 class Stage(StrictModel):
-    """A number of epochs in which the same parameters train. The head trains in every stage."""
+    """A number of epochs in which the same parameters train."""
 
     name: Name
     epochs: int = Field(ge=1, le=100_000)
     cnn: CnnSetting = "all"
     swin: Literal["frozen", "all"] = "all"
+    head: Literal["frozen", "all"] = "all"
+    distil: Distil | None = None
+
+    @model_validator(mode="after")
+    def _learns(self) -> Stage:
+        if self.distil is not None and self.distil.what == "map" and self.swin == "frozen":
+            raise ValueError("swin: frozen cannot learn from a map: let it train, or leave distil out")
+        if self.head == "frozen" and (self.distil is None or self.distil.what != "map"):
+            raise ValueError("head: frozen leaves the labels out, so that distil with what: map must teach the Swin")
+        if self.head == "frozen" and self.cnn != "frozen":
+            raise ValueError("head: frozen leaves the labels out, so that nothing teaches the CNN: use cnn: frozen too")
+        if self.distil is not None and self.distil.unlabelled is not None and self.head != "frozen":
+            raise ValueError("distil.unlabelled: these pictures have no labels for the head: use head: frozen")
+        return self
 
 
 PROGRESSIVE = (

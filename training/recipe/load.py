@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from training.recipe.config import (
     Augmentation,
     Balance,
+    Distil,
     Geometry,
     LastUnits,
     ModelConfig,
@@ -41,6 +42,7 @@ _MODELS: dict[tuple[str, ...], type[StrictModel]] = {
     ("start", "swin"): Start,
     ("stages",): Stage,
     ("stages", "cnn"): LastUnits,
+    ("stages", "distil"): Distil,
     ("augmentation",): Augmentation,
     ("augmentation", "geometry"): Geometry,
     ("augmentation", "cnn"): Photometry,
@@ -117,7 +119,8 @@ def fault_sentence(entry: Any, models: Mapping[tuple[str, ...], type[StrictModel
 
 def _hint(path: list[int | str], models: Mapping[tuple[str, ...], type[StrictModel]]) -> str:
     """Return a hint for an unknown key: the most similar key of the same model, or all of its keys."""
-    keys = list(models[tuple(str(step) for step in path[:-1] if not isinstance(step, int))].model_fields)
+    model = models[tuple(str(step) for step in path[:-1] if not isinstance(step, int))]
+    keys = [field.alias or name for name, field in model.model_fields.items()]
     near = difflib.get_close_matches(str(path[-1]), keys, n=1, cutoff=0.5)
     return f": did you mean {near[0]}?" if near else f": the keys are {', '.join(keys)}"
 

@@ -13,7 +13,8 @@ from training.recipe.config import Recipe
 from training.recipe.resuming import RESUME_RULES, recipe_changes
 from training.runs.checkpoint import newest_checkpoint
 from training.runs.contents import changed_files, content_marks, is_picture, read_marks, refuse_changed, write_marks
-from training.runs.run import Run, RunError, read_listed_run, skipped_pictures, write_recipe
+from training.runs.run import USED, Run, RunError, read_listed_run, skipped_pictures, write_recipe
+from training.runs.unlabelled import UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _compared_marks(run: Run) -> dict[Path, str | None]:
 def _missing_notes(run: Run, allowed: int) -> Iterator[str]:
     """Say which of the run's pictures are gone. Raises RunError if there are more than `allowed`."""
     skipped = skipped_pictures(run.folder)
-    used = [sample for sample in run.samples if sample.split in ("train", "val")]
+    used = [sample for sample in run.samples if sample.split in USED]
     missing = [sample.path for sample in used if not sample.path.is_file() and str(sample.path) not in skipped]
     if len(missing) > allowed:
         raise RunError(
@@ -110,7 +111,7 @@ def _data_notes(run: Run, data: Path, allowed: int) -> Iterator[str]:
             raise
         yield f"the data is not compared with the run's own list of pictures, which counts ({error})"
         return
-    own = {sample.path: sample for sample in run.samples}
+    own = {sample.path: sample for sample in run.samples if sample.split != UNLABELLED}
     if not own.keys() & given.keys():
         raise RunError(f"{data} is not the data that the run started with, {run.folder / 'samples.csv'}: give the same")
     for path in own.keys() & given.keys():

@@ -37,6 +37,9 @@ from training.recipe.config import Recipe, RecipeError
 from training.recipe.load import load_recipe
 from training.runs.contents import content_marks, write_marks
 from training.runs.torch_files import not_finite_tensor
+from training.runs.unlabelled import UNLABELLED, read_unlabelled
+
+USED = ("train", "val", UNLABELLED)  # the splits that a run reads
 
 # What a run leaves that has not come to its first checkpoint. Nothing in it is worth keeping.
 _BEFORE_CHECKPOINTS = {
@@ -74,8 +77,8 @@ class Run:
 
     @property
     def used_pictures(self) -> list[Path]:
-        """The paths of the pictures of train and val."""
-        return [sample.path for sample in self.samples if sample.split in ("train", "val")]
+        """The paths of the pictures of train and val, and of those without labels."""
+        return [sample.path for sample in self.samples if sample.split in USED]
 
     @property
     def checkpoints(self) -> Path:
@@ -176,10 +179,15 @@ def new_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) 
             pass
     # Paths are absolute, so that a run can be resumed from another working directory.
     data_set = read_training_set(data.absolute())
-    if not skip_unreadable:
-        refuse_unreadable(data_set.samples)
     samples = split_samples(data_set.samples, recipe.val_share, recipe.seed, recipe.calibration_share)
-    return Run(folder, recipe, classes_of(samples), tuple(samples), data_set.remarks)
+    remarks = list(data_set.remarks)
+    for path in dict.fromkeys(stage.distil.unlabelled for stage in recipe.stages if stage.distil is not None):
+        if path is not None:
+            unlabelled, remark = read_unlabelled(path.absolute(), samples)
+            samples, remarks = [*samples, *unlabelled], [*remarks, remark]
+    if not skip_unreadable:
+        refuse_unreadable(samples)
+    return Run(folder, recipe, classes_of(samples), tuple(samples), tuple(remarks))
 
 
 def write_run(run: Run) -> None:

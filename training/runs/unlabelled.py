@@ -1,0 +1,44 @@
+"""Pictures without labels, from which a stage of a recipe may learn by distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.data.csv_text import read_rows
+from training.data.files import is_file, refuse_repeated, scan
+from training.data.folders import find_table
+from training.data.sample import DataError, Sample
+from training.data.table import PathFinder
+from training.runs.contents import content_marks
+
+UNLABELLED = "unlabelled"  # the split of these pictures in the table of a run
+
+
+def read_unlabelled(path: Path, samples: Sequence[Sample]) -> tuple[list[Sample], str]:
+    """Read the pictures of a table with a column `path`, or all pictures in and below a folder.
+
+    A folder with a `labels.csv` is that table. Pictures with the content of one of `samples` are left out: those of
+    train are drawn beside them, and others are kept for figures. Returns the pictures and a sentence on them. Raises
+    DataError if there are none.
+    """
+    table = path if path.is_file() else find_table(path) if path.is_dir() else None
+    if table is not None:
+        finder = PathFinder(table.parent)
+        pictures = [finder.find(row.cells["path"]) for row in read_rows(table, ("path",), ("path",), {})]
+        if missing := [picture for picture in pictures if not is_file(picture)]:
+            raise DataError(f"{len(missing)} files of {table} are missing, the first is {missing[0]}: put them back")
+    elif path.is_dir():
+        pictures = scan(path).all_pictures()
+    else:
+        raise DataError(f"distil.unlabelled: there is no folder or table {path}")
+    refuse_repeated(pictures)
+    own = {mark for mark in content_marks([sample.path for sample in samples]).values() if mark is not None}
+    marks = content_marks(pictures)
+    chosen = [Sample(picture, "", None, UNLABELLED, None) for picture in pictures if marks[picture] not in own]
+    if not chosen:
+        raise DataError(f"distil.unlabelled: {path} has no pictures that are not in the data itself")
+    sentence = f"{len(chosen)} pictures without labels from {path}"
+    if left_out := len(pictures) - len(chosen):
+        sentence += f"; {left_out} others are in the data itself, and are left out"
+    return chosen, sentence
