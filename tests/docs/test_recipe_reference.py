@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic_core import PydanticUndefined
 
@@ -19,13 +19,16 @@ ROW = re.compile(r"^\| `([a-z_.]+)` \| (?:`([^`]+)`|(required|none)) \|", re.MUL
 def defaults(part: type[StrictModel], start: StrictModel | None = None, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every key below a part of a recipe with its default as the page writes it; `start` has other defaults."""
     for name, field in part.model_fields.items():
-        default = getattr(start, name) if start is not None else field.default
+        default, key = getattr(start, name) if start is not None else field.default, field.alias or name
         if name == "stages":
             yield from defaults(Stage, None, "stages.")
         elif isinstance(default, StrictModel):
             yield from defaults(type(default), default, f"{prefix}{name}.")
         else:
-            yield prefix + name, shown(default)
+            yield prefix + key, shown(default)
+            for optional in get_args(field.annotation):  # a part that there need not be
+                if default is None and isinstance(optional, type) and issubclass(optional, StrictModel):
+                    yield from defaults(optional, None, f"{prefix}{key}.")
 
 
 def shown(default: Any) -> str:

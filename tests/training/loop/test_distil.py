@@ -95,6 +95,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(what: str, tmp_path: Path) -> None
         recipe = recipe_of(stage, accumulate=accumulate, augmentation={"mixup_alpha": 0})
         updater = updater_of(recipe, torch.float64)
         for one in updater.distillers.children():
+            assert isinstance(one, Distiller)
             one._teacher[0].double()
         parts = list(zip(*(values.chunk(accumulate) for values in pictures()), strict=True))
         sums = updater.gradients(parts, LABELS, 0, 0)
