@@ -19,13 +19,13 @@ import torch
 
 from app.arguments import given_path, number_between, whole_number
 from app.errors import FusionLensError
-from app.models.cnnswin import FUSIONS
 from training.data.doctor import examine
 from training.data.draw import draw_dataset
 from training.data.samples import SPLITS, read_samples
 from training.errors import TrainingProblem
-from training.evaluation.ablate import ablate
+from training.evaluation.ablate import HEADS, ablate
 from training.evaluation.evaluate import evaluate
+from training.evaluation.frozen_trunks import DIRECTIONS
 from training.export.export import CHECKED_PICTURES, compile_bundle, export, load_card
 from training.heatmaps.evaluate import DEFAULT_PICTURES as HEATMAP_PICTURES
 from training.heatmaps.evaluate import evaluate_heatmaps
@@ -181,9 +181,15 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     command.add_argument(
         "--seeds", type=whole_number(1, 1000), default=3, help="number of runs of each variant (default 3)"
     )
-    variants = ",".join(FUSIONS)
     command.add_argument(
-        "--variants", default=variants, help=f"cross_attention and at least one other variant (default {variants})"
+        "--variants", help=f"cross_attention and at least one other of {','.join(HEADS)} (default: all there are)"
+    )
+    command.add_argument(
+        "--trunk",
+        type=given_path,
+        metavar="FOLDER",
+        help="a bundle or a finished run: train heads alone, on its maps, which takes minutes; only then are there "
+        f"the variants {' and '.join(DIRECTIONS)}",
     )
 
     command = _command(
@@ -342,7 +348,8 @@ def _trust(args: argparse.Namespace) -> int:
 
 def _ablate(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, args.changes)
-    ablation = ablate(recipe, args.data, args.out, args.seeds, args.variants.split(","), _report)
+    variants = None if args.variants is None else args.variants.split(",")
+    ablation = ablate(recipe, args.data, args.out, args.seeds, variants, _report, args.trunk)
     if ablation is not None:
         print(ablation.text())
     return 0

@@ -164,6 +164,17 @@ class BranchesHead(nn.Module):
         return torch.stack(logits).mean(dim=0), None
 
 
+def head_of(
+    fusion: Fusion, shapes: FeatureMaps[Shape], dim: int, heads: int, classes: int, dropout: float
+) -> nn.Module:
+    """The head of a fusion for maps of these shapes. Raises ValueError if `heads` does not divide `dim`."""
+    if fusion == "cross_attention":
+        return CrossAttentionHead(shapes, dim, heads, classes, dropout)
+    if fusion == "concat":
+        return ConcatHead(shapes, dim, classes, dropout)
+    return BranchesHead(shapes, dim, classes, dropout)
+
+
 class CNNViTFusion(nn.Module):
     """The fusion classifier. `cnn` and `swin` are names of timm backbones, of which `swin` is any transformer.
 
@@ -233,12 +244,7 @@ class CNNViTFusion(nn.Module):
             matrix = None if tuple(swin_size) == self.image_size else resampling(self.image_size[side], swin_size[side])
             self.register_buffer(name, matrix, persistent=False)
         self.map_shapes = shapes = self._probe_shapes()
-        if fusion == "cross_attention":
-            self.head: nn.Module = CrossAttentionHead(shapes, dim, heads, num_classes, dropout)
-        elif fusion == "concat":
-            self.head = ConcatHead(shapes, dim, num_classes, dropout)
-        else:
-            self.head = BranchesHead(shapes, dim, num_classes, dropout)
+        self.head = head_of(fusion, shapes, dim, heads, num_classes, dropout)
 
     def forward(
         self, cnn_image: Float[Tensor, "b 3 h w"], swin_image: Float[Tensor, "b 3 h w"] | None = None

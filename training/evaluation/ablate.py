@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
-from app.models.cnnswin import FUSIONS, BranchesHead, ConcatHead, Fusion
+from app.models.cnnswin import FUSIONS, Fusion
 from app.shapes import Float
 from training.data.samples import (
     DataError,
@@ -28,7 +27,6 @@ from training.data.samples import (
     write_samples,
 )
 from training.evaluation.comparison import (
-    MAX_PARAMETER_GAP,
     MIN_GROUPS,
     REFERENCE,
     REPEATS,
@@ -38,32 +36,44 @@ from training.evaluation.comparison import (
     Variant,
     compare,
 )
+from training.evaluation.frozen_trunks import DIRECTIONS, read_trunk, train_heads
+from training.evaluation.variants import variant_recipes
 from training.loading.forward import predict
 from training.loading.views import EvaluationSet
 from training.loading.workers import loaded
 from training.loop.fit import fit
+from training.loop.trained import read_trained
 from training.metrics.calibration import softmax
 from training.metrics.classification import resamples
 from training.output import write_atomically
 from training.progress import tracked
-from training.recipe.config import STARTS, Recipe, RecipeError, Start
-from training.runs.run import Run, RunError, build_model, read_run
+from training.recipe.config import Recipe, RecipeError
+from training.runs.run import Run, RunError, read_run
+
+HEADS = (*FUSIONS, *DIRECTIONS)  # the variants on a fixed trunk
 
 
 def ablate(
-    recipe: Recipe, data: Path, out: Path, seeds: int, variants: Sequence[str], report: Callable[[str], None]
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    seeds: int,
+    variants: Sequence[str] | None,
+    report: Callable[[str], None],
+    trunk: Path | None = None,
 ) -> Ablation | None:
     """Train every variant with `seeds` seeds, compare them, and write `ablation.json` and `ablation.md` to `out`.
 
-    The seeds count up from the recipe's. The run of a variant and seed is in `out/<variant>-<seed>`; a finished run is
-    reused, and an unfinished one is resumed. `report` receives the messages.
+    Without `variants`, all are compared. The seeds count up from the recipe's. The run of a variant and seed is in
+    `out/<variant>-<seed>`; a finished run is reused, and an unfinished one is resumed. With a `trunk`, the folder of a
+    bundle or a finished run, only heads are trained, on the maps of that model. `report` receives the messages.
 
     Returns None if a signal stopped a run. Raises RecipeError or DataError before any run for a wrong recipe or data,
     RunError, and what `fit` raises.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RunError("ablate trains its runs one after another in a single process: start it without torchrun")
-    chosen = _parse_variants(variants)
+    chosen = _parse_variants(variants, HEADS if trunk else FUSIONS)
     if seeds < 2:
         raise RecipeError(f"--seeds {seeds}: a standard deviation needs two or more seeds")
     table = _data_with_split(recipe, data.absolute(), out.absolute(), report)
@@ -72,18 +82,45 @@ def ablate(
     pictures = _pictures(val, classes_of(samples))
     if pictures.fewest_groups < MIN_GROUPS:
         report(f"val has {pictures.fewest_groups} groups of its rarest class: a verdict needs {MIN_GROUPS}")
-    recipes, parameters = variant_recipes(recipe, chosen, len(classes_of(samples)))
     seed_numbers = tuple(range(recipe.seed, recipe.seed + seeds))
-    runs: dict[Fusion, list[Run]] = {fusion: [] for fusion in chosen}
-    for seed in seed_numbers:  # the outer loop, so that an interrupted ablation has all variants of its seeds
-        for fusion in chosen:
+    if trunk is None:
+        trained = _train_runs(recipe, chosen, seed_numbers, samples, table, out, report)
+        if trained is None:
+            report("stopped: the same command continues from here")
+            return None
+    else:
+        fixed = read_trunk(read_trained(trunk, "--trunk"), samples, classes_of(samples), recipe, out)
+        trained = train_heads(fixed, recipe, chosen, seed_numbers, out, report)
+    name = None if trunk is None else trunk.resolve().name
+    ablation = Ablation(recipe.name, seed_numbers, pictures, trained, compare(trained, pictures), name)
+    document = json.dumps(ablation.document(), indent=2, allow_nan=False)
+    write_atomically(out / "ablation.json", f"{document}\n".encode())
+    write_atomically(out / "ablation.md", f"{ablation.text()}\n".encode())
+    return ablation
+
+
+def _train_runs(
+    recipe: Recipe,
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    samples: Sequence[Sample],
+    data: Path,
+    out: Path,
+    report: Callable[[str], None],
+) -> tuple[Variant, ...] | None:
+    """Train every variant from end to end. Returns None if a signal stopped a run."""
+    fusions = [fusion for fusion in FUSIONS if fusion in variants]
+    recipes, parameters = variant_recipes(recipe, fusions, len(classes_of(samples)))
+    runs: dict[Fusion, list[Run]] = {fusion: [] for fusion in fusions}
+    for seed in seeds:  # the outer loop, so that an interrupted ablation has all variants of its seeds
+        for fusion in fusions:
             seeded = recipes[fusion].model_copy(update={"seed": seed})
-            run = _finished_run(seeded, table, out / f"{fusion}-{seed}", samples, report)
+            run = _finished_run(seeded, data, out / f"{fusion}-{seed}", samples, report)
             if run is None:
-                report("stopped: the same command continues from here")
                 return None
             runs[fusion].append(run)
-    trained_variants = tuple(
+    val = [sample for sample in samples if sample.split == "val"]
+    return tuple(
         Variant(
             fusion,
             recipes[fusion].model.dim,
@@ -92,59 +129,14 @@ def ablate(
         )
         for fusion, variant_runs in runs.items()
     )
-    ablation = Ablation(recipe.name, seed_numbers, pictures, trained_variants, compare(trained_variants, pictures))
-    document = json.dumps(ablation.document(), indent=2, allow_nan=False)
-    write_atomically(out / "ablation.json", f"{document}\n".encode())
-    write_atomically(out / "ablation.md", f"{ablation.text()}\n".encode())
-    return ablation
 
 
-def variant_recipes(
-    recipe: Recipe, variants: Sequence[Fusion], classes: int
-) -> tuple[dict[Fusion, Recipe], dict[Fusion, int]]:
-    """Return the recipe of each variant, and the number of parameters of its model.
-
-    The `dim` of `concat` and `late` is the multiple of `heads` that brings their parameter count nearest to that of
-    cross_attention. A single branch keeps `dim`, and has no initial weights for the other branch. Raises RecipeError if
-    a two-branch variant's parameter count differs from that of cross_attention by more than 5 %.
-    """
-    reference = build_model(_with_fusion(recipe, REFERENCE, recipe.model.dim), classes)
-    recipes, parameters = {}, {}
-    for fusion in variants:
-        dim, heads = recipe.model.dim, recipe.model.heads
-        if fusion in ("concat", "late"):
-            head = ConcatHead if fusion == "concat" else BranchesHead
-            dims = range(heads, 2 * dim + 1, heads)
-            with torch.device("meta"):
-                sizes = {size: _parameter_count(head(reference.map_shapes, size, classes, 0.0)) for size in dims}
-            dim = min(sizes, key=lambda size: abs(sizes[size] - _parameter_count(reference.head)))
-        recipes[fusion] = _with_fusion(recipe, fusion, dim)
-        parameters[fusion] = _parameter_count(build_model(recipes[fusion], classes))
-        gap = abs(parameters[fusion] / _parameter_count(reference) - 1)
-        if fusion not in STARTS and gap > MAX_PARAMETER_GAP:
-            raise RecipeError(
-                f"model.heads: with a dim that is a multiple of {heads}, {fusion} has at best {parameters[fusion]:,} "
-                f"parameters, which differs from {REFERENCE}'s {_parameter_count(reference):,} by more than "
-                f"{MAX_PARAMETER_GAP:.0%}: choose fewer heads"
-            )
-    return recipes, parameters
-
-
-def _with_fusion(recipe: Recipe, fusion: Fusion, dim: int) -> Recipe:
-    of_one_branch = fusion in STARTS
-    absent: dict[str, Start] = {branch: Start() for branch in STARTS if of_one_branch and fusion != branch}
-    model = recipe.model.model_copy(update={"fusion": fusion, "dim": dim})
-    return recipe.model_copy(update={"model": model, "start": recipe.start.model_copy(update=absent)})
-
-
-def _parameter_count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _parse_variants(variants: Sequence[str]) -> tuple[Fusion, ...]:
-    if unknown := [name for name in variants if name not in FUSIONS]:
-        raise RecipeError(f"unknown variant {', '.join(unknown)}: choose from {', '.join(FUSIONS)}")
-    chosen = tuple(fusion for fusion in FUSIONS if fusion in variants)
+def _parse_variants(variants: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
+    if variants is None:
+        return tuple(known)
+    if unknown := [name for name in variants if name not in known]:
+        raise RecipeError(f"unknown variant {', '.join(unknown)}: choose from {', '.join(known)}")
+    chosen = tuple(name for name in known if name in variants)
     if REFERENCE not in chosen or len(chosen) < 2:
         raise RecipeError(f"--variants needs {REFERENCE} and at least one other variant")
     return chosen

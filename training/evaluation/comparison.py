@@ -40,7 +40,7 @@ class LabelledPictures:
 class Variant:
     """One fusion with its parameter count, and the probabilities `[seeds, n, k]` that its runs answered."""
 
-    fusion: Fusion
+    fusion: str
     dim: int
     parameters: int
     probabilities: Float[np.ndarray, "seeds n k"]
@@ -59,7 +59,7 @@ class Comparison:
     seed.
     """
 
-    other: Fusion
+    other: str
     differences: dict[str, Estimate]
     seeds: tuple[float, ...]
     fewest_groups: int
@@ -92,13 +92,17 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The probabilities of all variants for the same pictures, and their comparisons."""
+    """The probabilities of all variants for the same pictures, and their comparisons.
+
+    `trunk` is the name of the trained model whose trunk was fixed, if only heads were trained.
+    """
 
     recipe: str
     seeds: tuple[int, ...]
     pictures: LabelledPictures
     variants: tuple[Variant, ...]
     comparisons: tuple[Comparison, ...]
+    trunk: str | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the content of `ablation.json`."""
@@ -111,6 +115,7 @@ class Ablation:
             rows[variant.fusion] = row | {"runs": values}
         return {
             "recipe": self.recipe,
+            "trunk": self.trunk,
             "seeds": self.seeds,
             "val": {"pictures": len(self.pictures.labels), "groups": len(set(self.pictures.groups))},
             "bootstrap": {"repeats": REPEATS, "seed": SEED, "level": 0.95},
@@ -136,9 +141,15 @@ class Ablation:
 
 def _setting_text(document: dict[str, Any]) -> str:
     seeds = ", ".join(map(str, document["seeds"]))
+    same = "the same data, split, stages, budget and augmentation"
+    if document["trunk"] is not None:
+        same = (
+            f"learn from the same maps, which the fixed trunk of {document['trunk']} makes of the pictures without "
+            "augmentation. What this trunk learned with its own head may favour that head. All have the same budget"
+        )
     return (
         f"Val has {document['val']['pictures']} pictures of {document['val']['groups']} groups. All variants have the "
-        f"seeds {seeds} and the same data, split, stages, budget and augmentation. The parameter counts of two-branch "
+        f"seeds {seeds} and {same}. The parameter counts of two-branch "
         f"variants are within {MAX_PARAMETER_GAP:.0%} of that of {REFERENCE}; those of single branches are smaller. "
         "The number after ± is the standard deviation over seeds. A lower NLL is better."
     )

@@ -13,7 +13,7 @@ import pickle
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,7 @@ def _is_safetensors(path: Path) -> bool:
 def find_weights(
     content: Mapping[str, Any],
     whole: Mapping[str, Tensor],
+    headless: Mapping[str, Tensor],
     backbone: Mapping[str, Tensor],
     convert: Callable[[Tensors], Tensors],
     file: str,
@@ -127,9 +128,9 @@ def find_weights(
 ) -> FoundWeights:
     """Find a backbone's tensors in the content of a file.
 
-    `whole` is the state of timm's model with a classifier, `backbone` the part of it that is wanted, and `convert` its
-    conversion of older formats. `file` and `model` are their names for people. Raises WeightsError if a tensor is
-    missing or of another shape or kind, or if the file holds the weights more than once.
+    `whole` is the state of timm's model with a classifier, `headless` that without one, `backbone` the part of it that
+    is wanted, and `convert` timm's conversion of older formats. `file` and `model` are their names for people. Raises
+    WeightsError if a tensor is missing or of another shape or kind, or if the file holds the weights more than once.
     """
     wanted = {name: tensor for name, tensor in whole.items() if name in backbone}
     entries = dict(_entries(content))
@@ -141,7 +142,7 @@ def find_weights(
         converted = [place for entry, tensors in entries.items() for place in _places(entry, convert(tensors), wanted)]
         if complete := _complete(converted, wanted):
             how = "converted by timm from an older format"
-        elif not places and (in_order := _in_order(entries, wanted)):
+        elif not places and (in_order := _in_order(entries, headless)):
             complete, how = [in_order], "by order and shape, since no name is timm's"
     if not complete:
         raise WeightsError(_missing(places, entries, wanted, file, model))
@@ -150,7 +151,7 @@ def find_weights(
     tensors = place.by_timm_name(wanted)
     _check_tensors(tensors, wanted, file, model)
     origin = ", ".join(filter(None, [f"{len(tensors)} tensors from {file}", str(place), how]))
-    left_out = _left_out(content, place, wanted, whole)
+    left_out = _left_out(content, place, wanted, [name for name in whole if name not in headless])
     return FoundWeights(tensors, f"{origin}; left out: {left_out}" if left_out else origin)
 
 
@@ -185,7 +186,7 @@ def _complete(places: list[_Place], wanted: Mapping[str, Tensor]) -> list[_Place
 
 
 def _in_order(entries: Mapping[str, Tensors], wanted: Mapping[str, Tensor]) -> _Place | None:
-    """The entry whose first tensors have the wanted shapes in order. Only a classifier may follow them."""
+    """The entry whose first tensors have the shapes of a whole backbone in order. Only a classifier may follow them."""
     shapes = [_shape(tensor) for tensor in wanted.values()]
     for entry, tensors in entries.items():
         values = list(tensors.values())
@@ -298,7 +299,7 @@ def _missing(
 
 
 def _left_out(
-    content: Mapping[str, Any], place: _Place, wanted: Mapping[str, Tensor], whole: Mapping[str, Tensor]
+    content: Mapping[str, Any], place: _Place, wanted: Mapping[str, Tensor], classifier: Sequence[str]
 ) -> str:
     """What of a file is not loaded, with the number of classes if a classifier is among it."""
     used = {place.prefix + name for name in wanted}
@@ -307,8 +308,8 @@ def _left_out(
         beside += [str(name) for name in content if not f"{place.entry}.".startswith(f"{name}.")]
     else:
         beside += [str(name) for name in content if name not in place.tensors and not isinstance(content[name], Tensor)]
-    classifier = [place.tensors.get(place.prefix + name) for name in whole if name not in wanted]
-    rows = {tensor.shape[0] for tensor in classifier if tensor is not None and _shape(tensor)}
+    of_classifier = [place.tensors.get(place.prefix + name) for name in classifier]
+    rows = {tensor.shape[0] for tensor in of_classifier if tensor is not None and _shape(tensor)}
     classes = f" (the file has {rows.pop()} classes)" if len(rows) == 1 else ""
     return _first(beside) + classes if beside else ""
 

@@ -73,10 +73,10 @@ def load_backbone(backbone: nn.Module, timm_name: str, path: Path, options: Mapp
     """
     options = options or {}
     timm_model, model = timm.create_model(timm_name, pretrained=False, **options), _with_options(timm_name, options)
-    whole = timm_model.state_dict()
-    found = find_weights(
-        read_weights(path), whole, backbone.state_dict(), partial(_convert, timm_model), path.name, model
-    )
+    whole, wanted = timm_model.state_dict(), backbone.state_dict()
+    headless = timm.create_model(timm_name, pretrained=False, num_classes=0, **options).state_dict()
+    headless = {name: tensor for name, tensor in whole.items() if name in headless or name in wanted}
+    found = find_weights(read_weights(path), whole, headless, wanted, partial(_convert, timm_model), path.name, model)
     # timm adapts position tables. Its own random classifier stands in for the file's, whatever that has.
     source = {"state_dict": whole | found.tensors, "label_offset": 0}
     try:

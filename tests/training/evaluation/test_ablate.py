@@ -24,8 +24,9 @@ from app.shapes import Float, Int
 from training.cli import main
 from training.data.draw import draw_dataset
 from training.data.samples import DataError, load_samples, read_samples
-from training.evaluation.ablate import _data_with_split, ablate, variant_recipes
+from training.evaluation.ablate import _data_with_split, ablate
 from training.evaluation.comparison import Comparison, LabelledPictures, Variant, compare
+from training.evaluation.variants import variant_recipes
 from training.recipe.config import Recipe, RecipeError, Start
 from training.recipe.load import load_recipe
 

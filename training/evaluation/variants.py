@@ -1,0 +1,67 @@
+"""The variants of an ablation: recipes and heads that differ in the fusion alone, with about as many parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from app.models.cnnswin import Fusion, head_of
+from training.evaluation.comparison import MAX_PARAMETER_GAP, REFERENCE
+from training.recipe.config import STARTS, ModelConfig, Recipe, RecipeError, Start
+from training.runs.run import build_model
+
+
+def variant_recipes(
+    recipe: Recipe, variants: Sequence[Fusion], classes: int
+) -> tuple[dict[Fusion, Recipe], dict[Fusion, int]]:
+    """Return the recipe of each variant, and the number of parameters of its model.
+
+    The `dim` of `concat` and `late` is the multiple of `heads` that brings their parameter count nearest to that of
+    cross_attention. A single branch keeps `dim`, and has no initial weights for the other branch. Raises RecipeError if
+    a two-branch variant's parameter count differs from that of cross_attention by more than 5 %.
+    """
+    reference = build_model(_with_fusion(recipe, REFERENCE, recipe.model.dim), classes)
+    whole, of_head = parameter_count(reference), parameter_count(reference.head)
+    recipes, parameters, heads = {}, {}, recipe.model.heads
+    for fusion in variants:
+        dim = recipe.model.dim
+        if fusion in ("concat", "late"):
+            sizes: dict[str, Any] = {"heads": heads, "classes": classes, "dropout": 0.0}
+            dim = fitted_dim(partial(head_of, fusion, reference.map_shapes, **sizes), recipe.model, of_head)
+        recipes[fusion] = _with_fusion(recipe, fusion, dim)
+        parameters[fusion] = parameter_count(build_model(recipes[fusion], classes))
+        if fusion not in STARTS:
+            refuse_gap(fusion, parameters[fusion], whole, heads)
+    return recipes, parameters
+
+
+def fitted_dim(head_at: Callable[[int], nn.Module], model: ModelConfig, wanted: int) -> int:
+    """Return the `dim`, a multiple of the recipe's `heads`, whose head has a parameter count nearest to `wanted`."""
+    with torch.device("meta"):
+        counts = {dim: parameter_count(head_at(dim)) for dim in range(model.heads, 2 * model.dim + 1, model.heads)}
+    return min(counts, key=lambda dim: abs(counts[dim] - wanted))
+
+
+def refuse_gap(variant: str, count: int, wanted: int, heads: int) -> None:
+    """Raises RecipeError if a variant's parameter count differs from that of cross_attention by more than 5 %."""
+    if abs(count / wanted - 1) > MAX_PARAMETER_GAP:
+        raise RecipeError(
+            f"model.heads: with a dim that is a multiple of {heads}, {variant} has at best {count:,} parameters, which "
+            f"differs from {REFERENCE}'s {wanted:,} by more than {MAX_PARAMETER_GAP:.0%}: choose fewer heads"
+        )
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return the number of a module's parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _with_fusion(recipe: Recipe, fusion: Fusion, dim: int) -> Recipe:
+    of_one_branch = fusion in STARTS
+    absent: dict[str, Start] = {branch: Start() for branch in STARTS if of_one_branch and fusion != branch}
+    model = recipe.model.model_copy(update={"fusion": fusion, "dim": dim})
+    return recipe.model_copy(update={"model": model, "start": recipe.start.model_copy(update=absent)})
