@@ -72,6 +72,7 @@ TRAINING["ablate"] |= {
     "out": (OUT_FOLDERS[:1], "new"),
     "seeds": (["1", "0", *NUMBERS], None),
     "variants": (WORDS, None),
+    "trunk": (FOLDERS, None),
 }
 APP: dict[str, dict[str, tuple[list[str], str | None]]] = {
     "serve": {"host": (["http://x", "a b", "a..b", "x" * 300, "no\udcff", "192.0.2.1"], None), "port": (NUMBERS, None)},

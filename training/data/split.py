@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,28 +12,38 @@ import numpy as np
 from app.shapes import Bool, Float, Int
 from training.data.sample import DataError, Sample
 
+_SHOWN = 10  # values in a sentence
+
 
 def split_samples(
-    samples: Sequence[Sample], val_share: float, seed: int, calibration_share: float = 0.0
+    samples: Sequence[Sample],
+    val_share: float,
+    seed: int,
+    calibration_share: float = 0.0,
+    leave_out: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Sample]:
     """Assign each sample to train, val or calibration, and return the samples in their order.
 
     A split that the data already has is kept, `test` included. Otherwise whole groups are drawn for val, stratified by
     the labels that they hold. Then single groups are moved while that brings the classes' shares in val nearer to
     `val_share`. A sample without a group is a group of its own. If the data has no split `calibration` of its own,
-    `calibration_share` of train is moved there in the same way.
+    `calibration_share` of train is moved there in the same way. What has one of the values `leave_out` in a column of
+    the table is in test, whatever its split was: what a model is worth at another site is seen on pictures of a site
+    that it was not trained on.
 
     Each class has at least one group in each of these splits. Its share in val is `val_share` to within half a picture
     if there are no groups, and to within half of the smallest group that can still be moved if each group has one
     label. The result depends on `seed`, and not on the order of the samples.
 
-    Raises DataError if a group is in several splits, or if a class has no pictures in one of these splits.
+    Raises DataError if a group is in several splits, if a class has no pictures in one of these splits, and if no
+    picture has a value that is to be left out.
     """
-    if any(sample.split for sample in samples):
-        _refuse_leaks(samples)
-        assigned = list(samples)
-    else:
-        assigned = _moved([replace(sample, split="train") for sample in samples], "val", val_share, seed)
+    has_split = any(sample.split for sample in samples)
+    assigned = list(samples) if has_split else [replace(sample, split="train") for sample in samples]
+    assigned = left_out(assigned, leave_out or {})
+    _refuse_leaks(assigned)
+    if not has_split:
+        assigned = _moved(assigned, "val", val_share, seed)
     if calibration_share and not any(sample.split == "calibration" for sample in assigned):
         assigned = _moved(assigned, "calibration", calibration_share, seed)
     label_splits = {(sample.label, sample.split) for sample in assigned}
@@ -46,6 +56,26 @@ def split_samples(
                     f"some in {' and some in '.join(required)} (a picture without a group is a group of its own)"
                 )
     return assigned
+
+
+def left_out(samples: Sequence[Sample], columns: Mapping[str, Sequence[str]]) -> list[Sample]:
+    """Return the samples, with the split `test` for those that have one of the values in the column of that name.
+
+    Raises DataError if no sample has such a value.
+    """
+    chosen: set[Path] = set()
+    for column, values in columns.items():
+        key = column.strip().casefold()
+        for value in values:
+            found = {sample.path for sample in samples if sample.columns.get(key) == value.strip()}
+            if not found:
+                known = sorted({sample.columns[key] for sample in samples if key in sample.columns})
+                raise DataError(
+                    f"leave_out: no picture has {value} in a column {column}: it has "
+                    f"{', '.join(known[:_SHOWN]) or 'no values at all'}"
+                )
+            chosen |= found
+    return [replace(sample, split="test") if sample.path in chosen else sample for sample in samples]
 
 
 def groups_in_several_splits(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
@@ -81,6 +111,8 @@ def _moved(samples: Sequence[Sample], split: str, share: float, seed: int) -> li
 
 
 def _drawn_keys(samples: Sequence[Sample], share: float, seed: int) -> set[str | Path]:
+    if not samples:
+        return set()
     in_order = sorted(samples, key=lambda sample: sample.path)
     keys = list(dict.fromkeys(_group_key(sample) for sample in in_order))
     labels = sorted({sample.label for sample in samples})

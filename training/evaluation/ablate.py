@@ -77,7 +77,7 @@ def ablate(
     if seeds < 2:
         raise RecipeError(f"--seeds {seeds}: a standard deviation needs two or more seeds")
     table = _data_with_split(recipe, data.absolute(), out.absolute(), report)
-    samples = split_samples(read_samples(table), recipe.val_share, recipe.seed, recipe.calibration_share)
+    samples = _split(read_samples(table), recipe)
     val = [sample for sample in samples if sample.split == "val"]
     pictures = _pictures(val, classes_of(samples))
     if pictures.fewest_groups < MIN_GROUPS:
@@ -155,11 +155,15 @@ def _data_with_split(recipe: Recipe, data: Path, out: Path, report: Callable[[st
     for remark in data_set.remarks:
         report(f"data: {remark}")
     root, folder = data if data.is_dir() else data.parent, out / "data"
-    samples = split_samples(data_set.samples, recipe.val_share, recipe.seed, recipe.calibration_share)
+    samples = _split(data_set.samples, recipe)
     write_samples(samples, folder / "labels.csv", lambda file: Path("pictures", file.relative_to(root)))
     (folder / "pictures").unlink(missing_ok=True)
     (folder / "pictures").symlink_to(root, target_is_directory=True)
     return folder
+
+
+def _split(samples: Sequence[Sample], recipe: Recipe) -> list[Sample]:
+    return split_samples(samples, recipe.val_share, recipe.seed, recipe.calibration_share, recipe.leave_out)
 
 
 def _pictures(val: Sequence[Sample], classes: Sequence[str]) -> LabelledPictures:

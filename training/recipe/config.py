@@ -301,6 +301,9 @@ class Recipe(StrictModel):
         le=1_000_000_000,
         description="draws of an epoch; null: the number of pictures in train",
     )
+    leave_out: dict[Name, tuple[str, ...]] = Field(
+        {}, description="columns of the table and their values whose pictures are kept for test, such as one clinic"
+    )
     stretch: StretchRule = Field(
         None,
         description="how grey values become 0 to 255: from the range of the file's format (null), from each picture's "
@@ -333,6 +336,15 @@ class Recipe(StrictModel):
     early_stopping: int = Field(
         0, ge=0, le=100_000, description="epochs without a better AUROC on val after which the run ends; 0: none"
     )
+
+    @field_validator("leave_out", mode="before")
+    @classmethod
+    def _values(cls, columns: Any) -> Any:
+        for column, values in columns.items() if isinstance(columns, dict) else ():
+            texts = isinstance(values, list | tuple) and all(isinstance(each, str) and each.strip() for each in values)
+            if not texts or not values:
+                raise ValueError(f"{column}: give its values as a list of texts, such as [clinic B]")
+        return {column: tuple(values) for column, values in columns.items()} if isinstance(columns, dict) else columns
 
     @model_validator(mode="after")
     def _one_balance(self) -> Recipe:

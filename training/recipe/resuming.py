@@ -38,6 +38,7 @@ RESUME_RULES: dict[str, ResumeRule] = {
     "balance": ResumeRule("no", _SHAPES),
     "count_by": ResumeRule("no", _SHAPES),
     "epoch_pictures": ResumeRule("no", "the number of updates in an epoch depends on it"),
+    "leave_out": ResumeRule("no", "the split was made with it"),
     "stretch": ResumeRule("no", _SHAPES),
     "clip_norm": ResumeRule("no", _SHAPES),
     "ema_decay": ResumeRule("no", _SHAPES),

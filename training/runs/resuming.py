@@ -9,6 +9,7 @@ from typing import Any
 
 from training.data.groups import group_key
 from training.data.samples import DataError, Sample, read_samples
+from training.data.split import left_out
 from training.recipe.config import Recipe
 from training.recipe.resuming import RESUME_RULES, recipe_changes
 from training.runs.checkpoint import newest_checkpoint
@@ -105,7 +106,7 @@ def _missing_notes(run: Run, allowed: int) -> Iterator[str]:
 def _data_notes(run: Run, data: Path, allowed: int) -> Iterator[str]:
     """Say in what the data differs from the run's table, which counts. Raises RunError for other labels or groups."""
     try:
-        given = {sample.path: sample for sample in read_samples(data)}
+        given = {sample.path: sample for sample in left_out(read_samples(data), run.recipe.leave_out)}
     except DataError as error:
         if not allowed:
             raise

@@ -179,7 +179,7 @@ def new_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) 
             pass
     # Paths are absolute, so that a run can be resumed from another working directory.
     data_set = read_training_set(data.absolute())
-    samples = split_samples(data_set.samples, recipe.val_share, recipe.seed, recipe.calibration_share)
+    samples = split_samples(data_set.samples, recipe.val_share, recipe.seed, recipe.calibration_share, recipe.leave_out)
     remarks = list(data_set.remarks)
     for path in dict.fromkeys(stage.distil.unlabelled for stage in recipe.stages if stage.distil is not None):
         if path is not None:

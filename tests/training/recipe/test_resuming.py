@@ -30,6 +30,7 @@ OTHER: dict[str, Any] = {
     "balance": {"label": 0.5},
     "count_by": "group",
     "epoch_pictures": 7,
+    "leave_out": {"source": ["a"]},
     "stretch": "found",
     "clip_norm": 9.0,
     "ema_decay": 0.1,
