@@ -22,7 +22,7 @@ from app.drawing.png import encode_png
 from app.errors import BadParameter, FusionLensError, InvalidSettings
 from app.explain.attention import Layer
 from app.explain.merge import MERGE_RULES
-from app.explain.methods import DEFAULT, METHODS
+from app.explain.methods import METHODS
 from app.files import EXAMPLE
 from app.options import predictor_options
 from app.predicting.assessed import WITHOUT_TRUST
@@ -30,6 +30,7 @@ from app.predicting.explanation import Explanation
 from app.predicting.overlays import draw_over
 from app.predicting.prediction import Prediction
 from app.predicting.request import (
+    BUNDLE_DEFAULT,
     EVERY_CLASS,
     AttentionRequest,
     Detail,
@@ -104,9 +105,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     )
     predict.add_argument("pictures", nargs="+", type=given_path, metavar="PICTURE")
     out: dict[str, Any] = {"type": given_path, "metavar": "OUT.png"}
-    predict.add_argument(
-        "--explain", **out, help=f"write the picture with its heatmap by the default method, {DEFAULT}"
-    )
+    predict.add_argument("--explain", **out, help="write the picture with its heatmap by the bundle's default method")
     predict.add_argument("--gradcam", **out, help="write the picture with its heatmap by Grad-CAM")
     predict.add_argument("--attention", **out, help="write the picture with the attention of the transformer's tokens")
     predict.add_argument("--tokens", **out, help="write the picture with the saliency of the transformer's tokens")
@@ -129,7 +128,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     overlay.add_argument(
         "--method",
         choices=METHODS,
-        help=f"explanation method (default: {DEFAULT} for --explain, gradcam for --gradcam)",
+        help="explanation method (default: the bundle's for --explain, gradcam for --gradcam)",
     )
     overlay.add_argument("--target", help="class to explain (default: the predicted class)")
     overlay.add_argument("--against", help="class to contrast the target with: explain the difference of their logits")
@@ -242,7 +241,7 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
     for path in args.pictures:
         try:
             prediction, _ = predictor.predict(
-                predictor.open(path.read_bytes()), any(request.needs_answer_gradient for request in requests.values())
+                predictor.open(path.read_bytes()), any(one.request.needs_answer_gradient for one in accepted.values())
             )
         except (FusionLensError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
@@ -283,7 +282,7 @@ def _requests(args: argparse.Namespace) -> dict[Path, ExplanationRequest]:
     """
     heatmap = partial(_heatmap_request, args)
     make: dict[str, Callable[[], ExplanationRequest]] = {
-        "explain": partial(heatmap, DEFAULT),
+        "explain": partial(heatmap, BUNDLE_DEFAULT),
         "gradcam": partial(heatmap, "gradcam"),
         "attention": lambda: AttentionRequest(layer=args.layer or "cross"),
         "tokens": lambda: TokenRequest(args.token_stage, args.target, args.against),

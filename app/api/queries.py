@@ -17,9 +17,10 @@ from app.errors import BadParameter
 from app.explain.attention import AttentionMethod, Layer
 from app.explain.fine import MOVES
 from app.explain.merge import MergeRule
-from app.explain.methods import DEFAULT, METHODS
+from app.explain.methods import METHODS
 from app.predicting.explanation import Explanation
 from app.predicting.request import (
+    BUNDLE_DEFAULT,
     EVERY_CLASS,
     AttentionRequest,
     Detail,
@@ -49,8 +50,9 @@ def method_field(default: str) -> Any:
     """The parameter `method` for a route with this default."""
     return Field(
         default,
-        description=f"explanation method; {' and '.join(_CLASS_AGNOSTIC)} is class-agnostic, and takes no target",
-        json_schema_extra={"enum": [*METHODS]},
+        description=f"explanation method; `{BUNDLE_DEFAULT}` is the one that the bundle names: see `default_method` at "
+        f"GET /model; {' and '.join(_CLASS_AGNOSTIC)} is class-agnostic, and takes no target",
+        json_schema_extra={"enum": [BUNDLE_DEFAULT, *METHODS]},
     )
 
 
@@ -165,7 +167,7 @@ class ExplainQuery(ExplanationQuery):
     """Parameters of `/explain`."""
 
     branch: View = Field("fusion", description="both branches together, or one of them")
-    method: str = method_field(DEFAULT)
+    method: str = method_field(BUNDLE_DEFAULT)
     fuse: MergeRule | None = Field(
         None,
         description="rule that merges the branches' maps: their sum in logits, or the mean, maximum or product of the "

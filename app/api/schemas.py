@@ -273,6 +273,7 @@ class ModelCard(BaseModel):
     data: str = Field(description="source of the training pictures, and their terms of use")
     notes: list[str] = Field(description="what a user must know, such as uses that the model is not made for")
     methods: list[str] = Field(description="values of `method` for /explain, the default first")
+    default_method: str = Field(description="the method of /explain where none is named: that of the bundle's manifest")
     class_agnostic_methods: list[str] = Field(description="the methods that are class-agnostic, and take no target")
     branches: list[str] = Field(description="values of `branch` for /explain")
     token_stages: list[int] = Field(

@@ -156,6 +156,13 @@ class Trust(Section):
         return self
 
 
+class ExplanationChoice(Section):
+    """The explanation method of heatmaps where none is named. `chosen_on` names the pictures that it was chosen on."""
+
+    default_method: Text
+    chosen_on: Text
+
+
 class Metrics(Section):
     """Metrics of the bundle's model on one split of the data."""
 
@@ -182,6 +189,7 @@ class Description(Section):
     data: Prose
     notes: tuple[Prose, ...]
     recipe: dict[str, Any]
+    explanation: ExplanationChoice | None = None
 
     @model_validator(mode="after")
     def _check_classes_and_decision(self) -> Description:
@@ -254,6 +262,8 @@ class Manifest(Description):
         new = {"cnn_reduction", "swin_reduction", "swin_image_size"} & self.architecture.model_fields_set
         if self.format < 3 and (new or "vit" in branches or "token_attention" in self.model_fields_set):
             raise ValueError("format: 3 is the first with other transformers, cuts, sizes and token_attention")
+        if self.format < 3 and "explanation" in self.model_fields_set:
+            raise ValueError("explanation: format 3 is the first with such a key")
         if self.format == 1 and "stretch" in self.input.model_fields_set:
             raise ValueError("input.stretch: format 1 has no such key")
         if self.format == 1 and self.trust is not None:

@@ -19,7 +19,7 @@ from app.models.feature_maps import FeatureMaps
 from app.shapes import Float
 
 CamFormula = Callable[[Float[np.ndarray, "c h w"], Float[np.ndarray, "c h w"]], Heatmap]
-DEFAULT = "integrated"  # the most faithful merged heatmap in the measurements of docs/measured/heatmaps.md
+DEFAULT = "integrated"  # of bundles that name none: the best of the first demo model, in docs/measured/heatmaps.md
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from app.predicting.request import (
     ExplanationRequest,
     HeatmapRequest,
     TokenRequest,
+    default_method_of,
 )
 from app.predicting.target import HeadScore, target_weights
 from app.shapes import Float32
@@ -68,6 +69,7 @@ class Predictor:
             engine.token_stages,
             engine.has_token_attention,
             rows * columns,
+            default_method_of(manifest),
         )
 
     @property
@@ -146,6 +148,8 @@ class Predictor:
 
         Raises BadParameter, and NotOffered if the model lacks what the request needs.
         """
+        if isinstance(request, HeatmapRequest):
+            request = request.with_method(self.capabilities)
         request.check(self.capabilities)
         return AcceptedRequest(request)
 

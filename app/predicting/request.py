@@ -7,10 +7,11 @@ in which its work waits. `needs_moved_views` says whether it needs predictions o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
-from app.errors import BadParameter, NotOffered
+from app.bundles.manifest import MANIFEST, Manifest
+from app.errors import BadParameter, BundleError, NotOffered
 from app.explain.attention import ATTENTION_METHODS, LAYERS, AttentionMethod, Layer, check_index
 from app.explain.merge import MergeRule
 from app.explain.methods import DEFAULT, METHODS, merge_rule_of
@@ -23,6 +24,9 @@ DETAILS: tuple[Detail, ...] = get_args(Detail)
 EVERY_CLASS = "*"  # the target that stands for all classes, one after the other
 
 
+BUNDLE_DEFAULT = "default"  # as a method: the one that the bundle names
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """What a model can answer: its classes, its branches, its fusion, and what can be shown of its transformer.
@@ -30,6 +34,7 @@ class Capabilities:
     `token_stages` are the grid heights of the transformer's stages whose tokens can be explained, and
     `has_token_attention` says whether the attention of its last layer can be shown. `queries` is the number of cells in
     the transformer's feature map, which are the query tokens of the attention; it is 0 without a transformer.
+    `default_method` is the explanation method of its heatmaps where none is named.
     """
 
     classes: tuple[str, ...]
@@ -38,6 +43,7 @@ class Capabilities:
     token_stages: tuple[int, ...]
     has_token_attention: bool
     queries: int
+    default_method: str
 
     @property
     def views(self) -> list[View]:
@@ -95,14 +101,15 @@ class Capabilities:
 class HeatmapRequest:
     """A request for heatmaps of the evidence for a class, one for each of `views`.
 
-    `target` is the class to explain; None stands for the answer's label, and `EVERY_CLASS` for all of them. `against`
-    is a class to contrast it with. `merge` is the rule that merges the branches' heatmaps; None stands for the method's
-    default. With `detail` fine, several moved views of the picture give a finer grid: see `app.explain.fine`. With
-    `branch_values`, each branch's Shapley value is computed too.
+    `method` is that of the model where it is `BUNDLE_DEFAULT`: see `with_method`. `target` is the class to explain;
+    None stands for the answer's label, and `EVERY_CLASS` for all of them. `against` is a class to contrast it with.
+    `merge` is the rule that merges the branches' heatmaps; None stands for the method's default. With `detail` fine,
+    several moved views of the picture give a finer grid: see `app.explain.fine`. With `branch_values`, each branch's
+    Shapley value is computed too.
     """
 
     views: tuple[View, ...] = ("fusion",)
-    method: str = DEFAULT
+    method: str = BUNDLE_DEFAULT
     target: str | None = None
     against: str | None = None
     merge: MergeRule | None = None
@@ -120,6 +127,10 @@ class HeatmapRequest:
     def needs_moved_views(self) -> bool:
         """Whether the moved views of the picture must go through the whole model."""
         return self.detail == "fine"
+
+    def with_method(self, capabilities: Capabilities) -> HeatmapRequest:
+        """The request with the model's own method, where none is named."""
+        return replace(self, method=capabilities.default_method) if self.method == BUNDLE_DEFAULT else self
 
     def check(self, capabilities: Capabilities) -> None:
         """Raises BadParameter and NotOffered if the model cannot answer this request."""
@@ -246,6 +257,18 @@ class TokenRequest:
 
 
 ExplanationRequest = HeatmapRequest | AttentionRequest | TokenRequest
+
+
+def default_method_of(manifest: Manifest) -> str:
+    """The explanation method that a bundle names, or `DEFAULT`. Raises BundleError for one that there is not."""
+    method = DEFAULT if manifest.explanation is None else manifest.explanation.default_method
+    if method not in METHODS:
+        raise BundleError(
+            MANIFEST,
+            f"explanation.default_method is {method!r}, which this version does not know: use a version "
+            f"that does, or one of {', '.join(METHODS)}",
+        )
+    return method
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from torch import Tensor
 
 from app.bundles.graph_names import TOKENS
@@ -32,6 +32,7 @@ from app.bundles.manifest import (
     Calibration,
     Decision,
     Description,
+    ExplanationChoice,
     InputRule,
     Manifest,
     Metrics,
@@ -41,6 +42,7 @@ from app.bundles.reader import Bundle, read_bundle
 from app.bundles.texts import Prose, Text
 from app.engines.load import load_engine
 from app.engines.torch import device_of, load_model
+from app.explain.methods import METHODS
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps, weights_of
 from app.models.transformer_tokens import transformer_tokens
@@ -86,6 +88,14 @@ class Card(StrictModel):
     licence: Prose
     data: Prose = Field(description="source and terms of the pictures")
     notes: tuple[Prose, ...]
+    explanation: ExplanationChoice | None = Field(None, description="the default explanation method, as measured")
+
+    @field_validator("explanation")
+    @classmethod
+    def _is_a_method(cls, choice: ExplanationChoice | None) -> ExplanationChoice | None:
+        if choice is not None and choice.default_method not in METHODS:
+            raise ValueError(f"there is no method {choice.default_method!r}: choose one of {', '.join(METHODS)}")
+        return choice
 
 
 def load_card(path: Path) -> Card:
@@ -93,7 +103,10 @@ def load_card(path: Path) -> Card:
     try:
         return Card.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
     except ValidationError as error:
-        sentences = "; ".join(fault_sentence(entry, {(): Card}) for entry in error.errors(include_url=False))
+        sentences = "; ".join(
+            fault_sentence(entry, {(): Card, ("explanation",): ExplanationChoice})
+            for entry in error.errors(include_url=False)
+        )
         raise ExportError(f"the card {path} cannot be used: {sentences}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ExportError(f"the card {path} cannot be used: {error}") from error
@@ -142,6 +155,7 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
         data=card.data,
         notes=(*card.notes, *lacking, *([CHOSEN_ON_VAL] if recipe.keep == "best" else [])),
         recipe=_public_recipe(recipe),
+        explanation=card.explanation,
     )
     means = mean_maps(model, prepared_batches(run.samples_of("train"), size, recipe.stretch))
     out.parent.mkdir(parents=True, exist_ok=True)

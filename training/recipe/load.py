@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from training.recipe.config import (
     Augmentation,
@@ -100,7 +100,7 @@ def _validated(content: dict[str, Any], source: str) -> Recipe:
         raise RecipeError(f"{source}: " + "; ".join(fault_sentence(entry, _MODELS) for entry in relevant)) from error
 
 
-def fault_sentence(entry: Any, models: Mapping[tuple[str, ...], type[StrictModel]]) -> str:
+def fault_sentence(entry: Any, models: Mapping[tuple[str, ...], type[BaseModel]]) -> str:
     """One of a validation's errors as a sentence: the key, what is wrong, and the value.
 
     `models` are the models of each path, for hints about unknown keys.
@@ -117,7 +117,7 @@ def fault_sentence(entry: Any, models: Mapping[tuple[str, ...], type[StrictModel
     return f"{key}: {reason} (it is {entry['input']!r})" if key else reason
 
 
-def _hint(path: list[int | str], models: Mapping[tuple[str, ...], type[StrictModel]]) -> str:
+def _hint(path: list[int | str], models: Mapping[tuple[str, ...], type[BaseModel]]) -> str:
     """Return a hint for an unknown key: the most similar key of the same model, or all of its keys."""
     model = models[tuple(str(step) for step in path[:-1] if not isinstance(step, int))]
     keys = [field.alias or name for name, field in model.model_fields.items()]

@@ -75,8 +75,8 @@ async def stored_explanation(
 ) -> Response:
     """Explain a stored prediction: what speaks for a class in the picture.
 
-    The default method is the most faithful one in the project's measurements. No second pass through the backbones is
-    needed, except for fine detail, which takes eight more passes.
+    The default method is the one that the bundle names as the most faithful: see GET /model. No second pass through
+    the backbones is needed, except for fine detail, which takes eight more passes.
     """
     return await _explain_stored(models, owner, user, query, request)
 
@@ -148,7 +148,7 @@ async def explanation(
 ) -> Response:
     """Explain the uploaded picture: what speaks for a class in it. Nothing is stored.
 
-    The default method is the most faithful one in the project's measurements.
+    The default method is the one that the bundle names as the most faithful: see GET /model.
     """
     return await _explain_upload(service, user, query, upload, request)
 

@@ -8,7 +8,7 @@ from app import __version__
 from app.api.dependencies import ServiceDep, SettingsDep
 from app.api.schemas import ModelCard
 from app.drawing.overlay import COLORMAPS
-from app.explain.methods import DEFAULT, METHODS
+from app.explain.methods import METHODS
 
 router = APIRouter(tags=["model"])
 
@@ -24,7 +24,8 @@ async def model(service: ServiceDep, settings: SettingsDep) -> ModelCard:
     return ModelCard(
         **public,
         sha256=predictor.bundle.sha256,
-        methods=sorted(METHODS, key=lambda name: name != DEFAULT),
+        methods=sorted(METHODS, key=lambda name: name != predictor.capabilities.default_method),
+        default_method=predictor.capabilities.default_method,
         class_agnostic_methods=[name for name, method in METHODS.items() if method.class_agnostic],
         branches=predictor.capabilities.views,
         token_stages=list(predictor.capabilities.token_stages),
