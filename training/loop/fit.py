@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,7 @@ from training.loading.draws import draws_of
 from training.loading.unreadable import ReplacingSet
 from training.loading.views import EpochBatches, TrainingSet
 from training.loading.workers import loaded
-from training.loop.best import Best
-from training.loop.distil import distillers_of, teacher_digests
+from training.loop.distil import distillers_of
 from training.loop.ema import Ema
 from training.loop.loss import Loss
 from training.loop.optim import build_optimizer, set_rates
@@ -40,6 +38,7 @@ from training.loop.sentences import gpu_too_small, not_finite, prolonging
 from training.loop.session import StopSignal, deterministic, ignore_interrupt, stop_signal
 from training.loop.skipping import newly_skipped, next_batch
 from training.loop.stages import apply_stage, trainable_names
+from training.loop.state import TrainState
 from training.loop.update import BatchPart, Updater
 from training.loop.validation import Validation, validate
 from training.output import write_atomically
@@ -48,23 +47,13 @@ from training.recipe.config import Recipe, RecipeError
 from training.runs.checkpoint import save_checkpoint
 from training.runs.contents import forget_marks
 from training.runs.resuming import ResumedRun, resume_run
-from training.runs.run import Run, RunError, lock_run, new_run, write_run
-from training.runs.torch_files import not_finite_tensor
+from training.runs.run import Run, lock_run, new_run, write_run
 from training.runs.tracking import Log, Tracker, trackers
 from training.runs.unlabelled import UNLABELLED
 
 
 class TrainingError(TrainingProblem, RuntimeError):
     """A run that had to stop. The message says why, and which files it left."""
-
-
-@dataclass
-class Progress:
-    """The updates made so far, the summed loss of the current epoch's updates, and the pictures skipped so far."""
-
-    update: int = 0
-    loss_sum: float = 0.0
-    skipped: list[str] = field(default_factory=list)
 
 
 def fit(
@@ -152,27 +141,26 @@ class Trainer:
         if state is None:
             for sentence in load_start_weights(self.model, self.recipe, run.classes):
                 self.report(sentence)
-        self.ema, self.progress, self._log_bytes = Ema(self.model, self.recipe.ema_decay), Progress(), 0
-        self.best = Best()
+        self.state, self._log_bytes = TrainState(self.updater, Ema(self.model, self.recipe.ema_decay)), 0
         if state is not None:
-            self._restore(state)
+            self._log_bytes = self.state.restore(state, run.checkpoints)
 
     def train(self, track: Sequence[str], stop: StopSignal) -> None:
         """Train until the end of the recipe or until a signal."""
-        if self.progress.update:
-            self.report(f"resuming after update {self.progress.update} of {self.updates}")
+        if self.state.progress.update:
+            self.report(f"resuming after update {self.state.progress.update} of {self.updates}")
         self.log = Log(self.run.log, self._log_bytes) if self.processes.writes else None
         self.trackers: list[Tracker] = (
-            trackers(track, self.run.folder, self.recipe, self.progress.update) if self.processes.writes else []
+            trackers(track, self.run.folder, self.recipe, self.state.progress.update) if self.processes.writes else []
         )
         try:
             loader = self._loader()
-            for epoch in range(self.progress.update // self.batches.updates, self.recipe.epochs):
-                if self.best.is_over(epoch, self.recipe):
+            for epoch in range(self.state.progress.update // self.batches.updates, self.recipe.epochs):
+                if self.state.best.is_over(epoch, self.recipe):
                     self.report(f"stopped early: none of {self.recipe.early_stopping} epochs was better on val")
                     break
                 if self._epoch(epoch, loader, stop):
-                    self.report(f"stopped after update {self.progress.update}: continue with fit … --resume")
+                    self.report(f"stopped after update {self.state.progress.update}: continue with fit … --resume")
                     return
             self._finish()
         except DataError as error:
@@ -192,7 +180,7 @@ class Trainer:
         """Train the rest of one epoch. Returns True if a signal stopped it."""
         stage, started, waited = self.recipe.stage_at(epoch), time.perf_counter(), 0.0
         apply_stage(self.model, stage, self.recipe.batch_norm)
-        first = self.progress.update - epoch * self.batches.updates
+        first = self.state.progress.update - epoch * self.batches.updates
         self.batches.start(epoch, first)
         batches = loaded(loader)
         name = f"epoch {epoch + 1}/{self.recipe.epochs} {stage.name}"
@@ -205,7 +193,7 @@ class Trainer:
                 stopped = self._update(parts, epoch, number, stage.name, stop)
                 steps.update()
                 last = number == self.batches.updates - 1
-                if not last and (stopped or self.progress.update % self.recipe.checkpoint_updates == 0):
+                if not last and (stopped or self.state.progress.update % self.recipe.checkpoint_updates == 0):
                     self._save()
                 if stopped and not last:
                     return True
@@ -236,9 +224,9 @@ class Trainer:
 
     def _count_skipped(self, unreadable: dict[Sample, str], epoch: int) -> None:
         """Record pictures that are skipped for the first time. Raises DataError if there are too many of them."""
-        skipped = self.progress.skipped
+        skipped = self.state.progress.skipped
         for sample, reason in newly_skipped(unreadable, skipped, self.skip_unreadable):
-            position = {"kind": "skipped", "update": self.progress.update, "epoch": epoch, "split": sample.split}
+            position = {"kind": "skipped", "update": self.state.progress.update, "epoch": epoch, "split": sample.split}
             self._write({**position, "picture": str(sample.path), "reason": reason})
             if self.processes.writes:
                 self._forget([sample])
@@ -251,7 +239,7 @@ class Trainer:
 
     def _update(self, parts: list[BatchPart], epoch: int, number: int, stage: str, stop: StopSignal) -> bool:
         """Update the weights and their average once. Returns True if any process was asked to stop."""
-        update = self.progress.update
+        update = self.state.progress.update
         rates = set_rates(self.updater.adam, self.recipe, update, self.updates)
         labels = self.batches.labels_of_update(epoch, number)
         sums = self.updater.gradients(parts, labels, epoch, update, stop.requested)
@@ -262,9 +250,9 @@ class Trainer:
             record |= {"gradient_norm": self.updater.gradient_norms(), "rate": rates}
         if not np.isfinite(sums.loss) or not self.updater.apply():
             raise TrainingError(self._not_finite(parts, epoch, number, sums.loss))
-        self.ema.update(self.model, update)
-        self.progress.update += 1
-        self.progress.loss_sum += sums.loss
+        self.state.ema.update(self.model, update)
+        self.state.progress.update += 1
+        self.state.progress.loss_sum += sums.loss
         if record is not None:
             self._write(record)
         return sums.stop
@@ -274,10 +262,10 @@ class Trainer:
         validation = self._evaluate(epoch)
         val = validation.metrics
         if self.recipe.stage_at(epoch).head == "all":  # otherwise nothing has learned from labels
-            self.best.see(epoch, val["auroc"], self.ema.model, self.recipe)
-        loss, self.progress.loss_sum = self.progress.loss_sum / self.batches.updates, 0.0
+            self.state.best.see(epoch, val["auroc"], self.state.ema.model, self.recipe)
+        loss, self.state.progress.loss_sum = self.state.progress.loss_sum / self.batches.updates, 0.0
         stage = self.recipe.stage_at(epoch).name
-        position = {"kind": "epoch", "epoch": epoch, "update": self.progress.update, "stage": stage}
+        position = {"kind": "epoch", "epoch": epoch, "update": self.state.progress.update, "stage": stage}
         within = {"val_within": validation.within} if validation.within else {}
         self._write({**position, "loss": loss, "val": val, **within, "timing": timing})
         metrics = ", ".join(f"{metric} {value:.3f}" for metric, value in val.items())
@@ -290,73 +278,39 @@ class Trainer:
 
     def _evaluate(self, epoch: int) -> Validation:
         """Return the averaged weights' metrics on val."""
-        validation = validate(self.ema.model, self.run, self.processes)
+        validation = validate(self.state.ema.model, self.run, self.processes)
         self._count_skipped(validation.unreadable, epoch)
         return validation
 
     def _finish(self) -> None:
-        epochs = self.progress.update // self.batches.updates
-        if self.best.weights is not None:
-            self.ema.model.load_state_dict(self.best.weights)
+        epochs = self.state.progress.update // self.batches.updates
+        if self.state.best.weights is not None:
+            self.state.ema.model.load_state_dict(self.state.best.weights)
         if self.processes.writes:
-            tensors = {name: tensor.cpu().contiguous() for name, tensor in self.ema.model.state_dict().items()}
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in self.state.ema.model.state_dict().items()}
             write_atomically(self.run.weights, safetensors.torch.save(tensors))
         val = self._evaluate(self.recipe.epochs - 1).metrics
-        kept = self.best.epoch if self.recipe.keep == "best" else epochs - 1
-        self._write({"kind": "end", "update": self.progress.update, "val": val, "kept_epoch": kept})
+        kept = self.state.best.epoch if self.recipe.keep == "best" else epochs - 1
+        self._write({"kind": "end", "update": self.state.progress.update, "val": val, "kept_epoch": kept})
         if self.recipe.keep == "best" or self.recipe.early_stopping:
-            self.report(self.best.remark(self.recipe, epochs))
-        self.report(f"finished after {self.progress.update} updates: {self.run.weights}")
+            self.report(self.state.best.remark(self.recipe, epochs))
+        self.report(f"finished after {self.state.progress.update} updates: {self.run.weights}")
         self.processes.wait()
 
     def _save(self) -> None:
-        if self.log is None:
-            return
-        state = {
-            "model": self.model.state_dict(),
-            "ema": self.ema.model.state_dict(),
-            "optimizer": self.updater.adam.state_dict(),
-            "scaler": self.updater.scaler.state_dict(),
-            "distillers": self.updater.distillers.state_dict(),
-            "teachers": teacher_digests(self.updater.distillers),
-            "progress": asdict(self.progress),
-            "best": self.best.state(),
-            "log_bytes": self.log.sync(),
-        }
-        save_checkpoint(self.run.checkpoints, self.progress.update, state, self.recipe.keep_checkpoints)
+        if self.log is not None:
+            document = self.state.document(self.log.sync())
+            save_checkpoint(self.run.checkpoints, self.state.progress.update, document, self.recipe.keep_checkpoints)
 
     @property
     def _label_indices(self) -> list[int]:
         """The labels of all pictures that are drawn; 0 for those without one, which no loss reads."""
         return [*self.labels, *[0] * self.draws.unlabelled]
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        if state.get("teachers", {}) != teacher_digests(self.updater.distillers):
-            raise RunError("a teacher has other weights than when the run started: put the former ones back")
-        try:
-            self.model.load_state_dict(state["model"])
-            self.ema.model.load_state_dict(state["ema"])
-            self.updater.adam.load_state_dict(state["optimizer"])
-            self.updater.scaler.load_state_dict(state["scaler"])
-            self.updater.distillers.load_state_dict(state.get("distillers", {}))
-            self.progress, self._log_bytes = Progress(**state["progress"]), state["log_bytes"]
-            self.best = Best(**state.get("best", {}))  # checkpoints of older versions have none
-        except (LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise RunError(
-                f"the newest checkpoint in {self.run.checkpoints} is not of this model or this version "
-                f"({str(error).splitlines()[0]}): resume it with the versions that wrote it"
-            ) from error
-        for name, model in (("model", self.model), ("ema", self.ema.model)):
-            if (broken := not_finite_tensor(model.state_dict())) is not None:
-                raise RunError(
-                    f"the newest checkpoint in {self.run.checkpoints} has values that are not finite in {broken} "
-                    f"({name}): remove it to go on from an older one, or start a new run with lower rates"
-                )
-
     def _not_finite(self, parts: list[BatchPart], epoch: int, number: int, loss: float) -> str:
         """Save the weights and the batch of an update whose loss or gradient is not finite, and return the message."""
-        where = f"at update {self.progress.update} (epoch {epoch + 1}, update {number + 1} of it)"
-        path = self.run.folder / f"not-finite-{self.progress.update:08d}.pt"
+        where = f"at update {self.state.progress.update} (epoch {epoch + 1}, update {number + 1} of it)"
+        path = self.run.folder / f"not-finite-{self.state.progress.update:08d}.pt"
         if self.processes.writes:
             named_parts = [dict(zip(("cnn", "swin", "labels"), part, strict=True)) for part in parts]
             content = io.BytesIO()
@@ -379,9 +333,9 @@ class Trainer:
         )
 
     def _show_overlays(self) -> None:
-        pictures = val_overlays(self.ema.model, self.run, self.progress.skipped)
+        pictures = val_overlays(self.state.ema.model, self.run, self.state.progress.skipped)
         for tracker in self.trackers:
-            tracker.pictures("val", self.progress.update, pictures)
+            tracker.pictures("val", self.state.progress.update, pictures)
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.log is not None:
