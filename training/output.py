@@ -81,14 +81,14 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 def _pictures_folders(samples: Path) -> Iterator[Path]:
     """Yield the folders of which every file is a part of a run's data, if there are any and something tells.
 
-    They are the one with all pictures that have labels, and the one with all others. Where there is a table too, it
-    lists what belongs to the data.
+    They are the one with all pictures that have labels, and those with others. Where there is a table too, it lists
+    what belongs to the data.
     """
     try:
         with samples.open(newline="", encoding="utf-8") as lines:
             rows = [(Path(row["path"]).resolve().parent, row["label"] != "") for row in csv.DictReader(lines)]
-        for has_label in sorted({has_label for _, has_label in rows}):
-            folder = Path(os.path.commonpath([parent for parent, labelled in rows if labelled == has_label]))
+        labelled = os.path.commonpath([parent for parent, has_label in rows if has_label])
+        for folder in (Path(labelled), *sorted({parent for parent, has_label in rows if not has_label})):
             if not any(file.suffix.lower() in _TABLES for file in folder.iterdir()):
                 yield folder
     except (OSError, ValueError, LookupError, TypeError, csv.Error):  # none, or one that reading it will name

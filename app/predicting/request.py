@@ -260,13 +260,15 @@ ExplanationRequest = HeatmapRequest | AttentionRequest | TokenRequest
 
 
 def default_method_of(manifest: Manifest) -> str:
-    """The explanation method that a bundle names, or `DEFAULT`. Raises BundleError for one that there is not."""
+    """The explanation method that a bundle names, or `DEFAULT`.
+
+    Raises BundleError for one that there is not, and for one that is class-agnostic, which could not explain a target.
+    """
     method = DEFAULT if manifest.explanation is None else manifest.explanation.default_method
-    if method not in METHODS:
+    if method not in METHODS or METHODS[method].class_agnostic:
+        usable = ", ".join(name for name, one in METHODS.items() if not one.class_agnostic)
         raise BundleError(
-            MANIFEST,
-            f"explanation.default_method is {method!r}, which this version does not know: use a version "
-            f"that does, or one of {', '.join(METHODS)}",
+            MANIFEST, f"explanation.default_method is {method!r}, which this version cannot use: name one of {usable}"
         )
     return method
 

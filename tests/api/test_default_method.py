@@ -64,12 +64,14 @@ def test_a_bundles_own_method_is_the_default_of_service_page_and_command_and_of_
     assert Path(outs[0]).read_bytes() == Path(outs[1]).read_bytes()
 
 
-def test_a_method_that_there_is_not_is_refused_when_the_bundle_is_loaded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("method", ["tomorrows", "eigencam"])
+def test_a_method_that_cannot_be_is_refused_when_the_bundle_is_loaded(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bundle = bundle_with(tmp_path / "bundle", "tomorrow's")
+    bundle = bundle_with(tmp_path / "bundle", method)
     assert main(["check", str(bundle)]) == 1
-    assert 'manifest.json: explanation.default_method is "tomorrow\'s", which this version' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"manifest.json: explanation.default_method is '{method}', which this version cannot use" in said
 
 
 def test_an_older_format_has_no_such_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +88,8 @@ def test_an_older_format_has_no_such_key(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("choice", "sentence"),
     [
-        ("{default_method: hirescan, chosen_on: val}", "there is no method 'hirescan': choose one of gradcam"),
+        ("{default_method: hirescan, chosen_on: val}", "no method of a class is 'hirescan': choose one of gradcam"),
+        ("{default_method: eigencam, chosen_on: val}", "no method of a class is 'eigencam'"),
         ("{default_methd: hirescam, chosen_on: val}", "did you mean default_method"),
         ("{default_method: hirescam}", "chosen_on is missing"),
     ],

@@ -71,8 +71,8 @@ def left_out(samples: Sequence[Sample], columns: Mapping[str, Sequence[str]]) ->
             if not found:
                 known = sorted({sample.columns[key] for sample in samples if key in sample.columns})
                 raise DataError(
-                    f"leave_out: no picture has {value} in a column {column}: it has "
-                    f"{', '.join(known[:_SHOWN]) or 'no values at all'}"
+                    f"leave_out: no picture has {value} in a column {column} (those for path, label, group, split and "
+                    f"mask are not meant): it has {', '.join(known[:_SHOWN]) or 'no values at all'}"
                 )
             chosen |= found
     return [replace(sample, split="test") if sample.path in chosen else sample for sample in samples]

@@ -42,13 +42,14 @@ from training.loading.forward import predict
 from training.loading.views import EvaluationSet
 from training.loading.workers import loaded
 from training.loop.fit import fit
-from training.loop.trained import read_trained
+from training.loop.trained import check_unseen, read_trained
 from training.metrics.calibration import softmax
 from training.metrics.classification import resamples
 from training.output import write_atomically
 from training.progress import tracked
 from training.recipe.config import Recipe, RecipeError
 from training.runs.run import Run, RunError, read_run
+from training.runs.unlabelled import UNLABELLED
 
 HEADS = (*FUSIONS, *DIRECTIONS)  # the variants on a fixed trunk
 
@@ -89,7 +90,10 @@ def ablate(
             report("stopped: the same command continues from here")
             return None
     else:
-        fixed = read_trunk(read_trained(trunk, "--trunk"), samples, classes_of(samples), recipe, out)
+        model = read_trained(trunk, "--trunk")
+        if (remark := check_unseen(model, samples, "--trunk")) is not None:
+            report(remark)
+        fixed = read_trunk(model, samples, classes_of(samples), recipe, out)
         trained = train_heads(fixed, recipe, chosen, seed_numbers, out, report)
     name = None if trunk is None else trunk.resolve().name
     ablation = Ablation(recipe.name, seed_numbers, pictures, trained, compare(trained, pictures), name)
@@ -188,11 +192,15 @@ def _finished_run(
     if not weights.is_file() and not fit(recipe, data, folder, report_run, resume=recipe_file.is_file()):
         return None
     run = read_run(folder)
-    if run.recipe.model_dump(mode="json") != recipe.model_dump(mode="json") or set(run.samples) != set(samples):
+    if run.recipe.model_dump(mode="json") != recipe.model_dump(mode="json") or _labelled(run) != set(samples):
         raise RunError(
             f"{folder} has a run of another recipe or of other data: give both again, or choose another --out"
         )
     return run
+
+
+def _labelled(run: Run) -> set[Sample]:
+    return {sample for sample in run.samples if sample.split != UNLABELLED}
 
 
 def _probabilities(run: Run, val: Sequence[Sample]) -> Float[np.ndarray, "n k"]:

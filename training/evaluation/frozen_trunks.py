@@ -7,6 +7,7 @@ minute and many seeds can be compared. What a trunk learned with one head may fa
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,19 +22,22 @@ from torch.nn import functional
 from app.models.cnnswin import BranchesHead, CNNViTFusion, CrossAttentionHead, Shape, head_of
 from app.models.feature_maps import BRANCHES, FeatureMaps
 from app.shapes import Float
-from training.data.samples import Sample
+from training.data.samples import DataError, Sample
 from training.evaluation.comparison import REFERENCE, Variant
 from training.evaluation.variants import fitted_dim, parameter_count, refuse_gap
 from training.loading.draws import draws_of
 from training.loading.forward import prepared_batches, to_model_input
 from training.loading.views import EpochBatches
 from training.loop.ema import Ema
+from training.loop.fit import TrainingError
 from training.loop.loss import Loss
 from training.loop.optim import build_optimizer, set_rates
-from training.loop.trained import TrainedModel
+from training.loop.trained import TrainedModel, check_stretch
 from training.metrics.calibration import softmax
+from training.output import write_atomically
 from training.progress import tracked
 from training.recipe.config import Recipe, RecipeError
+from training.runs.contents import content_marks
 
 CNN_QUERIES, BOTH_QUERY = "cnn_queries", "both_query"
 Maps = FeatureMaps[np.ndarray]  # of all pictures: memory-mapped, float16, [n, C, h, w]
@@ -83,7 +87,8 @@ def read_trunk(
 ) -> Trunk:
     """Compute the maps of all pictures of train and val, or take those that lie in `out` from an earlier call.
 
-    Raises RecipeError if the model has one branch only, or another picture size than the recipe.
+    Raises RecipeError if the model has one branch only, and RecipeError or WeightsError if it sees other pictures than
+    the recipe says.
     """
     model = trained.model
     if len(model.map_shapes) < 2:
@@ -93,10 +98,13 @@ def read_trunk(
             f"--trunk: its model sees {model.image_size} px, and the recipe has model.image_size "
             f"{recipe.model.image_size}: give the same"
         )
-    digest = hashlib.sha256(f"{trained.sha256} {recipe.stretch}".encode())
-    for sample in samples:
-        digest.update(f"{sample.path} {sample.split}\n".encode())
+    check_stretch(trained, recipe.stretch, "--trunk")
     parts = {split: [sample for sample in samples if sample.split == split] for split in ("train", "val")}
+    used = [*parts["train"], *parts["val"]]
+    marks = content_marks([sample.path for sample in used])
+    digest = hashlib.sha256(f"{trained.sha256} {recipe.stretch}".encode())
+    for sample in used:
+        digest.update(f"{sample.path} {sample.split} {marks[sample.path]}\n".encode())
     maps = {
         split: _maps(model, part, recipe, out / f"maps-{split}-{digest.hexdigest()[:16]}")
         for split, part in parts.items()
@@ -140,18 +148,22 @@ def train_heads(
 
     A head that was trained before, with the same recipe, trunk and pictures, is not trained again.
     """
+    _batches(trunk, recipe)  # raises now, not after the first head
     reference = parameter_count(_new_head(REFERENCE, recipe, trunk, recipe.model.dim))
+    known = [(sample.label, sample.group, sorted(sample.columns.items())) for sample in trunk.train]
+    facts = hashlib.sha256(json.dumps([trunk.digest, trunk.classes, known]).encode()).hexdigest()
     dims = {name: _dim(name, recipe, trunk, reference) for name in variants}
     probabilities: dict[str, list[np.ndarray]] = {name: [] for name in variants}
     for seed in seeds:
         for name in variants:
             seeded = recipe.model_copy(update={"seed": seed})
-            known = json.dumps([trunk.digest, name, dims[name], seeded.model_dump(mode="json")])
-            file = out / f"{name}-{seed}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.npy"
+            settings = json.dumps([facts, name, dims[name], seeded.model_dump(mode="json")])
+            file = out / f"{name}-{seed}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}.npy"
             if not file.is_file():
                 logits = _trained(_new_head(name, seeded, trunk, dims[name]), trunk, seeded, f"{name}-{seed}")
-                out.mkdir(parents=True, exist_ok=True)
-                np.save(file, softmax(logits.astype(np.float64)))
+                content = io.BytesIO()
+                np.save(content, softmax(logits.astype(np.float64)))
+                write_atomically(file, content.getbuffer())
             probabilities[name].append(np.load(file))
             report(f"{name}-{seed}: done")
     return tuple(
@@ -170,6 +182,9 @@ def _dim(name: str, recipe: Recipe, trunk: Trunk, reference: int) -> int:
 
 
 def _new_head(name: str, recipe: Recipe, trunk: Trunk, dim: int) -> nn.Module:
+    """A head with the first weights of the recipe's seed. Raises RecipeError."""
+    if dim % recipe.model.heads:
+        raise RecipeError(f"model.dim: {dim} is not a multiple of model.heads, {recipe.model.heads}: choose one")
     torch.manual_seed(recipe.seed)
     sizes = dim, recipe.model.heads, len(trunk.classes), recipe.model.dropout
     if name in DIRECTIONS:
@@ -180,10 +195,20 @@ def _new_head(name: str, recipe: Recipe, trunk: Trunk, dim: int) -> nn.Module:
     return head_of(name, shapes, *sizes)  # type: ignore[arg-type]
 
 
+def _batches(trunk: Trunk, recipe: Recipe) -> tuple[EpochBatches, list[int]]:
+    """The batches of an epoch, and the labels of train. Raises RecipeError."""
+    labels = [trunk.classes.index(sample.label) for sample in trunk.train]
+    try:
+        return EpochBatches(labels, draws_of(recipe, trunk.train, labels, trunk.classes), recipe.batch_size), labels
+    except (DataError, RecipeError):
+        raise
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+
+
 def _trained(head: nn.Module, trunk: Trunk, recipe: Recipe, name: str) -> Float[np.ndarray, "n k"]:
     """Train a head by the recipe, and return the logits of its averaged weights for val."""
-    labels = [trunk.classes.index(sample.label) for sample in trunk.train]
-    batches = EpochBatches(labels, draws_of(recipe, trunk.train, labels, trunk.classes), recipe.batch_size)
+    batches, labels = _batches(trunk, recipe)
     loss = Loss.from_labels(labels, len(trunk.classes), recipe.imbalance, recipe.label_smoothing)
     adam, ema = build_optimizer(nn.ModuleDict({"head": head}), recipe), Ema(head, recipe.ema_decay)
     branches = [*(head.branches if isinstance(head, BranchesHead) else trunk.shapes)]
@@ -206,7 +231,10 @@ def _trained(head: nn.Module, trunk: Trunk, recipe: Recipe, name: str) -> Float[
         count = len(next(iter(trunk.val_maps.values())))
         parts = [range(first, min(first + 64, count)) for first in range(0, count, 64)]
         logits = [ema.model(_chosen(trunk.val_maps, branches, part))[0] for part in parts]
-    return torch.cat(logits).numpy()
+    found = torch.cat(logits).numpy()
+    if not np.isfinite(found).all():
+        raise TrainingError(f"{name}: its answers are not finite, so that it has diverged: use lower rates.head")
+    return found
 
 
 def _chosen(maps: Maps, branches: Sequence[str], places: Sequence[int]) -> FeatureMaps[Tensor]:

@@ -49,7 +49,8 @@ def subgroups(
     columns = {
         column: values
         for column in sorted({name for sample in samples for name in sample.columns})
-        if 1 < len({*(values := _values([sample.columns.get(column, "") for sample in samples]))}) <= MOST_VALUES + 1
+        if len({*(values := _values([sample.columns.get(column, "") for sample in samples]))}) > 1
+        and len({*values} - {NO_VALUE}) <= MOST_VALUES
     }
     found: dict[str, dict[str, Subgroup]] = {column: {} for column in columns}
     parts = [(column, value) for column, values in columns.items() for value in sorted({*values}, key=_place)]
@@ -65,11 +66,14 @@ def subgroups(
 def _values(cells: Sequence[str]) -> list[str]:
     """The cells, or of numbers that differ too much, the bands in which they lie."""
     numbers = {cell: _number(cell) for cell in cells if cell}
-    if len(numbers) <= MOST_NUMBERS or None in numbers.values():
+    distinct = sorted({number for number in numbers.values() if number is not None})
+    if len(distinct) <= MOST_NUMBERS or None in numbers.values():
         return [cell or NO_VALUE for cell in cells]
     known = [number for cell in cells if (number := numbers.get(cell)) is not None]
     edges = sorted({*np.quantile(known, np.linspace(0, 1, _BANDS + 1)).tolist()})
-    names = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+    if len(edges) == 2:  # three quarters and more have the lowest or the highest number
+        edges = [edges[0], edges[0] if known.count(edges[0]) > len(known) / 2 else distinct[-2], edges[1]]
+    names = [f"{low:.12g} to {high:.12g}" for low, high in pairwise(edges)]
     return [
         NO_VALUE if (number := numbers.get(cell)) is None else names[int(np.searchsorted(edges[1:-1], number, "left"))]
         for cell in cells

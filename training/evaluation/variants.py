@@ -11,6 +11,7 @@ from torch import nn
 
 from app.models.cnnswin import Fusion, head_of
 from training.evaluation.comparison import MAX_PARAMETER_GAP, REFERENCE
+from training.loop.distil import check_distillation
 from training.recipe.config import STARTS, ModelConfig, Recipe, RecipeError, Start
 from training.runs.run import build_model
 
@@ -22,7 +23,8 @@ def variant_recipes(
 
     The `dim` of `concat` and `late` is the multiple of `heads` that brings their parameter count nearest to that of
     cross_attention. A single branch keeps `dim`, and has no initial weights for the other branch. Raises RecipeError if
-    a two-branch variant's parameter count differs from that of cross_attention by more than 5 %.
+    a two-branch variant's parameter count differs from that of cross_attention by more than 5 %, or if a variant lacks
+    the branch that a stage distils.
     """
     reference = build_model(_with_fusion(recipe, REFERENCE, recipe.model.dim), classes)
     whole, of_head = parameter_count(reference), parameter_count(reference.head)
@@ -33,7 +35,9 @@ def variant_recipes(
             sizes: dict[str, Any] = {"heads": heads, "classes": classes, "dropout": 0.0}
             dim = fitted_dim(partial(head_of, fusion, reference.map_shapes, **sizes), recipe.model, of_head)
         recipes[fusion] = _with_fusion(recipe, fusion, dim)
-        parameters[fusion] = parameter_count(build_model(recipes[fusion], classes))
+        model = build_model(recipes[fusion], classes)
+        check_distillation(recipes[fusion], model)
+        parameters[fusion] = parameter_count(model)
         if fusion not in STARTS:
             refuse_gap(fusion, parameters[fusion], whole, heads)
     return recipes, parameters

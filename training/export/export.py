@@ -93,8 +93,9 @@ class Card(StrictModel):
     @field_validator("explanation")
     @classmethod
     def _is_a_method(cls, choice: ExplanationChoice | None) -> ExplanationChoice | None:
-        if choice is not None and choice.default_method not in METHODS:
-            raise ValueError(f"there is no method {choice.default_method!r}: choose one of {', '.join(METHODS)}")
+        methods = [name for name, method in METHODS.items() if not method.class_agnostic]
+        if choice is not None and choice.default_method not in methods:
+            raise ValueError(f"no method of a class is {choice.default_method!r}: choose one of {', '.join(methods)}")
         return choice
 
 

@@ -81,7 +81,8 @@ def draws_of(
         drawn = recipe.count_by == "group"
     probabilities = weights / weights.sum() if drawn else None
     kinds = np.concatenate([kinds, np.full(unlabelled, -1)])
-    return Draws(kinds, probabilities, epoch_pictures, recipe.seed, unlabelled, _unlabelled_epochs(recipe))
+    unlabelled_epochs = _unlabelled_epochs(recipe) if unlabelled else frozenset[int]()
+    return Draws(kinds, probabilities, epoch_pictures, recipe.seed, unlabelled, unlabelled_epochs)
 
 
 def _unlabelled_epochs(recipe: Recipe) -> frozenset[int]:

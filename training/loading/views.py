@@ -104,7 +104,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
                 f"accumulate {accumulate}) of even size, which mixing in pairs needs: choose a multiple of {2 * parts}"
             )
         if draws.epoch_pictures < batch_size:
-            raise ValueError(f"{draws.epoch_pictures} training pictures are fewer than one batch of {batch_size}")
+            raise ValueError(f"an epoch of {draws.epoch_pictures} pictures is less than one batch of {batch_size}")
         self.labels, self.draws, self.batch_size = labels, draws, batch_size
         self.accumulate, self._part_size, self._first = accumulate, batch_size // parts, rank * accumulate
         self.updates = draws.epoch_pictures // batch_size

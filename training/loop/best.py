@@ -27,8 +27,9 @@ class Best:
                 self.weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
     def is_over(self, epoch: int, recipe: Recipe) -> bool:
-        """Whether the run ends before this epoch, since none of the last ones was better."""
-        return recipe.early_stopping > 0 and epoch - 1 - self.epoch >= recipe.early_stopping
+        """Whether the run ends before this epoch, since none of the last ones that trained the head was better."""
+        waited = sum(recipe.stage_at(past).head == "all" for past in range(self.epoch + 1, epoch))
+        return 0 < recipe.early_stopping <= waited
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of it."""

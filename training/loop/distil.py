@@ -16,7 +16,8 @@ from torch.nn import functional
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.shapes import Float
-from training.loop.trained import TrainedModel, read_trained
+from training.data.samples import Sample
+from training.loop.trained import TrainedModel, check_stretch, check_unseen, read_trained
 from training.recipe.config import Distil, Recipe, RecipeError
 
 _BETA = 2.0  # of the smooth L1 loss, as in Wei et al. 2022
@@ -70,36 +71,56 @@ class Distiller(nn.Module):
         return errors.mean(dim=(1, 2, 3)).sum()
 
 
-def distillers_of(recipe: Recipe, model: CNNViTFusion, classes: Sequence[str]) -> nn.ModuleDict:
-    """Return the distillers of the recipe's stages by their names, on the model's device.
+def check_distillation(recipe: Recipe, model: CNNViTFusion) -> None:
+    """Check that a model has what the recipe's stages distil. Raises RecipeError."""
+    for number, stage in enumerate(recipe.stages):
+        if stage.distil is not None and stage.distil.what == "map" and model.swin is None:
+            raise RecipeError(
+                f"stages.{number}.distil: fusion {model.fusion} has no transformer that could learn from a map"
+            )
+        if stage.distil is not None and stage.distil.teacher == "cnn" and model.cnn is None:
+            raise RecipeError(
+                f"stages.{number}.distil.from: fusion {model.fusion} has no CNN: give the folder of a bundle or a run"
+            )
 
-    Raises RecipeError if model or teacher lack what is distilled, and what reading a bundle or a run raises.
+
+def distillers_of(
+    recipe: Recipe, model: CNNViTFusion, classes: Sequence[str], samples: Sequence[Sample]
+) -> tuple[nn.ModuleDict, list[str]]:
+    """Return the distillers of the recipe's stages by their names, on the model's device, and remarks on teachers.
+
+    `samples` are all pictures of the run: no teacher may have learned from those that are not for training. Raises
+    RecipeError and WeightsError if model or teacher lack what is distilled, and what reading a bundle or a run raises.
     """
+    check_distillation(recipe, model)
     device = next(model.parameters()).device
-    distillers = nn.ModuleDict()
+    distillers, remarks = nn.ModuleDict(), list[str]()
     for number, stage in enumerate(recipe.stages):
         if stage.distil is None:
             continue
-        key = f"stages.{number}.distil"
-        if stage.distil.what == "map" and model.swin is None:
-            raise RecipeError(f"{key}: fusion {model.fusion} has no transformer that could learn from a map")
-        if stage.distil.teacher == "cnn" and model.cnn is None:
-            raise RecipeError(f"{key}.from: fusion {model.fusion} has no CNN: give the folder of a bundle or of a run")
-        teacher = read_trained(stage.distil.teacher, f"{key}.from") if isinstance(stage.distil.teacher, Path) else None
-        if teacher is not None:
+        key, teacher = f"stages.{number}.distil.from", None
+        if isinstance(stage.distil.teacher, Path):
+            teacher = read_trained(stage.distil.teacher, key)
+            _check_teacher(teacher, stage.distil, recipe, classes, key)
+            if (remark := check_unseen(teacher, samples, key)) is not None:
+                remarks.append(remark)
             teacher.model.to(device)
-            if stage.distil.what == "logits" and teacher.classes != tuple(classes):
-                raise RecipeError(
-                    f"{key}.from: the teacher's classes are {', '.join(teacher.classes)}, but those of the data are "
-                    f"{', '.join(classes)}: distil its map, or take another teacher"
-                )
-            if teacher.model.image_size != model.image_size:
-                raise RecipeError(
-                    f"{key}.from: the teacher sees {teacher.model.image_size} px, but the model {model.image_size} px: "
-                    "take a teacher of the same picture size"
-                )
         distillers[f"stage_{number}"] = Distiller(stage.distil, model, teacher)
-    return distillers.to(device)
+    return distillers.to(device), remarks
+
+
+def _check_teacher(teacher: TrainedModel, distil: Distil, recipe: Recipe, classes: Sequence[str], key: str) -> None:
+    check_stretch(teacher, recipe.stretch, key)
+    if distil.what == "logits" and teacher.classes != tuple(classes):
+        raise RecipeError(
+            f"{key}: the teacher's classes are {', '.join(teacher.classes)}, but those of the data are "
+            f"{', '.join(classes)}: distil its map, or take another teacher"
+        )
+    if teacher.model.image_size != recipe.model.image_size:
+        raise RecipeError(
+            f"{key}: the teacher sees {teacher.model.image_size} px, but the model {recipe.model.image_size} px: take "
+            "a teacher of the same picture size"
+        )
 
 
 def distiller_of(distillers: nn.ModuleDict, recipe: Recipe, epoch: int) -> nn.Module | None:

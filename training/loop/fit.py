@@ -133,13 +133,15 @@ class Trainer:
             raise RecipeError(str(error)) from error
         self.updates = self.batches.updates * self.recipe.epochs
         loss = Loss.from_labels(self.labels, len(run.classes), self.recipe.imbalance, self.recipe.label_smoothing)
-        distillers = distillers_of(self.recipe, self.model, run.classes)
+        distillers, remarks = distillers_of(self.recipe, self.model, run.classes, run.samples)
+        for sentence in remarks if state is None else ():
+            self.report(sentence)
         adam = build_optimizer(self.model, self.recipe, distillers)
         self.updater = Updater(self.model, adam, loss, self.recipe, processes, distillers)
         for stage in self.recipe.stages:
             trainable_names(self.model, stage)  # raises for an impossible stage now, not after hours
         if state is None:
-            for sentence in load_start_weights(self.model, self.recipe, run.classes):
+            for sentence in load_start_weights(self.model, self.recipe, run.classes, run.samples):
                 self.report(sentence)
         self.state, self._log_bytes = TrainState(self.updater, Ema(self.model, self.recipe.ema_decay)), 0
         if state is not None:

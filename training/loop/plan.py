@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import weights_of
 from training.export.graphs import GraphError, check_exportable
+from training.loop.distil import check_distillation
 from training.loop.optim import build_optimizer, warmup_cosine
 from training.loop.stages import BatchNorm, apply_stage, trainable_names
 from training.recipe.config import LastUnits, ModelConfig, Rates, Recipe, RecipeError, Stage
@@ -29,6 +31,7 @@ def plan(recipe: Recipe, classes: int, pictures: int | None) -> str:
     """
     pictures = recipe.epoch_pictures or pictures
     model = build_model(recipe, classes)
+    check_distillation(recipe, model)
     without_graphs = check_graphs(recipe.model)
     total = sum(parameter.numel() for parameter in model.parameters())
     sections = [
@@ -195,6 +198,9 @@ def _rate_warnings(recipe: Recipe, pictures: int | None) -> Iterator[str]:
 def _branch_warnings(model: CNNViTFusion, recipe: Recipe) -> Iterator[str]:
     if recipe.start.bundle is not None and not recipe.start.bundle.is_dir():
         yield f"start.bundle: there is no folder {recipe.start.bundle} on this machine"
+    for number, stage in enumerate(recipe.stages):
+        if stage.distil is not None and isinstance(teacher := stage.distil.teacher, Path) and not teacher.is_dir():
+            yield f"stages.{number}.distil.from: there is no folder {teacher} on this machine"
     if recipe.early_stopping >= recipe.epochs:
         yield f"early_stopping {recipe.early_stopping} of {recipe.epochs} epochs never ends the run"
     for branch in model.map_shapes:

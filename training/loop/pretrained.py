@@ -7,7 +7,7 @@ tensor of the backbone. What a local file has beside them, such as a classifier,
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from app.models.backbones import size_options
 from app.models.cnnswin import CNNViTFusion
+from training.data.samples import Sample
 from training.loop.checkpoint_files import WeightsError, find_weights, read_weights
 from training.loop.start_bundle import load_start_bundle
 from training.recipe.config import STARTS, Recipe
@@ -35,14 +36,18 @@ _METADATA_TIMEOUT_S = 10
 __all__ = ["WeightsError", "load_backbone", "load_start_weights"]
 
 
-def load_start_weights(model: CNNViTFusion, recipe: Recipe, classes: tuple[str, ...]) -> list[str]:
+def load_start_weights(
+    model: CNNViTFusion, recipe: Recipe, classes: tuple[str, ...], samples: Sequence[Sample]
+) -> list[str]:
     """Load the initial weights that `recipe.start` names into a model of these classes. All others stay as they are.
+
+    `samples` are all pictures of the run, for what must not have been learned from before.
 
     Returns sentences: what was loaded, and what was left out. Raises WeightsError, and what reading a bundle or a run
     raises.
     """
     if recipe.start.bundle is not None:
-        return [load_start_bundle(model, recipe, classes, recipe.start.bundle)]
+        return load_start_bundle(model, recipe, classes, recipe.start.bundle, samples)
     sentences = []
     for branch in STARTS:
         start, backbone = getattr(recipe.start, branch), getattr(model, branch)

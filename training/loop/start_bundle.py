@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from app.models.cnnswin import CNNViTFusion
+from training.data.samples import Sample
 from training.loop.checkpoint_files import WeightsError
-from training.loop.trained import read_trained
+from training.loop.trained import check_unseen, read_trained
 from training.recipe.config import Recipe
 
 
-def load_start_bundle(model: CNNViTFusion, recipe: Recipe, classes: tuple[str, ...], path: Path) -> str:
+def load_start_bundle(
+    model: CNNViTFusion, recipe: Recipe, classes: tuple[str, ...], path: Path, samples: Sequence[Sample]
+) -> list[str]:
     """Load the weights of the bundle or the finished run in the folder `path` into a model of these classes.
 
     With the same classes and a head of the same sizes the model is filled whole; otherwise its head stays new. Returns
-    a sentence that says which. Raises WeightsError if a backbone is not that of the recipe, and what reading raises.
+    sentences: which of both, and a warning if it is not known what the model learned from. Raises WeightsError if a
+    backbone is not that of the recipe, if it learned from a picture of `samples` that is not for training, and what
+    reading raises.
     """
     trained = read_trained(path, "start.bundle")
+    warning = check_unseen(trained, samples, "start.bundle")
+    further = [] if warning is None else [warning]
     theirs, tensors, own = trained.classes, trained.model.state_dict(), model.state_dict()
     heads = ({name: one[name].shape for name in one if name.startswith("head.")} for one in (own, tensors))
     same_head = next(heads) == next(heads)
@@ -30,6 +38,6 @@ def load_start_bundle(model: CNNViTFusion, recipe: Recipe, classes: tuple[str, .
             )
     model.load_state_dict(own | {name: tensors[name] for name in wanted})
     if len(wanted) == len(own):
-        return f"start.bundle: the whole model of {path}"
+        return [f"start.bundle: the whole model of {path}", *further]
     why = "the recipe's head is another one" if theirs == classes else f"the classes there are {', '.join(theirs)}"
-    return f"start.bundle: the backbones of {path}; the head is new, since {why}"
+    return [f"start.bundle: the backbones of {path}; the head is new, since {why}", *further]

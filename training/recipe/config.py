@@ -132,6 +132,8 @@ CnnSetting = Annotated[
 
 
 def _teacher_of(value: Any) -> Any:
+    if not isinstance(value, str | Path):
+        raise ValueError("give cnn, or the folder of a bundle or a run")
     path = value if value == "cnn" else _path_of(value)
     return path.absolute() if isinstance(path, Path) else path  # so that a folder is never taken for the word
 
@@ -298,7 +300,7 @@ class Recipe(StrictModel):
     epoch_pictures: int | None = Field(
         None,
         ge=1,
-        le=1_000_000_000,
+        le=10_000_000,
         description="draws of an epoch; null: the number of pictures in train",
     )
     leave_out: dict[Name, tuple[str, ...]] = Field(
@@ -350,6 +352,11 @@ class Recipe(StrictModel):
     def _one_balance(self) -> Recipe:
         if self.balance is not None and self.imbalance != "none":
             raise ValueError(f"balance and imbalance: {self.imbalance} both act against imbalance: choose one")
+        if self.count_by == "group" and self.imbalance in ("class_weights", "logit_adjustment"):
+            raise ValueError(
+                f"count_by: group draws the classes in other shares than imbalance: {self.imbalance} reckons with: "
+                "use balance or balanced_sampling with it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -357,7 +364,21 @@ class Recipe(StrictModel):
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages: two stages share a name among {', '.join(names)}")
+        if all(stage.head == "frozen" for stage in self.stages):
+            raise ValueError(
+                "stages: the head is frozen in all of them, so that it never learns: add a stage without it"
+            )
+        if len({path for stage in self.stages if stage.distil and (path := stage.distil.unlabelled)}) > 1:
+            raise ValueError(
+                "stages: distil.unlabelled names several folders: give the same in all stages that have it"
+            )
         return self
+
+    @property
+    def unlabelled(self) -> Path | None:
+        """The folder or table of the pictures without labels."""
+        paths = (stage.distil.unlabelled for stage in self.stages if stage.distil is not None)
+        return next((path for path in paths if path is not None), None)
 
     @property
     def epochs(self) -> int:

@@ -181,10 +181,9 @@ def new_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) 
     data_set = read_training_set(data.absolute())
     samples = split_samples(data_set.samples, recipe.val_share, recipe.seed, recipe.calibration_share, recipe.leave_out)
     remarks = list(data_set.remarks)
-    for path in dict.fromkeys(stage.distil.unlabelled for stage in recipe.stages if stage.distil is not None):
-        if path is not None:
-            unlabelled, remark = read_unlabelled(path.absolute(), samples)
-            samples, remarks = [*samples, *unlabelled], [*remarks, remark]
+    if recipe.unlabelled is not None:
+        unlabelled, remark = read_unlabelled(recipe.unlabelled.absolute(), samples)
+        samples, remarks = [*samples, *unlabelled], [*remarks, remark]
     if not skip_unreadable:
         refuse_unreadable(samples)
     return Run(folder, recipe, classes_of(samples), tuple(samples), tuple(remarks))
@@ -217,12 +216,13 @@ def read_run(folder: Path) -> Run:
 
 
 def kept_samples(folder: Path) -> tuple[Sample, ...]:
-    """The pictures in the table of a run's folder, without those that the run skipped.
+    """The pictures with labels in the table of a run's folder, without those that the run skipped.
 
     Raises RunError and DataError.
     """
     skipped = skipped_pictures(folder)
-    kept = tuple(sample for sample in listed_samples(folder / "samples.csv") if str(sample.path) not in skipped)
+    listed = [sample for sample in listed_samples(folder / "samples.csv") if sample.split != UNLABELLED]
+    kept = tuple(sample for sample in listed if str(sample.path) not in skipped)
     refuse_missing(kept, folder / "samples.csv")
     return kept
 

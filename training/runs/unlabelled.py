@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.data.csv_text import read_rows
-from training.data.files import is_file, refuse_repeated, scan
+from training.data.files import is_file, no_picture, refuse_repeated, scan
 from training.data.folders import find_table
 from training.data.sample import DataError, Sample
 from training.data.table import PathFinder
@@ -18,11 +18,13 @@ UNLABELLED = "unlabelled"  # the split of these pictures in the table of a run
 def read_unlabelled(path: Path, samples: Sequence[Sample]) -> tuple[list[Sample], str]:
     """Read the pictures of a table with a column `path`, or all pictures in and below a folder.
 
-    A folder with a `labels.csv` is that table. Pictures with the content of one of `samples` are left out: those of
-    train are drawn beside them, and others are kept for figures. Returns the pictures and a sentence on them. Raises
-    DataError if there are none.
+    A folder with a `labels.csv` is that table. Pictures with the content of one of `samples` are left out, since those
+    of train are drawn beside them, and others are kept for figures; masks are left out too. Returns the pictures and a
+    sentence on them. Raises DataError if there are none.
     """
     table = path if path.is_file() else find_table(path) if path.is_dir() else None
+    if table is not None and no_picture(table) is None:
+        raise DataError(f"distil.unlabelled: {path} is a picture: give a folder of pictures, or a table of their paths")
     if table is not None:
         finder = PathFinder(table.parent)
         pictures = [finder.find(row.cells["path"]) for row in read_rows(table, ("path",), ("path",), {})]
@@ -32,8 +34,13 @@ def read_unlabelled(path: Path, samples: Sequence[Sample]) -> tuple[list[Sample]
         pictures = scan(path).all_pictures()
     else:
         raise DataError(f"distil.unlabelled: there is no folder or table {path}")
+    if not pictures:
+        raise DataError(
+            f"distil.unlabelled: {path} has no pictures: give another folder or table, or leave the key out"
+        )
     refuse_repeated(pictures)
-    own = {mark for mark in content_marks([sample.path for sample in samples]).values() if mark is not None}
+    files = [file for sample in samples for file in (sample.path, sample.mask) if file is not None]
+    own = {mark for mark in content_marks(files).values() if mark is not None}
     marks = content_marks(pictures)
     chosen = [Sample(picture, "", None, UNLABELLED, None) for picture in pictures if marks[picture] not in own]
     if not chosen:

@@ -46,8 +46,8 @@ def test_a_patient_of_two_clinics_is_refused() -> None:
 @pytest.mark.parametrize(
     ("leave_out", "sentence"),
     [
-        ({"clinic": ["D"]}, "no picture has D in a column clinic: it has A, B, C"),
-        ({"site": ["A"]}, "no picture has A in a column site: it has no values at all"),
+        ({"clinic": ["D"]}, "no picture has D in a column clinic .*: it has A, B, C"),
+        ({"site": ["A"]}, "no picture has A in a column site .*: it has no values at all"),
         ({"clinic": ["A", "B", "C"]}, "class a has no picture in train"),
     ],
 )

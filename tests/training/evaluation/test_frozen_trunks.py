@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +132,30 @@ def test_the_command_compares_all_heads_on_the_trunk_of_a_bundle(
     assert "the fixed trunk of my-bundle" in said and "| both_query |" in said
 
 
+def test_heads_are_trained_anew_for_other_labels_and_maps_computed_anew_for_other_pictures(
+    data: Path, tmp_path: Path
+) -> None:
+    other, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(data, other)
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    options = ("--trunk", str(bundle), "--variants", "concat,cross_attention")
+    assert ablate(other, out, *options) == 0
+    counts = [len([*out.glob("*.npy")]), len([*out.glob("maps-*")])]
+    swapped = {"benign": "malignant", "malignant": "benign"}
+    with (other / "labels.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    with (other / "labels.csv").open("w", newline="") as table:
+        writer = csv.DictWriter(table, [*rows[0]])
+        writer.writeheader()
+        writer.writerows(row | {"label": swapped[row["label"]]} for row in rows)
+    assert ablate(other, out, *options) == 0
+    assert [len([*out.glob("*.npy")]), len([*out.glob("maps-*")])] == [2 * counts[0], counts[1]]
+    one, another = [other / row["path"] for row in rows if row["split"] == "val"][:2]
+    one.write_bytes(another.read_bytes())
+    assert ablate(other, out, *options) == 0
+    assert len([*out.glob("maps-*")]) == 2 * counts[1]
+
+
 def test_what_cannot_be_compared_is_told(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone = write_tiny_bundle(tmp_path / "alone", "cnn")
     both = write_tiny_bundle(tmp_path / "both")
@@ -143,6 +169,15 @@ def test_what_cannot_be_compared_is_told(data: Path, tmp_path: Path, capsys: pyt
         (["--trunk", str(both), "--variants", "late"], "--variants needs cross_attention and at least one other"),
     ):
         assert ablate(data, tmp_path / "out", *options) == 1
+        assert sentence in capsys.readouterr().err
+    for change, sentence in (
+        ("batch_size=7", "batch_size 7 cannot be split"),
+        ("batch_size=64", "an epoch of 24 pictures is less than one batch of 64"),
+        ("model.heads=7", "model.dim: 32 is not a multiple of model.heads, 7"),
+        ("stretch=found", "--trunk: its model was trained with stretch: None, and the recipe has found"),
+        ("rates.head=1e30", "its answers are not finite, so that it has diverged"),
+    ):
+        assert ablate(data, tmp_path / "out", "--trunk", str(both), "-s", change, "-s", "clip_norm=1e30") == 1
         assert sentence in capsys.readouterr().err
     assert ablate(data, tmp_path / "out", "--trunk", str(both), size="[32, 32]") == 1
     assert "--trunk: its model sees (64, 64) px, and the recipe has" in capsys.readouterr().err

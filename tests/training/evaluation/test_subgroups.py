@@ -55,6 +55,23 @@ def test_numbers_become_bands_of_a_quarter_each_in_their_order() -> None:
     assert [*found["site"]] == [*map(str, range(9, 19)), "no value"]
 
 
+@pytest.mark.parametrize(
+    ("numbers", "bands"),
+    [
+        ([20200101 + day for day in range(20)], 4),
+        ([1_600_000_000 + second for second in range(40)], 4),
+        ([0] * 80 + [*range(1, 21)], 2),
+        ([9] * 80 + [number / 20 for number in range(20)], 2),
+        ([f"{number:.{places}f}" for number in (1, 2) for places in range(8)], 2),
+    ],
+)
+def test_bands_tell_any_numbers_apart(numbers: list[object], bands: int) -> None:
+    cells = [{"number": str(number)} for number in numbers]
+    found = subgroups(*evaluated(cells, [place % 2 for place in range(len(cells))]), RULE, 50, 0)
+    pictures = [part.pictures for part in found["number"].values()]
+    assert len(pictures) >= bands and sum(pictures) == len(numbers)
+
+
 def test_names_with_too_many_values_and_columns_with_one_value_are_no_parts() -> None:
     columns = [{"id": f"picture {number}", "year": "2026"} for number in range(40)]
     assert subgroups(*evaluated(columns, [number % 2 for number in range(40)]), RULE, 50, 0) == {}

@@ -311,7 +311,7 @@ def test_balanced_sampling_draws_every_class_and_every_picture_of_it_equally_oft
         (20, 3, 1, "batch_size 20 cannot be split into 3 equal parts .*choose a multiple of 6"),
         (18, 1, 4, "batch_size 18 cannot be split into 4 equal parts"),
         (18, 2, 3, "of even size, which mixing in pairs needs: choose a multiple of 12"),
-        (102, 1, 1, "101 training pictures are fewer than one batch of 102"),
+        (102, 1, 1, "an epoch of 101 pictures is less than one batch of 102"),
     ],
 )
 def test_batches_that_cannot_be_are_refused(batch_size: int, world: int, accumulate: int, message: str) -> None:

@@ -118,6 +118,24 @@ def test_what_cannot_be_balanced_is_refused_in_a_sentence(
         drawn(samples, classes, balance=balance)
 
 
+def test_heads_on_a_fixed_trunk_are_balanced_in_every_epoch() -> None:
+    """A recipe may have a stage with pictures without labels, which such heads do not see."""
+    taught = {"name": "taught", "epochs": 1, "cnn": "frozen", "head": "frozen"}
+    taught |= {"distil": {"from": "cnn", "unlabelled": "others"}}
+    stages = [taught, {"name": "all", "epochs": 1}]
+    draws = drawn(table(), balance={"label": 0.5}, stages=stages, epoch_pictures=4000)
+    for epoch in (0, 1):
+        assert np.mean([table()[index].label == "malignant" for index in draws.order(epoch)]) == pytest.approx(
+            0.5, abs=0.05
+        )
+
+
+@pytest.mark.parametrize("imbalance", ["class_weights", "logit_adjustment"])
+def test_groups_that_count_once_do_not_go_with_frequencies_of_pictures(imbalance: str) -> None:
+    with pytest.raises(ValueError, match="count_by: group draws the classes in other shares"):
+        Recipe.model_validate({"name": "drawn", "count_by": "group", "imbalance": imbalance})
+
+
 def test_two_ways_against_imbalance_are_refused() -> None:
     with pytest.raises(ValueError, match="balance and imbalance: class_weights both"):
         Recipe.model_validate({"name": "drawn", "balance": {"label": 0.5}, "imbalance": "class_weights"})

@@ -19,7 +19,7 @@ from tests.training.loop.test_best import fit, records
 from tests.training.loop.test_resume import same
 from training.cli import main
 from training.data.draw import draw_dataset
-from training.data.samples import load_samples
+from training.data.samples import DataError, load_samples, read_samples
 from training.loop.distil import Distiller, distillers_of
 from training.loop.loss import Loss
 from training.loop.optim import build_optimizer, set_rates
@@ -29,6 +29,7 @@ from training.loop.trained import TrainedModel
 from training.loop.update import Updater
 from training.recipe.config import Distil, Recipe, RecipeError
 from training.recipe.load import load_recipe
+from training.runs.unlabelled import read_unlabelled
 
 Fields = dict[str, Any]
 TINY: Fields = tiny_architecture().model_dump() | {
@@ -46,18 +47,23 @@ TAUGHT: Fields = {"name": "taught", "epochs": 1, "cnn": "frozen", "head": "froze
 
 
 def recipe_of(stage: Fields, **changes: Any) -> Recipe:
-    return Recipe.model_validate({"name": "distilled", "model": TINY, "batch_size": 8, "stages": [stage], **changes})
+    stages = [stage, {"name": "then", "epochs": 1}]
+    return Recipe.model_validate({"name": "distilled", "model": TINY, "batch_size": 8, "stages": stages, **changes})
 
 
 def updater_of(recipe: Recipe, dtype: torch.dtype = torch.float32) -> Updater:
     """In the first stage, as a run begins it."""
     torch.manual_seed(recipe.seed)
     model = random_model(**recipe.model.model_dump()).to(dtype)
-    distillers = distillers_of(recipe, model, ("benign", "malignant")).to(dtype)
+    distillers = distillers_of(recipe, model, ("benign", "malignant"), [])[0].to(dtype)
     apply_stage(model, recipe.stages[0], recipe.batch_norm)
     loss = Loss.from_labels(LABELS, 2, recipe.imbalance, recipe.label_smoothing)
     adam = build_optimizer(model, recipe, distillers)
     return Updater(model, adam, loss, recipe, Processes(0, 1, torch.device("cpu")), distillers)
+
+
+def trained(model: CNNViTFusion) -> TrainedModel:
+    return TrainedModel(model, ("a", "b"), None, "", frozenset())
 
 
 def pictures(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,7 +126,9 @@ def test_the_losses_are_those_of_their_papers() -> None:
         expected = torch.where(gap < 2, gap.square() / 4, gap - 1).mean(dim=(1, 2, 3)).sum()
         assert float(own(image, maps, None)) == pytest.approx(float(expected), rel=1e-5)
         taught = Distiller(
-            Distil.model_validate({"from": "/teacher", "what": "logits"}), model, TrainedModel(teacher, ("a", "b"), "")
+            Distil.model_validate({"from": "/teacher", "what": "logits"}),
+            model,
+            trained(teacher),
         )
         wanted_logits, logits = teacher(image), model(image)
         divergence = torch.distributions.kl_divergence(
@@ -135,7 +143,9 @@ def test_a_branch_alone_can_be_taught_by_another_model() -> None:
     """A Swin without a CNN learns from the map of another model's CNN, whose grid differs."""
     student = CNNViTFusion(2, **(TINY | {"fusion": "swin"}))
     distiller = Distiller(
-        Distil.model_validate({"from": "/teacher"}), student, TrainedModel(random_model(**TINY), ("a", "b"), "")
+        Distil.model_validate({"from": "/teacher"}),
+        student,
+        trained(random_model(**TINY)),
     )
     image = torch.rand(2, 3, 64, 64)
     distiller(image, FeatureMaps(student.encode(image)), None).backward()
@@ -213,9 +223,79 @@ def test_epochs_without_labels_are_never_the_best(data: Path, tmp_path: Path) ->
     assert end["kept_epoch"] == 3
 
 
+def test_stages_without_labels_do_not_count_for_early_stopping(data: Path, tmp_path: Path) -> None:
+    taught = "{name: taught, epochs: 3, cnn: frozen, head: frozen, distil: {from: cnn}}"
+    still = [f"rates.{part}=1e-30" for part in ("cnn", "swin", "head", "norm_and_bias")]
+    stages = f"stages=[{taught}, {{name: all, epochs: 6}}]"
+    assert fit(data, tmp_path / "run", stages, "early_stopping=2", *still) == 0
+    # The first epoch with labels is the best, and two were not better.
+    assert [record["epoch"] for record in records(tmp_path / "run", "epoch")] == [0, 1, 2, 3, 4, 5]
+
+
+def test_no_teacher_has_seen_what_the_student_is_judged_on(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Data without a split of its own is split by the seed of the recipe."""
+    for picture in data.glob("*/*/*.png"):
+        place = tmp_path / "data" / picture.parent.name / f"{picture.parent.parent.name}-{picture.name}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, place)
+    whole, teacher = tmp_path / "data", tmp_path / "teacher"
+    assert fit(whole, teacher, "stages=[{name: all, epochs: 1}]") == 0
+    bundle = tmp_path / "bundle"
+    assert main(["export", str(teacher), str(bundle), "--positive", "malignant"]) == 0
+    capsys.readouterr()
+    for number, (start, distil) in enumerate((("", "FROM"), ("FROM", ""))):
+        stage = "{name: all, epochs: 1, distil: {from: FROM, what: logits}}" if distil else "{name: all, epochs: 1}"
+        changes = [f"stages=[{stage}]", *(["start.bundle=FROM"] if start else [])]
+        for name, seed, sentence in (
+            (teacher, 1, "pictures that are kept for val, test or calibration, such as"),
+            (teacher, 0, None),
+            (bundle, 1, None),
+        ):
+            given = [change.replace("FROM", str(name)) for change in changes]
+            status = fit(whole, tmp_path / f"{number}-{name.name}-{seed}", *given, f"seed={seed}")
+            said = capsys.readouterr()
+            assert status == (1 if sentence else 0) and (sentence or "") in said.err
+            assert ("a bundle does not say which pictures its model learned from" in said.out) == (name is bundle)
+
+
+def test_a_run_is_exported_when_its_pictures_without_labels_are_gone(data: Path, tmp_path: Path) -> None:
+    draw_dataset(tmp_path / "drawn", 8, seed=9)
+    others = tmp_path / "others"
+    others.mkdir()
+    for number, picture in enumerate((tmp_path / "drawn").glob("*/*/*.png")):
+        shutil.copy(picture, others / f"{number}.png")
+    taught = f"{{name: taught, epochs: 1, cnn: frozen, head: frozen, distil: {{from: cnn, unlabelled: {others}}}}}"
+    assert fit(data, tmp_path / "run", f"stages=[{taught}, {{name: all, epochs: 1}}]") == 0
+    shutil.rmtree(others)
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "bundle"), "--positive", "malignant"]) == 0
+    assert main(["evaluate", str(tmp_path / "bundle"), str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+
+
+def test_masks_and_what_is_no_picture_are_not_learned_from(data: Path, tmp_path: Path) -> None:
+    samples = read_samples(data)
+    masks, empty, plain = (tmp_path / name for name in ("masks", "empty", "plain"))
+    shutil.copytree(data / "masks", masks)
+    empty.mkdir()
+    plain.write_text("name\nx\n")
+    picture = next(data.glob("*/*/*.png"))
+    for path, sentence in (
+        (masks, "has no pictures that are not in the data itself"),
+        (empty, "has no pictures: give another folder"),
+        (picture, "is a picture: give a folder of pictures"),
+        (plain, "has no column path"),
+        (tmp_path / "none", "there is no folder or table"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            read_unlabelled(path, samples)
+
+
 @pytest.mark.parametrize(
     ("stage", "sentence"),
     [
+        ({"distil": {"from": 5}}, "give cnn, or the folder of a bundle or a run"),
+        ({"cnn": "frozen", "head": "frozen", "distil": {"from": "cnn"}}, "the head is frozen in all of them"),
         ({"distil": {"from": "cnn", "what": "logits"}}, "a CNN has no logits of its own"),
         ({"head": "frozen"}, "head: frozen leaves the labels out, so that distil"),
         ({"head": "frozen", "distil": {"from": "cnn"}}, "nothing teaches the CNN: use cnn: frozen"),
@@ -248,7 +328,7 @@ def test_what_model_and_teacher_lack_is_told(model: Fields, distil: Fields, sent
     stage = {"name": "one", "epochs": 1, "distil": distil | {"from": distil["from"].replace("TEACHER", str(teacher))}}
     recipe = Recipe.model_validate({"name": "wrong", "model": TINY | model, "stages": [stage]})
     with pytest.raises(ValueError, match=sentence) as refusal:
-        distillers_of(recipe, CNNViTFusion(2, **recipe.model.model_dump()), ("left", "right"))
+        distillers_of(recipe, CNNViTFusion(2, **recipe.model.model_dump()), ("left", "right"), [])
     assert isinstance(refusal.value, RecipeError) or "no folder" in sentence
 
 

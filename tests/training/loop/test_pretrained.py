@@ -40,7 +40,7 @@ def tiny_recipe(start: dict[str, Any], **model: Any) -> Recipe:
 
 def started(recipe: Recipe) -> CNNViTFusion:
     model = CNNViTFusion(2, **recipe.model.model_dump())
-    load_start_weights(model, recipe, ("benign", "malignant"))
+    load_start_weights(model, recipe, ("benign", "malignant"), [])
     return model
 
 
@@ -67,7 +67,7 @@ def test_a_model_starts_whole_from_a_bundle_of_its_classes_and_else_from_its_bac
     torch.manual_seed(1)
     model = CNNViTFusion(len(classes), **recipe.model.model_dump())
     before = {name: tensor.clone() for name, tensor in model.head.state_dict().items()}
-    (sentence,) = load_start_weights(model, recipe, classes)
+    (sentence,) = load_start_weights(model, recipe, classes, [])
     assert says in sentence and str(bundle) in sentence
     theirs = load_model(read_bundle(bundle)).state_dict()
     is_whole = says.startswith("the whole")
@@ -107,7 +107,7 @@ def test_a_run_can_be_a_start(tmp_path: Path) -> None:
     change = f"start.bundle={tmp_path / 'a'}"
     recipe = load_recipe("smoke", [change])
     model = CNNViTFusion(2, **recipe.model.model_dump())
-    (sentence,) = load_start_weights(model, recipe, ("benign", "malignant"))
+    (sentence,) = load_start_weights(model, recipe, ("benign", "malignant"), [])
     assert "the whole model" in sentence
     ours = safetensors.torch.load_file(tmp_path / "a" / "ema.safetensors")
     assert all(torch.equal(tensor, ours[name]) for name, tensor in model.state_dict().items())
