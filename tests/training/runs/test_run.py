@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Path:
 
 def test_fit_reports_how_the_data_was_read_before_anything_else(data: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    with pytest.raises(RecipeError, match="fewer than one batch"):
+    with pytest.raises(RecipeError, match="less than one batch"):
         fit(RECIPE, data, tmp_path / "run", said.append)
     assert said == [f"data: {remark}" for remark in new_run(RECIPE, data, tmp_path / "run").remarks]
     assert said[0] == "data: splits: Training was read as train, VALID was read as val"
