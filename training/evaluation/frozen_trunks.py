@@ -22,7 +22,7 @@ from torch.nn import functional
 from app.models.cnnswin import BranchesHead, CNNViTFusion, CrossAttentionHead, Shape, head_of
 from app.models.feature_maps import BRANCHES, FeatureMaps
 from app.shapes import Float
-from training.data.samples import DataError, Sample
+from training.data.samples import Sample
 from training.evaluation.comparison import REFERENCE, Variant
 from training.evaluation.variants import fitted_dim, parameter_count, refuse_gap
 from training.loading.draws import draws_of
@@ -196,12 +196,11 @@ def _new_head(name: str, recipe: Recipe, trunk: Trunk, dim: int) -> nn.Module:
 
 
 def _batches(trunk: Trunk, recipe: Recipe) -> tuple[EpochBatches, list[int]]:
-    """The batches of an epoch, and the labels of train. Raises RecipeError."""
+    """The batches of an epoch, and the labels of train. Raises RecipeError and DataError."""
     labels = [trunk.classes.index(sample.label) for sample in trunk.train]
+    draws = draws_of(recipe, trunk.train, labels, trunk.classes)
     try:
-        return EpochBatches(labels, draws_of(recipe, trunk.train, labels, trunk.classes), recipe.batch_size), labels
-    except (DataError, RecipeError):
-        raise
+        return EpochBatches(labels, draws, recipe.batch_size), labels
     except ValueError as error:
         raise RecipeError(str(error)) from error
 
