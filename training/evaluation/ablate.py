@@ -23,7 +23,6 @@ from training.data.samples import (
     classes_of,
     read_samples,
     read_training_set,
-    split_samples,
     write_samples,
 )
 from training.evaluation.comparison import (
@@ -48,7 +47,7 @@ from training.metrics.classification import resamples
 from training.output import write_atomically
 from training.progress import tracked
 from training.recipe.config import Recipe, RecipeError
-from training.runs.run import Run, RunError, read_run
+from training.runs.run import Run, RunError, read_run, split_by
 from training.runs.unlabelled import UNLABELLED
 
 HEADS = (*FUSIONS, *DIRECTIONS)  # the variants on a fixed trunk
@@ -78,7 +77,7 @@ def ablate(
     if seeds < 2:
         raise RecipeError(f"--seeds {seeds}: a standard deviation needs two or more seeds")
     table = _data_with_split(recipe, data.absolute(), out.absolute(), report)
-    samples = _split(read_samples(table), recipe)
+    samples = split_by(recipe, read_samples(table))
     val = [sample for sample in samples if sample.split == "val"]
     pictures = _pictures(val, classes_of(samples))
     if pictures.fewest_groups < MIN_GROUPS:
@@ -159,15 +158,11 @@ def _data_with_split(recipe: Recipe, data: Path, out: Path, report: Callable[[st
     for remark in data_set.remarks:
         report(f"data: {remark}")
     root, folder = data if data.is_dir() else data.parent, out / "data"
-    samples = _split(data_set.samples, recipe)
+    samples = split_by(recipe, data_set.samples)
     write_samples(samples, folder / "labels.csv", lambda file: Path("pictures", file.relative_to(root)))
     (folder / "pictures").unlink(missing_ok=True)
     (folder / "pictures").symlink_to(root, target_is_directory=True)
     return folder
-
-
-def _split(samples: Sequence[Sample], recipe: Recipe) -> list[Sample]:
-    return split_samples(samples, recipe.val_share, recipe.seed, recipe.calibration_share, recipe.leave_out)
 
 
 def _pictures(val: Sequence[Sample], classes: Sequence[str]) -> LabelledPictures:

@@ -48,8 +48,9 @@ def read_trained(path: Path, key: str) -> TrainedModel:
     run = read_listed_run(path)
     splits = ("train", UNLABELLED, *(["val"] if run.recipe.keep == "best" else []))
     learned_from = frozenset(sample.path.resolve() for sample in run.samples if sample.split in splits)
-    digest = hashlib.sha256(run.weights.read_bytes()).hexdigest() if run.weights.is_file() else ""
-    return TrainedModel(run.finished_model(), run.classes, run.recipe.stretch, digest, learned_from)
+    model = run.finished_model()
+    digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()
+    return TrainedModel(model, run.classes, run.recipe.stretch, digest, learned_from)
 
 
 def check_unseen(trained: TrainedModel, samples: Sequence[Sample], key: str) -> str | None:

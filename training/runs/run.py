@@ -179,7 +179,7 @@ def new_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) 
             pass
     # Paths are absolute, so that a run can be resumed from another working directory.
     data_set = read_training_set(data.absolute())
-    samples = split_samples(data_set.samples, recipe.val_share, recipe.seed, recipe.calibration_share, recipe.leave_out)
+    samples = split_by(recipe, data_set.samples)
     remarks = list(data_set.remarks)
     if recipe.unlabelled is not None:
         unlabelled, remark = read_unlabelled(recipe.unlabelled.absolute(), samples)
@@ -187,6 +187,11 @@ def new_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) 
     if not skip_unreadable:
         refuse_unreadable(samples)
     return Run(folder, recipe, classes_of(samples), tuple(samples), tuple(remarks))
+
+
+def split_by(recipe: Recipe, samples: Sequence[Sample]) -> list[Sample]:
+    """Return the samples with the splits that a run of the recipe gives them. Raises DataError."""
+    return split_samples(samples, recipe.val_share, recipe.seed, recipe.calibration_share, recipe.leave_out)
 
 
 def write_run(run: Run) -> None:
