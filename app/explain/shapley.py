@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
-from app.explain.attribution import AttributionInput
+import numpy as np
+
+from app.explain.attribution import AttributionInput, Maps
 from app.models.feature_maps import Branch, batched
+from app.shapes import Float
 
 
 @dataclass(frozen=True)
@@ -20,30 +23,40 @@ class BranchValues:
 
 
 def shapley_values(picture: AttributionInput) -> BranchValues:
-    """The Shapley value of each branch, where the baseline's map stands for an absent branch.
+    """The Shapley value of each branch, where the baseline's map stands for an absent branch: see `branch_parts`."""
+    endpoints = picture.endpoints()
+    ends = np.array([endpoints.baseline, endpoints.picture])[:, None]
+    parts = branch_parts(picture.maps, picture.baseline, ends, lambda batch: picture.score.values(batch)[:, None])
+    return BranchValues(
+        endpoints.picture, endpoints.baseline, {branch: float(part[0]) for branch, part in parts.items()}
+    )
+
+
+def branch_parts(
+    maps: Maps,
+    baseline: Maps,
+    ends: Float[np.ndarray, "2 n"],
+    values: Callable[[Maps], Float[np.ndarray, "coalitions n"]],
+) -> dict[Branch, Float[np.ndarray, " n"]]:
+    """The Shapley value of each branch in each of `n` scores, of which `ends` has the baseline's and the picture's.
 
     The value of a branch is what it adds to the score, averaged over all orders in which the branches can be added. The
     values add up to the difference between the picture's score and the baseline's. All coalitions, except the empty and
     the full one, go through the head as one batch: two items for two branches.
     """
-    branches, endpoints = list(picture.maps), picture.endpoints()
-    value_of = {frozenset[Branch](): endpoints.baseline, frozenset(branches): endpoints.picture}
+    branches = list(maps)
+    value_of = {frozenset[Branch](): ends[0], frozenset(branches): ends[1]}
     coalitions = [
         frozenset(coalition) for size in range(1, len(branches)) for coalition in combinations(branches, size)
     ]
     if coalitions:
-        items = [
-            {b: picture.maps[b] if b in coalition else picture.baseline[b] for b in branches}
-            for coalition in coalitions
-        ]
-        value_of |= zip(coalitions, picture.score.values(batched(items)).tolist(), strict=True)
-    contributions: dict[Branch, list[float]] = {branch: [] for branch in branches}
-    for order in permutations(branches):
-        for position, branch in enumerate(order):
-            before = frozenset(order[:position])
-            contributions[branch].append(value_of[before | {branch}] - value_of[before])
-    return BranchValues(
-        endpoints.picture,
-        endpoints.baseline,
-        {b: sum(of_branch) / len(of_branch) for b, of_branch in contributions.items()},
-    )
+        items = [{b: (maps if b in coalition else baseline)[b] for b in branches} for coalition in coalitions]
+        value_of |= zip(coalitions, np.asarray(values(batched(items)), np.float64), strict=True)
+    return {branch: _mean_addition(branch, branches, value_of) for branch in branches}
+
+
+def _mean_addition(
+    branch: Branch, branches: Sequence[Branch], value_of: Mapping[frozenset[Branch], Float[np.ndarray, " n"]]
+) -> Float[np.ndarray, " n"]:
+    before = [frozenset(order[: order.index(branch)]) for order in permutations(branches)]
+    return np.asarray(np.mean([value_of[each | {branch}] - value_of[each] for each in before], axis=0))

@@ -17,8 +17,8 @@ from app.errors import ModelGone
 from app.explain.attention import attention_times_gradient
 from app.explain.attribution import AttributionInput, Endpoints, Maps
 from app.explain.fine import moved_views
-from app.explain.shapley import shapley_values
-from app.models.feature_maps import FeatureMaps, batched, to_float16, to_float32, unbatched
+from app.explain.shapley import branch_parts, shapley_values
+from app.models.feature_maps import Branch, FeatureMaps, batched, to_float16, to_float32, unbatched
 from app.pictures.decode import Limits
 from app.pictures.opened import OpenOptions, open_picture
 from app.predicting.answer import Answer, answer_of, decision_bias
@@ -42,7 +42,7 @@ from app.predicting.request import (
     default_method_of,
 )
 from app.predicting.target import HeadScore, target_weights
-from app.shapes import Float32
+from app.shapes import Float, Float32
 from app.trust.assessment import Assessment
 from app.trust.fitted import trust_of
 
@@ -177,6 +177,16 @@ class Predictor:
     def explain_one(self, prediction: Prediction, request: ExplanationRequest) -> Explanation:
         """Check a request and return its last explanation. Raises what `accept` and `explain` raise."""
         return self.explain(prediction, self.accept(request))[-1]
+
+    def branch_logits(self, prediction: Prediction) -> dict[Branch, Float[np.ndarray, " k"]]:
+        """Each branch's part of every logit: its Shapley value, where the baseline's map stands for an absent branch.
+
+        The parts add up to the difference between the logits and those of the baseline. Raises ModelGone.
+        """
+        ends = np.stack([self._baseline_logits, prediction.logits])
+        return branch_parts(
+            self._maps(prediction), self.bundle.baseline, ends, lambda maps: self.engine.classify(FeatureMaps(maps))
+        )
 
     def moved_uploads(self, prediction: Prediction) -> list[Upload]:
         """The views of the picture for fine detail, each moved by less than a cell; each takes another pass."""

@@ -140,7 +140,9 @@ def test_when_half_of_the_callers_hang_up_the_others_lose_nothing(
             if n % 2 == 0:
                 assert_same(answer, expected[n % 4])
     assert_same(probabilities(predict(client, pictures[0])), expected[0])
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    # On a busy machine, a picture may still be decoding when its caller has been gone for a while: that is ended.
+    assert all("has ended (client_gone)" in warning for warning in warnings), warnings
 
 
 def test_the_pictures_of_callers_who_hung_up_are_not_decoded(tiny_bundle: Path, large_picture: bytes) -> None:

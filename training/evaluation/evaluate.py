@@ -27,6 +27,7 @@ from app.shapes import Float, Int
 from training.data.limits import TRAINING_LIMITS
 from training.data.names import normalised
 from training.data.samples import DataError, DataSet, Sample, read_data_set, refuse_unreadable
+from training.evaluation.branches import Parts, branch_worths
 from training.evaluation.html_report import Mistake, as_html
 from training.evaluation.metric_values import Pictures, metric_values
 from training.evaluation.report import Evaluation
@@ -54,13 +55,12 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
     samples = data_set.samples
     labels = _class_indices(samples, read.manifest.classes)
     out.mkdir(parents=True, exist_ok=True)  # now, so that a folder that cannot be made fails before the long part
-    probabilities = _probabilities(predictor, samples)
+    probabilities, parts = _probabilities(predictor, samples)
     paths = tuple(relative_path(sample.path, data) for sample in samples)
     groups = tuple(sample.group or path for sample, path in zip(samples, paths, strict=True))
     rule = _decision_rule(read.manifest)
     pictures = Pictures(read.manifest.classes, probabilities, labels, groups)
     values, class_values = metric_values(pictures, rule, REPEATS, SEED)
-    parts = subgroups(samples, pictures, rule, REPEATS, SEED)
     splits = {sample.split for sample in samples}
     evaluation = Evaluation(
         manifest=read.manifest,
@@ -74,7 +74,8 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
         rule=rule,
         metrics=values,
         class_metrics=class_values,
-        subgroups=parts,
+        subgroups=subgroups(samples, pictures, rule, REPEATS, SEED),
+        branches=branch_worths(parts, pictures, rule.answers(probabilities), rule, REPEATS, SEED),
         repeats=REPEATS,
         seed=SEED,
         versions=library_versions(predictor),
@@ -150,12 +151,15 @@ def _predict(predictor: Predictor, sample: Sample) -> Prediction:
     return predictor.predict(open_sample(predictor, sample))[0]
 
 
-def _probabilities(predictor: Predictor, samples: Sequence[Sample]) -> Float[np.ndarray, "n k"]:
-    rows = []
+def _probabilities(predictor: Predictor, samples: Sequence[Sample]) -> tuple[Float[np.ndarray, "n k"], Parts]:
+    """Return the probabilities of the pictures, and each branch's part of their logits."""
+    rows, parts = [], []
     for sample in tracked(samples, "pictures", "pictures", len(samples)):
-        probability_of = predictor.answer(_predict(predictor, sample)).probabilities
+        prediction = _predict(predictor, sample)
+        probability_of = predictor.answer(prediction).probabilities
         rows.append([probability_of[name] for name in predictor.bundle.manifest.classes])
-    return np.array(rows)
+        parts.append(predictor.branch_logits(prediction))
+    return np.array(rows), {branch: np.array([part[branch] for part in parts]) for branch in parts[0]}
 
 
 def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evaluation) -> list[Mistake]:

@@ -10,7 +10,9 @@ import numpy as np
 from sklearn.metrics import confusion_matrix
 
 from app.bundles.manifest import Manifest
+from app.models.feature_maps import Branch
 from app.shapes import Float, Int
+from training.evaluation.branches import BranchWorth
 from training.evaluation.metric_values import MetricValues
 from training.evaluation.subgroups import Subgroups
 from training.metrics.classification import BINS, DecisionRule, described_intervals
@@ -39,10 +41,10 @@ class Evaluation:
     """A bundle's probabilities for labelled pictures, and the metrics computed from them.
 
     `metrics` are those of the positive class or, if there are more than two classes, macro means. `class_metrics` are
-    then those of each class against the rest. `subgroups` have the metrics of parts of the pictures. `labels` are
-    indices of the manifest's classes, `paths` are relative to the data, and `repeats` and `seed` are those of the
-    bootstrap. `remarks` are sentences on how the data was read and the metrics were computed that a reader may not
-    expect.
+    then those of each class against the rest. `subgroups` have the metrics of parts of the pictures, and `branches`
+    what each branch is worth, if there are several. `labels` are indices of the manifest's classes, `paths` are
+    relative to the data, and `repeats` and `seed` are those of the bootstrap. `remarks` are sentences on how the data
+    was read and the metrics were computed that a reader may not expect.
     """
 
     manifest: Manifest
@@ -57,6 +59,7 @@ class Evaluation:
     metrics: MetricValues
     class_metrics: Mapping[str, MetricValues]
     subgroups: Subgroups
+    branches: Mapping[Branch, BranchWorth]
     repeats: int
     seed: int
     versions: Mapping[str, str]
@@ -98,6 +101,11 @@ class Evaluation:
         lines = [f"{self.data_summary}{positive}", *self.remarks, f"{'':32} value  95 % interval"]
         for name, figure in self.metrics.items():
             lines.append(f"{METRIC_TEXTS[name][0]:32} {figure.value_text}  {figure.interval_text}".rstrip())
+        if self.branches:
+            lines.append(f"{'Branches':32} AUROC  95 % interval   median share of the answer's logit, quartiles")
+            for branch, worth in self.branches.items():
+                auroc = worth.auroc
+                lines.append(f"{f'  {branch}':32} {auroc.value_text}  {auroc.interval_text:16}{worth.share_text}")
         for column, parts in self.subgroups.items():
             lines.append(f"{f'AUROC by {column}':32} value  95 % interval")
             for value, part in parts.items():
@@ -137,6 +145,7 @@ class Evaluation:
                 label: {name: figure.document() for name, figure in metrics.items()}
                 for label, metrics in self.class_metrics.items()
             },
+            "branches": {branch: worth.document() for branch, worth in self.branches.items()},
             "subgroups": {
                 column: {
                     value: {

@@ -29,13 +29,10 @@ from app.bundles.manifest import (
     MANIFEST,
     WEIGHTS,
     Architecture,
-    Calibration,
-    Decision,
     Description,
     ExplanationChoice,
     InputRule,
     Manifest,
-    Metrics,
     Normalization,
 )
 from app.bundles.reader import Bundle, read_bundle
@@ -47,21 +44,20 @@ from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps, weights_of
 from app.models.transformer_tokens import transformer_tokens
 from app.pictures.bit_depth import Stretch
-from app.shapes import Float, Int, UInt8
+from app.shapes import Float, UInt8
 from app.trust.fitted import trust_of
 from training.data.names import normalised
 from training.data.samples import Sample
 from training.errors import TrainingProblem
+from training.export.calibrate import Answers, calibrate, metrics_of
 from training.export.graphs import WITHOUT_TOKENS, to_engine_batches, write_graphs
 from training.loading.forward import predict, prepared_batches, to_model_input
-from training.metrics.calibration import fit_temperature, mean_nll, softmax, youden_threshold
-from training.metrics.classification import auroc
 from training.output import naming
 from training.recipe.config import Recipe, StrictModel
 from training.recipe.load import fault_sentence
 from training.recipe.plain_yaml import parse_yaml
 from training.runs.contents import changed_files, content_marks, read_marks, refuse_changed
-from training.runs.run import read_run
+from training.runs.run import Run, read_run
 from training.runs.torch_files import not_finite_tensor
 from training.trust.fit import TrustProblem, calibration_split, fit_trust
 from training.trust.write import NO_TRUST, write_with_trust
@@ -118,9 +114,11 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
 
     `positive` is the positive class of two, which must be named here or in the card.
     Everything is computed with the weights rounded to fp16, as the bundle stores them: the mean maps on train without
-    augmentation, and temperature, threshold and metrics on val. The bundle's logits are then compared with the model's
-    on pictures of val. The trust part is fitted to train and calibration, or else val; if that is too small, a note
-    says so. Raises ExportError, GraphError, RunError, DataError, RecipeError and BundleError.
+    augmentation, temperature and threshold on the split calibration if it has pictures of every class, or else on val,
+    and metrics on val. The bundle's logits are then compared with the model's on pictures of val. The trust part is
+    fitted to train and calibration, or else val; if that is too small, a note says so.
+
+    Raises ExportError, GraphError, RunError, DataError, RecipeError and BundleError.
     """
     _refuse_to_overwrite(out)
     run = read_run(folder)
@@ -132,17 +130,20 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
     model = run.finished_model()
     model.half().float()
     _refuse_not_finite(model)
-    labels = np.array(run.labels_of("val"))
-    logits = predict(model, prepared_batches(run.samples_of("val"), size, recipe.stretch))
-    if not np.isfinite(logits).all():
-        raise ExportError(f"the model of {folder} has logits on val that are not finite: it has diverged; train anew")
+    split = calibration_split(run.samples)
+    # A part without pictures of a class has no threshold to offer; that it is too small for trust becomes a note.
+    fitted_to = split if {*run.labels_of(split)} == {*range(len(classes))} else "val"
+    answers = {name: _answers(model, run, name) for name in ("val", fitted_to)}
+    logits = answers["val"].logits
     checked = prepared_batches(run.samples_of("val")[:CHECKED_PICTURES], size, recipe.stretch)
     lacking: list[str] = []
     graphs = write_graphs(model, to_engine_batches(checked), lacking.append)
     try:
-        calibration, decision, metrics = calibrate(logits.astype(np.float64), labels, classes, positive)
+        calibration, decision = calibrate(answers[fitted_to], classes, positive)
     except ValueError as error:
-        raise ExportError(f"the model of {folder} tells no classes apart on val: {error}; train anew") from error
+        raise ExportError(
+            f"the model of {folder} tells no classes apart on {fitted_to}: {error}; train anew"
+        ) from error
     description = Description(
         name=card.name,
         version=card.version,
@@ -151,7 +152,7 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
         architecture=Architecture(**recipe.model.model_dump(exclude={"image_size"})),
         calibration=calibration,
         decision=decision,
-        metrics=metrics,
+        metrics=metrics_of(answers["val"], classes, calibration, decision),
         licence=card.licence,
         data=card.data,
         notes=(*card.notes, *lacking, *([CHOSEN_ON_VAL] if recipe.keep == "best" else [])),
@@ -165,7 +166,6 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
         write_bundle(model, plain, description, means, graphs, recipe.stretch)
         bundle = read_bundle(plain)
         _check_logits(bundle, run.samples_of("val")[:CHECKED_PICTURES], logits[:CHECKED_PICTURES])
-        split = calibration_split(run.samples)
         samples = run.samples_of("train"), run.samples_of(split)
         try:
             fit = fit_trust(bundle, load_engine(bundle, "auto"), *samples, split, None)
@@ -239,33 +239,14 @@ def write_bundle(
         folder.rename(out)
 
 
-def calibrate(
-    logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], classes: Sequence[str], positive: str | None
-) -> tuple[Calibration, Decision | None, Metrics]:
-    """Fit the temperature and the decision threshold to the logits of val, and compute the metrics of val.
-
-    Without a positive class there is no threshold, and the metrics are those of the most probable class.
-    """
-    chosen_on = f"val ({len(labels)} pictures)"
-    temperature = fit_temperature(logits, labels)
-    scaled = logits / temperature
-    probabilities = softmax(scaled)
-    values, decision = {"nll": mean_nll(scaled, labels)}, None
-    if positive is None:
-        aurocs = [auroc(probabilities[:, k], labels == k) for k in range(len(classes))]
-        values["auroc_one_vs_rest"] = float(np.mean(aurocs))
-        values["accuracy"] = float((probabilities.argmax(axis=1) == labels).mean())
-    else:
-        index = classes.index(positive)
-        truth, probability = labels == index, probabilities[:, index]
-        threshold = youden_threshold(probability, truth)
-        answer = probability >= threshold
-        decision = Decision(positive=positive, threshold=threshold, chosen_on=chosen_on)
-        values["auroc"] = auroc(logits[:, index] - logits[:, 1 - index], truth)
-        values["accuracy"] = float((answer == truth).mean())
-        values["sensitivity"], values["specificity"] = float(answer[truth].mean()), float((~answer[~truth]).mean())
-    calibration = Calibration(temperature=temperature, chosen_on=chosen_on)
-    return calibration, decision, Metrics(split="val", pictures=len(labels), values=values)
+def _answers(model: CNNViTFusion, run: Run, split: str) -> Answers:
+    batches = prepared_batches(run.samples_of(split), run.recipe.model.image_size, run.recipe.stretch)
+    logits = predict(model, batches)
+    if not np.isfinite(logits).all():
+        raise ExportError(
+            f"the model of {run.folder} has logits on {split} that are not finite: it has diverged; train anew"
+        )
+    return Answers(split, logits.astype(np.float64), np.array(run.labels_of(split)))
 
 
 @torch.inference_mode()

@@ -27,7 +27,7 @@ from app.bundles.reader import read_bundle
 from app.drawing.overlay import Style
 from app.predicting.overlays import draw_over
 from app.predicting.request import HeatmapRequest
-from tests.support.bundles import write_tiny_bundle
+from tests.support.bundles import BRANCHES, write_tiny_bundle
 from tests.support.evaluated import Evaluated, decoded, evaluated, parsed, points, predictor_of
 from training.data.draw import draw_dataset
 from training.data.samples import DataError, read_samples, split_samples, write_samples
@@ -171,7 +171,41 @@ def test_the_table_names_every_figure_with_its_interval(two: Evaluated) -> None:
     assert "12 pictures" in lines[0] and lines[0].endswith("; positive class: malignant")
     auroc = two.document["figures"]["auroc"]
     assert f"AUROC {'':26} {auroc['value']:.3f}  {auroc['low']:.3f} to {auroc['high']:.3f}" in lines
-    assert len(lines) == 2 + len(two.document["figures"])
+    worth = two.document["branches"]["swin"]
+    assert any(line.startswith(f"  swin {'':25} {worth['auroc']['value']:.3f}  ") for line in lines)
+    assert len(lines) == 2 + len(two.document["figures"]) + 1 + len(BRANCHES)
+
+
+def test_what_each_branch_is_worth_follows_from_the_shapley_values_that_the_service_gives(two: Evaluated) -> None:
+    predictor = predictor_of(two.bundle)
+    contrast = HeatmapRequest(target="malignant", against="benign", branch_values=True)
+    values: dict[str, list[tuple[float, float]]] = {branch: [] for branch in BRANCHES}
+    for row in two.document["pictures"]:
+        prediction, _ = predictor.predict(predictor.open((two.data / row["path"]).read_bytes()))
+        shares = predictor.explain_one(prediction, contrast).shares
+        of_answer = predictor.explain_one(prediction, HeatmapRequest(branch_values=True)).shares
+        for branch in BRANCHES:
+            value, part = shares[branch].shapley_value, of_answer[branch].shapley_value
+            assert value is not None and part is not None
+            values[branch].append((value, abs(part)))
+    sizes = np.array([[size for _, size in values[branch]] for branch in BRANCHES])
+    malignant = np.array(two.column("label")) == "malignant"
+    assert two.document["branches"].keys() == {*BRANCHES}
+    for branch, shares in zip(BRANCHES, sizes / sizes.sum(axis=0), strict=True):
+        worth = two.document["branches"][branch]
+        assert worth["auroc"]["value"] == pytest.approx(
+            roc_auc_score(malignant, [value for value, _ in values[branch]])
+        )
+        assert worth["share_quartiles"] == pytest.approx(np.quantile(shares, [0.25, 0.5, 0.75]), abs=1e-4)
+
+
+def test_a_model_of_one_branch_has_no_branches_to_compare(drawn: Path, tmp_path: Path) -> None:
+    assert (
+        evaluated(write_tiny_bundle(tmp_path / "bundle", fusion="cnn"), drawn, None, tmp_path / "out").document[
+            "branches"
+        ]
+        == {}
+    )
 
 
 def relabelled(data: Path, place: Path, change: dict[str, str]) -> Path:

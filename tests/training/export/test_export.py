@@ -35,7 +35,8 @@ from app.trust.fitted import trust_of
 from tests.support.bundles import describe, tiny_architecture, tiny_model, tiny_reference
 from training.data.draw import draw_dataset
 from training.data.samples import load_samples, read_samples, write_samples
-from training.export.export import Card, ExportError, _positive_class, calibrate, export, load_card, write_bundle
+from training.export.calibrate import Answers, calibrate, metrics_of
+from training.export.export import Card, ExportError, _positive_class, export, load_card, write_bundle
 from training.recipe.config import ModelConfig, Recipe, Start, Starts
 from training.runs.run import RunError
 from training.trust.write import NO_TRUST
@@ -168,8 +169,11 @@ def test_the_trust_part_is_fitted_to_what_was_set_aside_or_its_absence_is_noted(
             samples[number] = replace(sample, split="calibration" if has_calibration else "test")
     write_samples(samples, run / "samples.csv")
     manifest = export(run, tmp_path / "bundle", CARD).manifest
+    assert manifest.decision is not None
+    chosen_on = "calibration (16 pictures" if has_calibration else "val (8 pictures"
+    assert manifest.calibration.chosen_on.startswith(chosen_on) and manifest.decision.chosen_on.startswith(chosen_on)
     if has_calibration:
-        assert manifest.trust is not None and manifest.trust.chosen_on.startswith("calibration (16 pictures")
+        assert manifest.trust is not None and manifest.trust.chosen_on.startswith(chosen_on)
     else:
         assert manifest.trust is None
         (note,) = (note for note in manifest.notes if note.startswith(NO_TRUST))
@@ -211,7 +215,9 @@ def test_for_five_classes_figures_are_sklearns_and_there_is_no_threshold() -> No
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 5, 200)
     logits = rng.normal(size=(200, 5)) + np.eye(5)[labels]
-    calibration, decision, metrics = calibrate(logits, labels, "abcde", None)
+    answers = Answers("val", logits, labels)
+    calibration, decision = calibrate(answers, "abcde", None)
+    metrics = metrics_of(answers, "abcde", calibration, decision)
     probabilities = softmax(logits / calibration.temperature)
     assert decision is None
     assert metrics.values == pytest.approx(
@@ -227,8 +233,10 @@ def test_either_class_can_be_the_positive_one() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 200)
     logits = rng.normal(size=(200, 2)) + np.eye(2)[labels]
-    (_, second, one), (_, first, other) = (calibrate(logits, labels, ("no", "yes"), name) for name in ("yes", "no"))
+    answers, classes = Answers("val", logits, labels), ("no", "yes")
+    (calibration, second), (_, first) = (calibrate(answers, classes, name) for name in ("yes", "no"))
     assert first is not None and second is not None
+    one, other = (metrics_of(answers, classes, calibration, decision) for decision in (second, first))
     assert (first.positive, second.positive) == ("no", "yes")
     assert one.values["auroc"] == pytest.approx(other.values["auroc"])
     assert (one.values["sensitivity"], one.values["specificity"]) == pytest.approx(
