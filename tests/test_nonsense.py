@@ -61,9 +61,10 @@ TRAINING: dict[str, dict[str, tuple[list[str], str | None]]] = {
     "doctor": {"data": (FOLDERS, "data")},
     "draw-data": {"out": (OUT_FOLDERS, "new"), "count": (["2", "0", *NUMBERS], None), "seed": (NUMBERS, None)},
 }
+TRAINING["recalibrate"] = TRAINING["trust"]
 TRAINING["plan"] |= {"pictures": (["-5", "0", *NUMBERS], None)}
 TRAINING["fit"] |= {"out": (NEW_FOLDERS, "new"), "track": (WORDS, None), "skip_unreadable": (NUMBERS, None)}
-TRAINING["evaluate"] |= {"out": (OUT_FOLDERS[:2], "out")}
+TRAINING["evaluate"] |= {"out": (OUT_FOLDERS[:2], "out"), "against": (FOLDERS, None)}
 TRAINING["explain-eval"] |= {"out": (OUT_FOLDERS[:1], "out"), "pictures": (["0", *NUMBERS], None)}
 TRAINING["localisation"] |= {"out": (OUT_FOLDERS, "out")}
 TRAINING["shuffled-labels"] |= {"epochs": (["0", *NUMBERS], None), "pictures": (["0", *NUMBERS], None)}

@@ -1,7 +1,7 @@
 """The command line of `fusionlens-train`.
 
-Its commands are plan, fit, evaluate, explain-eval, localisation, shuffled-labels, export, compile, trust, ablate,
-doctor and draw-data.
+Its commands are plan, fit, evaluate, explain-eval, localisation, shuffled-labels, export, compile, trust, recalibrate,
+ablate, doctor and draw-data.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from training.recipe.load import load_recipe, shipped_recipes
 from training.runs.tracking import TRACKERS
 from training.trust.command import add_trust
 from training.trust.fit import DEFAULT_INSIDE
+from training.trust.recalibrate import recalibrate
 
 _COUNT, _SEED = whole_number(1, 1_000_000_000), whole_number(0, 2**63 - 1)
 DATA_HELP = "CSV file (path,label[,group,split,mask]), folder with labels.csv, or folder of classes"
@@ -129,6 +130,9 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         commands, "evaluate", _evaluate, "evaluate a bundle on labelled pictures", "evaluate bundles/mine data/skin"
     )
     _add_evaluated(command, "evaluation.json and report.html")
+    command.add_argument(
+        "--against", type=given_path, metavar="BUNDLE", help="compare with this bundle on the same pictures"
+    )
 
     _add_explanations(commands)
 
@@ -150,26 +154,16 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         "--data", type=given_path, help=f"check the graphs on {CHECKED_PICTURES} of these pictures too: {DATA_HELP}"
     )
 
-    example = "trust weights/demo data/skin bundles/mine"
-    command = _command(
-        commands, "trust", _trust, "copy a bundle with a trust part, fitted to labelled pictures", example
-    )
-    command.add_argument("source", type=given_path, metavar="BUNDLE", help="folder of a bundle")
-    data_help = f"{DATA_HELP}, of which training saw train alone; or a run's folder"
-    command.add_argument("data", type=given_path, metavar="DATA", help=data_help)
-    command.add_argument("bundle", type=given_path, metavar="OUT", help="folder to write; must be new or empty")
-    command.add_argument(
-        "--split",
-        choices=SPLITS,
-        help="split to calibrate on (default: calibration or else val; all pictures if there are no splits)",
-    )
-    command.add_argument(
-        "--inside",
-        type=number_between(0.5, 0.999),
-        metavar="SHARE",
-        help="share of these pictures that count as in distribution "
-        f"(default {DEFAULT_INSIDE}, or the largest that so few can promise)",
-    )
+    for name, run, purpose, example in (
+        ("trust", _trust, "copy a bundle with a trust part, fitted to labelled pictures", "data/skin bundles/skin"),
+        (
+            "recalibrate",
+            _recalibrate,
+            "copy a bundle, fitted to labelled pictures of a new site",
+            "data/new bundles/new",
+        ),
+    ):
+        _add_fitted(_command(commands, name, run, purpose, f"{name} weights/demo {example}"))
 
     example = "ablate smoke --data data/drawn --out runs/ablation --seeds 3 --variants concat,cross_attention"
     command = _command(commands, "ablate", _ablate, "train and compare fusions with several seeds", example)
@@ -267,6 +261,25 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_fitted(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", type=given_path, metavar="BUNDLE", help="folder of a bundle")
+    data_help = f"{DATA_HELP}, of which training saw train alone; or a run's folder"
+    command.add_argument("data", type=given_path, metavar="DATA", help=data_help)
+    command.add_argument("bundle", type=given_path, metavar="OUT", help="folder to write; must be new or empty")
+    command.add_argument(
+        "--split",
+        choices=SPLITS,
+        help="split to calibrate on (default: calibration or else val; all pictures if there are no splits)",
+    )
+    command.add_argument(
+        "--inside",
+        type=number_between(0.5, 0.999),
+        metavar="SHARE",
+        help="share of these pictures that count as in distribution "
+        f"(default {DEFAULT_INSIDE}, or the largest that so few can promise)",
+    )
+
+
 def _add_evaluated(command: argparse.ArgumentParser, files: str) -> None:
     command.add_argument("bundle", type=given_path, metavar="BUNDLE", help="folder of a bundle")
     data_help = f"{DATA_HELP}; or a run's folder, for the split of that run"
@@ -292,7 +305,7 @@ def _fit(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    print(evaluate(args.bundle, args.data, args.split, args.out).text())
+    print(evaluate(args.bundle, args.data, args.split, args.out, args.against).text())
     return 0
 
 
@@ -343,6 +356,12 @@ def _compile(args: argparse.Namespace) -> int:
 def _trust(args: argparse.Namespace) -> int:
     fitted = add_trust(args.source, args.bundle, args.data, args.split, args.inside)
     print(f"{args.bundle}: {fitted.bundle.sha256}\n{fitted.text()}")
+    return 0
+
+
+def _recalibrate(args: argparse.Namespace) -> int:
+    done = recalibrate(args.source, args.bundle, args.data, args.split, args.inside)
+    print(f"{args.bundle}: {done.bundle.sha256}\n{done.text()}")
     return 0
 
 

@@ -255,6 +255,9 @@ class ModelCard(BaseModel):
     name: str = Field(description="name of the bundle")
     version: str = Field(description="version of the bundle")
     sha256: str = Field(description="digest of the bundle's manifest, which holds the digest of every file")
+    parent: str | None = Field(
+        description="digest of the bundle that this one was recalibrated from, with the same weights; null for none"
+    )
     classes: list[str] = Field(description="the classes of the model")
     input: dict[str, Any] = Field(description="how a picture becomes the model's input")
     architecture: dict[str, Any] = Field(description="the backbones and how they are fused")

@@ -174,7 +174,8 @@ class Metrics(Section):
 class Description(Section):
     """The part of a manifest that cannot be derived from the model itself.
 
-    `data` names the source of the training pictures and their terms of use.
+    `data` names the source of the training pictures and their terms of use. `parent` is the digest of the bundle that
+    this one was recalibrated from, with the same weights.
     """
 
     name: Text
@@ -190,6 +191,7 @@ class Description(Section):
     notes: tuple[Prose, ...]
     recipe: dict[str, Any]
     explanation: ExplanationChoice | None = None
+    parent: Sha256 | None = None
 
     @model_validator(mode="after")
     def _check_classes_and_decision(self) -> Description:
@@ -262,8 +264,9 @@ class Manifest(Description):
         new = {"cnn_reduction", "swin_reduction", "swin_image_size"} & self.architecture.model_fields_set
         if self.format < 3 and (new or "vit" in branches or "token_attention" in self.model_fields_set):
             raise ValueError("format: 3 is the first with other transformers, cuts, sizes and token_attention")
-        if self.format < 3 and "explanation" in self.model_fields_set:
-            raise ValueError("explanation: format 3 is the first with such a key")
+        for name in ("explanation", "parent"):
+            if self.format < 3 and name in self.model_fields_set:
+                raise ValueError(f"{name}: format 3 is the first with such a key")
         if self.format == 1 and "stretch" in self.input.model_fields_set:
             raise ValueError("input.stretch: format 1 has no such key")
         if self.format == 1 and self.trust is not None:

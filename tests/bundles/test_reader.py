@@ -149,7 +149,7 @@ def test_a_newer_format_asks_for_an_upgrade(folder: Path) -> None:
 
 
 def without_format_3(fields: Fields) -> None:
-    del fields["token_attention"], fields["explanation"]
+    del fields["token_attention"], fields["explanation"], fields["parent"]
     for key in ("cnn_reduction", "swin_reduction", "swin_image_size"):
         del fields["architecture"][key]
 
@@ -159,6 +159,8 @@ def test_the_second_format_is_still_read_and_has_no_keys_of_the_third(folder: Pa
     assert refusal(folder, MANIFEST).startswith("format: 3 is the first with")
     edit(folder, without_format_3)
     assert read_bundle(folder).manifest.branches == ("cnn", "swin")
+    edit(folder, lambda fields: fields.update(parent="0" * 64))
+    assert refusal(folder, MANIFEST) == "parent: format 3 is the first with such a key"
 
 
 def test_the_first_format_is_still_read(folder: Path) -> None:

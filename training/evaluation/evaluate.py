@@ -13,28 +13,27 @@ import sklearn
 
 from app import __version__
 from app.bundles.manifest import Manifest
-from app.bundles.reader import read_bundle
+from app.bundles.reader import Bundle, read_bundle
 from app.bundles.texts import appearance, shown
 from app.drawing.overlay import Legend, Style
 from app.drawing.png import encode_png
 from app.engines.load import load_engine
-from app.errors import FusionLensError
 from app.predicting.overlays import draw_over
-from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
 from app.predicting.request import HeatmapRequest
-from app.shapes import Float, Int
+from app.shapes import Int
 from training.data.limits import TRAINING_LIMITS
 from training.data.names import normalised
 from training.data.samples import DataError, DataSet, Sample, read_data_set, refuse_unreadable
-from training.evaluation.branches import Parts, branch_worths
+from training.evaluation.against import check_comparable, compared
+from training.evaluation.answered import answer_all, decision_rule, predict_sample
+from training.evaluation.branches import branch_worths
 from training.evaluation.html_report import Mistake, as_html
 from training.evaluation.metric_values import Pictures, metric_values
+from training.evaluation.reliance import reliance
 from training.evaluation.report import Evaluation
 from training.evaluation.subgroups import subgroups
-from training.metrics.classification import DecisionRule
 from training.output import write_text
-from training.progress import tracked
 from training.runs.run import kept_samples
 
 REPEATS, SEED = 1000, 0
@@ -42,25 +41,30 @@ _SHOWN_MISTAKES = 12
 _PREVIEW_SIDE_PX = 320
 
 
-def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluation:
+def evaluate(bundle: Path, data: Path, split: str | None, out: Path, against: Path | None = None) -> Evaluation:
     """Evaluate a bundle on one split of a data set, and write `evaluation.json` and `report.html` to `out`.
 
     If `split` is None, it is `val` or else `test`, or all pictures if the data has no splits. The data need not have
-    pictures of every class: metrics that are then undefined say so. Raises BundleError, EngineError, and DataError if
-    pictures have a class that the bundle lacks, or if one cannot be read.
+    pictures of every class: metrics that are then undefined say so. With `against`, another bundle of the same classes
+    answers the same pictures, and the metrics are compared. Raises BundleError, EngineError, and DataError if pictures
+    have a class that the bundle lacks, if one cannot be read, or if the bundles cannot be compared.
     """
-    read = read_bundle(bundle)
-    predictor = Predictor(read, load_engine(read, "auto"), TRAINING_LIMITS, _PREVIEW_SIDE_PX)
+    read, predictor = _opened(bundle)
+    rule = decision_rule(read.manifest)
+    other = None if against is None else _opened(against)
+    if other is not None:
+        check_comparable(read.manifest, other[0].manifest)
     data_set = read_split(data, split)
     samples = data_set.samples
     labels = _class_indices(samples, read.manifest.classes)
     out.mkdir(parents=True, exist_ok=True)  # now, so that a folder that cannot be made fails before the long part
-    probabilities, parts = _probabilities(predictor, samples)
+    answered = answer_all(predictor, samples)
+    probabilities = answered.probabilities
     paths = tuple(relative_path(sample.path, data) for sample in samples)
     groups = tuple(sample.group or path for sample, path in zip(samples, paths, strict=True))
-    rule = _decision_rule(read.manifest)
     pictures = Pictures(read.manifest.classes, probabilities, labels, groups)
     values, class_values = metric_values(pictures, rule, REPEATS, SEED)
+    answers = rule.answers(probabilities)
     splits = {sample.split for sample in samples}
     evaluation = Evaluation(
         manifest=read.manifest,
@@ -75,7 +79,9 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
         metrics=values,
         class_metrics=class_values,
         subgroups=subgroups(samples, pictures, rule, REPEATS, SEED),
-        branches=branch_worths(parts, pictures, rule.answers(probabilities), rule, REPEATS, SEED),
+        branches=branch_worths(answered.parts, pictures, answers, rule, REPEATS, SEED),
+        reliance=reliance(answered.assessments, read.manifest.classes, labels, answers != labels),
+        against=None if other is None else compared(pictures, rule, *other, samples, REPEATS, SEED),
         repeats=REPEATS,
         seed=SEED,
         versions=library_versions(predictor),
@@ -86,6 +92,11 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path) -> Evaluati
     write_text(out / "evaluation.json", document + "\n")
     write_text(out / "report.html", as_html(evaluation, mistakes))
     return evaluation
+
+
+def _opened(path: Path) -> tuple[Bundle, Predictor]:
+    bundle = read_bundle(path)
+    return bundle, Predictor(bundle, load_engine(bundle, "auto"), TRAINING_LIMITS, _PREVIEW_SIDE_PX)
 
 
 def read_split(data: Path, split: str | None) -> DataSet:
@@ -127,39 +138,10 @@ def _class_indices(samples: Sequence[Sample], classes: Sequence[str]) -> Int[np.
     return np.array([index_of[label] for label in labels])
 
 
-def _decision_rule(manifest: Manifest) -> DecisionRule:
-    if manifest.decision is not None:
-        return DecisionRule(manifest.classes.index(manifest.decision.positive), manifest.decision.threshold)
-    return DecisionRule(positive=1 if len(manifest.classes) == 2 else None)
-
-
 def _rule_remarks(manifest: Manifest) -> tuple[str, ...]:
     if manifest.decision is not None or len(manifest.classes) != 2:
         return ()
     return (f"the bundle names no positive class: metrics are those of its last class, {manifest.classes[1]}",)
-
-
-def open_sample(predictor: Predictor, sample: Sample) -> Upload:
-    """Open the sample's picture as the service does. Raises DataError if that is impossible."""
-    try:
-        return predictor.open(sample.path.read_bytes())
-    except FusionLensError as error:
-        raise DataError(f"{sample.path}: {error}") from error
-
-
-def _predict(predictor: Predictor, sample: Sample) -> Prediction:
-    return predictor.predict(open_sample(predictor, sample))[0]
-
-
-def _probabilities(predictor: Predictor, samples: Sequence[Sample]) -> tuple[Float[np.ndarray, "n k"], Parts]:
-    """Return the probabilities of the pictures, and each branch's part of their logits."""
-    rows, parts = [], []
-    for sample in tracked(samples, "pictures", "pictures", len(samples)):
-        prediction = _predict(predictor, sample)
-        probability_of = predictor.answer(prediction).probabilities
-        rows.append([probability_of[name] for name in predictor.bundle.manifest.classes])
-        parts.append(predictor.branch_logits(prediction))
-    return np.array(rows), {branch: np.array([part[branch] for part in parts]) for branch in parts[0]}
 
 
 def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evaluation) -> list[Mistake]:
@@ -169,7 +151,7 @@ def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evalu
     wrong = np.flatnonzero(answers != evaluation.labels)
     mistakes = []
     for index in wrong[np.argsort(-probability[wrong], kind="stable")][:_SHOWN_MISTAKES].tolist():
-        prediction, answer = _predict(predictor, samples[index]), classes[answers[index]]
+        prediction, answer = predict_sample(predictor, samples[index]), classes[answers[index]]
         drawing = draw_over(prediction, predictor.explain_one(prediction, HeatmapRequest(target=answer)), Style())
         mistakes.append(
             Mistake(

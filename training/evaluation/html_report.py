@@ -12,7 +12,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from app.shapes import Float
 from training.evaluation.pages import render
 from training.evaluation.report import METRIC_TEXTS, Evaluation
-from training.metrics.classification import confidence, reliability
+from training.metrics.classification import confidence, reliability, risk_coverage
 
 _PLOT_PX = 300
 
@@ -33,7 +33,7 @@ class Mistake:
 
 def as_html(evaluation: Evaluation, mistakes: list[Mistake]) -> str:
     """Render the self-contained page `report.html`, with the mistakes in the order given."""
-    charts = [_roc(evaluation), _precision_recall(evaluation), _reliability(evaluation)]
+    charts = [_roc(evaluation), _precision_recall(evaluation), _reliability(evaluation), _risk_coverage(evaluation)]
     wrong = int((evaluation.answers != evaluation.labels).sum())
     return render(
         Path(__file__).with_name("report.html"),
@@ -121,6 +121,20 @@ def _reliability(evaluation: Evaluation) -> dict[str, Any]:
         "guide": _points([0, 1], [0, 1]),
         "dots": True,
         "bars": [(_PLOT_PX * x, _PLOT_PX * height) for x, height in bars],
+    }
+
+
+def _risk_coverage(evaluation: Evaluation) -> dict[str, Any]:
+    risks = risk_coverage(evaluation.probabilities, evaluation.labels, evaluation.rule)
+    coverage, error = np.arange(1, len(risks) + 1) / len(risks), float(risks[-1])
+    return {
+        "title": "Risk and coverage",
+        "x": "share of the pictures that is answered",
+        "y": "share of wrong answers",
+        "lines": [{"name": "answers", "points": _points(coverage, risks)}],
+        "caption": "The share of wrong answers if only the surest are given. The dashed line is that of all answers. "
+        f"Its end is at an error of {error:.3f}.",
+        "guide": _points([0, 1], [error, error]),
     }
 
 

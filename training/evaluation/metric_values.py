@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from training.metrics.classification import (
     answer_metrics,
     bootstrap,
     classification_metrics,
+    difference_of,
     ranking_metrics,
     resamples,
 )
@@ -105,6 +106,26 @@ def chosen_values(
         name: _figure(metrics[name], pictures, pictures.missing, no_interval, repeats, seed)
         for name in names
         if name in metrics
+    }
+
+
+def difference_values(
+    pictures: Pictures,
+    rule: DecisionRule,
+    others: Float[np.ndarray, "n k"],
+    rule_of_others: DecisionRule,
+    repeats: int,
+    seed: int,
+) -> dict[str, MetricValue]:
+    """Compute each metric of these probabilities minus that of `others`, on the same pictures and resamples."""
+    classes = len(pictures.classes)
+    both = replace(pictures, probabilities=np.hstack([pictures.probabilities, others]))
+    no_interval = _why_no_interval(both, repeats, seed)
+    of_others = classification_metrics(classes, rule_of_others)
+    metrics = classification_metrics(classes, rule).items()
+    return {
+        name: _figure(difference_of(metric, of_others[name], classes), both, both.missing, no_interval, repeats, seed)
+        for name, metric in tracked(metrics, "differences", "metrics", len(metrics))
     }
 
 

@@ -12,8 +12,10 @@ from sklearn.metrics import confusion_matrix
 from app.bundles.manifest import Manifest
 from app.models.feature_maps import Branch
 from app.shapes import Float, Int
+from training.evaluation.against import Against
 from training.evaluation.branches import BranchWorth
 from training.evaluation.metric_values import MetricValues
+from training.evaluation.reliance import Reliance
 from training.evaluation.subgroups import Subgroups
 from training.metrics.classification import BINS, DecisionRule, described_intervals
 
@@ -33,6 +35,11 @@ METRIC_TEXTS = {
         f"mean gap of probability and frequency in {BINS} bins of equal width; lower is better",
     ),
     "nll": ("Negative log-likelihood", "mean over pictures, in nats; lower is better"),
+    "risk_coverage_area": (
+        "Area under the risk-coverage curve",
+        "mean share of wrong answers among the surest ones, over all their numbers; lower is better",
+    ),
+    "error_at_coverage_0.8": ("Error at 80 % coverage", "share of wrong answers without the least sure fifth"),
 }
 
 
@@ -41,8 +48,9 @@ class Evaluation:
     """A bundle's probabilities for labelled pictures, and the metrics computed from them.
 
     `metrics` are those of the positive class or, if there are more than two classes, macro means. `class_metrics` are
-    then those of each class against the rest. `subgroups` have the metrics of parts of the pictures, and `branches`
-    what each branch is worth, if there are several. `labels` are indices of the manifest's classes, `paths` are
+    then those of each class against the rest. `subgroups` have the metrics of parts of the pictures, `branches` what
+    each branch is worth, if there are several, and `reliance` how often the trust part is right, if there is one.
+    `against` compares another bundle. `labels` are indices of the manifest's classes, `paths` are
     relative to the data, and `repeats` and `seed` are those of the bootstrap. `remarks` are sentences on how the data
     was read and the metrics were computed that a reader may not expect.
     """
@@ -60,6 +68,8 @@ class Evaluation:
     class_metrics: Mapping[str, MetricValues]
     subgroups: Subgroups
     branches: Mapping[Branch, BranchWorth]
+    reliance: Reliance | None
+    against: Against | None
     repeats: int
     seed: int
     versions: Mapping[str, str]
@@ -101,6 +111,11 @@ class Evaluation:
         lines = [f"{self.data_summary}{positive}", *self.remarks, f"{'':32} value  95 % interval"]
         for name, figure in self.metrics.items():
             lines.append(f"{METRIC_TEXTS[name][0]:32} {figure.value_text}  {figure.interval_text}".rstrip())
+        if self.against is not None:
+            lines.append(f"{f'Minus {self.against.name}':32} difference, 95 % interval, verdict")
+            lines += [f"  {METRIC_TEXTS[name][0]:30} {text}" for name, text in self.against.rows()]
+        if self.reliance is not None:
+            lines += ["Trust", *(f"  {name:46} {text}" for name, text in self.reliance.rows())]
         if self.branches:
             lines.append(f"{'Branches':32} AUROC  95 % interval   median share of the answer's logit, quartiles")
             for branch, worth in self.branches.items():
@@ -146,6 +161,8 @@ class Evaluation:
                 for label, metrics in self.class_metrics.items()
             },
             "branches": {branch: worth.document() for branch, worth in self.branches.items()},
+            "trust": None if self.reliance is None else self.reliance.document(),
+            "against": None if self.against is None else self.against.document(),
             "subgroups": {
                 column: {
                     value: {

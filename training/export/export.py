@@ -49,7 +49,6 @@ from app.trust.fitted import trust_of
 from training.data.names import normalised
 from training.data.samples import Sample
 from training.errors import TrainingProblem
-from training.export.calibrate import Answers, calibrate, metrics_of
 from training.export.graphs import WITHOUT_TOKENS, to_engine_batches, write_graphs
 from training.loading.forward import predict, prepared_batches, to_model_input
 from training.output import naming
@@ -59,6 +58,7 @@ from training.recipe.plain_yaml import parse_yaml
 from training.runs.contents import changed_files, content_marks, read_marks, refuse_changed
 from training.runs.run import Run, read_run
 from training.runs.torch_files import not_finite_tensor
+from training.trust.answers import Answers, calibrate, metrics_of
 from training.trust.fit import TrustProblem, calibration_split, fit_trust
 from training.trust.write import NO_TRUST, write_with_trust
 

@@ -22,7 +22,7 @@ from app.predicting.request import View
 from app.shapes import Bool, Float, UInt8
 from training.data.masks import open_mask
 from training.data.samples import Sample
-from training.evaluation.evaluate import open_sample
+from training.evaluation.answered import open_sample
 from training.heatmaps.faithfulness import (
     Score,
     blurred,

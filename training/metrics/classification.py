@@ -19,6 +19,7 @@ BinaryMetric = Callable[[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]], float
 
 SPECIFICITIES = (0.9, 0.95)
 BINS = 15
+COVERAGE = 0.8  # of the pictures, of which `error_at_coverage_0.8` counts the errors
 _DRAWS_PER_RESAMPLE = 100
 
 
@@ -145,6 +146,32 @@ def confidence(
     return probabilities[:, rule.positive], labels == rule.positive
 
 
+def risk_coverage(
+    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], rule: DecisionRule
+) -> Float[np.ndarray, " n"]:
+    """Return the share of wrong answers among the 1, 2, … n surest ones (El-Yaniv & Wiener 2010).
+
+    Surer is what is further from the decision threshold, in logits, or without one has the higher probability. Answers
+    that are equally sure count as if in random order.
+    """
+    if rule.positive is None or rule.threshold is None:
+        sureness = probabilities.max(axis=1)
+    else:
+        smallest = np.finfo(np.float64).eps
+        bounded = np.clip([*probabilities[:, rule.positive], rule.threshold], smallest, 1 - smallest)
+        logits = np.log(bounded) - np.log1p(-bounded)
+        sureness = np.abs(logits[:-1] - logits[-1])
+    wrong = rule.answers(probabilities) != labels
+    _, position, counts = np.unique(-sureness, return_inverse=True, return_counts=True)
+    errors = np.cumsum(np.repeat(np.bincount(position, weights=wrong) / counts, counts))
+    return np.asarray(errors / np.arange(1, len(labels) + 1))
+
+
+def error_at(risks: Float[np.ndarray, " n"], coverage: float) -> float:
+    """Return the share of wrong answers where the least sure ones are left out, so that `coverage` of them remain."""
+    return float(risks[max(1, int(np.ceil(coverage * len(risks) - 1e-9))) - 1])
+
+
 def ranking_metrics(index: int) -> dict[str, Metric]:
     """Return the metrics of one class against the rest that need no threshold, by name."""
     metrics: dict[str, BinaryMetric] = {"auroc": auroc, "average_precision": average_precision}
@@ -189,13 +216,23 @@ def classification_metrics(classes: int, rule: DecisionRule) -> dict[str, Metric
     def ece(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
         return calibration_error(*confidence(probabilities, labels, rule))
 
+    def risk_coverage_area(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
+        return float(risk_coverage(probabilities, labels, rule).mean())
+
+    def error_at_coverage(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
+        return error_at(risk_coverage(probabilities, labels, rule), COVERAGE)
+
     if rule.positive is None:
         per_class = [ranking_metrics(index) for index in range(classes)]
         class_metrics = {name: _macro_mean([metrics[name] for metrics in per_class]) for name in per_class[0]}
     else:
         class_metrics = ranking_metrics(rule.positive) | answer_metrics(rule.positive, rule)
     overall: dict[str, Metric] = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy}
-    return class_metrics | overall | {"brier": brier, "ece": ece, "nll": nll}
+    selective: dict[str, Metric] = {
+        "risk_coverage_area": risk_coverage_area,
+        f"error_at_coverage_{COVERAGE:g}": error_at_coverage,
+    }
+    return class_metrics | overall | {"brier": brier, "ece": ece, "nll": nll} | selective
 
 
 def described_intervals(repeats: int, seed: int) -> dict[str, str | int]:
@@ -227,6 +264,11 @@ def bootstrap(
     return Estimate(metric(probabilities, labels), low, high)
 
 
+def difference_of(metric_of_a: Metric, metric_of_b: Metric, classes: int) -> Metric:
+    """Return a metric of model a minus that of model b, as a metric of their probabilities side by side."""
+    return lambda both, labels: metric_of_a(both[:, :classes], labels) - metric_of_b(both[:, classes:], labels)
+
+
 def paired_difference(
     metric: Metric,
     a: Float[np.ndarray, "n k"],
@@ -237,12 +279,7 @@ def paired_difference(
     seed: int = 0,
 ) -> Estimate:
     """Compute a metric of model `a` minus that of model `b`, on the same pictures and the same resamples."""
-    classes = a.shape[1]
-
-    def difference(both: Float[np.ndarray, "n two_k"], labels: Int[np.ndarray, " n"]) -> float:
-        return metric(both[:, :classes], labels) - metric(both[:, classes:], labels)
-
-    return bootstrap(difference, np.hstack([a, b]), labels, groups, repeats, seed)
+    return bootstrap(difference_of(metric, metric, a.shape[1]), np.hstack([a, b]), labels, groups, repeats, seed)
 
 
 def resamples(

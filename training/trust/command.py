@@ -47,16 +47,24 @@ def add_trust(path: Path, out: Path, data: Path, split: str | None, inside: floa
     else val, or all pictures if there are no splits. `inside` is the share of these that count as in distribution.
     Raises TrustProblem, DataError, RunError, BundleError and EngineError.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise TrustProblem(f"{out} exists and is not empty: choose another folder")
+    refuse_to_overwrite(out)
     bundle = read_bundle(path)
-    train, calibration, name = _splits(data, split)
+    train, calibration, name = splits_of(data, split)
     fit = fit_trust(bundle, load_engine(bundle, "auto"), train, calibration, name, inside)
     return AddedTrust(write_with_trust(bundle, out, fit.section, fit.fitted), fit)
 
 
-def _splits(data: Path, split: str | None) -> tuple[Sequence[Sample], Sequence[Sample], str]:
-    """The pictures of train and of the split to calibrate on, and what the latter is called."""
+def refuse_to_overwrite(out: Path) -> None:
+    """Raises TrustProblem if there is something in a folder that is to be written."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TrustProblem(f"{out} exists and is not empty: choose another folder")
+
+
+def splits_of(data: Path, split: str | None) -> tuple[Sequence[Sample], Sequence[Sample], str]:
+    """The pictures of train and of the split to calibrate on, and what the latter is called.
+
+    Raises DataError, RunError, and TrustProblem for train, which a model knows.
+    """
     samples = kept_samples(data) if (data / "samples.csv").is_file() else list(read_data_set(data).samples)
     if groups_in_several_splits(samples):
         raise DataError(f"{data} has groups in more than one split: put all pictures of a group into one")

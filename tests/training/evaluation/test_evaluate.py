@@ -112,6 +112,8 @@ def test_figures_of_two_classes_follow_from_the_rows(two: Evaluated) -> None:
         "ece",
         "sensitivity_at_specificity_0.9",
         "sensitivity_at_specificity_0.95",
+        "risk_coverage_area",
+        "error_at_coverage_0.8",
     }
     assert two.document["decision"] == {"positive": "malignant", "threshold": 0.4}
 
@@ -309,12 +311,13 @@ def test_the_worst_mistakes_come_first_each_with_its_overlay(two: Evaluated) -> 
 
 
 def test_areas_under_the_drawn_curves_are_the_figures(two: Evaluated) -> None:
-    roc, precision_recall, reliability = points(parsed(two.html))
+    roc, precision_recall, reliability, risk_coverage = points(parsed(two.html))
     figures = two.document["figures"]
     assert np.trapezoid(roc[:, 1], roc[:, 0]) == pytest.approx(figures["auroc"]["value"], abs=1e-4)
     area = np.trapezoid(precision_recall[:, 1], precision_recall[:, 0])
     assert area == pytest.approx(figures["average_precision"]["value"], abs=1e-4)
     assert np.all((reliability >= -1e-9) & (reliability <= 1 + 1e-9))
+    assert risk_coverage[:, 1].mean() == pytest.approx(figures["risk_coverage_area"]["value"], abs=1e-4)
 
 
 def test_three_classes_have_a_curve_and_a_row_each(three: Evaluated) -> None:
@@ -324,4 +327,4 @@ def test_three_classes_have_a_curve_and_a_row_each(three: Evaluated) -> None:
         value = three.document["class_figures"][name]["auroc"]["value"]
         assert np.trapezoid(curves[k][:, 1], curves[k][:, 0]) == pytest.approx(value, abs=1e-4)
         assert f"{name} 5 {value:.3f}" in text
-    assert len(curves) == 7  # three of each kind, and the answer's reliability
+    assert len(curves) == 8  # three of each kind, and the answer's reliability and risk

@@ -35,10 +35,10 @@ from app.trust.fitted import trust_of
 from tests.support.bundles import describe, tiny_architecture, tiny_model, tiny_reference
 from training.data.draw import draw_dataset
 from training.data.samples import load_samples, read_samples, write_samples
-from training.export.calibrate import Answers, calibrate, metrics_of
 from training.export.export import Card, ExportError, _positive_class, export, load_card, write_bundle
 from training.recipe.config import ModelConfig, Recipe, Start, Starts
 from training.runs.run import RunError
+from training.trust.answers import Answers, calibrate, metrics_of
 from training.trust.write import NO_TRUST
 
 CARD = Card(
