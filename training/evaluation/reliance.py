@@ -72,7 +72,7 @@ class Reliance:
             *((f"coverage of {name}, promised {self.coverage:g}", count.text) for name, count in self.covered.items()),
             ("classes in a set, mean", f"{self.mean_classes:.2f}"),
             ("referred to a person", self.referred.text),
-            *((f"of these, {reason}", f"{count:,}") for reason, count in self.reasons.items()),
+            *((f"reason {reason}", f"{count:,}") for reason, count in self.reasons.items()),
             *((f"wrong among {name}", count.text) for name, count in self.wrong.items()),
         ]
 

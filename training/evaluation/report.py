@@ -36,7 +36,7 @@ METRIC_TEXTS = {
     ),
     "nll": ("Negative log-likelihood", "mean over pictures, in nats; lower is better"),
     "risk_coverage_area": (
-        "Area under the risk-coverage curve",
+        "Area under risk-coverage curve",
         "mean share of wrong answers among the surest ones, over all their numbers; lower is better",
     ),
     "error_at_coverage_0.8": ("Error at 80 % coverage", "share of wrong answers without the least sure fifth"),
