@@ -53,9 +53,14 @@ def fit_trust(
     they are. `inside` is the share of them that count as in distribution, by default DEFAULT_INSIDE or, of few, the
     largest that they can promise. Raises TrustProblem, DataError and BundleError.
     """
+    return fit_to(bundle, _branches(bundle, engine, train), observe(engine, bundle.manifest, calibration), name, inside)
+
+
+def fit_to(
+    bundle: Bundle, branches: Mapping[Branch, BranchResidual], seen: Observed, name: str, inside: float | None
+) -> TrustFit:
+    """Fit the trust part to pictures that the model has seen already: see `fit_trust`. Raises TrustProblem."""
     manifest = bundle.manifest
-    branches = _branches(bundle, engine, train)
-    seen = observe(engine, manifest, calibration)
     _check(seen, manifest)
     fold = folds_of(seen.groups, seen.labels, min(FOLDS, len({*seen.groups})), SEED)
     comparisons = compare(seen.logits.astype(np.float64), seen.labels, seen.groups, fold)

@@ -11,11 +11,11 @@ import numpy as np
 from app.bundles.manifest import Manifest
 from app.bundles.reader import Bundle, read_bundle
 from app.engines.load import load_engine
-from app.trust.fitted import trust_of
+from app.trust.fitted import FittedTrust, trust_of
 from training.metrics.classification import DecisionRule, calibration_error, confidence
 from training.trust.answers import Answers, calibrate, metrics_of
 from training.trust.command import refuse_to_overwrite, splits_of
-from training.trust.fit import TrustFit, TrustProblem, fit_trust
+from training.trust.fit import TrustFit, TrustProblem, fit_to
 from training.trust.goals import goals_text
 from training.trust.observed import Observed, observe
 from training.trust.write import write_with_trust
@@ -61,14 +61,13 @@ def recalibrate(path: Path, out: Path, data: Path, split: str | None, inside: fl
     refuse_to_overwrite(out)
     bundle = read_bundle(path)
     parent = bundle.manifest
-    if parent.trust is None:
+    if (fitted := trust_of(bundle)) is None:
         raise TrustProblem(
             f"{path} has no trust part whose novelty score could be kept: add one with trust, by the data that the "
             "model was trained on"
         )
     _, samples, name = splits_of(data, split)
-    engine = load_engine(bundle, "auto")
-    seen = observe(engine, parent, samples)
+    seen = observe(load_engine(bundle, "auto"), parent, samples)
     positive = None if parent.decision is None else parent.decision.positive
     answers = Answers(name, seen.logits.astype(np.float64), seen.labels)
     try:
@@ -91,15 +90,13 @@ def recalibrate(path: Path, out: Path, data: Path, split: str | None, inside: fl
         }
     )
     moved = replace(bundle, manifest=manifest)
-    fit = fit_trust(moved, engine, [], samples, name, inside)
-    before = _calibration_error(bundle, seen)
+    fit = fit_to(moved, fitted.novelty.branches, seen, name, inside)
+    before = _calibration_error(fitted, parent, seen)
     return Recalibrated(write_with_trust(moved, out, fit.section, fit.fitted), parent, before, fit)
 
 
-def _calibration_error(bundle: Bundle, seen: Observed) -> float:
+def _calibration_error(fitted: FittedTrust, manifest: Manifest, seen: Observed) -> float:
     """The calibration error of the probabilities of a bundle's trust part."""
-    fitted, manifest = trust_of(bundle), bundle.manifest
-    assert fitted is not None
     probabilities = fitted.calibration.probabilities(seen.logits.astype(np.float64))
     rule = DecisionRule(None if manifest.decision is None else manifest.classes.index(manifest.decision.positive))
     return calibration_error(*confidence(probabilities, seen.labels, rule))
