@@ -29,7 +29,6 @@ from app.predicting.overlays import draw_over
 from app.predicting.request import HeatmapRequest
 from tests.support.bundles import BRANCHES, write_tiny_bundle
 from tests.support.evaluated import Evaluated, decoded, evaluated, parsed, points, predictor_of
-from training.data.draw import draw_dataset
 from training.data.samples import DataError, read_samples, split_samples, write_samples
 from training.evaluation.evaluate import evaluate
 
@@ -40,14 +39,6 @@ def fewer_resamples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.evaluation.evaluate.REPEATS", 100)
         yield
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 drawn pictures, 12 of them in val."""
-    data = tmp_path_factory.mktemp("drawn") / "data"
-    draw_dataset(data, 48, seed=1)
-    return data
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from tests.support.bundles import describe, tiny_model, tiny_reference
 from tests.support.evaluated import Evaluated, evaluated, predictor_of
 from tests.support.trusted import write_trusted
 from training.cli import main
-from training.data.draw import draw_dataset
 from training.data.samples import DataError
 from training.evaluation.against import Against
 from training.evaluation.evaluate import evaluate
@@ -33,14 +32,6 @@ def fewer_resamples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.evaluation.evaluate.REPEATS", 50)
         yield
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 drawn pictures, 12 of them in val."""
-    data = tmp_path_factory.mktemp("drawn") / "data"
-    draw_dataset(data, 48, seed=1)
-    return data
 
 
 @pytest.fixture(scope="module")
