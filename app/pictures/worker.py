@@ -33,7 +33,8 @@ def main() -> None:
     """Answer requests until the service closes the socket."""
     file, memory_bytes, cpu_s = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     connection = socket.socket(fileno=file)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service ends this process; ctrl-C reaches both
+    for number in (signal.SIGINT, signal.SIGTERM):  # they may be sent to a whole group, and the service still answers
+        signal.signal(number, signal.SIG_IGN)  # the service ends this process, or its end closes the socket
     _load_codecs()
     with suppress(BrokenMessage):  # the service has closed the socket
         send_message(connection, {"memory_is_limited": _limit(memory_bytes)})

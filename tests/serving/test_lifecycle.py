@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import shutil
 import signal
 import socket
@@ -75,13 +77,26 @@ def folder(tiny_bundle: Path, tmp_path: Path) -> Folder:
     return made
 
 
+def group_of(served: Served) -> set[int]:
+    """The processes of the service: itself and its decoders."""
+    group = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            if os.getpgid(int(folder.name)) == served.process.pid:
+                group.add(int(folder.name))
+    return group
+
+
 def test_sigterm_goes_on_serving_for_a_while_and_closes_connections(tiny_bundle: Path, tmp_path: Path) -> None:
+    """The signal also reaches the decoder processes, as where systemd sends it."""
     env = environment(ROOT, FUSIONLENS_DRAIN_S=str(DRAIN_S), FUSIONLENS_BUNDLE=str(tiny_bundle))
     with serving(tmp_path, env) as served, httpx.Client(base_url=served.address, trust_env=False) as client:
         before = predict(client, png_bytes())
         assert client.get("/health/ready").status_code == 200
+        processes = group_of(served)
+        assert len(processes) > 1
         began_s = time.monotonic()
-        served.process.send_signal(signal.SIGTERM)
+        os.killpg(served.process.pid, signal.SIGTERM)
         wait_until(lambda: client.get("/health/ready").status_code != 200)
         for _ in range(3):
             response = client.post("/predict", content=png_bytes(), headers=PNG)
@@ -89,6 +104,7 @@ def test_sigterm_goes_on_serving_for_a_while_and_closes_connections(tiny_bundle:
             assert "about to stop" in assert_problem(client.get("/health/ready"), 503, "not-ready")
             assert client.get("/health/live").status_code == 200
             assert client.get(before["links"]["gradcam"]).status_code == 200
+        assert group_of(served) == processes
         _, errors = served.process.communicate(timeout=PATIENCE_S)
         assert (served.process.returncode, errors) == (0, "")
         assert time.monotonic() - began_s > DRAIN_S

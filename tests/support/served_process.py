@@ -55,7 +55,7 @@ def environment(*python_path: Path, **settings: str) -> dict[str, str]:
 def serving(folder: Path, env: dict[str, str], *arguments: str, files: int | None = None) -> Iterator[Served]:
     """Start the service in `folder` on a free port and wait until it listens; it is gone afterwards.
 
-    It may open no more than so many `files`.
+    It may open no more than so many `files`. It has a process group of its own.
     """
     limited = [] if files is None else ["prlimit", f"--nofile={files}:{files}"]
     process = subprocess.Popen(
@@ -65,6 +65,7 @@ def serving(folder: Path, env: dict[str, str], *arguments: str, files: int | Non
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        process_group=0,
     )
     try:
         yield _announced(process)

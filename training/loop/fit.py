@@ -35,7 +35,7 @@ from training.loop.plan import check_graphs
 from training.loop.pretrained import load_start_weights
 from training.loop.processes import Processes, process_group, to_device
 from training.loop.sentences import gpu_too_small, not_finite, prolonging
-from training.loop.session import StopSignal, deterministic, ignore_interrupt, stop_signal
+from training.loop.session import StopSignal, deterministic, leave_stopping_to_the_training_process, stop_signal
 from training.loop.skipping import newly_skipped, next_batch
 from training.loop.stages import apply_stage, trainable_names
 from training.loop.state import TrainState
@@ -330,7 +330,7 @@ class Trainer:
             batch_sampler=self.batches,
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=ignore_interrupt,
+            worker_init_fn=leave_stopping_to_the_training_process,
             pin_memory=self.processes.device.type == "cuda",
         )
 

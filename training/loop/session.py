@@ -54,6 +54,11 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(previous)
 
 
-def ignore_interrupt(worker: int) -> None:
-    """Make a loading worker ignore Ctrl-C, which reaches it too. The training process decides when to stop."""
+def leave_stopping_to_the_training_process(worker: int) -> None:
+    """Make a loading worker outlive the signals that ask the training process to stop, since they reach it too.
+
+    Ctrl-C goes to a whole group of processes; systemd and some schedulers send SIGTERM so. The training process still
+    needs this worker to finish its update and to write a checkpoint, and ends it. A second SIGTERM ends it at once.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

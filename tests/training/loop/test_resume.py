@@ -32,6 +32,7 @@ CONTEXT.set_forkserver_preload(["tests.training.loop.preloaded"])
 
 def run_in_child(arguments: list[str], output: Path, file_limit_bytes: int | None) -> None:
     """The command line, with its output in a file."""
+    os.setpgrp()  # as a shell starts it
     set_start_method("fork", force=True)  # as in a process of its own; here it would be this process's own method
     if file_limit_bytes is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -73,6 +74,11 @@ class Child:
         assert self.process.pid is not None
         with contextlib.suppress(ProcessLookupError):  # it may have ended
             os.kill(self.process.pid, number)
+
+    def send_to_group(self, number: signal.Signals) -> None:
+        """As ctrl-C and some schedulers do: the loading processes get it too."""
+        assert self.process.pid is not None
+        os.killpg(self.process.pid, number)
 
     def wait(self) -> int | None:
         self.process.join()
@@ -158,6 +164,20 @@ def test_sigterm_saves_exits_cleanly_and_the_rest_is_the_same(data: Path, whole:
     assert start(data, out, "--resume").wait() == 0
     same(whole, out)
     assert 0 < before < max(record["update"] for record in log_of(out))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_loading_processes_too_stops_the_run_as_well(
+    data: Path, whole: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "stopped"
+    child = start(data, out, "--set", "workers=2")
+    wait_until(lambda: lines_of(out) >= 5, child)
+    child.send_to_group(number)
+    output = child.said()
+    assert child.wait() == 0 and "--resume" in output and "Traceback" not in output
+    assert start(data, out, "--resume").wait() == 0
+    same(whole, out)
 
 
 def test_a_run_goes_on_from_another_folder_with_relative_paths(
