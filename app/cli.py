@@ -17,6 +17,7 @@ from typing import Any, get_args
 from app import __version__
 from app.api.keys.keys import Right
 from app.arguments import given_path, number_between, positive_number, whole_number
+from app.cases.index import MOST_CASES, Case
 from app.drawing.overlay import Style
 from app.drawing.png import encode_png
 from app.errors import BadParameter, FusionLensError, InvalidSettings
@@ -36,6 +37,7 @@ from app.predicting.request import (
     Detail,
     ExplanationRequest,
     HeatmapRequest,
+    NoveltyRequest,
     TokenRequest,
     View,
 )
@@ -45,7 +47,8 @@ from app.trust.assessment import Assessment
 
 # For each option that shapes an overlay, the options that ask for such an overlay.
 _OVERLAYS_OF_OPTION = {
-    **dict.fromkeys(("branch", "method", "fuse", "detail"), ("explain", "gradcam")),
+    **dict.fromkeys(("branch", "method", "fuse"), ("explain", "gradcam")),
+    "detail": ("explain", "gradcam", "novelty"),
     **dict.fromkeys(("target", "against"), ("explain", "gradcam", "tokens")),
     "layer": ("attention",),
     "token_stage": ("tokens",),
@@ -109,6 +112,13 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     predict.add_argument("--gradcam", **out, help="write the picture with its heatmap by Grad-CAM")
     predict.add_argument("--attention", **out, help="write the picture with the attention of the transformer's tokens")
     predict.add_argument("--tokens", **out, help="write the picture with the saliency of the transformer's tokens")
+    predict.add_argument("--novelty", **out, help="write the picture with what is foreign in it, whatever the class")
+    predict.add_argument(
+        "--similar",
+        type=whole_number(1, MOST_CASES),
+        metavar="K",
+        help="name the K training pictures that each picture resembles most",
+    )
     predict.add_argument(
         "--layer",
         choices=get_args(Layer),
@@ -120,7 +130,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         help="stage of --tokens, by the height of its grid (default: the last stage)",
     )
     overlay = predict.add_argument_group(
-        "what --explain and --gradcam show; --target and --against apply to --tokens too"
+        "what --explain and --gradcam show; --target and --against apply to --tokens too, and --detail to --novelty"
     )
     overlay.add_argument(
         "--branch", choices=get_args(View), help="both branches together, or one of them (default: fusion)"
@@ -236,6 +246,8 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
     predictor, failed = predictor_options(settings).load_predictor(), 0
     predictor.check_coverage(args.coverage)
     accepted = {out: predictor.accept(request) for out, request in requests.items()}
+    if args.similar is not None:
+        predictor.check_cases()
     if predictor.bundle.manifest.trust is None and not args.json:
         print(WITHOUT_TRUST, file=sys.stderr)
     for path in args.pictures:
@@ -250,20 +262,28 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
             continue
         answer = predictor.answer(prediction)
         assessment = predictor.assess(prediction, args.coverage)
+        cases = [] if args.similar is None else predictor.similar(prediction, args.similar)
         if args.json:
             record = {"picture": str(path), "label": answer.label, "probabilities": answer.probabilities}
             trust = {"trust": assessment and asdict(assessment), "trust_note": None if assessment else WITHOUT_TRUST}
-            print(json.dumps(record | trust | {"notes": prediction.upload.notes}, ensure_ascii=False))
+            similar = {} if args.similar is None else {"similar": [_without_thumbnail(case) for case in cases]}
+            print(json.dumps(record | trust | similar | {"notes": prediction.upload.notes}, ensure_ascii=False))
         else:
             ranked = ", ".join(f"{name} {probability:.3f}" for name, probability in answer.probabilities.items())
             print(f"{path}: {answer.label} ({ranked})")
             if assessment is not None:
                 print(f"{path}: {_in_words(assessment)}")
+            for case in cases:
+                print(f"{path}: similar ({case.similarity:.3f}): {case.label}, {case.name}")
             for note in prediction.upload.notes:
                 print(f"{path}: {note}", file=sys.stderr)
         for out, request in accepted.items():
             _write_overlay(out, prediction, predictor.explain(prediction, request)[-1])
     return failed
+
+
+def _without_thumbnail(case: Case) -> dict[str, Any]:
+    return {name: value for name, value in asdict(case).items() if name != "thumbnail"}
 
 
 def _in_words(assessment: Assessment) -> str:
@@ -286,6 +306,7 @@ def _requests(args: argparse.Namespace) -> dict[Path, ExplanationRequest]:
         "gradcam": partial(heatmap, "gradcam"),
         "attention": lambda: AttentionRequest(layer=args.layer or "cross"),
         "tokens": lambda: TokenRequest(args.token_stage, args.target, args.against),
+        "novelty": lambda: NoveltyRequest(args.detail or "grid"),
     }
     outs: dict[str, Path] = {name: out for name in make if (out := getattr(args, name)) is not None}
     for name in outs:

@@ -22,6 +22,7 @@ from app.bundles.reader import read_bundle
 from app.files import DEMO_BUNDLE
 from app.predicting.assessed import WITHOUT_TRUST
 from tests.support.served_process import ROOT, SERVE, environment, serving
+from tests.support.trusted import write_indexed
 from tests.support.waiting import PATIENCE_S, wait_until
 from tests.support.wire import accepts
 
@@ -114,9 +115,29 @@ def test_a_picture_that_cannot_be_read_does_not_keep_the_others_from_their_answe
     assert of_absent == f"{absent}: No such file or directory"
 
 
+def test_foreign_parts_and_similar_cases_are_what_the_predictor_finds(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    indexed = write_indexed(tmp_path, tiny_bundle)
+    picture, out = min(indexed.data.rglob("*.png")), tmp_path / "foreign.png"
+    arguments = ["predict", str(picture), "--bundle", str(indexed.bundle), "--novelty", str(out), "--similar", "3"]
+    assert main(arguments) == 0
+    said = capsys.readouterr()
+    assert "How foreign each part is" in said.err
+    with Image.open(out) as overlay, Image.open(picture) as original:
+        assert (overlay.format, overlay.size) == ("PNG", original.size)
+    similar = [line for line in said.out.splitlines() if f"{picture}: similar (" in line]
+    assert main([*arguments, "--json"]) == 0
+    cases = json.loads(capsys.readouterr().out)["similar"]
+    assert [f"{picture}: similar ({one['similarity']:.3f}): {one['label']}, {one['name']}" for one in cases] == similar
+    assert len(cases) == 3
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (["--similar", "5"], "no index of similar cases: fusionlens-train trust"),
+        (["--novelty", "overlay.png"], "cannot say where a picture is foreign: fusionlens-train trust"),
         (["--gradcam", "overlay.png", "--target", "cat"], "Unknown class 'cat': choose one of"),
         (["--target", "cat"], "give --explain OUT.png too"),
         (["other.jpg", "--gradcam", "overlay.png"], "give one picture"),

@@ -88,11 +88,14 @@ APP: dict[str, dict[str, tuple[list[str], str | None]]] = {
 }
 APP["serve"] |= {"bundle": (FOLDERS, "bundle")}
 APP["predict"] |= {"bundle": (FOLDERS, "bundle")}
-APP["predict"] |= {option: (["overlay.png"], None) for option in ("gradcam", "attention", "tokens")}  # that of another
+APP["predict"] |= {
+    option: (["overlay.png"], None) for option in ("gradcam", "attention", "tokens", "novelty")
+}  # that of another
 APP["predict"] |= {"explain": (["file/below"], None)}
 APP["predict"] |= {option: (WORDS, None) for option in ("layer", "branch", "method", "fuse", "detail")}
 APP["predict"] |= {option: (["no\udcff"], None) for option in ("target", "against")}
 APP["predict"] |= {"coverage": (["0", "1", *NUMBERS], None)}
+APP["predict"] |= {"similar": (["0", "101", *NUMBERS], None)}
 APP["predict"] |= {"token_stage": (["0", "3", *NUMBERS], None)}
 APP["new-key"] |= {"right": (WORDS, None), "requests_per_minute": (["0", *NUMBERS], None)}
 APP["new-key"] |= {"concurrent": (["0", *NUMBERS], None)}

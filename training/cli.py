@@ -163,7 +163,15 @@ def make_parser(program: str) -> argparse.ArgumentParser:
             "data/new bundles/new",
         ),
     ):
-        _add_fitted(_command(commands, name, run, purpose, f"{name} weights/demo {example}"))
+        command = _command(commands, name, run, purpose, f"{name} weights/demo {example}")
+        _add_fitted(command)
+        if name == "trust":
+            command.add_argument(
+                "--cases",
+                action="store_true",
+                help="store an index of the split train too, by which similar cases are found: digests of the files, "
+                "and labels (default: as the bundle has it)",
+            )
 
     example = "ablate smoke --data data/drawn --out runs/ablation --seeds 3 --variants concat,cross_attention"
     command = _command(commands, "ablate", _ablate, "train and compare fusions with several seeds", example)
@@ -354,7 +362,7 @@ def _compile(args: argparse.Namespace) -> int:
 
 
 def _trust(args: argparse.Namespace) -> int:
-    fitted = add_trust(args.source, args.bundle, args.data, args.split, args.inside)
+    fitted = add_trust(args.source, args.bundle, args.data, args.split, args.inside, args.cases)
     print(f"{args.bundle}: {fitted.bundle.sha256}\n{fitted.text()}")
     return 0
 

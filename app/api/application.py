@@ -26,7 +26,7 @@ from app.api.middleware.telemetry import TelemetryMiddleware
 from app.api.openapi import DocumentedAPI
 from app.api.options import decoder_options, registry_options
 from app.api.parameters import check_query
-from app.api.routes import explanations, health, model, operation, pages, predictions
+from app.api.routes import explanations, health, model, operation, pages, predictions, similar
 from app.api.uploads import UploadMemory
 from app.errors import EngineError
 from app.files import WEB
@@ -92,8 +92,9 @@ def create_app(settings: Settings) -> FastAPI:
     # python_multipart would log every malformed form, but the error answer already tells the sender.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     problems.install_handlers(app, authorize_unrouted)
-    routers = [predictions.router, explanations.router, model.router, health.router, operation.admin_router]
-    for router in routers + [operation.metrics_router] * settings.metrics:
+    routers = [module.router for module in (predictions, explanations, similar, model, health)]
+    routers += [operation.admin_router, *[operation.metrics_router] * settings.metrics]
+    for router in routers:
         app.include_router(router)
     # Not mounted at "/": a mount there would answer 404 instead of 405 for a wrong method on another route.
     app.mount("/web", pages.PageFiles(directory=WEB), name="web")

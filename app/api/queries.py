@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from app.arguments import PLAIN_NUMBERS
+from app.cases.index import MOST_CASES
 from app.drawing.overlay import COLORMAPS, SMALLEST_PX, Style
 from app.errors import BadParameter
 from app.explain.attention import AttentionMethod, Layer
@@ -26,6 +27,7 @@ from app.predicting.request import (
     Detail,
     ExplanationRequest,
     HeatmapRequest,
+    NoveltyRequest,
     TokenRequest,
     View,
 )
@@ -86,21 +88,10 @@ class PredictQuery(StrictQuery):
 
 
 class ExplanationQuery(StrictQuery, ABC):
-    """The parameters of all explanation routes: the class to explain, the format, and the drawing."""
+    """The parameters of all explanation routes: the format, and the drawing."""
 
     format: Format = Field(
         "png", description="overlay on the picture, JSON with the numbers and their legend, or the raw array"
-    )
-    target: str | None = Field(
-        None,
-        description="class to explain; by default the predicted label. For heatmaps as JSON or npy, `*` stands for all "
-        "classes",
-        examples=["malignant"],
-    )
-    against: str | None = Field(
-        None,
-        description="class to contrast the target with: explains the difference of their logits",
-        examples=["benign"],
     )
     alpha: float | None = Field(
         None, ge=0, le=1, description="uniform opacity, instead of alpha_min and alpha_max", examples=[0.5]
@@ -163,7 +154,30 @@ class ExplanationQuery(StrictQuery, ABC):
         return explanations[-1].heatmap
 
 
-class ExplainQuery(ExplanationQuery):
+class ClassQuery(ExplanationQuery, ABC):
+    """The parameters of the routes that explain a class."""
+
+    target: str | None = Field(
+        None,
+        description="class to explain; by default the predicted label. For heatmaps as JSON or npy, `*` stands for all "
+        "classes",
+        examples=["malignant"],
+    )
+    against: str | None = Field(
+        None,
+        description="class to contrast the target with: explains the difference of their logits",
+        examples=["benign"],
+    )
+
+
+_DETAIL: Any = Field(
+    "grid",
+    description=f"the model's own grid, or a finer one from {len(MOVES)} views of the picture; each view takes a pass "
+    "of the whole model",
+)
+
+
+class ExplainQuery(ClassQuery):
     """Parameters of `/explain`."""
 
     branch: View = Field("fusion", description="both branches together, or one of them")
@@ -173,11 +187,7 @@ class ExplainQuery(ExplanationQuery):
         description="rule that merges the branches' maps: their sum in logits, or the mean, maximum or product of the "
         "maps after each is scaled to its own maximum; by default the sum, or the mean if the values have no unit",
     )
-    detail: Detail = Field(
-        "grid",
-        description=f"the model's own grid, or a finer one from {len(MOVES)} views of the picture; each view takes a "
-        "pass of the whole model",
-    )
+    detail: Detail = _DETAIL
     compare: str | None = Field(
         None,
         description="several branches side by side, instead of `branch`; only for PNG",
@@ -235,7 +245,7 @@ class GradcamQuery(ExplainQuery):
     method: str = method_field("gradcam")
 
 
-class AttentionQuery(ExplanationQuery):
+class AttentionQuery(ClassQuery):
     """Parameters of `/attention`."""
 
     method: AttentionMethod = Field(
@@ -275,7 +285,7 @@ class AttentionQuery(ExplanationQuery):
         return attention
 
 
-class TokensQuery(ExplanationQuery):
+class TokensQuery(ClassQuery):
     """Parameters of `/tokens`."""
 
     token_stage: int | None = Field(
@@ -288,6 +298,16 @@ class TokensQuery(ExplanationQuery):
     def request(self) -> TokenRequest:
         """The request for the saliency of tokens."""
         return TokenRequest(self.token_stage, self.target, self.against)
+
+
+class NoveltyQuery(ExplanationQuery):
+    """Parameters of `/novelty`."""
+
+    detail: Detail = _DETAIL
+
+    def request(self) -> NoveltyRequest:
+        """The request for the map of foreign parts."""
+        return NoveltyRequest(self.detail)
 
 
 class StoredExplainQuery(ExplainQuery):
@@ -310,5 +330,23 @@ class StoredAttentionQuery(AttentionQuery):
 
 class StoredTokensQuery(TokensQuery):
     """Parameters of `GET /tokens`."""
+
+    prediction_id: str = PREDICTION_ID
+
+
+class SimilarQuery(StrictQuery):
+    """Parameters of `/similar`."""
+
+    k: int = Field(5, ge=1, le=MOST_CASES, description="how many cases, of different groups")
+
+
+class StoredSimilarQuery(SimilarQuery):
+    """Parameters of `GET /similar`."""
+
+    prediction_id: str = PREDICTION_ID
+
+
+class StoredNoveltyQuery(NoveltyQuery):
+    """Parameters of `GET /novelty`."""
 
     prediction_id: str = PREDICTION_ID

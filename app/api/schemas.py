@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -51,6 +51,8 @@ PREDICTION_EXAMPLE: dict[str, Any] = {
         "gradcam": "/gradcam?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
         "attention": "/attention?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
         "tokens": "/tokens?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
+        "novelty": "/novelty?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
+        "similar": "/similar?prediction_id=rwMr5mbexnMfdB9dnKSgxw",
     },
 }
 EXPLANATION_EXAMPLE: dict[str, Any] = {
@@ -164,6 +166,12 @@ class Links(BaseModel):
     tokens: str | None = Field(
         description="how much the transformer's tokens matter; null also if the bundle cannot explain them"
     )
+    novelty: str | None = Field(
+        description="which parts of the picture are foreign; null also if the bundle lacks what that needs"
+    )
+    similar: str | None = Field(
+        description="the training pictures that it resembles; null also if the bundle has no index of them"
+    )
 
 
 class PredictionAnswer(BaseModel):
@@ -219,17 +227,21 @@ class ExplanationAnswer(BaseModel):
     heatmap: list[list[float]] = Field(description="the raw signed map on its own grid, row by row")
     shape: tuple[int, int] = Field(description="rows and columns of the map")
     units: str = Field(description="the unit of the map's values")
-    method: str = Field(description="the explanation method, or the kind of attention or saliency")
-    branch: str | None = Field(description="the branch or fusion that the map shows; null for the cross-attention")
+    method: str = Field(description="the explanation method, or the kind of attention, saliency or novelty")
+    branch: str | None = Field(
+        description="the branch or fusion that the map shows; null for the cross-attention and for novelty"
+    )
     fuse: str | None = Field(description="rule that merged the branches' maps; null if the map is of one branch")
     detail: Detail = Field(description="the model's own grid, or a finer one from several views of the picture")
     target: str | None = Field(description="the class that is explained; null if the map is class-agnostic")
     against: str | None = Field(description="the class that the target is contrasted with, if any")
-    branches: dict[Branch, Share] = Field(description="contribution of each branch; empty for attention and tokens")
+    branches: dict[Branch, Share] = Field(
+        description="contribution of each branch; empty for attention, tokens and novelty"
+    )
     score: float | None = Field(
         None,
-        description="the target's logit before temperature, minus that of `against`; null for attention and tokens, "
-        "and if the map is class-agnostic",
+        description="the target's logit before temperature, minus that of `against`; null for attention, tokens "
+        "and novelty, and if the map is class-agnostic",
     )
     reference_score: float | None = Field(
         None,
@@ -239,7 +251,9 @@ class ExplanationAnswer(BaseModel):
         description="sum of both branches' maps minus the difference of `score` and `reference_score`, in logits; null "
         "for other methods than `integrated`"
     )
-    no_positive_evidence: bool = Field(description="true if nothing in the map speaks for the target")
+    no_positive_evidence: bool = Field(
+        description="true if nothing in the map is above 0: nothing speaks for the target, or no part is foreign"
+    )
     legend: Legend = Field(description="how the map's values are drawn in the PNG")
     notes: list[str] = Field(description="sentences on how to read the map")
     warnings: list[str] = Field(description="sentences on what is wrong with this map")
@@ -247,6 +261,40 @@ class ExplanationAnswer(BaseModel):
         None, description="with `target=*`, the explanation of every class; all other fields are of the predicted label"
     )
     provenance: Provenance = Field(description="the bundle and the software that made this explanation")
+
+
+class SimilarCase(BaseModel):
+    """A training picture that resembles the one in question."""
+
+    id: str = Field(
+        description="the first 16 digits of the SHA-256 of its file, or its path in the data if the bundle's card "
+        "allows that"
+    )
+    label: str = Field(description="the class that people gave it")
+    similarity: float = Field(description="cosine of the model's feature maps, from -1 to 1")
+    group: str | None = Field(description="the name of its group, such as a patient; null unless the card allows it")
+    origin: Literal["training", "site"] = Field(
+        description="`site` if it was added when the bundle was recalibrated for a site"
+    )
+    thumbnail: str | None = Field(
+        description="a small JPEG as a data URL; null unless the card says that the licence allows it"
+    )
+
+
+class LabelShare(BaseModel):
+    """A label with its share of some cases."""
+
+    label: str = Field(description="name of the class")
+    share: float = Field(ge=0, le=1, description="share of the cases that have it")
+
+
+class SimilarAnswer(BaseModel):
+    """The cases that a picture resembles most."""
+
+    cases: list[SimilarCase] = Field(description="the most similar first, at most one of each group")
+    shares: list[LabelShare] = Field(description="the labels of these cases, the most frequent first")
+    notes: list[str] = Field(description="sentences on how to read the cases")
+    model: ModelVersion = Field(description="the model that answered")
 
 
 class ModelCard(BaseModel):
@@ -281,6 +329,11 @@ class ModelCard(BaseModel):
     branches: list[str] = Field(description="values of `branch` for /explain")
     token_stages: list[int] = Field(
         description="values of `token_stage` for /tokens; empty if the bundle cannot explain tokens"
+    )
+    novelty: bool = Field(description="whether /novelty can show which parts of a picture are foreign")
+    cases: dict[str, Any] | None = Field(
+        description="the index that /similar searches: how many pictures it has, and what it shows of them besides "
+        "their labels; null if the bundle has none"
     )
     layers: list[str] = Field(description="values of `layer` for /attention; empty if there is no attention to show")
     colormaps: list[str] = Field(description="values of `colormap`")

@@ -31,6 +31,7 @@ FORMAT: Final = 3
 # The files of every bundle. The baseline is the training data's mean feature maps.
 MANIFEST, WEIGHTS, BASELINE = "manifest.json", "model.safetensors", "reference.safetensors"
 TRUST = "trust.safetensors"  # of bundles with a trust part
+CASES = "cases.safetensors"  # of bundles with an index of their training pictures
 
 
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
@@ -163,6 +164,24 @@ class ExplanationChoice(Section):
     chosen_on: Text
 
 
+class CasesChoice(Section):
+    """What the index of training pictures may show of them besides their labels: nothing, unless the card says so.
+
+    `names` are their paths in the data, in place of digests of their files. `groups` are the names of their groups.
+    `thumbnails` are small pictures of them, which their licence must allow.
+    """
+
+    names: bool = False
+    groups: bool = False
+    thumbnails: bool = False
+
+
+class Cases(CasesChoice):
+    """The index of similar cases in `cases.safetensors`: what it shows, and how many `pictures` it has."""
+
+    pictures: PositiveInt
+
+
 class Metrics(Section):
     """Metrics of the bundle's model on one split of the data."""
 
@@ -211,8 +230,8 @@ class Manifest(Description):
 
     `files` maps the name of every other file to its SHA-256. `map_shapes` are (channels, height, width). `token_stages`
     are the grid heights of the transformer's stages in the token graph; the tuple is empty if the bundle has no such
-    graph. `token_attention` says whether that graph gives the attention of the last block too. `trust` is null if the
-    bundle has no such part.
+    graph. `token_attention` says whether that graph gives the attention of the last block too. `trust` and `cases` are
+    null if the bundle has no such part.
     """
 
     format: Literal[1, 2, 3]
@@ -222,6 +241,7 @@ class Manifest(Description):
     token_stages: tuple[PositiveInt, ...] = ()
     token_attention: bool = True
     trust: Trust | None = None
+    cases: Cases | None = None
     files: dict[str, Sha256]
 
     @property
@@ -238,7 +258,7 @@ class Manifest(Description):
     @field_validator("files")
     @classmethod
     def _only_bundle_files(cls, files: dict[str, str]) -> dict[str, str]:
-        allowed = (WEIGHTS, BASELINE, TRUST, *GRAPHS, *LIFTED, TOKENS)
+        allowed = (WEIGHTS, BASELINE, TRUST, CASES, *GRAPHS, *LIFTED, TOKENS)
         if unknown := [name for name in files if name not in allowed]:
             raise ValueError(f"{unknown[0]!r} is not a file of a bundle, which holds only {', '.join(allowed)}")
         if missing := [name for name in (WEIGHTS, BASELINE) if name not in files]:
@@ -264,7 +284,7 @@ class Manifest(Description):
         new = {"cnn_reduction", "swin_reduction", "swin_image_size"} & self.architecture.model_fields_set
         if self.format < 3 and (new or "vit" in branches or "token_attention" in self.model_fields_set):
             raise ValueError("format: 3 is the first with other transformers, cuts, sizes and token_attention")
-        for name in ("explanation", "parent"):
+        for name in ("explanation", "parent", "cases"):
             if self.format < 3 and name in self.model_fields_set:
                 raise ValueError(f"{name}: format 3 is the first with such a key")
         if self.format == 1 and "stretch" in self.input.model_fields_set:
@@ -273,6 +293,10 @@ class Manifest(Description):
             raise ValueError("trust: format 1 has no such key")
         if (self.trust is None) != (TRUST not in self.files):
             raise ValueError(f"trust: it belongs to {TRUST}, and one of the two is missing")
+        if (self.cases is None) != (CASES not in self.files):
+            raise ValueError(f"cases: they belong to {CASES}, and one of the two is missing")
+        if self.cases is not None and self.trust is None:
+            raise ValueError("cases: only a bundle with a trust part has them")
         if self.trust is not None and self.trust.pictures.keys() != set(self.classes):
             raise ValueError("trust.pictures: it must count the pictures of every class, and of no other")
         if bool(self.token_stages) != (TOKENS in self.files):

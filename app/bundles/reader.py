@@ -20,14 +20,14 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from app.bundles.graph_names import GRAPHS, LIFTED, MAX_XML_BYTES, TOKENS
-from app.bundles.manifest import BASELINE, MANIFEST, TRUST, WEIGHTS, Manifest, parse_manifest
+from app.bundles.manifest import BASELINE, CASES, MANIFEST, TRUST, WEIGHTS, Manifest, parse_manifest
 from app.errors import BundleError
 from app.models.feature_maps import FeatureMaps, weights_of
 
 # Far more than a bundle needs. What is larger is refused before it is read: a file of holes costs its author nothing.
 # Files of weights have the first limit, and all others one of their own.
 MAX_WEIGHTS_BYTES = 2 << 30
-MAX_BYTES = {MANIFEST: 1 << 20, BASELINE: 64 << 20, TRUST: 64 << 20}
+MAX_BYTES = {MANIFEST: 1 << 20, BASELINE: 64 << 20, TRUST: 64 << 20, CASES: 256 << 20}
 MAX_BYTES |= dict.fromkeys([name for name in (*GRAPHS, *LIFTED, TOKENS) if ".xml" in name], MAX_XML_BYTES)
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file: the names and shapes of its tensors
 
@@ -38,7 +38,8 @@ class Bundle:
 
     `sha256` is the digest of manifest.json. `tensors` is the state of the model, with floats in fp16. `baseline` holds
     the training data's mean feature maps, float32 `[C, h, w]`. `graphs` are the bytes of the compiled graphs by file
-    name; it is empty if the bundle has none. `trust` are the tensors of the trust part, of which the same holds.
+    name; it is empty if the bundle has none. `trust` and `cases` are the tensors of the trust part and of the index
+    of similar cases, of which the same holds.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Bundle:
     baseline: FeatureMaps[np.ndarray]
     graphs: Mapping[str, bytes]
     trust: Mapping[str, np.ndarray] = field(default_factory=dict)
+    cases: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def without_weights(self) -> Bundle:
         """A copy without tensors and graphs, which are not needed once an engine is loaded."""
@@ -79,8 +81,8 @@ def read_bundle(path: Path, pinned_sha256: str | None = None) -> Bundle:
     _check_baseline(manifest, baseline_tensors)
     graphs = {name: contents[name] for name in (*GRAPHS, *LIFTED, TOKENS) if name in contents}
     baseline = FeatureMaps({branch: baseline_tensors[branch] for branch in manifest.branches})
-    trust = _tensors(TRUST, contents[TRUST]) if TRUST in contents else {}
-    return Bundle(path, sha256, manifest, tensors, baseline, graphs, trust)
+    trust, cases = (_tensors(name, contents[name]) if name in contents else {} for name in (TRUST, CASES))
+    return Bundle(path, sha256, manifest, tensors, baseline, graphs, trust, cases)
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -16,10 +16,8 @@ from app.shapes import Float32, UInt8
 SUBDIVISION = 4  # cells of the fine grid along each side of a cell of the model's grid
 # The shift (down, right) of each view in cells of the fine grid. The first view is the picture itself.
 MOVES = ((0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
-FINE_NOTE = (
-    f"The mean over {len(MOVES)} views of the picture, moved by up to a quarter of a cell. Branch shares and "
-    "completeness are those of the picture itself."
-)
+FINE_NOTE = f"The mean over {len(MOVES)} views of the picture, moved by up to a quarter of a cell."
+SHARES_NOTE = "Branch shares and completeness are those of the picture itself."
 
 
 def moved_views(image: UInt8[np.ndarray, "h w 3"], grid: tuple[int, int]) -> list[UInt8[np.ndarray, "h w 3"]]:

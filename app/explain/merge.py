@@ -51,12 +51,17 @@ def resize_keeping_sum(
     return np.asarray(rows @ heatmap @ columns.T, dtype=np.float32)
 
 
+def resize_keeping_mean(heatmap: Heatmap, grid: tuple[int, int]) -> Heatmap:
+    """Resample a heatmap to another grid (rows, columns) over the same area, with the same mean."""
+    return np.asarray(resize_keeping_sum(heatmap, grid) * np.float32(grid[0] * grid[1] / heatmap.size))
+
+
 def merge_sum(heatmaps: Mapping[Branch, Heatmap]) -> Heatmap:
     """The sum of the branches' heatmaps, on the finer of their grids along each axis.
 
     The heatmaps must have a common unit. Raises ValueError if there is no heatmap.
     """
-    grid = _finest(heatmaps)
+    grid = finest_of(heatmaps)
     return np.asarray(sum(resize_keeping_sum(heatmap, grid) for heatmap in heatmaps.values()))
 
 
@@ -67,8 +72,8 @@ def merge_normalised(heatmaps: Mapping[Branch, Heatmap], rule: MergeRule) -> Hea
     get there, a heatmap is resampled with its mean kept. The result is unitless, from 0 to 1. A heatmap without
     positive values counts as 0 everywhere. Raises ValueError for the rule `sum`, or if there is no heatmap.
     """
-    grid = _finest(heatmaps)
-    scaled = np.stack([_resized_by_mean(_normalised(heatmap), grid) for heatmap in heatmaps.values()])
+    grid = finest_of(heatmaps)
+    scaled = np.stack([resize_keeping_mean(_normalised(heatmap), grid) for heatmap in heatmaps.values()])
     match rule:
         case "mean":
             return np.asarray(scaled.mean(axis=0))
@@ -104,11 +109,8 @@ def _normalised(heatmap: Heatmap) -> Heatmap:
     return np.asarray(positive / (positive.max() or 1))
 
 
-def _resized_by_mean(heatmap: Heatmap, grid: tuple[int, int]) -> Heatmap:
-    return np.asarray(resize_keeping_sum(heatmap, grid) * np.float32(grid[0] * grid[1] / heatmap.size))
-
-
-def _finest(heatmaps: Mapping[Branch, Heatmap]) -> tuple[int, int]:
+def finest_of(heatmaps: Mapping[Branch, Heatmap]) -> tuple[int, int]:
+    """The largest number of rows, and of columns, among some heatmaps. Raises ValueError if there is none."""
     rows, columns = zip(*(heatmap.shape for heatmap in heatmaps.values()), strict=True)
     return max(rows), max(columns)
 

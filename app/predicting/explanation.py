@@ -9,7 +9,7 @@ import numpy as np
 
 from app.explain.attention import AttentionMethod, Layer, attention_map, on_grids
 from app.explain.attribution import Attribution, AttributionInput, Completeness
-from app.explain.fine import FINE_NOTE, combine_views
+from app.explain.fine import FINE_NOTE, SHARES_NOTE, combine_views
 from app.explain.merge import MergeRule, Share, branch_shares
 from app.explain.methods import METHODS, merge_note, merge_rule_of, merged, warnings_of
 from app.explain.shapley import BranchValues
@@ -43,10 +43,10 @@ class Explanation:
 
     `units` is the unit of the map's values. `target` is the class that is explained and `against` the class that it is
     contrasted with; both are None if the map is class-agnostic. `branch` is None for the cross-attention, which belongs
-    to both branches. `merge` is the rule that merged the branches' heatmaps; it is None if there was only one. `score`
-    and `baseline_score` are in logits, and None unless branch values were requested. `notes` are sentences on how to
-    read such a map, `warnings` on what is wrong with this one. `attention` has the weights behind an attention map, for
-    every head, query token and key.
+    to both branches, and for foreign parts. `merge` is the rule that merged the branches' heatmaps; it is None if there
+    was only one. `score` and `baseline_score` are in logits, and None unless branch values were requested. `notes` are
+    sentences on how to read such a map, `warnings` on what is wrong with this one. `attention` has the weights behind
+    an attention map, for every head, query token and key.
     """
 
     heatmap: Float32[np.ndarray, "h w"]
@@ -116,6 +116,30 @@ def explain_attention(
     )
 
 
+def explain_novelty(
+    heatmaps: Sequence[Float32[np.ndarray, "h w"]], grid: tuple[int, int], inside: float
+) -> Explanation:
+    """The explanation for a novelty request: how far each part's distance is above the limit for calibration pictures.
+
+    The first of `heatmaps` is that of the picture itself; for fine detail, those of its moved views follow, and `grid`
+    is the model's finest. `inside` is the share of calibration pictures that have no part above the limit.
+    """
+    note = (
+        f"How foreign each part is to the model, whatever the class: 0 is what no part of {100 * inside:g} % of the "
+        "calibration pictures exceeds. A foreign part need not have changed the answer."
+    )
+    first = Explanation(
+        heatmap=heatmaps[0],
+        method="foreign_parts",
+        units="standard deviations",
+        branch=None,
+        target=None,
+        notes=(note,),
+    )
+    views = [replace(first, heatmap=heatmap) for heatmap in heatmaps]
+    return first if len(views) == 1 else _refined(views, grid)
+
+
 def with_branch_values(explanation: Explanation, values: BranchValues) -> Explanation:
     """The explanation with each branch's Shapley value, the score, and the baseline's score."""
     shares = {
@@ -130,7 +154,8 @@ def _refined(explanations: Sequence[Explanation], grid: tuple[int, int]) -> Expl
     heatmap = combine_views([explanation.heatmap for explanation in explanations], grid)
     if first.units != "logit":  # only logits add up: other maps keep the size of their values, not their sum
         heatmap = heatmap * np.float32(heatmap.size / first.heatmap.size)
-    return replace(first, heatmap=heatmap, detail="fine", notes=(*first.notes, FINE_NOTE))
+    notes = (*first.notes, FINE_NOTE, *([SHARES_NOTE] if first.shares else []))
+    return replace(first, heatmap=heatmap, detail="fine", notes=notes)
 
 
 def _explanation(

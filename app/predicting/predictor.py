@@ -10,10 +10,12 @@ from functools import cached_property
 import numpy as np
 
 from app.bundles.reader import Bundle
+from app.cases.index import Case, CaseIndex
+from app.cases.stored import cases_of
 from app.drawing.overlay import Style
 from app.drawing.png import encode_png
 from app.engines.protocol import Engine
-from app.errors import ModelGone
+from app.errors import ModelGone, NotOffered
 from app.explain.attention import attention_times_gradient
 from app.explain.attribution import AttributionInput, Endpoints, Maps
 from app.explain.fine import moved_views
@@ -27,6 +29,7 @@ from app.predicting.explanation import (
     Explanation,
     explain_attention,
     explain_heatmaps,
+    explain_novelty,
     finest_grid,
     with_branch_values,
 )
@@ -38,6 +41,7 @@ from app.predicting.request import (
     Capabilities,
     ExplanationRequest,
     HeatmapRequest,
+    NoveltyRequest,
     TokenRequest,
     default_method_of,
 )
@@ -45,20 +49,21 @@ from app.predicting.target import HeadScore, target_weights
 from app.shapes import Float, Float32
 from app.trust.assessment import Assessment
 from app.trust.fitted import trust_of
+from app.trust.novelty import pooled
 
 
 class Predictor:
     """Predicts and explains with one bundle on one engine.
 
     `capabilities` says which requests its model can answer, `open_options` how its pictures are opened. Making one
-    raises BundleError for a trust part that cannot be right.
+    raises BundleError for a trust part and for an index of cases that cannot be right.
     """
 
     def __init__(self, bundle: Bundle, engine: Engine, limits: Limits, preview_side_px: int) -> None:
         self.bundle, self.engine = bundle, engine
         manifest = bundle.manifest
         self._bias = decision_bias(manifest)
-        self._trust = trust_of(bundle)
+        self._trust, self._cases = trust_of(bundle), cases_of(bundle)
         self._input_size = (manifest.input.height_px, manifest.input.width_px)
         self.open_options = OpenOptions(self._input_size, limits, preview_side_px, manifest.input.stretch)
         _, rows, columns = manifest.transformer_shape
@@ -70,6 +75,8 @@ class Predictor:
             engine.has_token_attention,
             rows * columns,
             default_method_of(manifest),
+            self._trust is not None and self._trust.parts is not None,
+            self._cases is not None,
         )
 
     @property
@@ -143,6 +150,23 @@ class Predictor:
         coverage = checked_coverage(rule, self._trust, coverage)
         return assess_prediction(self.bundle.manifest, self._trust, prediction, coverage)
 
+    def check_cases(self) -> CaseIndex:
+        """The index of similar cases. Raises NotOffered if the bundle has none."""
+        if self._cases is None:
+            raise NotOffered(
+                "This bundle has no index of similar cases: fusionlens-train trust BUNDLE DATA OUT --cases makes one."
+            )
+        return self._cases
+
+    def similar(self, prediction: Prediction, count: int) -> list[Case]:
+        """The training pictures that the picture resembles most, of different groups.
+
+        Raises NotOffered, and ModelGone if another bundle made the prediction.
+        """
+        index = self.check_cases()
+        features = pooled(batched([self._maps(prediction)]))
+        return index.nearest({branch: of_branch[0] for branch, of_branch in features.items()}, count)
+
     def accept(self, request: ExplanationRequest) -> AcceptedRequest:
         """Check a request before anything is computed.
 
@@ -173,6 +197,8 @@ class Predictor:
                 return [self._attention(prediction, request)]
             case TokenRequest() as request:
                 return [self._tokens(prediction, request)]
+            case NoveltyRequest() as request:
+                return [self._foreign_parts(prediction, request, moved)]
 
     def explain_one(self, prediction: Prediction, request: ExplanationRequest) -> Explanation:
         """Check a request and return its last explanation. Raises what `accept` and `explain` raise."""
@@ -216,17 +242,37 @@ class Predictor:
     ) -> list[Explanation]:
         if not request.class_agnostic:
             request = replace(request, target=self._target(prediction, request.target, request.against))
-        if request.detail == "grid":
-            moved = []
-        elif moved is None:
-            uploads, with_gradient = self.moved_uploads(prediction), request.needs_answer_gradient
-            moved = [self.predict(upload, with_gradient)[0] for upload in uploads]
-        pictures = [self.attribution_input(view, request.target, request.against) for view in (prediction, *moved)]
+        views = self._views(prediction, request, moved)
+        pictures = [self.attribution_input(view, request.target, request.against) for view in views]
         explanations = explain_heatmaps(pictures, request)
         if request.branch_values and not request.class_agnostic:
             values = shapley_values(pictures[0])
             explanations = [with_branch_values(explanation, values) for explanation in explanations]
         return explanations
+
+    def _views(
+        self,
+        prediction: Prediction,
+        request: HeatmapRequest | NoveltyRequest,
+        moved: Sequence[Prediction] | None,
+    ) -> list[Prediction]:
+        """The predictions that a map is made from: the picture's and, for fine detail, those of its moved views."""
+        if not request.needs_moved_views:
+            return [prediction]
+        if moved is None:
+            uploads, with_gradient = self.moved_uploads(prediction), request.needs_answer_gradient
+            moved = [self.predict(upload, with_gradient)[0] for upload in uploads]
+        return [prediction, *moved]
+
+    def _foreign_parts(
+        self, prediction: Prediction, request: NoveltyRequest, moved: Sequence[Prediction] | None
+    ) -> Explanation:
+        rule, fitted = self.bundle.manifest.trust, self._trust
+        assert rule is not None and fitted is not None and fitted.parts is not None
+        parts, limit = fitted.parts, np.float32(fitted.parts.limit(rule.inside))
+        views = self._views(prediction, request, moved)
+        heatmaps = [parts.distances(self._maps(view)) - limit for view in views]
+        return explain_novelty(heatmaps, finest_grid(prediction.maps.values()), rule.inside)
 
     def _attention(self, prediction: Prediction, request: AttentionRequest) -> Explanation:
         maps = self._maps(prediction)

@@ -34,7 +34,8 @@ class Capabilities:
     `token_stages` are the grid heights of the transformer's stages whose tokens can be explained, and
     `has_token_attention` says whether the attention of its last layer can be shown. `queries` is the number of cells in
     the transformer's feature map, which are the query tokens of the attention; it is 0 without a transformer.
-    `default_method` is the explanation method of its heatmaps where none is named.
+    `default_method` is the explanation method of its heatmaps where none is named. `has_foreign_parts` says whether it
+    can show where a picture is foreign, and `has_cases` whether it can name similar training pictures.
     """
 
     classes: tuple[str, ...]
@@ -44,6 +45,8 @@ class Capabilities:
     has_token_attention: bool
     queries: int
     default_method: str
+    has_foreign_parts: bool
+    has_cases: bool
 
     @property
     def views(self) -> list[View]:
@@ -136,8 +139,7 @@ class HeatmapRequest:
         """Raises BadParameter and NotOffered if the model cannot answer this request."""
         if self.method not in METHODS:
             raise BadParameter(f"Unknown method {self.method!r}: choose one of {', '.join(METHODS)}.")
-        if self.detail not in DETAILS:
-            raise BadParameter(f"Unknown detail {self.detail!r}: choose one of {', '.join(DETAILS)}.")
+        check_detail(self.detail)
         for view in self.views:
             if view not in capabilities.views:
                 raise NotOffered(f"This model has no {view} branch: choose one of {', '.join(capabilities.views)}.")
@@ -256,7 +258,40 @@ class TokenRequest:
         capabilities.check_classes(self.target, self.against)
 
 
-ExplanationRequest = HeatmapRequest | AttentionRequest | TokenRequest
+@dataclass(frozen=True)
+class NoveltyRequest:
+    """A request for a map of how foreign each part of a picture is to the model. It is of no class.
+
+    With `detail` fine, several moved views of the picture give a finer grid: see `app.explain.fine`.
+    """
+
+    detail: Detail = "grid"
+
+    queue: ClassVar[Queue] = "explain"
+    needs_answer_gradient: ClassVar[bool] = False
+
+    @property
+    def needs_moved_views(self) -> bool:
+        """Whether the moved views of the picture must go through the whole model."""
+        return self.detail == "fine"
+
+    def check(self, capabilities: Capabilities) -> None:
+        """Raises BadParameter and NotOffered if the model cannot answer this request."""
+        check_detail(self.detail)
+        if not capabilities.has_foreign_parts:
+            raise NotOffered(
+                "This bundle cannot say where a picture is foreign: fusionlens-train trust BUNDLE DATA OUT fits what "
+                "it lacks."
+            )
+
+
+def check_detail(detail: Detail) -> None:
+    """Raises BadParameter for a detail that there is not."""
+    if detail not in DETAILS:
+        raise BadParameter(f"Unknown detail {detail!r}: choose one of {', '.join(DETAILS)}.")
+
+
+ExplanationRequest = HeatmapRequest | AttentionRequest | TokenRequest | NoveltyRequest
 
 
 def default_method_of(manifest: Manifest) -> str:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import anyio.to_thread
 
+from app.cases.index import Case
 from app.errors import DeadlineExceeded
 from app.explain.fine import MOVES
 from app.predicting.answer import Answer
@@ -150,6 +151,10 @@ class Service:
             for reason in assessment.reasons:
                 self.metrics.doubts.labels(reason.code).inc()
         return assessment
+
+    async def similar(self, prediction: Prediction, count: int) -> list[Case]:
+        """The training pictures that the picture resembles most: see `Predictor.similar`."""
+        return await anyio.to_thread.run_sync(self.predictor.similar, prediction, count)
 
     async def explain(
         self,

@@ -18,9 +18,10 @@ from app.errors import BundleError
 from app.models.feature_maps import Branch
 from app.trust.calibration import MAPS, CalibrationMap
 from app.trust.conformal import PENALTY, ConformalSets
+from app.trust.foreign_parts import ForeignParts
 from app.trust.novelty import BranchResidual, Novelty
 
-_CALIBRATION, _CONFORMAL, _NOVELTY = "calibration.", "conformal.", "novelty."
+_CALIBRATION, _CONFORMAL, _NOVELTY, _PARTS = "calibration.", "conformal.", "novelty.", "parts."
 _LARGEST, _ORTHONORMAL = 1e6, 0.01  # beyond what any fit gives, and beyond the rounding of a basis to fp16
 _RESIDUAL = ("mean", "basis", "scale")  # scale: centre and spread
 Tensors = Mapping[str, np.ndarray]
@@ -28,21 +29,33 @@ Tensors = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class FittedTrust:
-    """The calibration map, the prediction sets and the novelty score of a bundle."""
+    """The calibration map, the prediction sets and the novelty score of a bundle.
+
+    `parts` says where a picture is foreign; it is None in bundles that were made before it was there.
+    """
 
     calibration: CalibrationMap
     sets: ConformalSets
     novelty: Novelty
+    parts: ForeignParts | None = None
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The content of the file, by the tensors' names."""
         parts = {_CALIBRATION + name: values for name, values in self.calibration.parameters().items()}
         parts |= {f"{_CONFORMAL}{index}": scores for index, scores in enumerate(self.sets.scores)}
         parts[_NOVELTY + "calibration"] = self.novelty.calibration
-        for branch, residual in self.novelty.branches.items():
-            values = (residual.mean, residual.basis, np.array([residual.centre, residual.spread]))
-            parts |= {f"{_NOVELTY}{branch}.{name}": value for name, value in zip(_RESIDUAL, values, strict=True)}
+        parts |= _of_residuals(_NOVELTY, self.novelty.branches)
+        if self.parts is not None:
+            parts |= {_PARTS + "highest": self.parts.highest, **_of_residuals(_PARTS, self.parts.branches)}
         return {name: np.ascontiguousarray(values) for name, values in parts.items()}
+
+
+def _of_residuals(prefix: str, branches: Mapping[Branch, BranchResidual]) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+    for branch, residual in branches.items():
+        values = (residual.mean, residual.basis, np.array([residual.centre, residual.spread]))
+        tensors |= {f"{prefix}{branch}.{name}": value for name, value in zip(_RESIDUAL, values, strict=True)}
+    return tensors
 
 
 def trust_of(bundle: Bundle) -> FittedTrust | None:
@@ -54,6 +67,7 @@ def trust_of(bundle: Bundle) -> FittedTrust | None:
             MAPS[section.calibration].of(_below(bundle.trust, _CALIBRATION)),
             _sets(bundle.trust, bundle.manifest),
             _novelty(bundle.trust, bundle.manifest),
+            _foreign_parts(bundle.trust, bundle.manifest),
         )
         _check_promises(section, fitted)
         probabilities = fitted.calibration.probabilities(np.zeros((1, len(bundle.manifest.classes))))
@@ -98,10 +112,22 @@ def _sets(tensors: Tensors, manifest: Manifest) -> ConformalSets:
 def _novelty(tensors: Tensors, manifest: Manifest) -> Novelty:
     parts = _below(tensors, _NOVELTY)
     residuals = {branch: _residual(parts, branch, shape[0]) for branch, shape in manifest.map_shapes.items()}
-    calibration = _rising(parts["calibration"], "novelty.calibration")
+    return Novelty(residuals, _of_every_picture(parts["calibration"], "novelty.calibration", manifest))
+
+
+def _foreign_parts(tensors: Tensors, manifest: Manifest) -> ForeignParts | None:
+    if not (parts := _below(tensors, _PARTS)):
+        return None
+    shapes = manifest.map_shapes
+    residuals = {branch: _residual(parts, branch, shapes[branch][0]) for branch in shapes if f"{branch}.mean" in parts}
+    _require(bool(residuals), "parts are of no branch")
+    return ForeignParts(residuals, _of_every_picture(parts["highest"], "parts.highest", manifest))
+
+
+def _of_every_picture(scores: np.ndarray, name: str, manifest: Manifest) -> np.ndarray:
     count = 0 if manifest.trust is None else sum(manifest.trust.pictures.values())
-    _require(len(calibration) == count, "novelty.calibration is not of as many pictures")
-    return Novelty(residuals, calibration)
+    _require(len(_rising(scores, name)) == count, f"{name} is not of as many pictures")
+    return scores
 
 
 def _residual(parts: Tensors, branch: Branch, channels: int) -> BranchResidual:

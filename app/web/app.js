@@ -4,12 +4,13 @@ import { Album, forgetTab } from "./album.js";
 import { drawAnswer } from "./answer.js";
 import { ask, forgetKey, hasKey, Problem, whenAKeyIsNeeded } from "./api.js";
 import { Busy } from "./busy.js";
+import { drawCases } from "./cases.js";
 import * as controls from "./controls.js";
 import { askForKey, tellAbout } from "./dialogs.js";
 import { curlOf, fileOf, nameOf, pythonOf, recordOf, save } from "./downloads.js";
 import { listenForPictures } from "./intake.js";
 import { element, painted, say } from "./page.js";
-import { formOf } from "./questions.js";
+import { formOf, similar } from "./questions.js";
 import { whenNotKept } from "./storage.js";
 import { drawStrip } from "./strip.js";
 import { Viewer } from "./viewer.js";
@@ -108,6 +109,7 @@ async function readAnswer(response) {
 
 /** Show an entry of the strip, or nothing if it is null. */
 function select(entry) {
+  if (entry !== current) drawCases(null);
   current = entry;
   say("status", "");
   say("problem", "");
@@ -132,7 +134,14 @@ async function show(entry) {
 
 async function explain(entry) {
   const ready = prepare(entry);
-  await Promise.all([viewer.ask(ready), busy.until(ready.then(() => fetchPicture(entry)), entry)]);
+  const others = [fetchPicture, showCases].map((one) => busy.until(ready.then(() => one(entry)), entry));
+  await Promise.all([viewer.ask(ready), ...others]);
+}
+
+/** Show the training pictures that the picture resembles, if the model has an index of them. */
+async function showCases(entry) {
+  const answer = model.cases === null ? null : await similar(entry);
+  if (entry === current) drawCases(answer);
 }
 
 /** Prepare the controls for an answer, after loading the card of the model that gave it. */

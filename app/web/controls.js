@@ -23,6 +23,7 @@ export function offer(card) {
   show("tokens", card.layers.length > 0);
   fill("token-stage", card.token_stages.toReversed().map((rows) => [rows, `${rows} rows of tokens`]));
   show("saliency", card.token_stages.length > 0);
+  show("novelty", card.novelty);
   agree();
 }
 
@@ -80,7 +81,7 @@ const isOfClass = () => value("layer") === "cross" && element("of-class").checke
 /** The longest side of the service's previews, in px. */
 export const previewSide = () => model.limits.preview_side_px;
 
-/** The selected view: evidence, branches, tokens or saliency. */
+/** The selected view: evidence, branches, tokens, saliency or novelty. */
 export const view = () => document.querySelector("[name=view]:checked").value;
 
 /** The branches to compare: the value of `compare`. */
@@ -120,6 +121,11 @@ export function looking() {
 /** The question for `/tokens`. */
 export function saliency() {
   return { route: "tokens", token_stage: value("token-stage"), target: value("target"), against: value("against") };
+}
+
+/** The question for `/novelty`. */
+export function novelty() {
+  return { route: "novelty", detail: isFine() ? "fine" : null };
 }
 
 /** The style in which the page draws maps. */

@@ -11,7 +11,11 @@ export function parametersOf({ route, ...parameters }) {
 
 /** Request an explanation by the prediction's id or, if it is not stored, by sending the picture again. */
 export function request(entry, question, format, read, signal) {
-  const parameters = parametersOf({ ...question, format });
+  return send(entry, { ...question, format }, read, signal);
+}
+
+function send(entry, question, read, signal) {
+  const parameters = parametersOf(question);
   if (entry.answer.stored) {
     parameters.set("prediction_id", entry.answer.prediction_id);
     return ask(`${question.route}?${parameters}`, read, { signal });
@@ -34,6 +38,11 @@ export function explain(entry, question, signal) {
     const answer = await request(entry, question, "json", (response) => response.json(), signal);
     return { ...answer, heatmap: { values: Float32Array.from(answer.heatmap.flat()), shape: answer.shape } };
   });
+}
+
+/** The training pictures that the picture resembles most: the answer of `/similar`. Throws Problem. */
+export function similar(entry) {
+  return once(entry, "similar", undefined, () => send(entry, { route: "similar" }, (response) => response.json()));
 }
 
 /** All attention maps: {values, shape, about}. The shape is heads × query rows × query columns × rows × columns. */

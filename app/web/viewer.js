@@ -7,10 +7,11 @@ import { element, list, make, say } from "./page.js";
 import { Pane } from "./pane.js";
 import { attention, explain } from "./questions.js";
 import { TokenCells, mapOf } from "./tokens.js";
-import { branchName, captionOf, lookOf, provenanceOf, salienceOf, sentencesOf, short } from "./words.js";
+import { branchName, captionOf, foreignOf, lookOf, provenanceOf, salienceOf, sentencesOf, short } from "./words.js";
 
 const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
 const POINT = "Point at a cell, or move with the arrow keys, to see where its token looks.";
+const CAPTIONS = { saliency: salienceOf, novelty: foreignOf }; // of other views than evidence
 const LATE_MS = 300; // time after which the page announces that it is explaining
 const MOST_CELLS = 200; // largest map that is also shown as a table
 const [QUESTION, FRAME] = ["question", "frame"]; // pieces of work of which only one can be pending
@@ -54,6 +55,7 @@ export class Viewer {
     if (view === "tokens") return { ...controls.looking(), query: this.#cell, head: controls.head() };
     if (view === "evidence") return controls.evidence();
     if (view === "saliency") return controls.saliency();
+    if (view === "novelty") return controls.novelty();
     return { ...controls.evidence(null), compare: controls.compared().join(",") };
   }
 
@@ -135,6 +137,7 @@ export class Viewer {
     if (view === "tokens") return { view, whole: await attention(entry, controls.looking()) };
     if (view === "evidence") return { view, answer: await explain(entry, controls.evidence(), signal) };
     if (view === "saliency") return { view, answer: await explain(entry, controls.saliency()) };
+    if (view === "novelty") return { view, answer: await explain(entry, controls.novelty(), signal) };
     const branches = controls.compared();
     const answers = await Promise.all(branches.map((branch) => explain(entry, controls.evidence(branch), signal)));
     return { view, answers: new Map(branches.map((branch, index) => [branch, answers[index]])) };
@@ -152,7 +155,7 @@ export class Viewer {
     this.#frame = 0;
     const { view, answer, answers, whole } = this.#shown;
     const style = controls.style();
-    if (view === "evidence" || view === "saliency") {
+    if (answer) {
       this.#main.paint(answer.heatmap, answer.legend.high, style);
       drawBar(style, answer.legend.high, answer.units);
     } else if (view === "branches") {
@@ -185,7 +188,7 @@ export class Viewer {
       list("sentences", [POINT, ...whole.about.notes]);
     } else {
       const told = answer ?? answers.get("fusion");
-      this.#say((view === "saliency" ? salienceOf : captionOf)(told, peakOf(told.heatmap)));
+      this.#say((CAPTIONS[view] ?? captionOf)(told, peakOf(told.heatmap)));
       list("sentences", sentencesOf(told));
     }
     const told = answer ?? answers?.get("fusion") ?? whole.about;

@@ -90,6 +90,19 @@ export function salienceOf(answer, peak) {
   return `How much the transformer's tokens matter for ${answer.target}${rather}, for it or against it: ${most}.`;
 }
 
+/** The caption of a map of foreign parts: where the picture is least like the training pictures, if anywhere. */
+export function foreignOf(answer, peak) {
+  if (answer.no_positive_evidence) return "No part of the picture is foreign to the model, so nothing is coloured.";
+  const cell = `row ${peak.row + 1}, column ${peak.column + 1} of ${answer.shape.join(" × ")} cells`;
+  return `What is foreign to the model, whatever the class: most in ${cell} (${inUnits(peak.value, answer.units)} above the limit).`;
+}
+
+/** The labels of similar cases, as a sentence. */
+export function casesInWords({ cases, shares }) {
+  const counted = shares.map(({ label, share }) => `${Math.round(share * cases.length)} ${label}`);
+  return `Of the ${cases.length} training pictures that it resembles most: ${counted.join(", ")}.`;
+}
+
 /** The shares and Shapley values of the branches, the completeness of the map, warnings and notes. */
 export function sentencesOf(answer) {
   const branches = Object.entries(answer.branches);

@@ -56,6 +56,10 @@ def bearer(key: str) -> dict[str, str]:
         ("POST", "/gradcam"),
         ("GET", "/attention"),
         ("GET", "/tokens"),
+        ("GET", "/novelty"),
+        ("POST", "/novelty"),
+        ("GET", "/similar"),
+        ("POST", "/similar"),
         ("DELETE", "/predictions/x"),
         ("GET", "/model"),
         ("GET", "/metrics"),
@@ -124,8 +128,11 @@ def test_a_gigabyte_without_a_key_is_refused_within_its_first_64_kb(guarded: htt
 def test_a_prediction_belongs_to_the_key_that_made_it(guarded: httpx.Client, keys: tuple[Path, dict[str, str]]) -> None:
     mine, other = (bearer(keys[1][name]) for name in ("hospital", "clinic"))
     answer = guarded.post("/predict", content=png_bytes(), headers=PNG | mine).json()
-    links = [*answer["links"].values()]
-    etags = [guarded.get(link, headers=mine).headers["etag"] for link in links]
+    offered = [link for link in answer["links"].values() if link is not None]
+    etags = [guarded.get(link, headers=mine).headers["etag"] for link in offered]
+    # What this bundle lacks has no link, and a stranger is not told that either.
+    lacking = [f"/{route}?prediction_id={answer['prediction_id']}" for route in ("novelty", "similar")]
+    links, etags = [*offered, *lacking], [*etags, "", ""]
     never = guarded.get("/gradcam", params={"prediction_id": "never"}, headers=other)
     for link, etag in zip(links, etags, strict=True):
         refused = guarded.get(link, headers=other)

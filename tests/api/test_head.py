@@ -34,7 +34,9 @@ def prediction_id(client: httpx.Client) -> str:
 
 def url_of(path: str, prediction_id: str) -> str:
     """What to ask for at a path of the document."""
-    query = "?prediction_id=" if path in ("/explain", "/gradcam", "/attention", "/tokens") else ""
+    query = (
+        "?prediction_id=" if path in ("/explain", "/gradcam", "/attention", "/tokens", "/novelty", "/similar") else ""
+    )
     return path.replace("{prediction_id}", prediction_id) + query + (prediction_id if query else "")
 
 

@@ -164,7 +164,7 @@ def test_no_parameter_whatever_breaks_the_service(client: httpx.Client, predicti
     assert predict(client, PICTURE)["label"]
 
 
-@pytest.mark.parametrize("path", ["/explain", "/gradcam", "/attention", "/tokens"])
+@pytest.mark.parametrize("path", ["/explain", "/gradcam", "/attention", "/tokens", "/novelty", "/similar"])
 def test_no_odd_value_of_one_parameter_breaks_the_service(client: httpx.Client, prediction_id: str, path: str) -> None:
     """Each alone, so that no other fault is found first."""
     for parameter in DOCUMENTED[path]["get"]["parameters"]:
@@ -218,7 +218,7 @@ fields = st.builds(
 
 @settings(anew, max_examples=150)
 @given(
-    route=st.sampled_from(["/predict", "/explain", "/tokens"]),
+    route=st.sampled_from(["/predict", "/explain", "/tokens", "/novelty", "/similar"]),
     content_type=content_types,
     body=st.one_of(st.lists(fields, max_size=4).map(lambda parts: b"".join([*parts, b"--x--\r\n"])), st.just(PICTURE)),
 )

@@ -23,6 +23,10 @@ ROUTES = {
     ("post", "/attention"),
     ("get", "/tokens"),
     ("post", "/tokens"),
+    ("get", "/novelty"),
+    ("post", "/novelty"),
+    ("get", "/similar"),
+    ("post", "/similar"),
     ("delete", "/predictions/{prediction_id}"),
     ("get", "/predictions/{prediction_id}/picture"),
     ("get", "/model"),
@@ -101,4 +105,6 @@ def test_the_example_of_an_answer_has_the_shape_of_a_real_one(client: httpx.Clie
     for content in (example, answer):  # of bundles with a trust part: see test_trust.py
         content.pop("trust")
         content.pop("trust_note", None)  # FastAPI leaves out what is null in an example
+        for name in ("novelty", "similar"):
+            content["links"].pop(name)
     assert shape(example) == shape(answer)

@@ -39,6 +39,8 @@ RIGHTS: dict[str, Right | None] = {
     "/gradcam": "predict",
     "/attention": "predict",
     "/tokens": "predict",
+    "/novelty": "predict",
+    "/similar": "predict",
     "/model": "predict",
     "/predictions/x": "predict",
     "/predictions/x/picture": "predict",

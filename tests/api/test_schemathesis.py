@@ -26,7 +26,7 @@ from scripts.openapi import DOCUMENT
 from tests.support.asking import PNG, png_bytes, predict
 
 Case = AnyCase[Any]
-EXPLANATIONS = ("/gradcam", "/attention", "/tokens")
+EXPLANATIONS = ("/gradcam", "/attention", "/tokens", "/novelty", "/similar")
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # schemathesis does
 documented = schemathesis.openapi.from_dict(json.loads(DOCUMENT.read_text(encoding="utf-8")))
 drawn = settings(

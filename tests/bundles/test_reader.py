@@ -149,7 +149,8 @@ def test_a_newer_format_asks_for_an_upgrade(folder: Path) -> None:
 
 
 def without_format_3(fields: Fields) -> None:
-    del fields["token_attention"], fields["explanation"], fields["parent"]
+    for key in ("token_attention", "explanation", "parent", "cases"):
+        del fields[key]
     for key in ("cnn_reduction", "swin_reduction", "swin_image_size"):
         del fields["architecture"][key]
 

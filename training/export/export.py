@@ -29,6 +29,7 @@ from app.bundles.manifest import (
     MANIFEST,
     WEIGHTS,
     Architecture,
+    CasesChoice,
     Description,
     ExplanationChoice,
     InputRule,
@@ -37,6 +38,7 @@ from app.bundles.manifest import (
 )
 from app.bundles.reader import Bundle, read_bundle
 from app.bundles.texts import Prose, Text
+from app.cases.stored import cases_of
 from app.engines.load import load_engine
 from app.engines.torch import device_of, load_model
 from app.explain.methods import METHODS
@@ -85,6 +87,9 @@ class Card(StrictModel):
     data: Prose = Field(description="source and terms of the pictures")
     notes: tuple[Prose, ...]
     explanation: ExplanationChoice | None = Field(None, description="the default explanation method, as measured")
+    cases: CasesChoice | None = Field(
+        CasesChoice(), description="what the index of similar cases may show of training pictures; null for no index"
+    )
 
     @field_validator("explanation")
     @classmethod
@@ -101,7 +106,7 @@ def load_card(path: Path) -> Card:
         return Card.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         sentences = "; ".join(
-            fault_sentence(entry, {(): Card, ("explanation",): ExplanationChoice})
+            fault_sentence(entry, {(): Card, ("explanation",): ExplanationChoice, ("cases",): CasesChoice})
             for entry in error.errors(include_url=False)
         )
         raise ExportError(f"the card {path} cannot be used: {sentences}") from error
@@ -116,7 +121,8 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
     Everything is computed with the weights rounded to fp16, as the bundle stores them: the mean maps on train without
     augmentation, temperature and threshold on the split calibration if it has pictures of every class, or else on val,
     and metrics on val. The bundle's logits are then compared with the model's on pictures of val. The trust part is
-    fitted to train and calibration, or else val; if that is too small, a note says so.
+    fitted to train and calibration, or else val; if that is too small, a note says so. With it comes an index of the
+    training pictures, unless the card refuses one.
 
     Raises ExportError, GraphError, RunError, DataError, RecipeError and BundleError.
     """
@@ -168,8 +174,8 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
         _check_logits(bundle, run.samples_of("val")[:CHECKED_PICTURES], logits[:CHECKED_PICTURES])
         samples = run.samples_of("train"), run.samples_of(split)
         try:
-            fit = fit_trust(bundle, load_engine(bundle, "auto"), *samples, split, None)
-            return write_with_trust(bundle, out, fit.section, fit.fitted)
+            fit = fit_trust(bundle, load_engine(bundle, "auto"), *samples, split, None, card.cases)
+            return write_with_trust(bundle, out, fit.section, fit.fitted, fit.cases)
         except TrustProblem as error:
             description = description.model_copy(update={"notes": (*description.notes, f"{NO_TRUST}{error}")})
     write_bundle(model, out, description, means, graphs, recipe.stretch)
@@ -200,7 +206,7 @@ def compile_bundle(path: Path, out: Path, samples: Sequence[Sample]) -> Bundle:
     with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as temporary:
         plain = Path(temporary) / "plain"
         write_bundle(model, plain, description, bundle.baseline, graphs, stretch)
-        return write_with_trust(read_bundle(plain), out, section, fitted)
+        return write_with_trust(read_bundle(plain), out, section, fitted, cases_of(bundle))
 
 
 def write_bundle(

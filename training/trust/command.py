@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.bundles.manifest import CasesChoice
 from app.bundles.reader import Bundle, read_bundle
 from app.engines.load import load_engine
 from training.data.samples import DataError, Sample, groups_in_several_splits, read_data_set, refuse_unreadable
@@ -40,18 +41,27 @@ class AddedTrust:
         )
 
 
-def add_trust(path: Path, out: Path, data: Path, split: str | None, inside: float | None = None) -> AddedTrust:
+def add_trust(
+    path: Path, out: Path, data: Path, split: str | None, inside: float | None = None, with_cases: bool = False
+) -> AddedTrust:
     """Copy the bundle in `path` to the folder `out` with a trust part that is fitted to the pictures of `data`.
 
-    The novelty score is fitted to the split train, if there is one, and all else to `split`: by default calibration or
-    else val, or all pictures if there are no splits. `inside` is the share of these that count as in distribution.
-    Raises TrustProblem, DataError, RunError, BundleError and EngineError.
+    Novelty is fitted to the split train, if there is one, and all else to `split`: by default calibration or else val,
+    or all pictures if there are no splits. `inside` is the share of these that count as in distribution. If the bundle
+    has an index of similar cases, or `with_cases` is set, an index is made of train. Raises TrustProblem, DataError,
+    RunError, BundleError and EngineError.
     """
     refuse_to_overwrite(out)
     bundle = read_bundle(path)
     train, calibration, name = splits_of(data, split)
-    fit = fit_trust(bundle, load_engine(bundle, "auto"), train, calibration, name, inside)
-    return AddedTrust(write_with_trust(bundle, out, fit.section, fit.fitted), fit)
+    section = bundle.manifest.cases
+    shows = (
+        CasesChoice(**section.model_dump(exclude={"pictures"})) if section else CasesChoice() if with_cases else None
+    )
+    if with_cases and not train:
+        raise TrustProblem(f"an index of similar cases is made of train, but {data} has no such split")
+    fit = fit_trust(bundle, load_engine(bundle, "auto"), train, calibration, name, inside, shows)
+    return AddedTrust(write_with_trust(bundle, out, fit.section, fit.fitted, fit.cases), fit)
 
 
 def refuse_to_overwrite(out: Path) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from app.bundles.manifest import Manifest, ReasonCode, Trust
-from app.models.feature_maps import Branch
 from app.predicting.answer import decision_bias
 from app.shapes import Float
 from app.trust.conformal import fit_sets, one_per_group
 from app.trust.fitted import FittedTrust
-from app.trust.novelty import BranchResidual, Novelty
+from app.trust.foreign_parts import ForeignParts
+from app.trust.novelty import Novelty
 from training.trust.calibration_fit import candidates
+from training.trust.novelty_fit import Residuals
 from training.trust.observed import Observed
 
 DEFAULT_COVERAGE, SEED = 0.9, 0
@@ -28,10 +28,13 @@ REFERS: tuple[ReasonCode, ...] = (
 
 @dataclass(frozen=True, eq=False)
 class Fitter:
-    """Fits everything but the novelty score's branches to calibration pictures, for a chosen calibration map."""
+    """Fits everything but the residuals of the branches to calibration pictures, for a chosen calibration map.
+
+    Without residuals of cells there are no foreign parts. With them, the pictures must have been compared with them.
+    """
 
     manifest: Manifest
-    branches: Mapping[Branch, BranchResidual]
+    residuals: Residuals
     kind: str
     inside: float
 
@@ -39,11 +42,14 @@ class Fitter:
         """The numbers, from these pictures. Raises ValueError if a class has none."""
         fit = candidates(seen.logits.shape[1])[self.kind]
         single = seen.only(one_per_group(seen.groups, SEED))
-        novelty = Novelty(self.branches, np.zeros(0))
+        novelty = Novelty(self.residuals.pictures, np.zeros(0))
         scores = np.sort(novelty.scores(single.features))
-        return FittedTrust(
-            fit(seen.logits, seen.labels), fit_sets(single.logits, single.labels), Novelty(self.branches, scores)
-        )
+        parts = None
+        if self.residuals.cells is not None:
+            assert single.highest is not None
+            parts = ForeignParts(self.residuals.cells, np.sort(single.highest))
+        sets = fit_sets(single.logits, single.labels)
+        return FittedTrust(fit(seen.logits, seen.labels), sets, Novelty(self.residuals.pictures, scores), parts)
 
     def section(self, seen: Observed, name: str) -> Trust:
         """The section of the manifest, without figures."""

@@ -1,14 +1,42 @@
-"""Fits the novelty score of `app.trust.novelty` to the pooled feature maps of training pictures."""
+"""Fits the novelty score to the pooled feature maps of training pictures, and foreign parts to their single cells."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
 import numpy as np
 
-from app.models.feature_maps import Branch
-from app.shapes import Float
+from app.engines.protocol import Engine
+from app.models.feature_maps import Branch, FeatureMaps, to_float16, to_float32, unbatched
+from app.shapes import Bool, Float, UInt8
+from app.trust.fitted import FittedTrust
+from app.trust.foreign_parts import ForeignParts
 from app.trust.novelty import BranchResidual, Pooled
+from training.metrics.classification import auroc
+from training.trust.pasted import with_patch
 
 KEPT = 1 / 20  # of the components: 64 of an EfficientNet's 1280, 12 of the demo Swin's 256
+KEPT_OF_CELLS = 1 / 4  # single cells vary in more directions than their means
+COVERED, FREE = (
+    0.5,
+    0.1,
+)  # a patch covers a cell of which it has more than the one, and leaves what has less than the other
+_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """The residuals of training pictures: of pooled maps, and of single cells, which older bundles lack."""
+
+    pictures: Mapping[Branch, BranchResidual]
+    cells: Mapping[Branch, BranchResidual] | None
+
+    @classmethod
+    def of(cls, fitted: FittedTrust) -> Residuals:
+        """Those of a trust part."""
+        return cls(fitted.novelty.branches, None if fitted.parts is None else fitted.parts.branches)
 
 
 def fit_branch(features: Float[np.ndarray, "n c"], share: float = KEPT) -> BranchResidual:
@@ -28,3 +56,56 @@ def fit_branch(features: Float[np.ndarray, "n c"], share: float = KEPT) -> Branc
 def fit_branches(features: Pooled) -> dict[Branch, BranchResidual]:
     """The residual of every branch."""
     return {branch: fit_branch(of_branch) for branch, of_branch in features.items()}
+
+
+def fit_parts(
+    cells: Mapping[Branch, Float[np.ndarray, "m _c"]], engine: Engine, images: Sequence[UInt8[np.ndarray, "h w 3"]]
+) -> dict[Branch, BranchResidual]:
+    """The residuals of single cells, of those branches that together find foreign patches best.
+
+    `cells` are of training pictures, and so are `images`, in which patches are pasted. A model with one branch has no
+    choice. Raises ValueError for fewer than three cells.
+    """
+    residuals = {branch: fit_branch(of_branch, KEPT_OF_CELLS) for branch, of_branch in cells.items()}
+    if len(residuals) == 1:
+        return residuals
+    rng = np.random.default_rng(_SEED)
+    pasted = [with_patch(image, rng) for image in images]
+    maps = [
+        of_picture
+        for image, _ in pasted
+        for of_picture in unbatched(engine.encode(image[None]).map(to_float16).map(to_float32))
+    ]
+    choices = [
+        {branch: residuals[branch] for branch in names}
+        for count in range(1, len(residuals) + 1)
+        for names in combinations(residuals, count)
+    ]
+    return max(choices, key=lambda choice: patches_found(choice, maps, [inside for _, inside in pasted]))
+
+
+def patches_found(
+    branches: Mapping[Branch, BranchResidual],
+    maps: Sequence[FeatureMaps[np.ndarray]],
+    patches: Sequence[Bool[np.ndarray, "h w"]],
+) -> float:
+    """The mean over pictures of the AUROC of a patch's cells against the free ones, by their distance."""
+    parts, found = ForeignParts(branches, np.zeros(0)), []
+    for of_picture, patch in zip(maps, patches, strict=True):
+        distances = parts.distances(of_picture)
+        covered = share_of_cells(patch, distances.shape)
+        if (covered > COVERED).any():
+            counted = (covered > COVERED) | (covered < FREE)
+            found.append(auroc(distances[counted], covered[counted] > COVERED))
+    return float(np.mean(found)) if found else 0.0
+
+
+def share_of_cells(patch: Bool[np.ndarray, "h w"], grid: tuple[int, ...]) -> Float[np.ndarray, "rows columns"]:
+    """The share of each cell of a grid (rows, columns) that a patch covers."""
+    rows, columns = (np.arange(cells + 1) * side / cells for cells, side in zip(grid, patch.shape, strict=True))
+    sums = np.zeros((patch.shape[0] + 1, patch.shape[1] + 1))
+    sums[1:, 1:] = patch.cumsum(axis=0).cumsum(axis=1)
+    at = sums[np.ix_(np.round(rows).astype(int), np.round(columns).astype(int))]
+    inside = at[1:, 1:] - at[:-1, 1:] - at[1:, :-1] + at[:-1, :-1]
+    areas = np.diff(np.round(rows))[:, None] * np.diff(np.round(columns))
+    return np.asarray(inside / np.maximum(areas, 1))

@@ -10,14 +10,17 @@ import numpy as np
 
 from app.bundles.manifest import Manifest
 from app.bundles.reader import Bundle, read_bundle
+from app.cases.stored import cases_of
 from app.engines.load import load_engine
 from app.trust.fitted import FittedTrust, trust_of
 from training.metrics.classification import DecisionRule, calibration_error, confidence
 from training.trust.answers import Answers, calibrate, metrics_of
+from training.trust.cases_fit import add_cases
 from training.trust.command import refuse_to_overwrite, splits_of
 from training.trust.fit import TrustFit, TrustProblem, fit_to
 from training.trust.goals import goals_text
-from training.trust.observed import Observed, observe
+from training.trust.novelty_fit import Residuals
+from training.trust.observed import Observed, observe_parts
 from training.trust.write import write_with_trust
 
 RECALIBRATED = "Recalibrated: "  # how the note of such a bundle begins
@@ -53,8 +56,9 @@ class Recalibrated:
 def recalibrate(path: Path, out: Path, data: Path, split: str | None, inside: float | None = None) -> Recalibrated:
     """Copy the bundle in `path` to the folder `out`, with all that depends on the site fitted to pictures of `data`.
 
-    This is the temperature, the decision threshold and the trust part, of which the novelty score keeps its statistics
-    and gets a new threshold. Weights, graphs and baseline stay; the manifest names the parent. The pictures are those
+    This is the temperature, the decision threshold and the trust part, of which novelty keeps its statistics and gets
+    new thresholds. The index of similar cases gains the pictures. Weights, graphs and baseline stay; the manifest names
+    the parent. The pictures are those
     of `split`: by default calibration or else val, or all if there are no splits. Raises TrustProblem, DataError,
     RunError, BundleError and EngineError.
     """
@@ -67,7 +71,8 @@ def recalibrate(path: Path, out: Path, data: Path, split: str | None, inside: fl
             "model was trained on"
         )
     _, samples, name = splits_of(data, split)
-    seen = observe(load_engine(bundle, "auto"), parent, samples)
+    residuals, cases = Residuals.of(fitted), cases_of(bundle)
+    seen = observe_parts(load_engine(bundle, "auto"), parent, samples, residuals.cells)
     positive = None if parent.decision is None else parent.decision.positive
     answers = Answers(name, seen.logits.astype(np.float64), seen.labels)
     try:
@@ -90,9 +95,11 @@ def recalibrate(path: Path, out: Path, data: Path, split: str | None, inside: fl
         }
     )
     moved = replace(bundle, manifest=manifest)
-    fit = fit_to(moved, fitted.novelty.branches, seen, name, inside)
+    fit = fit_to(moved, residuals, seen, name, inside)
     before = _calibration_error(fitted, parent, seen)
-    return Recalibrated(write_with_trust(moved, out, fit.section, fit.fitted), parent, before, fit)
+    if cases is not None:
+        cases = add_cases(cases, seen, samples)
+    return Recalibrated(write_with_trust(moved, out, fit.section, fit.fitted, cases), parent, before, fit)
 
 
 def _calibration_error(fitted: FittedTrust, manifest: Manifest, seen: Observed) -> float:

@@ -19,9 +19,11 @@ from app.api.queries import (
     ExplainQuery,
     ExplanationQuery,
     GradcamQuery,
+    NoveltyQuery,
     StoredAttentionQuery,
     StoredExplainQuery,
     StoredGradcamQuery,
+    StoredNoveltyQuery,
     StoredTokensQuery,
     TokensQuery,
 )
@@ -33,7 +35,7 @@ from app.predicting.request import AcceptedRequest
 from app.serving.registry import ModelRegistry
 from app.serving.service import Service
 
-StoredQuery = StoredExplainQuery | StoredGradcamQuery | StoredAttentionQuery | StoredTokensQuery
+StoredQuery = StoredExplainQuery | StoredGradcamQuery | StoredAttentionQuery | StoredTokensQuery | StoredNoveltyQuery
 router = APIRouter(tags=["explanations"])
 _BINARY, _TEXT = {"schema": {"type": "string", "format": "binary"}}, {"type": "string"}
 CONTENT: dict[int | str, dict[str, Any]] = {
@@ -132,6 +134,23 @@ async def stored_tokens(
     return await _explain_stored(models, owner, user, query, request)
 
 
+@router.get(
+    "/novelty",
+    summary="Foreign parts of a stored prediction",
+    response_class=Response,
+    responses=error_responses(*STORED_ERRORS) | CONTENT | NOT_MODIFIED,
+)
+async def stored_novelty(
+    models: RegistryDep,
+    owner: OwnerDep,
+    user: UserDep,
+    query: Annotated[StoredNoveltyQuery, Query()],
+    request: Request,
+) -> Response:
+    """Show which parts of a stored prediction's picture are unlike the training pictures, whatever the class."""
+    return await _explain_stored(models, owner, user, query, request)
+
+
 @router.post(
     "/explain",
     summary="Explanation of a picture",
@@ -204,6 +223,24 @@ async def tokens(
     request: Request,
 ) -> Response:
     """Show how much the transformer's tokens at one stage matter for a class. Nothing is stored."""
+    return await _explain_upload(service, user, query, upload, request)
+
+
+@router.post(
+    "/novelty",
+    summary="Foreign parts of a picture",
+    response_class=Response,
+    responses=error_responses(*UPLOAD_ERRORS, *PARAMETER_ERRORS) | CONTENT,
+    openapi_extra=openapi_body(NoveltyQuery),
+)
+async def novelty(
+    service: ServiceDep,
+    user: UserDep,
+    query: Annotated[NoveltyQuery, Query()],
+    upload: UploadDep,
+    request: Request,
+) -> Response:
+    """Show which parts of the uploaded picture are unlike the training pictures. Nothing is stored."""
     return await _explain_upload(service, user, query, upload, request)
 
 

@@ -19,7 +19,8 @@ async def model(service: ServiceDep, settings: SettingsDep) -> ModelCard:
     predictor = service.predictor
     public = predictor.bundle.manifest.model_dump(
         mode="json",
-        include=ModelCard.model_fields.keys() - {"sha256", "token_stages", "engine", "fusionlens", "limits", "docs"},
+        include=ModelCard.model_fields.keys()
+        - {"sha256", "token_stages", "novelty", "engine", "fusionlens", "limits", "docs"},
     )
     return ModelCard(
         **public,
@@ -29,6 +30,7 @@ async def model(service: ServiceDep, settings: SettingsDep) -> ModelCard:
         class_agnostic_methods=[name for name, method in METHODS.items() if method.class_agnostic],
         branches=predictor.capabilities.views,
         token_stages=list(predictor.capabilities.token_stages),
+        novelty=predictor.capabilities.has_foreign_parts,
         layers=predictor.capabilities.layers,
         colormaps=list(COLORMAPS),
         limits={

@@ -136,7 +136,7 @@ def _trust(assessment: Assessment) -> TrustAnswer:
 def _links(predictor: Predictor, receipt: Receipt | None, prefix: str) -> Links:
     """The routes for a prediction, below the prefix under which the service is reached."""
     if receipt is None:
-        return Links(picture=None, explain=None, gradcam=None, attention=None, tokens=None)
+        return Links(picture=None, explain=None, gradcam=None, attention=None, tokens=None, novelty=None, similar=None)
     query = f"?prediction_id={receipt.prediction_id}"
     return Links(
         picture=f"{prefix}/predictions/{receipt.prediction_id}/picture",
@@ -144,6 +144,8 @@ def _links(predictor: Predictor, receipt: Receipt | None, prefix: str) -> Links:
         gradcam=f"{prefix}/gradcam{query}",
         attention=f"{prefix}/attention{query}" if predictor.capabilities.has_attention else None,
         tokens=f"{prefix}/tokens{query}" if predictor.capabilities.token_stages else None,
+        novelty=f"{prefix}/novelty{query}" if predictor.capabilities.has_foreign_parts else None,
+        similar=f"{prefix}/similar{query}" if predictor.capabilities.has_cases else None,
     )
 
 

@@ -22,7 +22,7 @@ import yaml
 from sklearn.metrics import accuracy_score, log_loss, recall_score, roc_auc_score, roc_curve
 
 import training
-from app.bundles.manifest import MANIFEST, Description
+from app.bundles.manifest import MANIFEST, Cases, Description
 from app.bundles.reader import Bundle, read_bundle
 from app.engines.load import load_engine
 from app.engines.protocol import Engine
@@ -147,7 +147,8 @@ def test_the_manifest_says_what_was_trained_and_what_the_card_says(exported: Exp
     recipe = yaml.safe_load((exported.run / "recipe.yaml").read_text())
     recipe["start"]["cnn"]["weights"] = "lite0.pth"  # of this machine's folders nothing gets out
     assert manifest.recipe == recipe
-    assert CARD.model_dump(exclude={"positive"}).items() <= manifest.model_dump().items()
+    assert CARD.model_dump(exclude={"positive", "cases"}).items() <= manifest.model_dump().items()
+    assert manifest.cases == Cases(pictures=len(exported.pictures("train")[0]))
 
 
 def test_the_trust_part_is_fitted_to_val(exported: Exported) -> None:
