@@ -1,0 +1,355 @@
+"""How good foreign parts, similar cases and recalibration are, on pictures of val.
+
+python -m benchmarks.aids DATA [--bundle BUNDLE] writes docs/measured/aids.md and docs/measured/aids.json. DATA is
+labelled, and has a split val. `python -m scripts.measured_pages` writes the page again from the JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from app.bundles.manifest import CASES
+from app.bundles.reader import Bundle, read_bundle
+from app.cases.index import CaseIndex
+from app.cases.stored import cases_of
+from app.engines.load import load_engine
+from app.engines.protocol import Engine
+from app.files import DEMO_BUNDLE
+from app.models.feature_maps import FeatureMaps, to_float16, to_float32, unbatched
+from app.pictures.decode import Limits
+from app.pictures.opened import OpenOptions, open_picture
+from app.predicting.answer import answer_of
+from app.shapes import Float, UInt8
+from app.trust.fitted import trust_of
+from app.trust.novelty import pooled
+from benchmarks.cases import demo_case
+from benchmarks.client import Client
+from benchmarks.contestants import THEIRS, grad_cam
+from benchmarks.models import Case
+from benchmarks.pasted_objects import KINDS, with_object
+from benchmarks.servers import own_server, running
+from benchmarks.timing import median_ratio
+from benchmarks.turns import Group, Runs, take_turns
+from training.data.samples import Sample, read_samples
+from training.metrics.classification import DecisionRule, auroc, calibration_error, confidence
+from training.progress import tracked
+from training.trust.novelty_fit import COVERED, FREE, share_of_cells
+from training.trust.recalibrate import recalibrate
+
+DOCS = Path(__file__).parents[1] / "docs" / "measured"
+SEED, DRAWS, K = 0, 1000, 5
+LOCAL, SITES = 150, 8  # labelled pictures of a simulated site, and how often such a site is simulated
+MANY, ASKED = 100_000, 30
+PARTS_GOAL, INDEX_GOAL_MB, ASK_GOAL_MS, MANY_GOAL_MS, HALVED = 0.85, 5.0, 2.0, 10.0, 0.5
+NOVELTY, SIMILAR, ROUNDS = "GET /novelty", "GET /similar", 9
+RATIO_GOAL, PNG_GOAL_MB = 1 / 20, 2.0
+Picture = UInt8[np.ndarray, "h w 3"]
+Interval = dict[str, float]
+HEAD = """# Foreign parts, similar cases, a new site
+
+`python -m benchmarks.aids DATA` writes this page and [aids.json](aids.json), with the {pictures} pictures of val, which
+the trust part and the index have not seen. The methods were chosen on pictures of train. Intervals are those of a
+bootstrap over pictures, at 95 %. [How far to trust an answer](../trust.md) says what is measured.
+"""
+
+
+def measure(path: Path, data: Path) -> dict[str, Any]:
+    """All figures."""
+    bundle = read_bundle(path)
+    engine = load_engine(bundle, "auto")
+    val = [sample for sample in read_samples(data) if sample.split == "val"]
+    pictures = [opened(bundle, sample) for sample in val]
+    maps = encoded(engine, pictures, "val")
+    return {
+        "pictures": len(val),
+        "parts": parts_found(bundle, engine, pictures, maps),
+        "cases": cases_agree(bundle, engine, val, maps),
+        "site": site_moved(bundle, data),
+        "served": served(path),
+    }
+
+
+def opened(bundle: Bundle, sample: Sample) -> Picture:
+    """The picture as the model sees it."""
+    rule = bundle.manifest.input
+    size = (rule.height_px, rule.width_px)
+    return open_picture(sample.path.read_bytes(), OpenOptions(size, Limits(), max(size), rule.stretch)).image
+
+
+def encoded(engine: Engine, pictures: Sequence[Picture], name: str) -> list[FeatureMaps[np.ndarray]]:
+    """The maps of pictures, as the service stores them."""
+    return [
+        of_picture
+        for picture in tracked(pictures, name, "pictures", len(pictures))
+        for of_picture in unbatched(engine.encode(picture[None]).map(to_float16).map(to_float32))
+    ]
+
+
+def interval(values: Float[np.ndarray, " n"]) -> Interval:
+    """The mean and the interval of a bootstrap."""
+    rng = np.random.default_rng(SEED)
+    draws = values[rng.integers(0, len(values), (DRAWS, len(values)))].mean(axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975]).tolist()
+    return {"value": float(values.mean()), "low": low, "high": high}
+
+
+def parts_found(
+    bundle: Bundle, engine: Engine, pictures: Sequence[Picture], bare: Sequence[FeatureMaps[np.ndarray]]
+) -> dict[str, Any]:
+    """How the cells of a pasted object rank among the others, whether the highest is one, and how often nothing is."""
+    fitted, rule = trust_of(bundle), bundle.manifest.trust
+    assert fitted is not None and fitted.parts is not None and rule is not None
+    parts, limit = fitted.parts, fitted.parts.limit(rule.inside)
+    rng, ranks, points = np.random.default_rng(SEED), dict[str, list[float]](), dict[str, list[float]]()
+    for number, picture in enumerate(tracked(pictures, "pasted objects", "pictures", len(pictures))):
+        kind = [*KINDS][number % len(KINDS)]
+        pasted, where = with_object(picture, kind, rng)
+        (maps,) = unbatched(engine.encode(pasted[None]).map(to_float16).map(to_float32))
+        distances = parts.distances(maps)
+        covered = share_of_cells(where, distances.shape)
+        if not (covered > COVERED).any():
+            continue
+        counted = (covered > COVERED) | (covered < FREE)
+        ranks.setdefault(kind, []).append(auroc(distances[counted], covered[counted] > COVERED))
+        points.setdefault(kind, []).append(float(covered.flat[distances.argmax()] > FREE))
+    coloured = np.array([float(parts.distances(maps).max() > limit) for maps in bare])
+    every = {kind: (np.array(ranks[kind]), np.array(points[kind])) for kind in ranks}
+    every["all"] = tuple(np.concatenate(each) for each in zip(*every.values(), strict=True))  # type: ignore[assignment]
+    return {
+        "branches": [*parts.branches],
+        "kinds": {
+            kind: {"pictures": len(of_kind[0]), "auroc": interval(of_kind[0]), "pointing": interval(of_kind[1])}
+            for kind, of_kind in every.items()
+        },
+        "coloured": interval(coloured),
+        "map_ms": time_ms(lambda: parts.distances(bare[0])),
+    }
+
+
+def cases_agree(
+    bundle: Bundle, engine: Engine, val: Sequence[Sample], maps: Sequence[FeatureMaps[np.ndarray]]
+) -> dict[str, Any]:
+    """How often the labels of the nearest cases are the true one, beside the model's own answers."""
+    index = cases_of(bundle)
+    assert index is not None
+    shares, majorities, right = [], [], []
+    features = [
+        {branch: each[0] for branch, each in pooled({b: m[None] for b, m in one.items()}).items()} for one in maps
+    ]
+    for sample, of_picture, one in zip(val, features, maps, strict=True):
+        found = [case.label == sample.label for case in index.nearest(of_picture, K)]
+        shares.append(float(np.mean(found)))
+        majorities.append(float(sum(found) > K / 2))
+        logits = engine.classify(FeatureMaps({branch: each[None] for branch, each in one.items()}))[0]
+        right.append(float(answer_of(bundle.manifest, logits).label == sample.label))
+    many = enlarged(index, MANY)
+    return {
+        "count": len(index.names),
+        "size_mb": (bundle.path / CASES).stat().st_size / 1e6,
+        "share": interval(np.array(shares)),
+        "majority": interval(np.array(majorities)),
+        "model": interval(np.array(right)),
+        "majority_minus_model": interval(np.array(majorities) - np.array(right)),
+        "ask_ms": time_ms(lambda: index.nearest(features[0], K)),
+        "many": MANY,
+        "ask_many_ms": time_ms(lambda: many.nearest(features[0], K)),
+    }
+
+
+def enlarged(index: CaseIndex, count: int) -> CaseIndex:
+    """An index of so many cases, drawn at random."""
+    vectors = np.random.default_rng(SEED).normal(size=(count, index.vectors.shape[1]))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return replace(
+        index,
+        vectors=vectors.astype(np.float16),
+        labels=np.zeros(count, np.int32),
+        groups=np.arange(count),
+        is_local=np.zeros(count, bool),
+        names=tuple(map(str, range(count))),
+        group_names=None,
+        thumbnails=None,
+    )
+
+
+def time_ms(run: Callable[[], object]) -> float:
+    """The median time of a call, in ms."""
+    spent = []
+    for _ in range(ASKED):
+        began = perf_counter()
+        run()
+        spent.append((perf_counter() - began) * 1e3)
+    return median(spent)
+
+
+def site_moved(bundle: Bundle, data: Path) -> dict[str, Any]:
+    """The calibration error at a simulated site, before and after `recalibrate`, on pictures that it has not seen.
+
+    The site has another white balance, a blur, and fewer pictures of the positive class. Each time other pictures are
+    drawn for it.
+    """
+    val = [sample for sample in read_samples(data) if sample.split == "val"]
+    positive = None if bundle.manifest.decision is None else bundle.manifest.decision.positive
+    rng, before, after = np.random.default_rng(SEED), [], []
+    with TemporaryDirectory() as temporary:
+        shifted = [shifted_copy(sample, Path(temporary) / "shifted") for sample in val]
+        for number in tracked(range(SITES), "sites", "sites", SITES):
+            kept = [one for one in shifted if one.label != positive or rng.random() < 0.5]
+            order = rng.permutation(len(kept))
+            local, others = ([kept[place] for place in places] for places in (order[:LOCAL], order[LOCAL:]))
+            folder = Path(temporary) / str(number)
+            for sample in local:
+                (folder / "data" / sample.label).mkdir(parents=True, exist_ok=True)
+                (folder / "data" / sample.label / sample.path.name).hardlink_to(sample.path)
+            moved = recalibrate(bundle.path, folder / "bundle", folder / "data", None).bundle
+            before.append(error_of(bundle, others))
+            after.append(error_of(moved, others))
+    return {
+        "local": LOCAL,
+        "others": len(others),
+        "before": interval(np.array(before)),
+        "after": interval(np.array(after)),
+        "ratio": interval(np.array(after) / np.array(before)),
+    }
+
+
+def shifted_copy(sample: Sample, folder: Path) -> Sample:
+    """The picture with another white balance, and out of focus."""
+    folder.mkdir(exist_ok=True)
+    with Image.open(sample.path) as opened_file:
+        picture = opened_file.convert("RGB")
+    blurred = picture.filter(ImageFilter.GaussianBlur(0.006 * max(picture.size)))
+    tinted = np.clip(np.asarray(blurred) * np.array([1.12, 1.0, 0.82]), 0, 255).astype(np.uint8)
+    file = folder / f"{sample.path.stem}.png"
+    Image.fromarray(tinted).save(file, compress_level=1)
+    return replace(sample, path=file)
+
+
+def error_of(bundle: Bundle, samples: Sequence[Sample]) -> float:
+    """The expected calibration error of the probabilities of a bundle's trust part."""
+    fitted, manifest = trust_of(bundle), bundle.manifest
+    assert fitted is not None
+    engine = load_engine(bundle, "auto")
+    logits = np.concatenate([engine.classify(engine.encode(opened(bundle, sample)[None])) for sample in samples])
+    labels = np.array([manifest.classes.index(sample.label) for sample in samples])
+    rule = DecisionRule(None if manifest.decision is None else manifest.classes.index(manifest.decision.positive))
+    probabilities = fitted.calibration.probabilities(logits.astype(np.float64))
+    return calibration_error(*confidence(probabilities, labels, rule))
+
+
+def asked(case: Case, address: str) -> Runs:
+    """The service at `address`, asked about one stored prediction by one client that waits for each answer."""
+    client = Client(address)
+    stored = client.post("/predict", case.picture.read_bytes()).json()["prediction_id"]
+    opacity = count(0.5, 1e-6)  # another one each time: what was asked before would be answered without any work
+    return {
+        NOVELTY: lambda: len(client.get(f"/novelty?prediction_id={stored}&alpha_max={next(opacity):.6f}").body),
+        SIMILAR: lambda: len(client.get(f"/similar?prediction_id={stored}").body),
+    }
+
+
+def served(path: Path) -> dict[str, Any]:
+    """What both take over HTTP, as shares of pytorch-grad-cam's time in the same rounds."""
+    with TemporaryDirectory() as folder:
+        case = replace(demo_case(Path(folder)), bundle=path)
+        with running(own_server(case, "openvino")) as own:
+            raced = take_turns([Group(asked, (case, own.address)), Group(grad_cam, (case,))], ROUNDS)
+    theirs = raced.times[THEIRS]
+    return {
+        "theirs_ms": theirs.median_ms,
+        "bytes": raced.answers[NOVELTY],
+        "ratios": {name: median_ratio(raced.times[name], theirs) for name in (NOVELTY, SIMILAR)},
+    }
+
+
+def page(raw: Mapping[str, Any]) -> str:
+    """The report, in Markdown."""
+    parts, cases, site = raw["parts"], raw["cases"], raw["site"]
+    text = HEAD.format(pictures=raw["pictures"])
+    text += (
+        "\n## Foreign parts\n\nOne object is pasted into each picture, at a known place. AUROC is the chance that a "
+        "cell of the object is more foreign than another cell of the same picture; pointing is how often the most "
+        f"foreign cell is one of the object's. Branches that take part: {', '.join(parts['branches'])}.\n\n"
+        "| object | pictures | AUROC of its cells | pointing |\n| --- | --: | --: | --: |\n"
+    )
+    for kind, found in parts["kinds"].items():
+        text += f"| {kind} | {found['pictures']} | {_shown(found['auroc'])} | {_shown(found['pointing'])} |\n"
+    text += (
+        f"\nOf the pictures without an object, {_shown(parts['coloured'])} have a part above the limit.\n"
+        "\n## Similar cases\n\n"
+        f"The index has {cases['count']:,} cases. Of the {K} nearest, these shares have the picture's own label.\n\n"
+        "| figure | found |\n| --- | --: |\n"
+        f"| share of the nearest with the true label | {_shown(cases['share'])} |\n"
+        f"| the majority of the nearest has it | {_shown(cases['majority'])} |\n"
+        f"| the model's own answer is right | {_shown(cases['model'])} |\n"
+        f"| majority minus model, paired | {_shown(cases['majority_minus_model'], '+.3f')} |\n"
+        "\n## A new site\n\n"
+        f"A site is simulated {SITES} times by another white balance, a blur, and half of the positive pictures. The "
+        f"bundle is recalibrated by {site['local']} of its pictures, and judged on the {site['others']} others or so. "
+        f"Calibration error: {_shown(site['before'])} before, {_shown(site['after'])} after; ratio "
+        f"{_shown(site['ratio'])}. The interval is over these simulations, which share pictures.\n"
+    )
+    return text + _goals(parts, cases, site, raw["served"])
+
+
+def _goals(
+    parts: Mapping[str, Any], cases: Mapping[str, Any], site: Mapping[str, Any], over_http: Mapping[str, Any]
+) -> str:
+    ratio, size_mb = over_http["ratios"][NOVELTY], over_http["bytes"] / 1e6
+    rows = [
+        ("AUROC of the cells of a pasted object", f"≥ {PARTS_GOAL}", _shown(parts["kinds"]["all"]["auroc"]),
+         parts["kinds"]["all"]["auroc"]["value"] >= PARTS_GOAL),
+        (f"`{NOVELTY}` of a stored prediction, PNG over HTTP ÷ {THEIRS} alone", f"≤ 1/{1 / RATIO_GOAL:g}",
+         f"1/{1 / ratio:.3g}", ratio <= RATIO_GOAL),
+        ("size of that PNG", f"≤ {PNG_GOAL_MB:g} MB", f"{size_mb:.2f} MB", size_mb <= PNG_GOAL_MB),
+        ("size of the index", f"≤ {INDEX_GOAL_MB:g} MB", f"{cases['size_mb']:.2f} MB",
+         cases["size_mb"] <= INDEX_GOAL_MB),
+        ("a question to it", f"≤ {ASK_GOAL_MS:g} ms", f"{cases['ask_ms']:.2f} ms", cases["ask_ms"] <= ASK_GOAL_MS),
+        (f"a question to {cases['many']:,} cases", f"≤ {MANY_GOAL_MS:g} ms", f"{cases['ask_many_ms']:.2f} ms",
+         cases["ask_many_ms"] <= MANY_GOAL_MS),
+        ("calibration error at a new site, after ÷ before", f"≤ {HALVED:g}", _shown(site["ratio"]),
+         site["ratio"]["value"] <= HALVED),
+    ]  # fmt: skip
+    text = "\n## Goals\n\n| figure | goal | found | |\n| --- | --- | --: | --- |\n"
+    for name, goal, found, reached in rows:
+        text += f"| {name} | {goal} | {found} | {'reached' if reached else '**missed**'} |\n"
+    return text
+
+
+def _shown(found: Interval, form: str = ".3f") -> str:
+    return f"{found['value']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
+
+
+def read_page(folder: Path) -> str:
+    """The page that `aids.json` in `folder` gives."""
+    return page(json.loads((folder / "aids.json").read_text(encoding="utf-8")))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.aids")
+    parser.add_argument("data", type=Path, metavar="DATA", help="labelled pictures with a split val")
+    parser.add_argument("--bundle", type=Path, default=DEMO_BUNDLE, help="default: the demo bundle")
+    parser.add_argument("--out", type=Path, default=DOCS, help="folder for the report (default docs/measured/)")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    raw = json.dumps(measure(args.bundle, args.data), indent=1)
+    (args.out / "aids.json").write_text(raw + "\n", encoding="utf-8")
+    text = read_page(args.out)
+    (args.out / "aids.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
