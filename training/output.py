@@ -36,6 +36,12 @@ def refuse_within_data(out: Path, data: Path) -> None:
             )
 
 
+def refuse_to_overwrite(folder: Path) -> None:
+    """Raises OutputError if there is something in a folder that is to be written."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists and is not empty: choose another folder")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file that is complete or as it was before. Raises OSError with its name.
 

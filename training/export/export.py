@@ -53,7 +53,7 @@ from training.data.samples import Sample
 from training.errors import TrainingProblem
 from training.export.graphs import WITHOUT_TOKENS, to_engine_batches, write_graphs
 from training.loading.forward import predict, prepared_batches, to_model_input
-from training.output import naming
+from training.output import naming, refuse_to_overwrite
 from training.recipe.config import Recipe, StrictModel
 from training.recipe.load import fault_sentence
 from training.recipe.plain_yaml import parse_yaml
@@ -124,9 +124,9 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
     fitted to train and calibration, or else val; if that is too small, a note says so. With it comes an index of the
     training pictures, unless the card refuses one.
 
-    Raises ExportError, GraphError, RunError, DataError, RecipeError and BundleError.
+    Raises ExportError, OutputError, GraphError, RunError, DataError, RecipeError and BundleError.
     """
-    _refuse_to_overwrite(out)
+    refuse_to_overwrite(out)
     run = read_run(folder)
     if run.contents.is_file():
         refuse_changed(changed_files(read_marks(run.contents), content_marks(run.used_pictures)), run.contents)
@@ -188,7 +188,7 @@ def compile_bundle(path: Path, out: Path, samples: Sequence[Sample]) -> Bundle:
     The graphs are checked on noise and on the pictures of `samples`. Raises ExportError, GraphError, DataError and
     BundleError.
     """
-    _refuse_to_overwrite(out)
+    refuse_to_overwrite(out)
     bundle = read_bundle(path)
     model = load_model(bundle)
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)
@@ -223,9 +223,9 @@ def write_bundle(
     only. `stretch` is the rule for grey values that the model was trained with. The folder appears complete and
     verified, or not at all.
 
-    Raises ExportError if `out` exists and is not empty, and BundleError if the parts do not fit each other.
+    Raises OutputError if `out` exists and is not empty, and BundleError if the parts do not fit each other.
     """
-    _refuse_to_overwrite(out)
+    refuse_to_overwrite(out)
     weights = {name: _to_stored(tensor) for name, tensor in model.state_dict().items()}
     means: dict[str, np.ndarray] = {branch: np.ascontiguousarray(mean, np.float32) for branch, mean in baseline.items()}
     contents = {WEIGHTS: safetensors.torch.save(weights), BASELINE: safetensors.numpy.save(means), **graphs}
@@ -330,11 +330,6 @@ def _positive_class(classes: Sequence[str], by_card: str | None, by_option: str 
     if (found := next((each for each in classes if normalised(each) == name), None)) is None:
         raise ExportError(f"the positive class {name!r} is not one of {', '.join(classes)}")
     return found
-
-
-def _refuse_to_overwrite(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"{out} exists and is not empty: choose another folder")
 
 
 def _to_stored(tensor: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ from training.runs.contents import content_marks, write_marks
 from training.runs.torch_files import not_finite_tensor
 from training.runs.unlabelled import UNLABELLED, read_unlabelled
 
-USED = ("train", "val", UNLABELLED)  # the splits that a run reads
+USED = ("train", "val", "calibration", UNLABELLED)  # the splits that a run and its export read
 
 # What a run leaves that has not come to its first checkpoint. Nothing in it is worth keeping.
 _BEFORE_CHECKPOINTS = {
@@ -77,7 +77,7 @@ class Run:
 
     @property
     def used_pictures(self) -> list[Path]:
-        """The paths of the pictures of train and val, and of those without labels."""
+        """The paths of the pictures that the run and its export read, and of those without labels."""
         return [sample.path for sample in self.samples if sample.split in USED]
 
     @property

@@ -10,6 +10,7 @@ from app.bundles.manifest import CasesChoice
 from app.bundles.reader import Bundle, read_bundle
 from app.engines.load import load_engine
 from training.data.samples import DataError, Sample, groups_in_several_splits, read_data_set, refuse_unreadable
+from training.output import refuse_to_overwrite
 from training.runs.run import kept_samples
 from training.trust.fit import TrustFit, TrustProblem, calibration_split, fit_trust
 from training.trust.goals import goals_text
@@ -48,8 +49,8 @@ def add_trust(
 
     Novelty is fitted to the split train, if there is one, and all else to `split`: by default calibration or else val,
     or all pictures if there are no splits. `inside` is the share of these that count as in distribution. If the bundle
-    has an index of similar cases, or `with_cases` is set, an index is made of train. Raises TrustProblem, DataError,
-    RunError, BundleError and EngineError.
+    has an index of similar cases, or `with_cases` is set, an index is made of train. Raises TrustProblem, OutputError,
+    DataError, RunError, BundleError and EngineError.
     """
     refuse_to_overwrite(out)
     bundle = read_bundle(path)
@@ -62,12 +63,6 @@ def add_trust(
         raise TrustProblem(f"an index of similar cases is made of train, but {data} has no such split")
     fit = fit_trust(bundle, load_engine(bundle, "auto"), train, calibration, name, inside, shows)
     return AddedTrust(write_with_trust(bundle, out, fit.section, fit.fitted, fit.cases), fit)
-
-
-def refuse_to_overwrite(out: Path) -> None:
-    """Raises TrustProblem if there is something in a folder that is to be written."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise TrustProblem(f"{out} exists and is not empty: choose another folder")
 
 
 def splits_of(data: Path, split: str | None) -> tuple[Sequence[Sample], Sequence[Sample], str]:

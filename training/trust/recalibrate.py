@@ -14,9 +14,10 @@ from app.cases.stored import cases_of
 from app.engines.load import load_engine
 from app.trust.fitted import FittedTrust, trust_of
 from training.metrics.classification import DecisionRule, calibration_error, confidence
+from training.output import refuse_to_overwrite
 from training.trust.answers import Answers, calibrate, metrics_of
 from training.trust.cases_fit import add_cases
-from training.trust.command import refuse_to_overwrite, splits_of
+from training.trust.command import splits_of
 from training.trust.fit import TrustFit, TrustProblem, fit_to
 from training.trust.goals import goals_text
 from training.trust.novelty_fit import Residuals
@@ -58,9 +59,8 @@ def recalibrate(path: Path, out: Path, data: Path, split: str | None, inside: fl
 
     This is the temperature, the decision threshold and the trust part, of which novelty keeps its statistics and gets
     new thresholds. The index of similar cases gains the pictures. Weights, graphs and baseline stay; the manifest names
-    the parent. The pictures are those
-    of `split`: by default calibration or else val, or all if there are no splits. Raises TrustProblem, DataError,
-    RunError, BundleError and EngineError.
+    the parent. The pictures are those of `split`: by default calibration or else val, or all if there are no splits.
+    Raises TrustProblem, OutputError, DataError, RunError, BundleError and EngineError.
     """
     refuse_to_overwrite(out)
     bundle = read_bundle(path)

@@ -23,6 +23,8 @@ from training.runs.checkpoint import newest_checkpoint, save_checkpoint
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("contents") / "data"
     draw_dataset(folder, 32, seed=5)
+    table = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(table.replace("drawn-0000,train", "drawn-0000,calibration"))
     return folder
 
 
@@ -49,7 +51,7 @@ def padded(picture: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [turned, padded])
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("split", ["train", "val", "calibration"])
 def test_a_picture_that_is_another_is_refused_by_its_name_until_it_is_put_back(
     change: Callable[[Path], None],
     split: str,

@@ -19,6 +19,7 @@ from app.trust.fitted import trust_of
 from tests.support.bundles import edit, seal, write_tiny_bundle
 from training.data.draw import draw_dataset
 from training.data.samples import DataError
+from training.output import OutputError
 from training.trust.command import AddedTrust, add_trust
 from training.trust.fit import TrustProblem
 
@@ -152,7 +153,7 @@ def test_what_cannot_be_fitted_is_refused(plain: Path, data: Path, tmp_path: Pat
     draw_dataset(tmp_path / "few", 8, seed=0)
     with pytest.raises(TrustProblem, match="class benign has 1 calibration groups, but 5 are needed"):
         add_trust(plain, tmp_path / "out", tmp_path / "few", None, 0.95)
-    with pytest.raises(TrustProblem, match="exists and is not empty"):
+    with pytest.raises(OutputError, match="exists and is not empty"):
         add_trust(plain, plain, data, None, 0.95)
     assert not (tmp_path / "out").exists()
 

@@ -17,6 +17,7 @@ from tests.support.trusted import write_trusted
 from training.cli import main
 from training.data.draw import draw_dataset
 from training.metrics.calibration import youden_threshold
+from training.output import OutputError
 from training.trust.fit import TrustProblem
 from training.trust.recalibrate import RECALIBRATED, Recalibrated, recalibrate
 
@@ -103,7 +104,7 @@ def test_the_command_writes_what_the_function_does_and_says_what_changed(
 
 
 def test_what_cannot_be_recalibrated_is_refused(parent: Path, site: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrustProblem, match="exists and is not empty"):
+    with pytest.raises(OutputError, match="exists and is not empty"):
         recalibrate(parent, parent, site, None)
     with pytest.raises(TrustProblem, match="no trust part whose novelty score could be kept"):
         recalibrate(write_tiny_bundle(tmp_path / "plain"), tmp_path / "out", site, None)
