@@ -120,7 +120,7 @@ def parts_found(
         distances = parts.distances(maps)
         covered = share_of_cells(where, distances.shape)
         if not (covered > COVERED).any():
-            continue
+            continue  # it is smaller than a cell
         counted = (covered > COVERED) | (covered < FREE)
         ranks.setdefault(kind, []).append(auroc(distances[counted], covered[counted] > COVERED))
         points.setdefault(kind, []).append(float(covered.flat[distances.argmax()] > FREE))

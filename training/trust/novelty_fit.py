@@ -19,10 +19,7 @@ from training.trust.pasted import with_patch
 
 KEPT = 1 / 20  # of the components: 64 of an EfficientNet's 1280, 12 of the demo Swin's 256
 KEPT_OF_CELLS = 1 / 4  # single cells vary in more directions than their means
-COVERED, FREE = (
-    0.5,
-    0.1,
-)  # a patch covers a cell of which it has more than the one, and leaves what has less than the other
+COVERED, FREE = 0.5, 0.1  # a cell is a patch's if more than the one is covered, and free if less than the other is
 _SEED = 0
 
 
@@ -94,7 +91,7 @@ def patches_found(
     for of_picture, patch in zip(maps, patches, strict=True):
         distances = parts.distances(of_picture)
         covered = share_of_cells(patch, distances.shape)
-        if (covered > COVERED).any():
+        if (covered > COVERED).any() and (covered < FREE).any():
             counted = (covered > COVERED) | (covered < FREE)
             found.append(auroc(distances[counted], covered[counted] > COVERED))
     return float(np.mean(found)) if found else 0.0
