@@ -53,7 +53,7 @@ test-oldest: .venv-oldest/done
 .venv-oldest/done: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --disable-pip-version-check -c constraints-oldest.txt \
-	  -e ".[heif,notebook,otel,redis,tensorboard,train,wandb]" \
+	  -e ".[heif,notebook,otel,redis,tensorboard,train,wandb]" -e clients/python \
 	  beartype captum grad-cam hatchling httpx hypothesis jaxtyping psutil pytest pytest-xdist schemathesis torchcam
 	touch $@
 
@@ -132,10 +132,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/serve.done $(VENV)/dev.done $(VENV)/bench.done: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".$(EXTRA)"
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e ".$(EXTRA)" $(BESIDE)
 	touch $@
 
+$(VENV)/dev.done: clients/python/pyproject.toml
 $(VENV)/dev.done: EXTRA := [dev]
+$(VENV)/dev.done: BESIDE := -e clients/python
 $(VENV)/bench.done: EXTRA := [bench]
 
 clean:
