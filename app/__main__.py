@@ -1,4 +1,4 @@
-"""The command `fusionlens`, also `python -m app`: serve | predict | check | health | new-key | setup."""
+"""The command `fusionlens`, also `python -m app`: serve | predict | batch | check | health | new-key | setup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of `fusionlens`: serve | predict PICTURE… | check BUNDLE | health | new-key NAME | setup FOLDER."""
+"""The commands of `fusionlens`: serve | predict | batch | check | health | new-key | setup."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +18,8 @@ from typing import Any, get_args
 from app import __version__
 from app.api.keys.keys import Right
 from app.arguments import given_path, number_between, positive_number, whole_number
+from app.batch.failures import failure_limit
+from app.batch.refusals import JobRefused
 from app.cases.index import MOST_CASES, Case
 from app.drawing.overlay import Style
 from app.drawing.png import encode_png
@@ -65,11 +68,15 @@ def main(arguments: list[str] | None = None, program: str = "fusionlens") -> int
             stream.reconfigure(errors="backslashreplace")
     args = make_parser(program).parse_args(arguments)
     overrides = {name: value for name in ("bundle", "host", "port") if (value := getattr(args, name, None)) is not None}
-    return status_of(lambda: int(args.run(args, load_settings(**overrides))))
+    return status_of(lambda: int(args.run(args, load_settings(**overrides))), args.wrong_settings)
 
 
-def status_of(command: Callable[[], int]) -> int:
-    """Run a command, and return its exit status: 1 with a sentence on standard error if it raises what is expected."""
+def status_of(command: Callable[[], int], wrong_settings: int = 1) -> int:
+    """Run a command, and return its exit status: not 0, after a sentence on standard error, if it raises an error.
+
+    Of errors, only what is expected is caught. The status is that of the error, `wrong_settings` for settings that
+    cannot be used, and else 1.
+    """
     try:
         return command()
     except BrokenPipeError:  # the reader of the output, such as head, has closed the pipe
@@ -77,7 +84,11 @@ def status_of(command: Callable[[], int]) -> int:
     except InvalidSettings as error:
         for sentence in error.sentences:
             print(f"fusionlens: {sentence}", file=sys.stderr)
-    except (FusionLensError, OSError, MemoryError, UnicodeError) as error:
+        return wrong_settings
+    except FusionLensError as error:
+        print(f"fusionlens: {error}", file=sys.stderr)
+        return error.exit_status
+    except (OSError, MemoryError, UnicodeError) as error:
         print(f"fusionlens: {_sentence(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
@@ -97,6 +108,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     """The parser of all subcommands."""
     parser = argparse.ArgumentParser(prog=program, description="An image classifier that explains its answers.")
     parser.add_argument("--version", action="version", version=f"fusionlens {__version__}")
+    parser.set_defaults(wrong_settings=1)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     serve = _command(commands, "serve", _serve, "serve a bundle over HTTP", "fusionlens serve --port 8080")
@@ -157,6 +169,7 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     )
     predict.add_argument("--json", action="store_true", help="print one JSON object per picture")
 
+    _add_batch(commands)
     check = commands.add_parser(
         "check",
         help="verify a bundle: checksums, weights, one prediction",
@@ -166,6 +179,68 @@ def make_parser(program: str) -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
     _add_operation(commands)
     return parser
+
+
+def _add_batch(commands: Any) -> None:
+    batch = _command(
+        commands,
+        "batch",
+        _batch,
+        "classify any number of pictures into Parquet files",
+        "fusionlens batch photos shards/*.tar --out answers --explain gradcam",
+    )
+    batch.set_defaults(wrong_settings=2)
+    batch.add_argument(
+        "inputs",
+        nargs="+",
+        type=given_path,
+        metavar="INPUT",
+        help="folder, picture, tar file, CSV or Parquet file with a column of paths, or pattern such as 'a/**/*.png'",
+    )
+    batch.add_argument(
+        "--out", required=True, type=given_path, metavar="DIR", help="folder of the result: new, or of the same job"
+    )
+    batch.add_argument("--column", type=_filled, help="column of paths in CSV and Parquet files (default: path)")
+    batch.add_argument(
+        "--explain",
+        type=_methods,
+        default=(),
+        metavar="METHOD[,METHOD]",
+        help=f"write heatmaps by these methods into every row: {', '.join(METHODS)}, or {BUNDLE_DEFAULT} for the "
+        "bundle's own",
+    )
+    batch.add_argument("--overlays", action="store_true", help="write these heatmaps as pictures too")
+    batch.add_argument(
+        "--coverage",
+        type=number_between(0.5, 0.99),
+        help="rate at which the prediction set contains the true class (default: the bundle's)",
+    )
+    batch.add_argument(
+        "--max-failures",
+        type=failure_limit,
+        metavar="N|N%",
+        help="end the job when more pictures than this, or than this share of all, have no answer (default: no limit)",
+    )
+    batch.add_argument(
+        "--part-rows", type=whole_number(1, 100_000), default=256, metavar="N", help="rows of a part file (default 256)"
+    )
+
+
+def _methods(text: str) -> tuple[str, ...]:
+    """The type of an argument that is a list of explanation methods, each once."""
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in (*METHODS, BUNDLE_DEFAULT):
+            choices = ", ".join((*METHODS, BUNDLE_DEFAULT))
+            raise argparse.ArgumentTypeError(f"{name!r} is no explanation method: choose from {choices}")
+    return tuple(dict.fromkeys(names))
+
+
+def _filled(text: str) -> str:
+    """The type of an argument that is a text, and not an empty one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: give a name")
+    return text
 
 
 def _add_operation(commands: Any) -> None:
@@ -280,6 +355,30 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
         for out, request in accepted.items():
             _write_overlay(out, prediction, predictor.explain(prediction, request)[-1])
     return failed
+
+
+def _batch(args: argparse.Namespace, settings: Settings) -> int:
+    if missing := [name for name in ("pyarrow", "tqdm") if find_spec(name) is None]:
+        raise JobRefused(f"fusionlens batch needs {missing[0]}: pip install 'fusionlens[batch]'.")
+    # Imported here because no other command needs pyarrow, which is optional.
+    from app.batch.command import BatchOptions, run_batch
+    from app.batch.decoding import DecodingOptions
+
+    options = BatchOptions(
+        inputs=tuple(map(str, args.inputs)),
+        out=args.out,
+        column=args.column,
+        methods=args.explain,
+        overlays=args.overlays,
+        coverage=args.coverage,
+        max_failures=args.max_failures,
+        part_rows=args.part_rows,
+    )
+    decoding = DecodingOptions(
+        settings.decoders, settings.decoder_max_bytes, settings.decoder_cpu_s, settings.max_body_bytes
+    )
+    print(run_batch(options, predictor_options(settings), decoding))
+    return 0
 
 
 def _without_thumbnail(case: Case) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 class FusionLensError(Exception):
     """Base class of every error that a caller can act on. Its text is a sentence for that caller."""
 
+    exit_status: int = 1  # of a command that ends with it
+
 
 class BundleError(FusionLensError):
     """The bundle must not be served. The message names the file and the reason."""

@@ -31,6 +31,7 @@ from app.models.feature_maps import FeatureMaps, to_float16, to_float32, unbatch
 from app.pictures.decode import Limits
 from app.pictures.opened import OpenOptions, open_picture
 from app.predicting.answer import answer_of
+from app.progress import tracked
 from app.shapes import Float, UInt8
 from app.trust.fitted import trust_of
 from app.trust.novelty import pooled
@@ -44,7 +45,6 @@ from benchmarks.timing import median_ratio
 from benchmarks.turns import Group, Runs, take_turns
 from training.data.samples import Sample, read_samples
 from training.metrics.classification import DecisionRule, auroc, calibration_error, confidence
-from training.progress import tracked
 from training.trust.novelty_fit import COVERED, FREE, share_of_cells
 from training.trust.recalibrate import recalibrate
 

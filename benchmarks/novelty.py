@@ -24,6 +24,7 @@ from app.engines.protocol import Engine
 from app.models.feature_maps import to_float16, to_float32
 from app.pictures.decode import PREVIEW_SIDE_PX, Limits
 from app.predicting.predictor import Predictor
+from app.progress import tracked
 from app.trust.fitted import trust_of
 from app.trust.novelty import Pooled, pooled
 from benchmarks.foreign_pictures import (
@@ -40,7 +41,6 @@ from benchmarks.foreign_pictures import (
 from benchmarks.novelty_scores import CHOSEN, MAXIMUM, Features, Score, fitted_scores
 from training.data.samples import Sample, read_samples
 from training.metrics.classification import auroc
-from training.progress import tracked
 
 DOCS = Path(__file__).parents[1] / "docs" / "measured"
 DEMO = Path(__file__).parents[1] / "weights" / "demo"

@@ -11,6 +11,10 @@ from typing import Final
 
 from PIL import features
 
+# The usual suffixes of pictures, by which files are found in a folder. What a file is, its bytes say.
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif"}
+)
 # What is always read, by the first bytes of the files.
 SIGNATURES: dict[str, tuple[bytes, ...]] = {
     "JPEG": (b"\xff\xd8\xff",),

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 import app
-from app.errors import PictureTooLarge
+from app.errors import PictureTooLarge, UnreadablePicture
 from app.pictures.formats import MORE_FORMATS, SIGNATURES
 from app.pictures.messages import BrokenMessage, ConnectionEnded, receive_message, send_message
 from app.pictures.opened import OpenedPicture, OpenOptions
@@ -53,6 +53,16 @@ class _Refusal(BaseModel):
 
     error: Literal[*_REFUSALS]  # type: ignore[valid-type]
     message: Annotated[str, Field(max_length=1000)]
+
+
+def refusal_of(reason: EndReason, cpu_s: float) -> UnreadablePicture:
+    """What a picture is answered with that ended its process, whose limit of processor time was `cpu_s`."""
+    if reason == "time":
+        return UnreadablePicture(
+            f"Decoding the picture took more than {cpu_s:g} s of processor time: "
+            "send a smaller picture, or save it again as an ordinary JPEG."
+        )
+    return UnreadablePicture("The picture ended the process that decoded it: save it again as an ordinary JPEG.")
 
 
 class DecoderProcess:

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import anyio
 import anyio.to_thread
 
-from app.errors import DeadlineExceeded, FusionLensError, NotReady, UnreadablePicture
+from app.errors import DeadlineExceeded, FusionLensError, NotReady
 from app.pictures.opened import OpenOptions, open_picture
 from app.predicting.prediction import Upload, upload_of
 from app.serving.queue import TimedResult, WorkQueue, in_threads
 from app.telemetry.metrics import Metrics
 
 if os.name == "posix":
-    from app.serving.decoder_process import DecoderEnded, DecoderProcess, EndReason
+    from app.serving.decoder_process import DecoderEnded, DecoderProcess, EndReason, refusal_of
 
 logger = logging.getLogger("fusionlens.decoders")
 # A process whose client is gone may end its picture within this time, since starting another takes longer.
@@ -179,12 +179,7 @@ class Decoders:
             return DeadlineExceeded("The picture was not decoded within the time limit; try again later.")
         if reason == "closed":
             return NotReady("This service is about to stop: ask another replica.")
-        if reason == "time":
-            return UnreadablePicture(
-                f"Decoding the picture took more than {self._options.cpu_s:g} s of processor time: "
-                "send a smaller picture, or save it again as an ordinary JPEG."
-            )
-        return UnreadablePicture("The picture ended the process that decoded it: save it again as an ordinary JPEG.")
+        return refusal_of(reason, self._options.cpu_s)
 
 
 def _open_there(process: DecoderProcess, job: _Job) -> Upload:

@@ -16,6 +16,7 @@ from app.errors import FusionLensError
 from app.pictures.decode import Limits, Picture, decode, open_image
 from app.pictures.prepare import prepare
 from app.pictures.visibility import lacks_contrast
+from app.progress import tracked
 from training.data.duplicates import Fingerprint, exact_copies, fingerprint, near_copies
 from training.data.limits import TRAINING_LIMITS, service_limits
 from training.data.masks import mask_facts, mask_fault, mask_findings
@@ -23,7 +24,6 @@ from training.data.report import DataReport
 from training.data.sample import SPLITS, DataError, Finding, Kind, Sample
 from training.data.samples import read_training_set
 from training.data.split import groups_in_several_splits, split_samples
-from training.progress import tracked
 
 _CONTRAST_SIDE_PX = 224  # of the input in which contrast is looked for
 _MIN_PICTURES, _MAX_CLASS_RATIO, _MAX_SIDE_RATIO = 10, 20, 3

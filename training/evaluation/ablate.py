@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from app.models.cnnswin import FUSIONS, Fusion
+from app.progress import tracked
 from app.shapes import Float
 from training.data.samples import (
     DataError,
@@ -45,7 +46,6 @@ from training.loop.trained import check_unseen, read_trained
 from training.metrics.calibration import softmax
 from training.metrics.classification import resamples
 from training.output import write_atomically
-from training.progress import tracked
 from training.recipe.config import Recipe, RecipeError
 from training.runs.run import Run, RunError, read_run, split_by
 from training.runs.unlabelled import UNLABELLED

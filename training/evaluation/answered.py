@@ -11,12 +11,12 @@ from app.bundles.manifest import Manifest
 from app.errors import FusionLensError
 from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
+from app.progress import tracked
 from app.shapes import Float
 from app.trust.assessment import Assessment
 from training.data.samples import DataError, Sample
 from training.evaluation.branches import Parts
 from training.metrics.classification import DecisionRule
-from training.progress import tracked
 
 
 @dataclass(frozen=True, eq=False)

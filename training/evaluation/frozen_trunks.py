@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from app.models.cnnswin import BranchesHead, CNNViTFusion, CrossAttentionHead, Shape, head_of
 from app.models.feature_maps import BRANCHES, FeatureMaps
+from app.progress import tracked
 from app.shapes import Float
 from training.data.samples import Sample
 from training.evaluation.comparison import REFERENCE, Variant
@@ -35,7 +36,6 @@ from training.loop.optim import build_optimizer, set_rates
 from training.loop.trained import TrainedModel, check_stretch
 from training.metrics.calibration import softmax
 from training.output import write_atomically
-from training.progress import tracked
 from training.recipe.config import Recipe, RecipeError
 from training.runs.contents import content_marks
 

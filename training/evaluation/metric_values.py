@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from app.progress import tracked
 from app.shapes import Float, Int
 from training.metrics.classification import (
     DecisionRule,
@@ -21,7 +22,6 @@ from training.metrics.classification import (
     ranking_metrics,
     resamples,
 )
-from training.progress import tracked
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from app.progress import tracked
 from training.data.samples import Sample
 from training.evaluation.metric_values import MetricValues, Pictures, chosen_values
 from training.metrics.classification import DecisionRule
-from training.progress import tracked
 
 MOST_VALUES, MOST_NUMBERS = 20, 10
 NO_VALUE = "no value"

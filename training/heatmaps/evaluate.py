@@ -17,6 +17,7 @@ from app.drawing.overlay import Style, draw
 from app.engines.load import load_engine
 from app.pictures.rectangle import Rectangle
 from app.predicting.predictor import Predictor
+from app.progress import tracked
 from app.shapes import Bool, Float, UInt8
 from training.data.limits import TRAINING_LIMITS
 from training.data.samples import DataError, Sample
@@ -34,7 +35,6 @@ from training.heatmaps.metrics import METRICS
 from training.heatmaps.report import HeatmapEvaluation, MetricResult, PictureRow, ShownPicture, Table, as_html
 from training.metrics.classification import Estimate, resamples
 from training.output import write_text
-from training.progress import tracked
 
 DEFAULT_PICTURES, REPEATS, SEED = 100, 1000, 0
 _SHOWN_PICTURES, _SHOWN_SIDE_PX = 6, 160

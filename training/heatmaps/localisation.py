@@ -18,6 +18,7 @@ from app.explain.merge import Heatmap
 from app.explain.methods import METHODS
 from app.predicting.predictor import Predictor
 from app.predicting.request import Detail, HeatmapRequest, TokenRequest
+from app.progress import tracked
 from app.shapes import Bool, Float
 from training.data.limits import TRAINING_LIMITS
 from training.data.samples import DataError
@@ -26,7 +27,6 @@ from training.heatmaps.evaluate import REPEATS, SEED
 from training.heatmaps.faithfulness import energy_inside, enlarge, pointing
 from training.heatmaps.measure import MaskedPicture, gaussian_profile, open_picture
 from training.metrics.classification import Estimate, resamples
-from training.progress import tracked
 
 CENTRED = "centred Gaussian"
 DETAILS: dict[str, Detail] = {"": "grid", ", fine": "fine"}

@@ -29,6 +29,7 @@ from app.explain.methods import METHODS, merge_rule_of, merged
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps, batched, to_float16, to_float32
 from app.predicting.target import HeadScore
+from app.progress import tracked
 from app.shapes import Float, Int
 from training.data.samples import DataError, Sample, read_samples
 from training.heatmaps.faithfulness import correlation
@@ -36,7 +37,6 @@ from training.heatmaps.shuffled_report import SCORES, HeadMetrics, ShuffledLabel
 from training.loading.forward import prepared_batches
 from training.loop.optim import warmup_cosine
 from training.metrics.classification import DecisionRule, classification_metrics
-from training.progress import tracked
 from training.runs.run import kept_samples
 
 DEFAULT_EPOCHS, DEFAULT_PICTURES = 20, 50

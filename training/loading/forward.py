@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from app.pictures.bit_depth import Stretch
+from app.progress import Steps
 from app.shapes import Float, UInt8
 from training.data.samples import Sample
 from training.loading.views import EvaluationSet
-from training.progress import Steps
 
 
 def prepared_batches(

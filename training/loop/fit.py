@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from torch.utils.data import DataLoader
 
+from app.progress import Steps
 from training.data.samples import DataError, Sample
 from training.errors import TrainingProblem
 from training.loading.augment import TwoViews
@@ -42,7 +43,6 @@ from training.loop.state import TrainState
 from training.loop.update import BatchPart, Updater
 from training.loop.validation import Validation, validate
 from training.output import write_atomically
-from training.progress import Steps
 from training.recipe.config import Recipe, RecipeError
 from training.runs.checkpoint import save_checkpoint
 from training.runs.contents import forget_marks

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from app.progress import Steps
 from app.shapes import Float, Int, UInt8
 from training.data.samples import DataError, Sample
 from training.loading.forward import predict
@@ -18,7 +19,6 @@ from training.loading.workers import loaded
 from training.loop.processes import Processes
 from training.metrics.calibration import softmax
 from training.metrics.classification import DecisionRule, Metric, UndefinedMetric, classification_metrics
-from training.progress import Steps
 from training.runs.run import Run
 
 METRICS = ("nll", "accuracy", "auroc")  # the answer is the most probable class; AUROC is the macro mean

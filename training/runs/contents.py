@@ -19,10 +19,10 @@ from pathlib import Path
 
 from app.errors import FusionLensError
 from app.pictures.decode import decode
+from app.progress import tracked
 from training.data.limits import TRAINING_LIMITS
 from training.data.sample import DataError
 from training.output import write_atomically
-from training.progress import tracked
 
 _NAMED = 3
 _PARTS, _PART_BYTES = 4, 16 * 1024

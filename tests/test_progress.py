@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import training.progress
-from training.progress import Steps, tracked
+import app.progress
+from app.progress import Steps, tracked
 
-TRAINING = Path(__file__).parents[2] / "training"
+ROOT = Path(__file__).parents[1]
 
 
 class Terminal(io.StringIO):
@@ -73,7 +73,7 @@ def test_a_process_that_does_not_write_shows_nothing() -> None:
 def test_tracked_items_come_through_and_are_told_on_standard_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training.progress, "INTERVAL_S", 0.0)
+    monkeypatch.setattr(app.progress, "INTERVAL_S", 0.0)
     assert list(tracked(iter("abc"), "letters", "letters", 3)) == list("abc")
     said = capsys.readouterr()
     assert said.out == "" and [line[:15] for line in said.err.splitlines()] == [f"letters: {n} of 3" for n in (1, 2, 3)]
@@ -81,7 +81,7 @@ def test_tracked_items_come_through_and_are_told_on_standard_error(
 
 def test_every_loop_that_shows_how_far_it_is_does_so_here() -> None:
     users = []
-    for path in TRAINING.rglob("*.py"):
+    for path in (*(ROOT / "app").rglob("*.py"), *(ROOT / "training").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

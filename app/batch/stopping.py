@@ -1,0 +1,46 @@
+"""Signals that ask a job to end: it does so between two pictures, in an orderly way."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+from app.batch.refusals import JobInterrupted
+
+Item = TypeVar("Item")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopping:
+    """While this lasts, SIGINT and SIGTERM are noted instead of ending the process. For the main thread alone."""
+
+    def __init__(self) -> None:
+        self.number: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def check(self, done: int, total: int) -> None:
+        """Raises JobInterrupted if a signal has come. So many pictures are done."""
+        if self.number is not None:
+            raise JobInterrupted(self.number, done, total)
+
+    def checked(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, of none of which anything is done yet. Raises JobInterrupted between two of them."""
+        for count, item in enumerate(items, 1):
+            self.check(0, count)
+            yield item
+
+    def __enter__(self) -> Stopping:
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.number = signal.Signals(number)

@@ -1,0 +1,57 @@
+"""The pictures in a tar file, such as a WebDataset shard. Only headers are read; nothing is unpacked."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from app.batch.entries import Entry, Member, shown
+from app.batch.refusals import JobRefused
+
+_BLOCK_BYTES = 512
+
+
+def members(path: str, suffixes: frozenset[str]) -> Iterator[Entry]:
+    """The pictures in the tar file at `path`, in its own order: members with one of these suffixes, but hidden ones.
+
+    Other files, such as labels, are left out. Raises JobRefused for a file that is damaged or no uncompressed tar file,
+    and for links, devices, sparse files, absolute names and names with `..`. Raises OSError.
+    """
+    try:
+        with tarfile.open(path, "r:", errors="surrogateescape") as tar:
+            facts = Path(path).stat()
+            for info in _headers(tar, path):
+                _check(info, path)
+                name = PurePosixPath(info.name)
+                if info.isreg() and name.suffix.lower() in suffixes and not name.name.startswith("."):
+                    place = (info.offset_data, info.size, facts.st_size, facts.st_mtime_ns)
+                    yield Entry(path, Member(info.name, *place))
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise JobRefused(f"{shown(path)} is damaged, or no uncompressed tar file ({error}): make it again.") from error
+
+
+def _headers(tar: tarfile.TarFile, path: str) -> Iterator[tarfile.TarInfo]:
+    """All headers, none of which is kept. Raises JobRefused where one is damaged, which tarfile takes for the end."""
+    while (info := tar.next()) is not None:
+        tar.members.clear()
+        yield info
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(_BLOCK_BYTES).strip(b"\0"):
+        raise JobRefused(f"{shown(path)} is damaged at byte {tar.offset}: make it again.")
+
+
+def _check(info: tarfile.TarInfo, path: str) -> None:
+    name = PurePosixPath(info.name)
+    if name.is_absolute() or ".." in name.parts:
+        fault = "a name that leads out of its folder"
+    elif info.issym() or info.islnk():
+        fault = "a link"
+    elif info.size < 0 or info.issparse() or not (info.isreg() or info.isdir()):
+        fault = "neither an ordinary file nor a folder"
+    else:
+        return
+    raise JobRefused(
+        f"{shown(path)} has a member {shown(info.name)}, which is {fault}: make it again from ordinary files."
+    )
