@@ -24,10 +24,11 @@ test-unit: $(VENV)/dev.done
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -n auto -m slow
 
-# Exports of many backbones, sizes and options, each compared with its module; some trained and served too. Not part of
-# CI: for changes of training/export, app/engines or app/models, and of the versions of torch, timm and OpenVINO.
+# Exports of many backbones, sizes and options, each compared with its module; some trained and served too. Batch jobs
+# that are killed many times. Not part of CI: for changes of training/export, app/batch, app/engines or app/models, and
+# of the versions of torch, timm and OpenVINO.
 test-matrix: $(VENV)/dev.done
-	$(BIN)/python -m pytest -n auto tests/training/export -m matrix
+	$(BIN)/python -m pytest -n auto tests/training/export tests/batch -m matrix
 
 # The API's tests against two replicas on Ray, and one killed, in a network of its own. Needs root and redis-server.
 test-ray: $(VENV)/dev.done .venv-ray/done
@@ -53,7 +54,7 @@ test-oldest: .venv-oldest/done
 .venv-oldest/done: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --disable-pip-version-check -c constraints-oldest.txt \
-	  -e ".[heif,notebook,otel,redis,tensorboard,train,wandb]" -e clients/python \
+	  -e ".[batch,heif,notebook,otel,redis,tensorboard,train,wandb]" -e clients/python \
 	  beartype captum grad-cam hatchling httpx hypothesis jaxtyping psutil pytest pytest-xdist schemathesis torchcam
 	touch $@
 

@@ -222,6 +222,9 @@ def _add_batch(commands: Any) -> None:
         help="end the job when more pictures than this, or than this share of all, have no answer (default: no limit)",
     )
     batch.add_argument(
+        "--ray", type=_filled, metavar="ADDRESS", help="have a Ray cluster do the work, such as auto or 10.0.0.1:6379"
+    )
+    batch.add_argument(
         "--part-rows", type=whole_number(1, 100_000), default=256, metavar="N", help="rows of a part file (default 256)"
     )
 
@@ -360,7 +363,10 @@ def _predict(args: argparse.Namespace, settings: Settings) -> int:
 def _batch(args: argparse.Namespace, settings: Settings) -> int:
     if missing := [name for name in ("pyarrow", "tqdm") if find_spec(name) is None]:
         raise JobRefused(f"fusionlens batch needs {missing[0]}: pip install 'fusionlens[batch]'.")
+    if args.ray is not None and find_spec("ray") is None:
+        raise JobRefused("--ray needs Ray: pip install 'fusionlens[ray]'.")
     # Imported here because no other command needs pyarrow, which is optional.
+    from app.batch.asked import Asked
     from app.batch.command import BatchOptions, run_batch
     from app.batch.decoding import DecodingOptions
 
@@ -368,11 +374,10 @@ def _batch(args: argparse.Namespace, settings: Settings) -> int:
         inputs=tuple(map(str, args.inputs)),
         out=args.out,
         column=args.column,
-        methods=args.explain,
-        overlays=args.overlays,
-        coverage=args.coverage,
+        asked=Asked(args.explain, args.overlays, args.coverage),
         max_failures=args.max_failures,
         part_rows=args.part_rows,
+        ray=args.ray,
     )
     decoding = DecodingOptions(
         settings.decoders, settings.decoder_max_bytes, settings.decoder_cpu_s, settings.max_body_bytes

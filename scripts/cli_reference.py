@@ -19,7 +19,8 @@ There are two commands. `fusionlens` serves and predicts. `fusionlens-train` tra
 `train`. Both are installed with the package, in `.venv/bin` after `make serve`. `python -m app` and
 `python -m training` are the same, but only in a folder that has no `app` or `training` of its own.
 
-A command exits with status 0, or with 1 and a sentence on standard error. `fusionlens` also reads every
+A command exits with status 0, or with 1 and a sentence on standard error; `fusionlens batch` tells
+[more by its status](../guides/batch.md#exit-status). `fusionlens` also reads every
 [setting](settings.md) from its variable. Every command has `--help`.
 """
 

@@ -78,6 +78,13 @@ TRAINING["ablate"] |= {
 APP: dict[str, dict[str, tuple[list[str], str | None]]] = {
     "serve": {"host": (["http://x", "a b", "a..b", "x" * 300, "no\udcff", "192.0.2.1"], None), "port": (NUMBERS, None)},
     "predict": {"pictures": (["no\udcff", "folder"], "picture.png")},
+    "batch": {
+        "inputs": (["", "nowhere", "x" * 300, "x" * 5000, "no\udcff", "empty", "loop", "*.absent"], "picture.png"),
+        "out": (NEW_FOLDERS, "new"),
+        "column": (WORDS, None),
+        "explain": (WORDS, None),
+        "ray": (["", " ", "nowhere:1"], None),
+    },
     "check": {"bundle": (FOLDERS, "bundle")},
     "health": {"port": (["0", *NUMBERS], None)},
     "new-key": {
@@ -87,6 +94,8 @@ APP: dict[str, dict[str, tuple[list[str], str | None]]] = {
     "setup": {"folder": (["file", "file/below", "/proc/none", "x" * 300], "new")},
 }
 APP["serve"] |= {"bundle": (FOLDERS, "bundle")}
+APP["batch"] |= {"bundle": (FOLDERS, "bundle"), "coverage": (["0", "1", *NUMBERS], None)}
+APP["batch"] |= {"max_failures": (["101%", "-1%", "%", *NUMBERS], None), "part_rows": (["0", *NUMBERS], None)}
 APP["predict"] |= {"bundle": (FOLDERS, "bundle")}
 APP["predict"] |= {
     option: (["overlay.png"], None) for option in ("gradcam", "attention", "tokens", "novelty")

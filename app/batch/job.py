@@ -73,6 +73,10 @@ class Job:
         self.pictures: int = self._list.metadata.num_rows
         self.parts: int = self._list.num_row_groups
 
+    def __reduce__(self) -> tuple[type[Job], tuple[Path, JobFacts]]:
+        """Another process opens the list of pictures for itself."""
+        return Job, (self.out, self.facts)
+
     def rows_of(self, part: int) -> int:
         """How many pictures a part has."""
         return int(self._list.metadata.row_group(part).num_rows)

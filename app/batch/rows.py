@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,6 @@ import pyarrow as pa
 
 from app.batch.entries import Entry, shown
 from app.batch.refusals import MissingFile, UnreadableFile
-from app.bundles.manifest import Manifest
 from app.errors import (
     EmptyUpload,
     FusionLensError,
@@ -47,11 +45,6 @@ class Columns:
     has_trust: bool
     methods: tuple[str, ...]
     has_overlays: bool
-
-    @classmethod
-    def of(cls, manifest: Manifest, methods: Sequence[str], has_overlays: bool) -> Columns:
-        """The columns for the answers of a bundle."""
-        return cls(manifest.classes, manifest.trust is not None, tuple(methods), has_overlays)
 
     def schema(self) -> pa.Schema:
         """The columns with their types. All but `path`, `notes` and `time_ms` are null where they do not apply."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
+from app.batch.asked import Model
 from app.batch.decoding import DecoderPool, DecodingOptions
 from app.batch.entries import Entry
 from app.batch.job import Job
@@ -22,8 +23,6 @@ from app.drawing.png import encode_png
 from app.errors import FusionLensError
 from app.predicting.overlays import draw_over
 from app.predicting.prediction import Prediction, Upload, upload_of, upload_without_preview
-from app.predicting.predictor import Predictor
-from app.predicting.request import AcceptedRequest
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -50,20 +49,6 @@ class Decoded:
     spent_ms: float
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is asked of every picture: heatmaps by method, overlays of them, and the coverage of its prediction set."""
-
-    heatmaps: dict[str, AcceptedRequest]
-    overlays: bool
-    coverage: float | None
-
-    @property
-    def needs_gradient(self) -> bool:
-        """Whether the gradient that explains an answer is used."""
-        return any(accepted.request.needs_answer_gradient for accepted in self.heatmaps.values())
-
-
 class Worker:
     """Makes rows with one loaded model. Few pictures are in memory at once, however many there are.
 
@@ -71,9 +56,9 @@ class Worker:
     engine runs as many passes at once, of as many pictures, as it uses the machine best with. Close it at the end.
     """
 
-    def __init__(self, predictor: Predictor, question: Question, options: DecodingOptions) -> None:
-        self._predictor, self._question, self._options = predictor, question, options
-        engine = predictor.engine
+    def __init__(self, model: Model, options: DecodingOptions) -> None:
+        self._model, self._predictor, self._options = model, model.predictor, options
+        engine = model.predictor.engine
         self._decoders = DecoderPool(options)
         self._decoding = ThreadPoolExecutor(options.processes, "decode")
         self._predicting = ThreadPoolExecutor(engine.concurrency, "predict")
@@ -114,7 +99,7 @@ class Worker:
             data = read(entry, job.facts.folder, self._options.picture_bytes)
             row["sha256"] = hashlib.sha256(data).hexdigest()
             opened = self._decoders.open(data, self._predictor.open_options)
-            upload = upload_of(opened) if self._question.overlays else upload_without_preview(opened)
+            upload = upload_of(opened) if self._model.asked.overlays else upload_without_preview(opened)
         except REFUSED as error:
             assert isinstance(error, FusionLensError)
             row |= refused(error)
@@ -123,7 +108,7 @@ class Worker:
 
     def _predict(self, job: Job, batch: Sequence[Decoded]) -> list[tuple[Place, Row]]:
         uploads = [one.upload for one in batch if one.upload is not None]
-        predictions = iter(self._predictor.predict_batch(uploads, self._question.needs_gradient) if uploads else ())
+        predictions = iter(self._predictor.predict_batch(uploads, self._model.needs_gradient) if uploads else ())
         rows = []
         for one in batch:
             row = one.row
@@ -137,13 +122,13 @@ class Worker:
         return rows
 
     def _answer(self, job: Job, place: Place, prediction: Prediction) -> Row:
-        predictor, question = self._predictor, self._question
-        row = answered(predictor.answer(prediction), predictor.assess(prediction, question.coverage))
+        predictor, asked = self._predictor, self._model.asked
+        row = answered(predictor.answer(prediction), predictor.assess(prediction, asked.coverage))
         row["notes"] = list(prediction.upload.notes)
-        for method, accepted in question.heatmaps.items():
+        for method, accepted in self._model.heatmaps.items():
             (explanation,) = predictor.explain(prediction, accepted)
             row |= heatmap(method, explanation.heatmap)
-            if question.overlays:
+            if asked.overlays:
                 png = encode_png(draw_over(prediction, explanation, Style()).picture)
                 row[f"overlay_{method}"] = write_overlay(job, place.part, place.place, method, png)
         return row

@@ -15,7 +15,7 @@ _MEMORY = Path("/proc/meminfo")
 _WORKER_BYTES = 1_500_000_000  # torch, OpenVINO, the models of a few files, and the services that they start
 # Folders whose tests are of several parts together: services, other processes and programs, training runs. A browser's
 # are in `web`. What is in no folder starts the commands.
-_INTEGRATION = {"api", "benchmarks", "client", "deploy", "engines", "ray", "reliability", "serving"}
+_INTEGRATION = {"api", "batch", "benchmarks", "client", "deploy", "engines", "ray", "reliability", "serving"}
 _INTEGRATION |= {"evaluation", "export", "heatmaps", "loop", "runs"}
 
 
