@@ -58,16 +58,20 @@ def _job_s(model: Model, settings: Settings, folder: Path) -> float:
         settings.decoders, settings.decoder_max_bytes, settings.decoder_cpu_s, settings.max_body_bytes
     )
     facts = JobFacts("/", [str(folder)], None, model.predictor.bundle.sha256, [], False, None, {}, 256)
-    with tempfile.TemporaryDirectory() as out, Worker(model, options) as worker:
-        with opened_job(Path(out), entries_of([str(folder.absolute())], "path"), facts) as job:
-            parts, rows = model.parts(job), []
-            began = time.perf_counter()
-            for place, row in worker.rows(job, range(job.parts)):
-                rows.append(row)
-                if len(rows) == job.rows_of(place.part):
-                    parts.write(place.part, rows)
-                    rows = []
-            return time.perf_counter() - began
+    entries = entries_of([str(folder.absolute())], "path")
+    with (
+        tempfile.TemporaryDirectory() as out,
+        Worker(model, options) as worker,
+        opened_job(Path(out), entries, facts) as job,
+    ):
+        parts, rows = model.parts(job), []
+        began = time.perf_counter()
+        for place, row in worker.rows(job, range(job.parts)):
+            rows.append(row)
+            if len(rows) == job.rows_of(place.part):
+                parts.write(place.part, rows)
+                rows = []
+        return time.perf_counter() - began
 
 
 if __name__ == "__main__":

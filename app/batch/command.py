@@ -51,7 +51,9 @@ def run_batch(options: BatchOptions, loading: PredictorOptions, decoding: Decodi
     _check(options)
     with Stopping() as stopping:
         model = loaded(options.asked, loading)
-        entries = stopping.checked(entries_of(options.inputs, options.column or PATH_COLUMN))
+        entries = stopping.checked(
+            entries_of(options.inputs, options.column or PATH_COLUMN), "while its pictures were listed"
+        )
         with opened_job(options.out, entries, _facts(options, model, decoding)) as job:
             run = _Run(job, model.parts(job), options.max_failures, stopping)
             if missing := run.missing_parts():
@@ -111,7 +113,7 @@ class _Run:
                     self._written += len(rows)
                     rows = []
                 steps.update()
-                self._stopping.check(self._written, self._job.pictures)
+                self._check_signal()
 
     def follow(self, written: Iterable[tuple[int, int]]) -> None:
         """Count parts that others write, each with its failures. Raises JobEnded and JobInterrupted."""
@@ -121,12 +123,15 @@ class _Run:
                 self._written += self._job.rows_of(part)
                 self._check_failures("")
                 steps.update(self._job.rows_of(part))
-                self._stopping.check(self._written, self._job.pictures)
+                self._check_signal()
 
     def result(self) -> str:
         """A sentence on a job that is done."""
         without = f"{self._failures:,} of them without an answer" if self._failures else "all with an answer"
         return f"{self._job.pictures:,} pictures, {without}: {self._job.out / ROWS}"
+
+    def _check_signal(self) -> None:
+        self._stopping.check(f"after {self._written:,} of {self._job.pictures:,} pictures")
 
     def _steps(self) -> Steps:
         return Steps("batch", self._job.pictures, "pictures", done=self._written, stream=sys.stderr)

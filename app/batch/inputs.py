@@ -66,14 +66,27 @@ def _of_folder(folder: str) -> Iterator[Entry]:
     """The files with a picture's suffix in a folder and below it, sorted by name. Links to folders are not followed."""
     open_folders = [_sorted(folder)]
     while open_folders:
-        if (item := next(open_folders[-1], None)) is None:
+        if (path := next(open_folders[-1], None)) is None:
             open_folders.pop()
-        elif item.is_dir(follow_symlinks=False):
-            open_folders.append(_sorted(item.path))
-        elif Path(item.name).suffix.lower() in SUFFIXES and not Path(item.path).is_dir():
-            yield Entry(item.path)
+        elif path.endswith(os.sep):
+            open_folders.append(_sorted(path))
+        else:
+            yield Entry(path)
 
 
-def _sorted(folder: str) -> Iterator[os.DirEntry[str]]:
+def _sorted(folder: str) -> Iterator[str]:
+    """The pictures and the folders in a folder by their names; a folder's path ends with a separator.
+
+    Only names are kept, because a single folder may have millions.
+    """
+    names = []
     with os.scandir(folder) as items:
-        return iter(sorted((item for item in items if not item.name.startswith(".")), key=lambda item: item.name))
+        for item in items:
+            if item.name.startswith("."):
+                continue
+            if item.is_dir(follow_symlinks=False):
+                names.append(item.name + os.sep)
+            elif Path(item.name).suffix.lower() in SUFFIXES and not (item.is_symlink() and Path(item.path).is_dir()):
+                names.append(item.name)
+    names.sort(key=lambda name: name.removesuffix(os.sep))
+    return (str(Path(folder) / name) + os.sep * name.endswith(os.sep) for name in names)

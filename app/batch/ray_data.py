@@ -1,7 +1,7 @@
 """The work of a job on a cluster of Ray: actors that load the bundle once write whole part files.
 
-All nodes must see the same files: the pictures, the bundle and the folder of the job. Ray starts a task again whose node
-was lost; the part file that it writes is the same.
+All nodes must see the same files: the pictures, the bundle and the folder of the job. Ray starts a task again if its
+node was lost; the part file that it writes is the same.
 """
 
 from __future__ import annotations
@@ -66,11 +66,10 @@ def cluster(address: str) -> Iterator[None]:
 
 
 def written(job: Job, parts: Sequence[int], options: ActorOptions) -> Iterator[tuple[int, int]]:
-    """Have the connected cluster write some parts, in any order. Yields each, with its number of rows without an answer.
+    """Have the connected cluster write some parts, in any order. Yields each, with its rows without an answer.
 
-    Every actor takes as many cores as its model.
-
-    Raises JobRefused for a picture's tar file that was changed, and JobEnded if the cluster fails.
+    Every actor takes as many cores as its model. Raises JobRefused for a tar file that was changed and a part file that
+    cannot be written, and JobEnded if the cluster fails.
     """
     ray.data.DataContext.get_current().enable_progress_bars = False
     cores = options.loading.threads

@@ -20,10 +20,8 @@ class JobEnded(FusionLensError):
 class JobInterrupted(FusionLensError):
     """A signal has ended the job. The rows that it has written stay."""
 
-    def __init__(self, number: signal.Signals, done: int, total: int) -> None:
-        super().__init__(
-            f"{number.name} ended the job after {done:,} of {total:,} pictures; the same command goes on from there."
-        )
+    def __init__(self, number: signal.Signals, when: str) -> None:
+        super().__init__(f"{number.name} ended the job {when}; the same command goes on from there.")
         self.exit_status = 128 + number
 
 

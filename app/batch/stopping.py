@@ -20,15 +20,15 @@ class Stopping:
         self.number: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
-    def check(self, done: int, total: int) -> None:
-        """Raises JobInterrupted if a signal has come. So many pictures are done."""
+    def check(self, when: str) -> None:
+        """Raises JobInterrupted if a signal has come. `when` says how far the job is."""
         if self.number is not None:
-            raise JobInterrupted(self.number, done, total)
+            raise JobInterrupted(self.number, when)
 
-    def checked(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, of none of which anything is done yet. Raises JobInterrupted between two of them."""
-        for count, item in enumerate(items, 1):
-            self.check(0, count)
+    def checked(self, items: Iterable[Item], when: str) -> Iterator[Item]:
+        """The items. Raises JobInterrupted between two of them."""
+        for item in items:
+            self.check(when)
             yield item
 
     def __enter__(self) -> Stopping:

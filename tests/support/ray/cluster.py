@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.deploy import loopback
@@ -23,13 +24,21 @@ _HEAD, _HEAD_PORT = "127.0.0.1", "6399"  # outside the ports that Ray's workers 
 _START_S = 120.0
 
 
-@contextmanager
-def ray_serving(
-    environment: Mapping[str, str], config: Path = CONFIG, cores: int = 2, prefixes: Sequence[str] = ("",)
-) -> Iterator[Path]:
-    """The services at ADDRESS, once they are ready, on a cluster of one node with this environment; yields their log.
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that runs: the environment of programs that use it, its address, and the log of all of them."""
 
-    There is one cluster in the life of a namespace. Raises RuntimeError where the service does not start.
+    environment: dict[str, str]
+    address: str
+    log: Path
+
+
+@contextmanager
+def ray_running(environment: Mapping[str, str], cores: int = 2) -> Iterator[Cluster]:
+    """A cluster of one node with this environment.
+
+    There is one cluster in the life of a namespace. Raises RuntimeError outside of one, and CalledProcessError if the
+    cluster does not start.
     """
     if os.getpid() != 1:
         raise RuntimeError("Ray is started in a namespace of its own only: see tests/support/ray/apart.py")
@@ -41,19 +50,32 @@ def ray_serving(
     try:
         with log.open("w") as output:
             subprocess.run(_start(folder, cores), env=whole, check=True, stdout=output, stderr=output)
-            address = {"RAY_ADDRESS": f"{_HEAD}:{_HEAD_PORT}"}
+        yield Cluster(whole, f"{_HEAD}:{_HEAD_PORT}", log)
+    finally:  # what is left of Ray ends with the namespace
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def ray_serving(
+    environment: Mapping[str, str], config: Path = CONFIG, cores: int = 2, prefixes: Sequence[str] = ("",)
+) -> Iterator[Path]:
+    """The services at ADDRESS, once they are ready, on a cluster of one node with this environment; yields their log.
+
+    Raises RuntimeError where the service does not start, and what `ray_running` raises.
+    """
+    with ray_running(environment, cores) as cluster:
+        with cluster.log.open("a") as output:
             command: list[str | Path] = [RAY / "serve", "run", config]
-            running = subprocess.Popen(command, cwd=ROOT, env=whole | address, stdout=output, stderr=output)
+            env = cluster.environment | {"RAY_ADDRESS": cluster.address}
+            running = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output)
         until = time.monotonic() + _START_S
         while not all(map(is_ready, prefixes)):
             if running.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"serve run did not start the service:\n{log.read_text()}")
+                raise RuntimeError(f"serve run did not start the service:\n{cluster.log.read_text()}")
             time.sleep(0.1)
-        yield log
+        yield cluster.log
         running.send_signal(signal.SIGINT)  # Ray ends the application as it should
         running.wait(timeout=60)
-    finally:  # what is left of Ray ends with the namespace
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(folder: Path, cores: int) -> list[str | Path]:
