@@ -28,6 +28,7 @@ from app.predicting.overlays import draw_over
 from app.predicting.predictor import Predictor
 from app.predicting.request import HeatmapRequest
 from tests.support.batch import Rows, batch, names, picture, rows_of, start, timeless, write_pictures, write_tar
+from tests.support.full_disk import files_of_at_most
 from tests.support.served_process import ROOT, environment, serving
 from tests.support.trusted import write_trusted
 from tests.support.waiting import PATIENCE_S, wait_until
@@ -326,6 +327,20 @@ def test_decoding_settings_belong_to_the_job(
     assert "whose pictures is" in said(capsys)
     assert batch(tiny_bundle, tmp_path / "other", pictures) == 0
     assert {row["error"] for row in rows_of(tmp_path / "other")} >= {"picture-too-large"}
+
+
+def test_a_full_disk_is_a_limit_and_leaves_nothing_half_written(
+    pictures: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, options = tmp_path / "out", ("--part-rows", "3")
+    assert batch(tiny_bundle, out, pictures, *options, "--max-failures", "0") == 1
+    capsys.readouterr()
+    with files_of_at_most(1000):
+        assert batch(tiny_bundle, out, pictures, *options) == 1
+    assert f"{out / 'rows'}" in (sentence := capsys.readouterr().err) and "File too large" in sentence
+    assert [file.name for file in (out / "rows").iterdir()] == ["part-0000000.parquet"]
+    assert batch(tiny_bundle, out, pictures, *options) == 0
+    assert len(rows_of(out)) == 7
 
 
 def test_two_processes_do_not_work_in_one_folder(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""The processes that decode for a job: what ends one costs one picture, and nothing outlives the pool."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import psutil
+import pytest
+
+from app.batch.decoding import DecoderPool, DecodingOptions
+from app.batch.refusals import JobRefused
+from app.errors import UnreadablePicture
+from app.pictures.limits import Limits
+from app.pictures.opened import OpenOptions, open_picture
+from tests.support.batch import picture
+from tests.support.lying_decoder import LIES
+from tests.support.pictures import png
+
+SMALL = OpenOptions((8, 8), Limits(), 512)  # what the lying decoder answers for
+OPTIONS = DecodingOptions(1, 768_000_000, 5.0, 10**6)
+LYING = replace(OPTIONS, program="tests.support.lying_decoder")
+
+
+@pytest.fixture
+def lying() -> Iterator[DecoderPool]:
+    """One process that hostile pictures take over."""
+    pool = DecoderPool(LYING)
+    yield pool
+    pool.close()
+
+
+def processes() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
+@pytest.mark.parametrize("lie", [name for name in LIES if name not in ("the truth", "no answer")])
+def test_a_process_that_lies_costs_its_picture_alone(lying: DecoderPool, lie: str) -> None:
+    with pytest.raises(UnreadablePicture, match="ended the process that decoded it"):
+        lying.open(lie.encode(), SMALL)
+    assert lying.open(b"the truth", SMALL).image.shape == (8, 8, 3)
+
+
+def test_a_picture_that_takes_too_long_is_refused_once_and_the_next_one_is_decoded() -> None:
+    pool = DecoderPool(replace(OPTIONS, cpu_s=0.1))
+    before = processes()
+    black = png(6250, 4000, 8, 2, bytes(4000 * (1 + 3 * 6250)))  # 25 million pixels
+    try:
+        with pytest.raises(UnreadablePicture, match="more than 0.1 s of processor time"):
+            pool.open(black, SMALL)
+        assert len(processes() - before) == 1  # it had no second one
+        np.testing.assert_array_equal(pool.open(picture(1), SMALL).image, open_picture(picture(1), SMALL).image)
+    finally:
+        pool.close()
+
+
+def test_a_process_that_was_killed_while_it_was_idle_is_replaced() -> None:
+    before = processes()
+    pool = DecoderPool(OPTIONS)
+    try:
+        for pid in processes() - before:
+            psutil.Process(pid).kill()
+        np.testing.assert_array_equal(pool.open(picture(1), SMALL).image, open_picture(picture(1), SMALL).image)
+    finally:
+        pool.close()
+    assert processes() == before
+
+
+def test_closing_ends_processes_that_decode(lying: DecoderPool) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(lying.open, b"no answer", SMALL)
+        time.sleep(0.2)
+        lying.close()
+        with pytest.raises(UnreadablePicture):
+            waiting.result(timeout=10)
+
+
+def test_processes_that_do_not_start_are_told_in_a_sentence() -> None:
+    with pytest.raises(JobRefused, match="No process that decodes pictures could be started"):
+        DecoderPool(replace(OPTIONS, program="tests.support.no_such_program"))
