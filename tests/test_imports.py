@@ -13,8 +13,8 @@ BASE = (
 )
 
 
-def test_importing_the_service_imports_no_torch(tmp_path: Path) -> None:
-    unwanted = {"cv2", "torch", "torchvision", "timm", "training"}
+def test_importing_the_service_imports_no_torch_and_nothing_of_batch_jobs(tmp_path: Path) -> None:
+    unwanted = {"cv2", "pyarrow", "torch", "torchvision", "timm", "training"}
     ran = python(f"import sys, {BASE}; print(sorted({unwanted} & sys.modules.keys()))", tmp_path)
     assert (ran.returncode, ran.stdout) == (0, "[]\n"), ran.stderr
 

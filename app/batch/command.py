@@ -77,6 +77,7 @@ def _write_on_ray(
 
     assert options.ray is not None
     with cluster(options.ray):
+        run.stopping.listen()  # Ray has a handler of its own
         run.follow(written(job, missing, ActorOptions(options.asked, loading, decoding)))
 
 
@@ -84,7 +85,7 @@ class _Run:
     """Writes the parts that a job lacks, and counts its pictures and those without an answer."""
 
     def __init__(self, job: Job, parts: Parts, limit: FailureLimit | None, stopping: Stopping) -> None:
-        self._job, self._parts, self._limit, self._stopping = job, parts, limit, stopping
+        self._job, self._parts, self._limit, self.stopping = job, parts, limit, stopping
         self._written = self._failures = 0
 
     def missing_parts(self) -> list[int]:
@@ -131,7 +132,7 @@ class _Run:
         return f"{self._job.pictures:,} pictures, {without}: {self._job.out / ROWS}"
 
     def _check_signal(self) -> None:
-        self._stopping.check(f"after {self._written:,} of {self._job.pictures:,} pictures")
+        self.stopping.check(f"after {self._written:,} of {self._job.pictures:,} pictures")
 
     def _steps(self) -> Steps:
         return Steps("batch", self._job.pictures, "pictures", done=self._written, stream=sys.stderr)

@@ -31,9 +31,14 @@ class Stopping:
             self.check(when)
             yield item
 
-    def __enter__(self) -> Stopping:
+    def listen(self) -> None:
+        """Take the signals, also back from a library that has taken them meanwhile."""
         for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._note)
+            signal.signal(number, self._note)
+
+    def __enter__(self) -> Stopping:
+        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.listen()
         return self
 
     def __exit__(

@@ -18,4 +18,5 @@ def test_a_job_on_ray_that_was_killed_goes_on_to_the_same_rows(tiny_bundle: Path
     found = json.loads(line)
     assert found["killed"] and 0 < found["parts_when_killed"] < found["parts"], found
     assert found["workers"] > 2 and found["outlived"] == [], found
+    assert found["stopped"] == 143, found
     assert found["gone_on"] == [0, 1] and found["rows"] == 220 and found["same"], found

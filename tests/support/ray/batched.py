@@ -38,12 +38,17 @@ def main(bundle: Path, folder: Path) -> None:
         killed.wait()
         _, alive = psutil.wait_procs(workers, timeout=30)
         parts = len(list(out.glob("rows/part-*")))
+        stopped = start(cluster, bundle, folder, out, "--ray", cluster.address)
+        wait_until(lambda: len(list(out.glob("rows/part-*"))) > parts or stopped.poll() is not None)
+        stopped.terminate()
+        stopped.wait()
         gone_on = start(cluster, bundle, folder, out, "--ray", cluster.address)
         limited = start(cluster, bundle, folder, folder / "limited", "--ray", cluster.address, "--max-failures", "0")
         found = {
             "killed": killed.returncode == -signal.SIGKILL,
             "workers": len(workers),
             "outlived": [process.pid for process in alive],
+            "stopped": stopped.returncode,
             "parts_when_killed": parts,
             "parts": len(list((folder / "alone" / "rows").iterdir())),
             "gone_on": (gone_on.wait(), limited.wait()),
