@@ -218,7 +218,7 @@ def _add_batch(commands: Any) -> None:
     batch.add_argument(
         "--max-failures",
         type=failure_limit,
-        metavar="N|N%",
+        metavar="N[%]",
         help="end the job when more pictures than this, or than this share of all, have no answer (default: no limit)",
     )
     batch.add_argument(
