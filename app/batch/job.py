@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 
 from app.batch.entries import Entry, Member, shown
 from app.batch.refusals import JobRefused
-from app.batch.replacing import remove_unfinished, replacing
+from app.batch.replacing import is_unfinished, remove_unfinished, replacing
 
 JOB, INPUTS, ROWS, OVERLAYS, LOCK = "job.json", "inputs.parquet", "rows", "overlays", "lock"
-_LEFT_BEFORE_THE_JOB = {INPUTS, f".{INPUTS}.tmp", f".{JOB}.tmp", LOCK}
+_LEFT_BEFORE_THE_JOB = {INPUTS, LOCK}
 _LIST = pa.schema(
     [
         ("path", pa.binary()),
@@ -101,9 +101,10 @@ def opened_job(out: Path, entries: Iterator[Entry], facts: JobFacts) -> Iterator
             _write_list(out / INPUTS, entries, facts.part_rows)
             with replacing(out / JOB) as file:
                 file.write(json.dumps(asdict(facts), indent=1).encode())
-        for folder in (ROWS, OVERLAYS):
-            (out / folder).mkdir(exist_ok=True)
-        remove_unfinished(out / ROWS)
+        for name in (ROWS, OVERLAYS):
+            (out / name).mkdir(exist_ok=True)
+        for folder in (out, out / ROWS, *(out / OVERLAYS).iterdir()):
+            remove_unfinished(folder)
         yield Job(out, facts)
 
 
@@ -111,7 +112,8 @@ def _folder_of_job(out: Path) -> Path:
     """The folder, which is there now. Raises JobRefused if it cannot be, or if it has something else than a job."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        foreign = {file.name for file in out.iterdir()} - _LEFT_BEFORE_THE_JOB
+        names = {file.name for file in out.iterdir()} - _LEFT_BEFORE_THE_JOB
+        foreign = [name for name in names if not is_unfinished(name)]
         if foreign and not (out / JOB).exists():
             raise JobRefused(f"{out} is not empty, and holds no batch job: give a new folder.")
         (out / LOCK).touch()

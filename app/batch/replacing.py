@@ -17,7 +17,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Raises OSError, with the name of the file.
     """
-    temporary = path.with_name(f".{path.name}{_TEMPORARY}")
+    # Of this process alone: on a cluster, a node that was given up may still be writing the same file.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -31,6 +32,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file of this name is one that a killed process was writing."""
+    return name.startswith(".") and name.endswith(_TEMPORARY)
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -67,11 +67,11 @@ class Worker:
         """The rows of some parts of a job, in order. Raises JobRefused, and OSError if an overlay cannot be written."""
         engine = self._predictor.engine
         batches = _batches(job, parts, engine.batch_size)
-        # Enough that no process and no pass ever waits for this thread.
+        # So far ahead that the engine has work while one picture takes long to decode, and while rows are written.
         decoded = _in_order(
-            batches, self._decoding, lambda batch: self._decode(job, batch), 2 * self._options.processes
+            batches, self._decoding, lambda batch: self._decode(job, batch), 4 * self._options.processes
         )
-        rows = _in_order(decoded, self._predicting, lambda batch: self._predict(job, batch), engine.concurrency + 1)
+        rows = _in_order(decoded, self._predicting, lambda batch: self._predict(job, batch), 2 * engine.concurrency + 1)
         for batch in rows:
             yield from batch
 
