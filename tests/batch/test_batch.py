@@ -54,7 +54,7 @@ def pictures(tmp_path: Path) -> Path:
 def said(capsys: pytest.CaptureFixture[str]) -> str:
     """What the command has said on standard error, in one sentence."""
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("fusionlens: ") and line.endswith("."), line
+    assert line.startswith("fusionlens: "), line
     return line.removeprefix("fusionlens: ")
 
 
@@ -363,8 +363,8 @@ def test_decoders_that_are_killed_cost_no_row(tiny_bundle: Path, tmp_path: Path)
     with start(tiny_bundle, out, tmp_path / "in", "--part-rows", "25") as job:
         killed = 0
         while job.poll() is None and killed < 5:
-            if len(list(out.glob("rows/part-*"))) > killed:
-                children = psutil.Process(job.pid).children()
+            children = psutil.Process(job.pid).children()
+            if children and len(list(out.glob("rows/part-*"))) > killed:
                 children[killed % len(children)].kill()
                 killed += 1
         job.communicate(timeout=PATIENCE_S)

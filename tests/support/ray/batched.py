@@ -36,7 +36,8 @@ def main(bundle: Path, folder: Path) -> None:
         workers = [process for process in psutil.process_iter() if is_of_job(process)]
         killed.kill()
         killed.wait()
-        _, alive = psutil.wait_procs(workers, timeout=30)
+        _, left = psutil.wait_procs(workers, timeout=30)
+        alive = [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
         parts = len(list(out.glob("rows/part-*")))
         stopped = start(cluster, bundle, folder, out, "--ray", cluster.address)
         wait_until(lambda: len(list(out.glob("rows/part-*"))) > parts or stopped.poll() is not None)
