@@ -29,7 +29,7 @@ def failure_limit(text: str) -> FailureLimit:
     """The type of an argument such as `20` or `5%`."""
     try:
         if text.strip().endswith("%"):
-            return FailureLimit(text.strip(), percent=number_between(0, 100)(text.strip()[:-1]))
+            return FailureLimit(text.strip(), percent=number_between(0.0, 100.0)(text.strip()[:-1]))
         return FailureLimit(text.strip(), pictures=whole_number(0, 10**12)(text))
     except argparse.ArgumentTypeError as error:
         raise argparse.ArgumentTypeError(
