@@ -102,7 +102,7 @@ def test_the_answers_are_those_of_the_service(trusted_bundle: Path, tmp_path: Pa
             assert row["reasons"] == [reason["code"] for reason in trust["reasons"]]
             assert row["in_distribution"] == trust["in_distribution"] and row["coverage"] == trust["coverage"]
             assert row["novelty_percentile"] == pytest.approx(trust["novelty_percentile"], abs=1e-2)
-            assert row["notes"] == answer["notes"]
+            assert row["notes"] == answer["picture"]["notes"]
     assert len(rows) == 7 and any(row["notes"] for row in rows)
 
 
