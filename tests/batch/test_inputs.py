@@ -108,7 +108,7 @@ def members_that_are_refused() -> Iterator[tuple[tarfile.TarInfo, str]]:
         yield info, fault
 
 
-@pytest.mark.parametrize(("info", "fault"), members_that_are_refused())
+@pytest.mark.parametrize(("info", "fault"), [*members_that_are_refused()])
 def test_a_tar_file_with_links_or_ways_out_is_refused(tmp_path: Path, info: tarfile.TarInfo, fault: str) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         good = tarfile.TarInfo("a.png")
