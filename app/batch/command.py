@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -76,9 +77,10 @@ def _write_on_ray(
     from app.batch.ray_data import ActorOptions, cluster, written  # imported here because Ray is optional
 
     assert options.ray is not None
-    with cluster(options.ray):
+    actors = ActorOptions(options.asked, loading, decoding)
+    with cluster(options.ray), closing(written(job, missing, actors)) as parts:
         run.stopping.listen()  # Ray has a handler of its own
-        run.follow(written(job, missing, ActorOptions(options.asked, loading, decoding)))
+        run.follow(parts)
 
 
 class _Run:

@@ -6,8 +6,8 @@ node was lost; the part file that it writes is the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,7 +65,7 @@ def cluster(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def written(job: Job, parts: Sequence[int], options: ActorOptions) -> Iterator[tuple[int, int]]:
+def written(job: Job, parts: Sequence[int], options: ActorOptions) -> Generator[tuple[int, int], None, None]:
     """Have the connected cluster write some parts, in any order. Yields each, with its rows without an answer.
 
     Every actor takes as many cores as its model. Raises JobRefused for a tar file that was changed and a part file that
@@ -82,9 +82,10 @@ def written(job: Job, parts: Sequence[int], options: ActorOptions) -> Iterator[t
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
     )
     try:
-        for row in results.iter_rows():
-            if row["refused"]:
-                raise JobRefused(row["refused"])
-            yield row["part"], row["failures"]
+        with closing(iter(results.iter_rows())) as rows:  # which ends the execution, while Ray is still connected
+            for row in rows:
+                if row["refused"]:
+                    raise JobRefused(row["refused"])
+                yield row["part"], row["failures"]
     except RayError as error:
         raise JobEnded(f"The Ray cluster failed ({str(error).strip().splitlines()[-1]}): try again.") from error

@@ -34,7 +34,7 @@ def members(path: str, suffixes: frozenset[str]) -> Iterator[Entry]:
 def _headers(tar: tarfile.TarFile, path: str) -> Iterator[tarfile.TarInfo]:
     """All headers, none of which is kept. Raises JobRefused where one is damaged, which tarfile takes for the end."""
     while (info := tar.next()) is not None:
-        tar.members.clear()
+        vars(tar)["members"].clear()  # else all of them stay in memory
         yield info
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)

@@ -55,15 +55,15 @@ def main(bundle: Path, folder: Path) -> None:
             "gone_on": (gone_on.wait(), limited.wait()),
             "rows": len(rows_of(out)),
             "same": timeless(rows_of(out)) == timeless(rows_of(folder / "alone")),
-            "log": cluster.log.read_text()[-3000:],
+            "log": cluster.log.read_text()[-60_000:],
         }
     print(json.dumps(found))
 
 
 def start(cluster: Cluster, bundle: Path, folder: Path, out: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """The job into a folder."""
-    inputs = [folder / "in", folder / "shard.tar"]
-    command = [RAY / "python", "-m", "app", "batch", *inputs, "--bundle", bundle, "--out", out, "--part-rows", "10"]
+    inputs = [folder / "in", folder / "shard.tar", "--part-rows", "10"]
+    command: list[str | Path] = [RAY / "python", "-m", "app", "batch", "--bundle", bundle, "--out", out, *inputs]
     with cluster.log.open("a") as output:
         return subprocess.Popen([*command, *arguments], env=cluster.environment, stdout=output, stderr=output)
 

@@ -46,7 +46,9 @@ def ray_running(environment: Mapping[str, str], cores: int = 2) -> Iterator[Clus
     folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))  # short: names of sockets have a limit
     log = folder / "serve.log"
     own = {name: value for name, value in os.environ.items() if not name.startswith(("FUSIONLENS_", "RAY_"))}
-    whole = own | {"PATH": f"{RAY}{os.pathsep}{own['PATH']}", "RAY_USAGE_STATS_ENABLED": "0", **environment}
+    # Ray wants a token where a home has one from another cluster. Here nobody else can reach it.
+    ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    whole = own | {"PATH": f"{RAY}{os.pathsep}{own['PATH']}"} | ray | {**environment}
     try:
         with log.open("w") as output:
             subprocess.run(_start(folder, cores), env=whole, check=True, stdout=output, stderr=output)
