@@ -63,7 +63,7 @@ def test_tables_name_pictures_from_their_own_folder_on(tmp_path: Path) -> None:
     csv_file, parquet = tmp_path / "t" / "list.csv", tmp_path / "t" / "list.parquet"
     csv_file.parent.mkdir()
     far = str(tmp_path / "far.png")
-    csv_file.write_text(f'\ufefflabel,path\n0,a.png\n\n1,"b, c.png"\n2,{far}\n3\n', encoding="utf-8")
+    csv_file.write_text(f'\ufeffpath,label\na.png,0\n\n"b, c.png",1\n{far},2\n"",3\n', encoding="utf-8")
     pq.write_table(pa.table({"picture": ["a.png", None, far], "n": [1, 2, 3]}), parquet)
     of_csv = [entry.path for entry in entries_of([str(csv_file)], "path")]
     of_parquet = [entry.path for entry in entries_of([str(parquet)], "picture")]

@@ -62,7 +62,7 @@ def main(bundle: Path, folder: Path) -> None:
 
 def start(cluster: Cluster, bundle: Path, folder: Path, out: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """The job into a folder."""
-    inputs = [folder / "in", folder / "shard.tar", "--part-rows", "10"]
+    inputs: list[str | Path] = [folder / "in", folder / "shard.tar", "--part-rows", "10"]
     command: list[str | Path] = [RAY / "python", "-m", "app", "batch", "--bundle", bundle, "--out", out, *inputs]
     with cluster.log.open("a") as output:
         return subprocess.Popen([*command, *arguments], env=cluster.environment, stdout=output, stderr=output)
