@@ -57,8 +57,11 @@ def _index(
     choice: CasesChoice,
     is_local: bool,
 ) -> CaseIndex:
-    names_of_groups, groups = np.unique(np.array(seen.groups), return_inverse=True)
+    _, first, groups = np.unique(np.array(seen.groups), return_index=True, return_inverse=True)
     folder = Path(os.path.commonpath([sample.path.parent for sample in samples]))
+    names = tuple(_name(sample.path, folder, choice) for sample in samples)
+    # A picture without a group is one of its own, and is named as it is shown: its path may not be told.
+    group_names = tuple(samples[place].group or names[place] for place in first.tolist())
     return CaseIndex(
         shows=choice,
         classes=classes,
@@ -67,8 +70,8 @@ def _index(
         labels=seen.labels,
         groups=groups,
         is_local=np.full(len(samples), is_local),
-        names=tuple(_name(sample.path, folder, choice) for sample in samples),
-        group_names=tuple(_group_names(names_of_groups.tolist(), folder)) if choice.groups else None,
+        names=names,
+        group_names=group_names if choice.groups else None,
         thumbnails=tuple(_thumbnail(sample.path) for sample in samples) if choice.thumbnails else None,
     )
 
@@ -77,12 +80,6 @@ def _name(path: Path, folder: Path, choice: CasesChoice) -> str:
     if choice.names:
         return path.relative_to(folder).as_posix()
     return hashlib.sha256(path.read_bytes()).hexdigest()[:_DIGITS]
-
-
-def _group_names(names: Sequence[str], folder: Path) -> list[str]:
-    """The names of groups. A picture without a group is one of its own, named by its path below the folder."""
-    prefix = f"{folder}{os.sep}"
-    return [name.removeprefix(prefix) for name in names]
 
 
 def _thumbnail(path: Path) -> bytes:
