@@ -27,14 +27,11 @@ from app.cases.stored import cases_of
 from app.engines.load import load_engine
 from app.engines.protocol import Engine
 from app.files import DEMO_BUNDLE
-from app.models.feature_maps import FeatureMaps, to_float16, to_float32, unbatched
-from app.pictures.decode import Limits
-from app.pictures.opened import OpenOptions, open_picture
+from app.models.feature_maps import FeatureMaps, unbatched
 from app.predicting.answer import answer_of
 from app.progress import tracked
 from app.shapes import Float, UInt8
 from app.trust.fitted import trust_of
-from app.trust.novelty import pooled
 from benchmarks.cases import demo_case
 from benchmarks.client import Client
 from benchmarks.contestants import THEIRS, grad_cam
@@ -44,9 +41,10 @@ from benchmarks.servers import own_server, running
 from benchmarks.timing import median_ratio
 from benchmarks.turns import Group, Runs, take_turns
 from training.data.samples import Sample, read_samples
-from training.metrics.classification import DecisionRule, auroc, calibration_error, confidence
-from training.trust.novelty_fit import COVERED, FREE, share_of_cells
-from training.trust.recalibrate import recalibrate
+from training.loading.forward import prepared_batches, to_engine_batches
+from training.trust.novelty_fit import FREE, rank_of_patch, share_of_cells
+from training.trust.observed import Observed, observe, stored_maps
+from training.trust.recalibrate import calibration_error_of, recalibrate
 
 DOCS = Path(__file__).parents[1] / "docs" / "measured"
 SEED, DRAWS, K = 0, 1000, 5
@@ -68,33 +66,18 @@ bootstrap over pictures, at 95 %. [How far to trust an answer](../trust.md) says
 def measure(path: Path, data: Path) -> dict[str, Any]:
     """All figures."""
     bundle = read_bundle(path)
-    engine = load_engine(bundle, "auto")
-    val = [sample for sample in read_samples(data) if sample.split == "val"]
-    pictures = [opened(bundle, sample) for sample in val]
-    maps = encoded(engine, pictures, "val")
+    engine, manifest = load_engine(bundle, "auto"), bundle.manifest
+    val, maps = [sample for sample in read_samples(data) if sample.split == "val"], list[FeatureMaps[np.ndarray]]()
+    seen = observe(engine, manifest, val, maps.append)
+    size = (manifest.input.height_px, manifest.input.width_px)
+    batches = to_engine_batches(prepared_batches(val, size, manifest.input.stretch, 1))
     return {
         "pictures": len(val),
-        "parts": parts_found(bundle, engine, pictures, maps),
-        "cases": cases_agree(bundle, engine, val, maps),
-        "site": site_moved(bundle, data),
+        "parts": parts_found(bundle, engine, [batch[0] for batch in batches], maps),
+        "cases": cases_agree(bundle, seen),
+        "site": site_moved(bundle, engine, val),
         "served": served(path),
     }
-
-
-def opened(bundle: Bundle, sample: Sample) -> Picture:
-    """The picture as the model sees it."""
-    rule = bundle.manifest.input
-    size = (rule.height_px, rule.width_px)
-    return open_picture(sample.path.read_bytes(), OpenOptions(size, Limits(), max(size), rule.stretch)).image
-
-
-def encoded(engine: Engine, pictures: Sequence[Picture], name: str) -> list[FeatureMaps[np.ndarray]]:
-    """The maps of pictures, as the service stores them."""
-    return [
-        of_picture
-        for picture in tracked(pictures, name, "pictures", len(pictures))
-        for of_picture in unbatched(engine.encode(picture[None]).map(to_float16).map(to_float32))
-    ]
 
 
 def interval(values: Float[np.ndarray, " n"]) -> Interval:
@@ -116,14 +99,12 @@ def parts_found(
     for number, picture in enumerate(tracked(pictures, "pasted objects", "pictures", len(pictures))):
         kind = [*KINDS][number % len(KINDS)]
         pasted, where = with_object(picture, kind, rng)
-        (maps,) = unbatched(engine.encode(pasted[None]).map(to_float16).map(to_float32))
+        (maps,) = unbatched(stored_maps(engine, pasted[None]))
         distances = parts.distances(maps)
-        covered = share_of_cells(where, distances.shape)
-        if not (covered > COVERED).any():
-            continue  # it is smaller than a cell
-        counted = (covered > COVERED) | (covered < FREE)
-        ranks.setdefault(kind, []).append(auroc(distances[counted], covered[counted] > COVERED))
-        points.setdefault(kind, []).append(float(covered.flat[distances.argmax()] > FREE))
+        if (rank := rank_of_patch(distances, where)) is not None:
+            ranks.setdefault(kind, []).append(rank)
+            covered = share_of_cells(where, distances.shape)
+            points.setdefault(kind, []).append(float(covered.flat[distances.argmax()] > FREE))
     coloured = np.array([float(parts.distances(maps).max() > limit) for maps in bare])
     every = {kind: (np.array(ranks[kind]), np.array(points[kind])) for kind in ranks}
     every["all"] = tuple(np.concatenate(each) for each in zip(*every.values(), strict=True))  # type: ignore[assignment]
@@ -138,22 +119,19 @@ def parts_found(
     }
 
 
-def cases_agree(
-    bundle: Bundle, engine: Engine, val: Sequence[Sample], maps: Sequence[FeatureMaps[np.ndarray]]
-) -> dict[str, Any]:
+def cases_agree(bundle: Bundle, seen: Observed) -> dict[str, Any]:
     """How often the labels of the nearest cases are the true one, beside the model's own answers."""
-    index = cases_of(bundle)
+    index, manifest = cases_of(bundle), bundle.manifest
     assert index is not None
-    shares, majorities, right = [], [], []
-    features = [
-        {branch: each[0] for branch, each in pooled({b: m[None] for b, m in one.items()}).items()} for one in maps
+    features = [{branch: each[place] for branch, each in seen.features.items()} for place in range(len(seen.labels))]
+    truths = [manifest.classes[label] for label in seen.labels]
+    found = [
+        [case.label == truth for case in index.nearest(one, K)] for one, truth in zip(features, truths, strict=True)
     ]
-    for sample, of_picture, one in zip(val, features, maps, strict=True):
-        found = [case.label == sample.label for case in index.nearest(of_picture, K)]
-        shares.append(float(np.mean(found)))
-        majorities.append(float(sum(found) > K / 2))
-        logits = engine.classify(FeatureMaps({branch: each[None] for branch, each in one.items()}))[0]
-        right.append(float(answer_of(bundle.manifest, logits).label == sample.label))
+    shares, majorities = ([float(np.mean(each)) for each in found], [float(sum(each) > K / 2) for each in found])
+    right = [
+        float(answer_of(manifest, logits).label == truth) for logits, truth in zip(seen.logits, truths, strict=True)
+    ]
     many = enlarged(index, MANY)
     return {
         "count": len(index.names),
@@ -194,28 +172,29 @@ def time_ms(run: Callable[[], object]) -> float:
     return median(spent)
 
 
-def site_moved(bundle: Bundle, data: Path) -> dict[str, Any]:
+def site_moved(bundle: Bundle, engine: Engine, val: Sequence[Sample]) -> dict[str, Any]:
     """The calibration error at a simulated site, before and after `recalibrate`, on pictures that it has not seen.
 
     The site has another white balance, a blur, and fewer pictures of the positive class. Each time other pictures are
-    drawn for it.
+    drawn for it. The weights stay, so the model looks at the others once.
     """
-    val = [sample for sample in read_samples(data) if sample.split == "val"]
     positive = None if bundle.manifest.decision is None else bundle.manifest.decision.positive
-    rng, before, after = np.random.default_rng(SEED), [], []
+    rng, before, after = np.random.default_rng(SEED), list[float](), list[float]()
     with TemporaryDirectory() as temporary:
         shifted = [shifted_copy(sample, Path(temporary) / "shifted") for sample in val]
+        seen = observe(engine, bundle.manifest, shifted)
         for number in tracked(range(SITES), "sites", "sites", SITES):
-            kept = [one for one in shifted if one.label != positive or rng.random() < 0.5]
-            order = rng.permutation(len(kept))
-            local, others = ([kept[place] for place in places] for places in (order[:LOCAL], order[LOCAL:]))
+            kept = [place for place, one in enumerate(shifted) if one.label != positive or rng.random() < 0.5]
+            local, others = np.split(rng.permutation(kept), [LOCAL])
             folder = Path(temporary) / str(number)
-            for sample in local:
+            for sample in (shifted[place] for place in local.tolist()):
                 (folder / "data" / sample.label).mkdir(parents=True, exist_ok=True)
                 (folder / "data" / sample.label / sample.path.name).hardlink_to(sample.path)
             moved = recalibrate(bundle.path, folder / "bundle", folder / "data", None).bundle
-            before.append(error_of(bundle, others))
-            after.append(error_of(moved, others))
+            for errors, one in ((before, bundle), (after, moved)):
+                fitted = trust_of(one)
+                assert fitted is not None
+                errors.append(calibration_error_of(fitted, one.manifest, seen.only(others)))
     return {
         "local": LOCAL,
         "others": len(others),
@@ -235,18 +214,6 @@ def shifted_copy(sample: Sample, folder: Path) -> Sample:
     file = folder / f"{sample.path.stem}.png"
     Image.fromarray(tinted).save(file, compress_level=1)
     return replace(sample, path=file)
-
-
-def error_of(bundle: Bundle, samples: Sequence[Sample]) -> float:
-    """The expected calibration error of the probabilities of a bundle's trust part."""
-    fitted, manifest = trust_of(bundle), bundle.manifest
-    assert fitted is not None
-    engine = load_engine(bundle, "auto")
-    logits = np.concatenate([engine.classify(engine.encode(opened(bundle, sample)[None])) for sample in samples])
-    labels = np.array([manifest.classes.index(sample.label) for sample in samples])
-    rule = DecisionRule(None if manifest.decision is None else manifest.classes.index(manifest.decision.positive))
-    probabilities = fitted.calibration.probabilities(logits.astype(np.float64))
-    return calibration_error(*confidence(probabilities, labels, rule))
 
 
 def asked(case: Case, address: str) -> Runs:

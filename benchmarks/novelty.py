@@ -21,7 +21,6 @@ from app.bundles.reader import Bundle, read_bundle
 from app.drawing.png import encode_png
 from app.engines.load import load_engine
 from app.engines.protocol import Engine
-from app.models.feature_maps import to_float16, to_float32
 from app.pictures.decode import PREVIEW_SIDE_PX, Limits
 from app.predicting.predictor import Predictor
 from app.progress import tracked
@@ -41,6 +40,7 @@ from benchmarks.foreign_pictures import (
 from benchmarks.novelty_scores import CHOSEN, MAXIMUM, Features, Score, fitted_scores
 from training.data.samples import Sample, read_samples
 from training.metrics.classification import auroc
+from training.trust.observed import stored_maps
 
 DOCS = Path(__file__).parents[1] / "docs" / "measured"
 DEMO = Path(__file__).parents[1] / "weights" / "demo"
@@ -87,7 +87,7 @@ def features_of(engine: Engine, pictures: Sequence[Picture], name: str) -> Featu
     """The pooled maps and the logits, from the maps as the service stores them."""
     parts = []
     for start in tracked(range(0, len(pictures), BATCH), name, "batches", len(range(0, len(pictures), BATCH))):
-        maps = engine.encode(np.stack(pictures[start : start + BATCH])).map(to_float16).map(to_float32)
+        maps = stored_maps(engine, np.stack(pictures[start : start + BATCH]))
         parts.append(Features(pooled(maps), engine.classify(maps)))
     return Features(
         {branch: np.concatenate([part.pooled[branch] for part in parts]) for branch in parts[0].pooled},

@@ -154,24 +154,18 @@ def make_parser(program: str) -> argparse.ArgumentParser:
         "--data", type=given_path, help=f"check the graphs on {CHECKED_PICTURES} of these pictures too: {DATA_HELP}"
     )
 
-    for name, run, purpose, example in (
-        ("trust", _trust, "copy a bundle with a trust part, fitted to labelled pictures", "data/skin bundles/skin"),
-        (
-            "recalibrate",
-            _recalibrate,
-            "copy a bundle, fitted to labelled pictures of a new site",
-            "data/new bundles/new",
-        ),
-    ):
-        command = _command(commands, name, run, purpose, f"{name} weights/demo {example}")
-        _add_fitted(command)
-        if name == "trust":
-            command.add_argument(
-                "--cases",
-                action="store_true",
-                help="store an index of the split train too, by which similar cases are found: digests of the files, "
-                "and labels (default: as the bundle has it)",
-            )
+    purpose, example = "copy a bundle with a trust part, fitted to labelled pictures", "data/skin bundles/skin"
+    command = _command(commands, "trust", _trust, purpose, f"trust weights/demo {example}")
+    _add_fitted(command)
+    command.add_argument(
+        "--cases",
+        action="store_true",
+        help="store an index of the split train too, by which similar cases are found: digests of the files, "
+        "and labels (default: as the bundle has it)",
+    )
+
+    purpose, example = "copy a bundle, fitted to labelled pictures of a new site", "data/new bundles/new"
+    _add_fitted(_command(commands, "recalibrate", _recalibrate, purpose, f"recalibrate weights/demo {example}"))
 
     example = "ablate smoke --data data/drawn --out runs/ablation --seeds 3 --variants concat,cross_attention"
     command = _command(commands, "ablate", _ablate, "train and compare fusions with several seeds", example)

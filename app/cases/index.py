@@ -78,13 +78,9 @@ class CaseIndex:
     def _wide(self) -> Float32[np.ndarray, "n q"]:
         return self.vectors.astype(np.float32)
 
-    def vectors_of(self, features: Mapping[Branch, Float[np.ndarray, "n _c"]]) -> Float32[np.ndarray, "n q"]:
-        """The vectors of pictures, by their pooled maps: the product of two is the mean cosine over branches."""
-        return vectors_of(self.projections, features)
-
     def nearest(self, features: Mapping[Branch, Float[np.ndarray, " _c"]], count: int) -> list[Case]:
         """The cases that are most similar, the most similar first, at most one of each group."""
-        (vector,) = self.vectors_of({branch: of_branch[None] for branch, of_branch in features.items()})
+        (vector,) = vectors_of(self.projections, {branch: each[None] for branch, each in features.items()})
         similarities = self._wide @ vector
         return [self._case(place, float(similarities[place])) for place in self._best(similarities, count)]
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from app.bundles.checks import reading, require
 from app.bundles.manifest import CASES, Cases, CasesChoice, Manifest
 from app.bundles.reader import Bundle
 from app.cases.index import MOST_DIMENSIONS, CaseIndex, Projection
-from app.errors import BundleError
 from app.shapes import UInt8
 
 Tensors = Mapping[str, np.ndarray]
@@ -44,25 +44,22 @@ def cases_of(bundle: Bundle) -> CaseIndex | None:
     if not bundle.cases:
         return None
     assert bundle.manifest.cases is not None
-    try:
+    with reading(CASES, "index of cases", "make it again"):
         return _index(bundle.cases, bundle.manifest, bundle.manifest.cases)
-    except (KeyError, ValueError, UnicodeDecodeError) as error:
-        fault = f"it has no tensor {error}" if isinstance(error, KeyError) else str(error)
-        raise BundleError(CASES, f"is not a readable index of cases ({fault}): make it again") from error
 
 
 def _index(tensors: Tensors, manifest: Manifest, section: Cases) -> CaseIndex:
     vectors = _of(tensors, "vectors", np.float16)
-    _require(vectors.ndim == 2 and 0 < vectors.shape[1] <= MOST_DIMENSIONS and len(vectors) > 0, "vectors are no table")
+    require(vectors.ndim == 2 and 0 < vectors.shape[1] <= MOST_DIMENSIONS and len(vectors) > 0, "vectors are no table")
     lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)
-    _require(bool((lengths < 1 + _LENGTH).all()), "a vector is longer than 1")
+    require(bool((lengths < 1 + _LENGTH).all()), "a vector is longer than 1")
     labels, groups = (_of(tensors, name, np.int32) for name in ("labels", "groups"))
     is_local = _of(tensors, "is_local", np.uint8)
     names = _unpacked(tensors, "names")
     for name, values in (("labels", labels), ("groups", groups), ("is_local", is_local), ("names", names)):
-        _require(np.shape(values)[:1] == (len(vectors),), f"{name} are not of as many cases as vectors")
-    _require(bool(((labels >= 0) & (labels < len(manifest.classes))).all()), "labels name a class that there is not")
-    _require(bool((groups >= 0).all()), "groups are negative")
+        require(np.shape(values)[:1] == (len(vectors),), f"{name} are not of as many cases as vectors")
+    require(bool(((labels >= 0) & (labels < len(manifest.classes))).all()), "labels name a class that there is not")
+    require(bool((groups >= 0).all()), "groups are negative")
     index = CaseIndex(
         CasesChoice(names=section.names, groups=section.groups, thumbnails=section.thumbnails),
         manifest.classes,
@@ -75,15 +72,15 @@ def _index(tensors: Tensors, manifest: Manifest, section: Cases) -> CaseIndex:
         tuple(name.decode() for name in _unpacked(tensors, "group_names")) if section.groups else None,
         tuple(_unpacked(tensors, "thumbnails")) if section.thumbnails else None,
     )
-    _require(sum(each.basis.shape[1] for each in index.projections.values()) == vectors.shape[1], "no basis fits them")
-    _require(
+    require(sum(each.basis.shape[1] for each in index.projections.values()) == vectors.shape[1], "no basis fits them")
+    require(
         index.group_names is None or int(groups.max()) < len(index.group_names), "groups have numbers without a name"
     )
     if index.thumbnails is not None:
-        _require(len(index.thumbnails) == len(vectors), "thumbnails are not of as many cases as vectors")
-        _require(all(each.startswith(_JPEG) for each in index.thumbnails), "a thumbnail is no JPEG")
-    _require(tensors_of(index).keys() == tensors.keys(), "it has tensors that are not known or that its card forbids")
-    _require(
+        require(len(index.thumbnails) == len(vectors), "thumbnails are not of as many cases as vectors")
+        require(all(each.startswith(_JPEG) for each in index.thumbnails), "a thumbnail is no JPEG")
+    require(tensors_of(index).keys() == tensors.keys(), "it has tensors that are not known or that its card forbids")
+    require(
         section.pictures == len(vectors), f"the manifest counts {section.pictures} cases, and it has {len(vectors)}"
     )
     return index
@@ -91,14 +88,14 @@ def _index(tensors: Tensors, manifest: Manifest, section: Cases) -> CaseIndex:
 
 def _projection(tensors: Tensors, branch: str, channels: int) -> Projection:
     mean, basis = _of(tensors, f"{branch}.mean", np.float32), _of(tensors, f"{branch}.basis", np.float16)
-    _require(mean.shape == (channels,), f"the {branch}'s mean does not fit its map")
-    _require(basis.ndim == 2 and len(basis) == channels, f"the {branch}'s basis does not fit its map")
+    require(mean.shape == (channels,), f"the {branch}'s mean does not fit its map")
+    require(basis.ndim == 2 and len(basis) == channels, f"the {branch}'s basis does not fit its map")
     return Projection(mean, basis)
 
 
 def _of(tensors: Tensors, name: str, kind: type[np.generic]) -> np.ndarray:
     values = tensors[name]
-    _require(values.dtype == kind, f"{name} holds {values.dtype.name}, not {np.dtype(kind).name}")
+    require(values.dtype == kind, f"{name} holds {values.dtype.name}, not {np.dtype(kind).name}")
     return values
 
 
@@ -113,11 +110,6 @@ def _unpacked(tensors: Tensors, name: str) -> list[bytes]:
     ends = _of(tensors, f"{name}.ends", np.int64)
     starts = np.concatenate([[0], ends[:-1]])
     fits = ends.ndim == 1 and bool((ends >= starts).all()) and (not len(ends) or int(ends[-1]) == len(content))
-    _require(fits, f"{name}.ends do not fit {name}")
+    require(fits, f"{name}.ends do not fit {name}")
     whole = content.tobytes()
     return [whole[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-
-
-def _require(holds: bool, fault: str) -> None:
-    if not holds:
-        raise ValueError(fault)

@@ -6,7 +6,7 @@ common unit are first scaled to their own maximum, which hides how much each bra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, get_args
 
@@ -61,7 +61,7 @@ def merge_sum(heatmaps: Mapping[Branch, Heatmap]) -> Heatmap:
 
     The heatmaps must have a common unit. Raises ValueError if there is no heatmap.
     """
-    grid = finest_of(heatmaps)
+    grid = finest_grid(heatmaps.values())
     return np.asarray(sum(resize_keeping_sum(heatmap, grid) for heatmap in heatmaps.values()))
 
 
@@ -72,7 +72,7 @@ def merge_normalised(heatmaps: Mapping[Branch, Heatmap], rule: MergeRule) -> Hea
     get there, a heatmap is resampled with its mean kept. The result is unitless, from 0 to 1. A heatmap without
     positive values counts as 0 everywhere. Raises ValueError for the rule `sum`, or if there is no heatmap.
     """
-    grid = finest_of(heatmaps)
+    grid = finest_grid(heatmaps.values())
     scaled = np.stack([resize_keeping_mean(_normalised(heatmap), grid) for heatmap in heatmaps.values()])
     match rule:
         case "mean":
@@ -109,10 +109,13 @@ def _normalised(heatmap: Heatmap) -> Heatmap:
     return np.asarray(positive / (positive.max() or 1))
 
 
-def finest_of(heatmaps: Mapping[Branch, Heatmap]) -> tuple[int, int]:
-    """The largest number of rows, and of columns, among some heatmaps. Raises ValueError if there is none."""
-    rows, columns = zip(*(heatmap.shape for heatmap in heatmaps.values()), strict=True)
-    return max(rows), max(columns)
+def finest_grid(maps: Iterable[np.ndarray]) -> tuple[int, int]:
+    """The largest number of rows, and of columns, among some maps `[..., h, w]`.
+
+    Raises ValueError if there is none.
+    """
+    rows, columns = (max(side) for side in zip(*(feature_map.shape[-2:] for feature_map in maps), strict=True))
+    return rows, columns
 
 
 def _overlap(old: int, new: int) -> Float[np.ndarray, "new old"]:

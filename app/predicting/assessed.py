@@ -6,13 +6,12 @@ import numpy as np
 
 from app.bundles.manifest import Manifest, Trust
 from app.errors import BadParameter
-from app.models.feature_maps import batched
 from app.predicting.answer import answer_of, decision_bias
 from app.predicting.prediction import Prediction
 from app.trust.assessment import Assessment, Evidence, assess
 from app.trust.conformal import ImpossibleCoverage
 from app.trust.fitted import FittedTrust
-from app.trust.novelty import pooled
+from app.trust.novelty import pooled_one
 from app.trust.quality import faults
 
 WITHOUT_TRUST = (
@@ -43,10 +42,9 @@ def assess_prediction(manifest: Manifest, fitted: FittedTrust, prediction: Predi
     ranked = np.sort(prediction.logits + decision_bias(manifest))
     upload = prediction.upload
     enlargement = upload.frame.input_width_px / upload.frame.width_px
-    features = pooled(batched([prediction.maps]))
     evidence = Evidence(
         logits=prediction.logits,
-        features={branch: of_branch[0] for branch, of_branch in features.items()},
+        features=pooled_one(prediction.maps),
         label=answer_of(manifest, prediction.logits).label,
         gap=float(ranked[-1] - ranked[-2]),
         faults=faults(upload.image, enlargement, manifest.trust.smallest_sharpness),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from app.explain.attention import AttentionMethod, Layer, attention_map, on_grids
 from app.explain.attribution import Attribution, AttributionInput, Completeness
 from app.explain.fine import FINE_NOTE, SHARES_NOTE, combine_views
-from app.explain.merge import MergeRule, Share, branch_shares
+from app.explain.merge import MergeRule, Share, branch_shares, finest_grid
 from app.explain.methods import METHODS, merge_note, merge_rule_of, merged, warnings_of
 from app.explain.shapley import BranchValues
 from app.models.feature_maps import Branch
@@ -64,12 +64,6 @@ class Explanation:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     attention: Float32[np.ndarray, "heads q_h q_w k_h k_w"] | None = None
-
-
-def finest_grid(maps: Iterable[np.ndarray]) -> tuple[int, int]:
-    """The largest number of rows, and of columns, among some feature maps `[..., h, w]`."""
-    rows, columns = (max(side) for side in zip(*(feature_map.shape[-2:] for feature_map in maps), strict=True))
-    return rows, columns
 
 
 def explain_heatmaps(pictures: Sequence[AttributionInput], request: HeatmapRequest) -> list[Explanation]:

@@ -19,6 +19,7 @@ from app.errors import ModelGone, NotOffered
 from app.explain.attention import attention_times_gradient
 from app.explain.attribution import AttributionInput, Endpoints, Maps
 from app.explain.fine import moved_views
+from app.explain.merge import finest_grid
 from app.explain.shapley import branch_parts, shapley_values
 from app.models.feature_maps import Branch, FeatureMaps, batched, to_float16, to_float32, unbatched
 from app.pictures.decode import Limits
@@ -30,7 +31,6 @@ from app.predicting.explanation import (
     explain_attention,
     explain_heatmaps,
     explain_novelty,
-    finest_grid,
     with_branch_values,
 )
 from app.predicting.overlays import draw_over
@@ -49,7 +49,7 @@ from app.predicting.target import HeadScore, target_weights
 from app.shapes import Float, Float32
 from app.trust.assessment import Assessment
 from app.trust.fitted import trust_of
-from app.trust.novelty import pooled
+from app.trust.novelty import pooled_one
 
 
 class Predictor:
@@ -163,9 +163,7 @@ class Predictor:
 
         Raises NotOffered, and ModelGone if another bundle made the prediction.
         """
-        index = self.check_cases()
-        features = pooled(batched([self._maps(prediction)]))
-        return index.nearest({branch: of_branch[0] for branch, of_branch in features.items()}, count)
+        return self.check_cases().nearest(pooled_one(self._maps(prediction)), count)
 
     def accept(self, request: ExplanationRequest) -> AcceptedRequest:
         """Check a request before anything is computed.

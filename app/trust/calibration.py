@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from app.bundles.checks import require
 from app.shapes import Float
 
 Logits = Float[np.ndarray, "n k"]
@@ -78,7 +79,7 @@ class Temperature:
     def of(cls, parameters: Mapping[str, np.ndarray]) -> Temperature:
         """The map with these parameters. Raises ValueError if they are not such a map's."""
         (temperature,) = parameters["temperature"].tolist()
-        _require(temperature > 0, "temperature is not positive")
+        require(temperature > 0, "temperature is not positive")
         return cls(temperature)
 
 
@@ -104,7 +105,7 @@ class Platt:
     def of(cls, parameters: Mapping[str, np.ndarray]) -> Platt:
         """The map with these parameters. Raises ValueError if they are not such a map's."""
         slope, offset = parameters["platt"].tolist()
-        _require(slope >= 0, "platt has a negative slope")
+        require(slope >= 0, "platt has a negative slope")
         return cls(slope, offset)
 
 
@@ -132,7 +133,7 @@ class Beta:
     def of(cls, parameters: Mapping[str, np.ndarray]) -> Beta:
         """The map with these parameters. Raises ValueError if they are not such a map's."""
         a, b, c = parameters["beta"].tolist()
-        _require(a >= 0 and b >= 0, "beta has a negative slope")
+        require(a >= 0 and b >= 0, "beta has a negative slope")
         return cls(a, b, c)
 
 
@@ -163,9 +164,9 @@ class Isotonic:
     def of(cls, parameters: Mapping[str, np.ndarray]) -> Isotonic:
         """The map with these parameters. Raises ValueError if they are not such a map's."""
         knots, values = parameters["knots"], parameters["values"]
-        _require(knots.ndim == 1 and knots.shape == values.shape and len(knots) > 0, "knots and values do not match")
-        _require(bool((np.diff(knots) > 0).all() and (np.diff(values) >= 0).all()), "knots or values do not rise")
-        _require(bool(values[0] >= 0 and values[-1] <= 1), "values are not between 0 and 1")
+        require(knots.ndim == 1 and knots.shape == values.shape and len(knots) > 0, "knots and values do not match")
+        require(bool((np.diff(knots) > 0).all() and (np.diff(values) >= 0).all()), "knots or values do not rise")
+        require(bool(values[0] >= 0 and values[-1] <= 1), "values are not between 0 and 1")
         return cls(knots, values)
 
 
@@ -191,8 +192,8 @@ class VectorScaling:
     def of(cls, parameters: Mapping[str, np.ndarray]) -> VectorScaling:
         """The map with these parameters. Raises ValueError if they are not such a map's."""
         scales, offsets = parameters["scales"], parameters["offsets"]
-        _require(scales.ndim == 1 and scales.shape == offsets.shape, "scales and offsets do not match")
-        _require(bool((scales > 0).all()), "scales are not positive")
+        require(scales.ndim == 1 and scales.shape == offsets.shape, "scales and offsets do not match")
+        require(bool((scales > 0).all()), "scales are not positive")
         return cls(scales, offsets)
 
 
@@ -203,8 +204,3 @@ MAPS: dict[str, type[CalibrationMap]] = {
     "isotonic": Isotonic,
     "vector": VectorScaling,
 }
-
-
-def _require(holds: bool, fault: str) -> None:
-    if not holds:
-        raise ValueError(fault)

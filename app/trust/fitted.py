@@ -12,9 +12,9 @@ from math import isclose
 
 import numpy as np
 
+from app.bundles.checks import reading, require
 from app.bundles.manifest import TRUST, Manifest, Trust
 from app.bundles.reader import Bundle
-from app.errors import BundleError
 from app.models.feature_maps import Branch
 from app.trust.calibration import MAPS, CalibrationMap
 from app.trust.conformal import PENALTY, ConformalSets
@@ -62,7 +62,7 @@ def trust_of(bundle: Bundle) -> FittedTrust | None:
     """The bundle's trust part, or None if it has none. Raises BundleError if its numbers cannot be what they should."""
     if (section := bundle.manifest.trust) is None:
         return None
-    try:
+    with reading(TRUST, "trust part", "fit it again"):
         fitted = FittedTrust(
             MAPS[section.calibration].of(_below(bundle.trust, _CALIBRATION)),
             _sets(bundle.trust, bundle.manifest),
@@ -71,28 +71,25 @@ def trust_of(bundle: Bundle) -> FittedTrust | None:
         )
         _check_promises(section, fitted)
         probabilities = fitted.calibration.probabilities(np.zeros((1, len(bundle.manifest.classes))))
-        _require(probabilities.shape == (1, len(bundle.manifest.classes)), "its calibration has other classes")
-        _require(fitted.tensors().keys() == bundle.trust.keys(), "it has tensors that are not known")
+        require(probabilities.shape == (1, len(bundle.manifest.classes)), "its calibration has other classes")
+        require(fitted.tensors().keys() == bundle.trust.keys(), "it has tensors that are not known")
         return fitted
-    except (KeyError, ValueError, TypeError) as error:
-        fault = f"it has no tensor {error}" if isinstance(error, KeyError) else str(error)
-        raise BundleError(TRUST, f"is not a readable trust part ({fault}): fit it again") from error
 
 
 def _check_promises(section: Trust, fitted: FittedTrust) -> None:
     """The manifest's numbers are those that the file gives: none may promise more than was fitted."""
     largest = fitted.sets.largest_coverage
-    _require(isclose(section.largest_coverage, largest), "trust.largest_coverage is not that of its scores")
-    _require(section.coverage <= largest, "trust.coverage is more than its scores can promise")
+    require(isclose(section.largest_coverage, largest), "trust.largest_coverage is not that of its scores")
+    require(section.coverage <= largest, "trust.coverage is more than its scores can promise")
     threshold = fitted.novelty.threshold(section.inside)
-    _require(isclose(section.novelty_threshold, threshold), "trust.novelty_threshold is not that of its scores")
+    require(isclose(section.novelty_threshold, threshold), "trust.novelty_threshold is not that of its scores")
 
 
 def _below(tensors: Tensors, prefix: str) -> dict[str, np.ndarray]:
     parts = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
     for name, values in parts.items():
-        _require(values.dtype.kind == "f", f"{prefix}{name} holds {values.dtype.name}, not floats")
-        _require(
+        require(values.dtype.kind == "f", f"{prefix}{name} holds {values.dtype.name}, not floats")
+        require(
             bool((np.abs(values.astype(np.float64)) < _LARGEST).all()),
             f"{prefix}{name} has a value beyond {_LARGEST:g}",
         )
@@ -103,9 +100,9 @@ def _sets(tensors: Tensors, manifest: Manifest) -> ConformalSets:
     parts = _below(tensors, _CONFORMAL)
     scores = tuple(_rising(parts[str(index)], f"conformal.{index}") for index in range(len(manifest.classes)))
     counts = dict(zip(manifest.classes, map(len, scores), strict=True))
-    _require(manifest.trust is not None and manifest.trust.pictures == counts, "its scores are not of as many pictures")
+    require(manifest.trust is not None and manifest.trust.pictures == counts, "its scores are not of as many pictures")
     highest = 1 + PENALTY * len(scores)
-    _require(all(each[0] >= 0 and each[-1] <= highest for each in scores), f"its scores are not from 0 to {highest:g}")
+    require(all(each[0] >= 0 and each[-1] <= highest for each in scores), f"its scores are not from 0 to {highest:g}")
     return ConformalSets(scores)
 
 
@@ -120,35 +117,30 @@ def _foreign_parts(tensors: Tensors, manifest: Manifest) -> ForeignParts | None:
         return None
     shapes = manifest.map_shapes
     residuals = {branch: _residual(parts, branch, shapes[branch][0]) for branch in shapes if f"{branch}.mean" in parts}
-    _require(bool(residuals), "parts are of no branch")
+    require(bool(residuals), "parts are of no branch")
     return ForeignParts(residuals, _of_every_picture(parts["highest"], "parts.highest", manifest))
 
 
 def _of_every_picture(scores: np.ndarray, name: str, manifest: Manifest) -> np.ndarray:
     count = 0 if manifest.trust is None else sum(manifest.trust.pictures.values())
-    _require(len(_rising(scores, name)) == count, f"{name} is not of as many pictures")
+    require(len(_rising(scores, name)) == count, f"{name} is not of as many pictures")
     return scores
 
 
 def _residual(parts: Tensors, branch: Branch, channels: int) -> BranchResidual:
     mean, basis, scale = (parts[f"{branch}.{name}"] for name in _RESIDUAL)
-    _require(mean.shape == (channels,) and mean.dtype == np.float32, f"the {branch}'s mean does not fit its map")
-    _require(basis.ndim == 2 and len(basis) == channels, f"the {branch}'s basis does not fit its map")
-    _require(basis.dtype == np.float16, f"the {branch}'s basis is not float16")
+    require(mean.shape == (channels,) and mean.dtype == np.float32, f"the {branch}'s mean does not fit its map")
+    require(basis.ndim == 2 and len(basis) == channels, f"the {branch}'s basis does not fit its map")
+    require(basis.dtype == np.float16, f"the {branch}'s basis is not float16")
     centre, spread = scale.tolist()
-    _require(spread > 1 / _LARGEST, f"the {branch}'s spread is not positive, or far too small")
+    require(spread > 1 / _LARGEST, f"the {branch}'s spread is not positive, or far too small")
     wide = basis.astype(np.float32)
     off = float(np.abs(wide.T @ wide - np.eye(basis.shape[1])).max(initial=0.0))
-    _require(off < _ORTHONORMAL, f"the {branch}'s basis is not orthonormal")
+    require(off < _ORTHONORMAL, f"the {branch}'s basis is not orthonormal")
     return BranchResidual(mean, basis, centre, spread)
 
 
 def _rising(scores: np.ndarray, name: str) -> np.ndarray:
-    _require(scores.ndim == 1 and len(scores) > 0, f"{name} is no list of scores")
-    _require(bool((np.diff(scores) >= 0).all()), f"{name} does not rise")
+    require(scores.ndim == 1 and len(scores) > 0, f"{name} is no list of scores")
+    require(bool((np.diff(scores) >= 0).all()), f"{name} does not rise")
     return scores
-
-
-def _require(holds: bool, fault: str) -> None:
-    if not holds:
-        raise ValueError(fault)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.explain.merge import finest_of, resize_keeping_mean
+from app.explain.merge import finest_grid, resize_keeping_mean
 from app.models.feature_maps import Branch
 from app.shapes import Float, Float32
 from app.trust.novelty import BranchResidual
-from app.trust.quantile import quantile_rank
+from app.trust.quantile import bound_of
 
 
 def cells_of(feature_map: Float[np.ndarray, "c h w"]) -> Float[np.ndarray, "hw c"]:
@@ -44,11 +44,10 @@ class ForeignParts:
             branch: residual.log_residual(cells_of(maps[branch])).reshape(maps[branch].shape[1:])
             for branch, residual in self.branches.items()
         }
-        grid = finest_of(by_branch)
+        grid = finest_grid(by_branch.values())
         resized = np.stack([resize_keeping_mean(heatmap, grid) for heatmap in by_branch.values()])
         return np.asarray(resized.mean(axis=0, dtype=np.float32))
 
     def limit(self, inside: float) -> float:
         """The distance that no cell exceeds in a share of `inside` of pictures like the calibration pictures."""
-        count = len(self.highest)
-        return float(self.highest[min(quantile_rank(count, inside), count) - 1])
+        return bound_of(self.highest, inside)

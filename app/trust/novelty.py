@@ -14,9 +14,9 @@ from functools import cached_property
 
 import numpy as np
 
-from app.models.feature_maps import Branch
+from app.models.feature_maps import Branch, batched
 from app.shapes import Float, Float16, Float32
-from app.trust.quantile import quantile_rank
+from app.trust.quantile import bound_of
 
 SMALLEST = 1e-12  # of a squared residual, so that its logarithm is finite
 Pooled = Mapping[Branch, Float[np.ndarray, "n _c"]]
@@ -25,6 +25,11 @@ Pooled = Mapping[Branch, Float[np.ndarray, "n _c"]]
 def pooled(maps: Mapping[Branch, Float[np.ndarray, "n _c _h _w"]]) -> dict[Branch, Float32[np.ndarray, "n _c"]]:
     """The mean of each branch's maps over their cells."""
     return {branch: _mean_of_cells(np.asarray(of_branch, np.float32)) for branch, of_branch in maps.items()}
+
+
+def pooled_one(maps: Mapping[Branch, Float[np.ndarray, "_c _h _w"]]) -> dict[Branch, Float32[np.ndarray, " _c"]]:
+    """The mean of each branch's map over its cells, for one picture."""
+    return {branch: of_branch[0] for branch, of_branch in pooled(batched([maps])).items()}
 
 
 def _mean_of_cells(maps: Float32[np.ndarray, "n _c _h _w"]) -> Float32[np.ndarray, "n _c"]:
@@ -74,5 +79,4 @@ class Novelty:
 
     def threshold(self, inside: float) -> float:
         """The score up to which a picture is in distribution, which a share of `inside` of others are."""
-        count = len(self.calibration)
-        return float(self.calibration[min(quantile_rank(count, inside), count) - 1])
+        return bound_of(self.calibration, inside)

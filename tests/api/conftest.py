@@ -84,3 +84,18 @@ def cnn_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client
 def large_picture() -> bytes:
     """25 million black pixels in a small file: as many as a PNG may have."""
     return png(6250, 4000, 8, 2, bytes(4000 * (1 + 3 * 6250)))
+
+
+@pytest.fixture(scope="module")
+def trusted(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle with a trust part."""
+    from tests.support.trusted import write_trusted  # behind the import hook
+
+    return write_trusted(tiny_bundle, tmp_path_factory.mktemp("trusted") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def trusting(trusted: Path) -> Iterator[httpx.Client]:
+    """A client of a service with that bundle."""
+    with serving(Settings(bundle=trusted)) as client:
+        yield client

@@ -20,7 +20,7 @@ from app.api.keys.limits import BURST_S, Limiter
 from app.errors import TooManyRequests
 from app.server.provision import add_key
 from app.settings import Settings
-from tests.support.asking import PNG, assert_problem, noise_bytes, png_bytes
+from tests.support.asking import PNG, assert_problem, links_of, noise_bytes, png_bytes
 from tests.support.serving import serving, serving_app
 from tests.support.waiting import PATIENCE_S
 
@@ -128,7 +128,7 @@ def test_a_gigabyte_without_a_key_is_refused_within_its_first_64_kb(guarded: htt
 def test_a_prediction_belongs_to_the_key_that_made_it(guarded: httpx.Client, keys: tuple[Path, dict[str, str]]) -> None:
     mine, other = (bearer(keys[1][name]) for name in ("hospital", "clinic"))
     answer = guarded.post("/predict", content=png_bytes(), headers=PNG | mine).json()
-    offered = [link for link in answer["links"].values() if link is not None]
+    offered = links_of(answer)
     etags = [guarded.get(link, headers=mine).headers["etag"] for link in offered]
     # What this bundle lacks has no link, and a stranger is not told that either.
     lacking = [f"/{route}?prediction_id={answer['prediction_id']}" for route in ("novelty", "similar")]

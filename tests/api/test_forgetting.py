@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from app.api.application import create_app
 from app.settings import Settings
-from tests.support.asking import assert_problem, png_bytes, predict
+from tests.support.asking import assert_problem, links_of, png_bytes, predict
 from tests.support.serving import serving, serving_app
 
 
@@ -69,7 +69,7 @@ def test_a_forgotten_prediction_is_gone_also_for_who_knows_its_etag(client: http
     forget = f"/predictions/{answer['prediction_id']}"
     forgotten = client.delete(forget)
     assert (forgotten.status_code, forgotten.content) == (204, b"")
-    for link in answer["links"].values():
+    for link in links_of(answer):
         assert_problem(client.get(link), 404, "unknown-prediction")
         assert_problem(client.get(link, headers={"if-none-match": etag}), 404, "unknown-prediction")
     assert_problem(client.delete(forget), 404, "unknown-prediction")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,22 +14,9 @@ from app.drawing.png import encode_png
 from app.engines.load import load_engine
 from app.pictures.decode import Limits
 from app.predicting.predictor import Predictor
-from app.settings import Settings
 from app.trust.fitted import trust_of
 from tests.support.asking import assert_problem, explained, picture_of, png_bytes, predict
-from tests.support.serving import serving
-from tests.support.trusted import scenes, write_trusted
-
-
-@pytest.fixture(scope="module")
-def trusted(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_trusted(tiny_bundle, tmp_path_factory.mktemp("trusted") / "bundle")
-
-
-@pytest.fixture(scope="module")
-def trusting(trusted: Path) -> Iterator[httpx.Client]:
-    with serving(Settings(bundle=trusted)) as client:
-        yield client
+from tests.support.trusted import scenes
 
 
 def test_the_map_is_the_distance_of_each_cell_above_the_limit(trusting: httpx.Client, trusted: Path) -> None:

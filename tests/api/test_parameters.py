@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scripts.openapi import DOCUMENT
-from tests.support.asking import PNG, assert_problem, png_bytes, predict
+from tests.support.asking import LACKING, PNG, assert_problem, png_bytes, predict
 
 DOCUMENTED: dict[str, dict[str, Any]] = json.loads(DOCUMENT.read_text(encoding="utf-8"))["paths"]
 OPERATIONS = [(method.upper(), path) for path, methods in DOCUMENTED.items() for method in methods]
@@ -40,6 +40,7 @@ VALUES = {
     },
     **{"query": ("3", "99", "-1"), "head": ("0", "9"), "whole": ("true", "0", "maybe"), "token_stage": ("4", "5", "0")},
     "coverage": ("0.9", "0.4", "nan"),
+    "k": ("5", "0", "1.5"),
     "nonsense": ("1",),
 }
 
@@ -95,13 +96,13 @@ def test_a_parameter_is_the_same_wherever_it_is_sent(client: httpx.Client, path:
         )
 
     ask()
-    assert statuses == {200, 422}
+    assert statuses == ({422} if path in LACKING else {200, 422})
 
 
 WRITTEN = {
     **{"size": ("3_00", "300.0", "3e2", "３００", "0x40", "+300"), "alpha": ("1_0e-1", "٠.٥", "0x1p-1", "inf", "5e")},
     **{"clip_low": ("1_0",), "contour": ("0_0.5",), "query": ("1_0", "1.0"), "head": ("0.0",), "token_stage": ("4.0",)},
-    "coverage": ("0.7_5", "٠.9", "9e-1_0"),
+    **{"coverage": ("0.7_5", "٠.9", "9e-1_0"), "k": ("1_0", "5.0", "٥")},
 }
 
 

@@ -16,7 +16,7 @@ from app.server.provision import add_key
 from app.settings import Settings
 from scripts.openapi import DOCUMENT
 from tests.api.test_rights import ALLOWED_NOTHING, RIGHTS, status_of
-from tests.support.asking import PNG, assert_problem, png_bytes
+from tests.support.asking import PNG, assert_problem, links_of, png_bytes
 from tests.support.serving import serving
 from tests.support.wire import connected
 
@@ -40,9 +40,9 @@ def below(tiny_bundle: Path) -> Iterator[httpx.Client]:
 def test_the_links_of_an_answer_lead_through_the_proxy(below: httpx.Client, proxy: str) -> None:
     sent = OUTSIDE[proxy]
     answered = below.post(sent(f"{PREFIX}/predict"), content=png_bytes(), headers=PNG)
-    links = answered.json()["links"]
-    assert {link.split("/")[1] for link in links.values()} == {"lens"} and len(links) == 5
-    for link in links.values():
+    links = links_of(answered.json())
+    assert {link.split("/")[1] for link in links} == {"lens"} and len(links) == 5
+    for link in links:
         first = below.get(sent(link))
         assert first.status_code == 200
         assert first.headers.get("location", PREFIX).startswith(PREFIX)

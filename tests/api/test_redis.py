@@ -24,7 +24,7 @@ from app.serving.stores.redis import FORMAT, from_bytes, sign, to_bytes, verify
 from app.serving.stores.redis_client import SharedRedis, connect
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
-from tests.support.asking import PNG, assert_problem, png_bytes, predict
+from tests.support.asking import PNG, assert_problem, links_of, png_bytes, predict
 from tests.support.redis_server import PASSWORD, SECRET, RedisServer, redis_server
 from tests.support.serving import serving, serving_app
 from tests.support.waiting import wait_until
@@ -60,13 +60,13 @@ def test_any_replica_explains_and_forgets_what_another_predicted(
     one, other = replicas
     answer = predict(one, png_bytes())
     assert answer["stored"] is True
-    for link in answer["links"].values():
+    for link in links_of(answer):
         assert other.get(link).content == one.get(link).content
         assert other.get(link).headers["etag"] == one.get(link).headers["etag"]
     in_memory = client.get(predict(client, png_bytes())["links"]["gradcam"])
     assert other.get(answer["links"]["gradcam"]).content == in_memory.content  # the store changes no number
     assert other.delete(f"/predictions/{answer['prediction_id']}").status_code == 204
-    for link in answer["links"].values():
+    for link in links_of(answer):
         assert_problem(one.get(link), 404, "unknown-prediction")
     assert_problem(one.delete(f"/predictions/{answer['prediction_id']}"), 404, "unknown-prediction")
 
@@ -270,7 +270,7 @@ def test_what_was_deleted_does_not_come_back(replicas: tuple[httpx.Client, httpx
     assert one.delete(f"/predictions/{answer['prediction_id']}").status_code == 204
     entries.set(key, kept)
     for client in replicas:
-        for link in answer["links"].values():
+        for link in links_of(answer):
             assert_problem(client.get(link), 404, "unknown-prediction")
         assert_problem(client.delete(f"/predictions/{answer['prediction_id']}"), 404, "unknown-prediction")
     assert 0 < entries.pttl(f"fusionlens:deleted:{answer['prediction_id']}") <= 900_000

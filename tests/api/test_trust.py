@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -17,25 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.api.schemas import PREDICTION_EXAMPLE
 from app.bundles.manifest import ReasonCode
 from app.drawing.png import encode_png
-from app.settings import Settings
 from tests.support import served_process as process
 from tests.support.asking import png_bytes, predict
-from tests.support.serving import serving
-from tests.support.trusted import scenes, write_trusted
+from tests.support.trusted import scenes
 from tests.support.waiting import PATIENCE_S
 
 CLASSES = ["benign", "malignant"]
-
-
-@pytest.fixture(scope="module")
-def trusted(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_trusted(tiny_bundle, tmp_path_factory.mktemp("trusted") / "bundle")
-
-
-@pytest.fixture(scope="module")
-def trusting(trusted: Path) -> Iterator[httpx.Client]:
-    with serving(Settings(bundle=trusted)) as client:
-        yield client
 
 
 def _asked(client: httpx.Client, content: bytes, **query: str) -> httpx.Response:

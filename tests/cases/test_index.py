@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 
 from app.bundles.manifest import CASES, CasesChoice
 from app.bundles.reader import Bundle, read_bundle
-from app.cases.index import MOST_DIMENSIONS, CaseIndex
+from app.cases.index import MOST_DIMENSIONS, CaseIndex, Projection, vectors_of
 from app.cases.stored import cases_of
 from app.errors import BundleError
 from tests.support.trusted import write_indexed
-from training.trust.cases_fit import fit_projection
+from training.trust.novelty_fit import principal_components
 
 
 def index_of(count: int, seed: int, groups: int) -> tuple[CaseIndex, dict[str, np.ndarray]]:
     rng = np.random.default_rng(seed)
     features = {"cnn": rng.normal(size=(count, 12)), "swin": rng.normal(size=(count, 6))}
-    projections = {branch: fit_projection(each, 5) for branch, each in features.items()}
+    projections = {branch: Projection(*principal_components(each, 5)) for branch, each in features.items()}
     bare = CaseIndex(
         CasesChoice(),
         ("a", "b"),
@@ -34,7 +34,7 @@ def index_of(count: int, seed: int, groups: int) -> tuple[CaseIndex, dict[str, n
         np.zeros(count, bool),
         tuple(map(str, range(count))),
     )
-    vectors = bare.vectors_of(features).astype(np.float16)  # type: ignore[arg-type]
+    vectors = vectors_of(projections, features).astype(np.float16)  # type: ignore[arg-type]
     return replace(bare, vectors=vectors), features
 
 
@@ -45,7 +45,7 @@ def test_the_nearest_are_those_of_a_full_sort_one_of_each_group(
     index, features = index_of(count, seed, groups)
     place = seed % count
     found = index.nearest({branch: each[place] for branch, each in features.items()}, wanted)  # type: ignore[misc]
-    vector = index.vectors_of({branch: each[[place]] for branch, each in features.items()})[0]  # type: ignore[misc]
+    vector = vectors_of(index.projections, {branch: each[[place]] for branch, each in features.items()})[0]  # type: ignore[misc]
     expected: list[str] = []
     met: set[int] = set()
     similarities = index.vectors.astype(np.float32) @ vector

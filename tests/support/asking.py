@@ -18,6 +18,10 @@ from tests.support.pictures import encoded
 PNG = {"content-type": "image/png"}
 
 
+# What bundles without a trust part do not offer.
+LACKING = ("/novelty", "/similar")
+
+
 def scene(width_px: int = 96, height_px: int = 64) -> Image.Image:
     """Soft colours that differ from corner to corner, with a dark blob off the centre."""
     x, y = np.meshgrid(np.linspace(0, 1, width_px, dtype=np.float32), np.linspace(0, 1, height_px, dtype=np.float32))
@@ -48,6 +52,11 @@ def predict(client: httpx.Client, picture: bytes) -> dict[str, Any]:
 def probabilities(answer: dict[str, Any]) -> dict[str, float]:
     """Label to probability, in the order of the answer."""
     return {entry["label"]: entry["probability"] for entry in answer["probabilities"]}
+
+
+def links_of(answer: dict[str, Any]) -> list[str]:
+    """The links of an answer that lead somewhere."""
+    return [link for link in answer["links"].values() if link is not None]
 
 
 def explained(client: httpx.Client, route: str, prediction_id: str, **query: Any) -> dict[str, Any]:

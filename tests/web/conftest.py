@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -30,13 +31,20 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="package")
-def service(browser: Browser) -> Iterator[httpx.Client]:
-    """A client of a service with the demo bundle, started as a user starts it."""
+@contextmanager
+def started(folder: Path, **settings: str) -> Iterator[httpx.Client]:
+    """A client of a service that is started in a folder as a user starts it, with these settings."""
     with (
-        serving(ROOT, environment(ROOT, FUSIONLENS_DEADLINE_S=str(PATIENCE_S))) as served,
+        serving(folder, environment(ROOT, FUSIONLENS_DEADLINE_S=str(PATIENCE_S), **settings)) as served,
         httpx.Client(base_url=served.address, timeout=PATIENCE_S, trust_env=False) as client,
     ):
+        yield client
+
+
+@pytest.fixture(scope="package")
+def service(browser: Browser) -> Iterator[httpx.Client]:
+    """A client of a service with the demo bundle."""
+    with started(ROOT) as client:
         yield client
 
 

@@ -39,7 +39,7 @@ def controls(visit: Visit) -> dict[str, ElementHandle]:
 
 
 def test_whatever_is_set_the_view_is_busy_at_once_until_it_is_drawn(answered: Visit) -> None:
-    untried = {*controls(answered)} - {"evidence", "branches", "tokens", "saliency"}
+    untried = {*controls(answered)} - {"evidence", "branches", "tokens", "saliency", "novelty"}
     for view in ("tokens", "saliency", "evidence", "branches"):
         assert controls(answered)[view].evaluate(_SET), f"not busy with the view of {view}"
         answered.settle()

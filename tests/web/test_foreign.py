@@ -11,10 +11,9 @@ import pytest
 from playwright.sync_api import expect
 
 from app.drawing.png import encode_png
-from tests.support.served_process import environment, serving
 from tests.support.trusted import Indexed, write_indexed
-from tests.support.visit import PATIENCE_S, Visit, assert_looks_like
-from tests.web.conftest import EXAMPLES, ROOT
+from tests.support.visit import Visit, assert_looks_like
+from tests.web.conftest import EXAMPLES, started
 
 NOISE = np.random.default_rng(0).integers(0, 256, (300, 300, 3)).astype(np.uint8)
 
@@ -27,11 +26,7 @@ def indexed(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Inde
 @pytest.fixture(scope="module")
 def indexing(indexed: Indexed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A service whose bundle knows what is foreign to it and what is similar."""
-    env = environment(ROOT, FUSIONLENS_DEADLINE_S=str(PATIENCE_S), FUSIONLENS_BUNDLE=str(indexed.bundle))
-    with (
-        serving(tmp_path_factory.mktemp("indexing"), env) as served,
-        httpx.Client(base_url=served.address, timeout=PATIENCE_S, trust_env=False) as client,
-    ):
+    with started(tmp_path_factory.mktemp("indexing"), FUSIONLENS_BUNDLE=str(indexed.bundle)) as client:
         yield client
 
 

@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from app.settings import Settings
+from tests.support.asking import links_of
 from tests.support.programs import tool
 from tests.support.serving import serving
 from tests.support.visit import PATIENCE_S, Visit
@@ -78,8 +79,8 @@ def test_the_page_works_below_a_prefix(
         document = client.get("openapi.json").json()
         assert document["servers"] == [{"url": "/lens"}]
         picture = {"file": ("a.webp", (EXAMPLES / "drawn.webp").read_bytes())}
-        links = client.post("predict", files=picture).json()["links"]
-        assert all(client.get(client.base_url.join(link)).status_code == 200 for link in links.values())
+        links = links_of(client.post("predict", files=picture).json())
+        assert all(client.get(client.base_url.join(link)).status_code == 200 for link in links)
         visit.page.reload()
         visit.page.locator("#strip button").click()
         visit.wait()

@@ -13,10 +13,9 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from app.drawing.png import encode_png
-from tests.support.served_process import environment, serving
 from tests.support.trusted import scenes, write_trusted
-from tests.support.visit import PATIENCE_S, Visit
-from tests.web.conftest import EXAMPLES, ROOT
+from tests.support.visit import Visit
+from tests.web.conftest import EXAMPLES, started
 
 NOISE = np.random.default_rng(0).integers(0, 256, (300, 300, 3)).astype(np.uint8)
 PICTURES = {"drawn.webp": None, "ragged.webp": None, "noise.png": NOISE, "black.png": NOISE // 255}
@@ -42,11 +41,7 @@ def trusting(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """A service with a tiny bundle that refers only some pictures."""
     folder = tmp_path_factory.mktemp("trusting")
     bundle = write_trusted(tiny_bundle, folder / "bundle")
-    env = environment(ROOT, FUSIONLENS_DEADLINE_S=str(PATIENCE_S), FUSIONLENS_BUNDLE=str(bundle))
-    with (
-        serving(folder, env) as served,
-        httpx.Client(base_url=served.address, timeout=PATIENCE_S, trust_env=False) as client,
-    ):
+    with started(folder, FUSIONLENS_BUNDLE=str(bundle)) as client:
         yield client
 
 
@@ -117,8 +112,7 @@ def test_the_card_says_what_is_referred(visit: Visit, service: httpx.Client) -> 
 def test_a_bundle_without_the_part_promises_nothing(
     visit_of: Callable[[httpx.Client], Visit], tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    env = environment(ROOT, FUSIONLENS_DEADLINE_S=str(PATIENCE_S), FUSIONLENS_BUNDLE=str(tiny_bundle))
-    with serving(tmp_path, env) as served, httpx.Client(base_url=served.address, trust_env=False) as client:
+    with started(tmp_path, FUSIONLENS_BUNDLE=str(tiny_bundle)) as client:
         visit = visit_of(client)
         visit.choose(EXAMPLES / "drawn.webp")
         visit.wait()

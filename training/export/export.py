@@ -51,8 +51,8 @@ from app.trust.fitted import trust_of
 from training.data.names import normalised
 from training.data.samples import Sample
 from training.errors import TrainingProblem
-from training.export.graphs import WITHOUT_TOKENS, to_engine_batches, write_graphs
-from training.loading.forward import predict, prepared_batches, to_model_input
+from training.export.graphs import WITHOUT_TOKENS, write_graphs
+from training.loading.forward import predict, prepared_batches, to_engine_batches, to_model_input
 from training.output import naming, refuse_to_overwrite
 from training.recipe.config import Recipe, StrictModel
 from training.recipe.load import fault_sentence

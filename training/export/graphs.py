@@ -16,7 +16,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from app.bundles.graph_names import LIFTED, TOKENS
 from app.engines.cpu import available_cores
@@ -44,14 +43,8 @@ MAX_TRUNK_ERROR, MAX_HEAD_ERROR = 1e-3, 1e-5  # largest error of a graph, relati
 MAX_STORED_ERROR = 1e-2  # largest change of a logit by storing the graphs in fp16
 WITHOUT_TOKENS = "The compiled graphs do not explain the transformer's tokens"  # how the note on it begins
 _ALIGNED_BYTES = 64
-__all__ = ["WITHOUT_TOKENS", "GraphError", "check_exportable", "to_engine_batches", "to_fp16_files", "write_graphs"]
+__all__ = ["WITHOUT_TOKENS", "GraphError", "check_exportable", "to_fp16_files", "write_graphs"]
 _CONSTANTS = ".//layer[@type='Const']/data"
-
-
-def to_engine_batches(batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> Iterator[Images]:
-    """Convert batches of prepared pictures to the engines' form: numpy, channels last."""
-    for batch in batches:
-        yield np.ascontiguousarray(batch.permute(0, 2, 3, 1).numpy())
 
 
 def write_graphs(

@@ -12,10 +12,9 @@ import numpy as np
 from PIL import Image
 
 from app.explain.fine import shifted
-from app.explain.merge import MERGE_RULES, Heatmap, MergeRule
+from app.explain.merge import MERGE_RULES, Heatmap, MergeRule, finest_grid
 from app.explain.methods import METHODS, merged
 from app.pictures.prepare import Frame
-from app.predicting.explanation import finest_grid
 from app.predicting.prediction import Prediction, Upload
 from app.predicting.predictor import Predictor
 from app.predicting.request import View

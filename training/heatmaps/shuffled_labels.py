@@ -34,7 +34,7 @@ from app.shapes import Float, Int
 from training.data.samples import DataError, Sample, read_samples
 from training.heatmaps.faithfulness import correlation
 from training.heatmaps.shuffled_report import SCORES, HeadMetrics, ShuffledLabelsResult, VariantRow, estimates
-from training.loading.forward import prepared_batches
+from training.loading.forward import prepared_batches, to_engine_batches
 from training.loop.optim import warmup_cosine
 from training.metrics.classification import DecisionRule, classification_metrics
 from training.runs.run import kept_samples
@@ -96,9 +96,8 @@ def encode_split(engine: Engine, bundle: Bundle, samples: Sequence[Sample]) -> E
     parts = FeatureMaps[list[np.ndarray]]()
     rule = bundle.manifest.input
     size = (rule.height_px, rule.width_px)
-    for images in prepared_batches(samples, size, rule.stretch, engine.batch_size):
-        maps = engine.encode(np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy()))
-        for branch, branch_maps in maps.items():
+    for images in to_engine_batches(prepared_batches(samples, size, rule.stretch, engine.batch_size)):
+        for branch, branch_maps in engine.encode(images).items():
             parts.setdefault(branch, []).append(to_float16(branch_maps))
     labels = np.array([bundle.manifest.classes.index(sample.label) for sample in samples])
     groups = tuple(sample.group or str(sample.path) for sample in samples)

@@ -32,6 +32,12 @@ def prepared_batches(
             steps.update(len(images))
 
 
+def to_engine_batches(batches: Iterable[UInt8[Tensor, "b 3 h w"]]) -> Iterator[UInt8[np.ndarray, "_b h w 3"]]:
+    """Convert batches of prepared pictures to the engines' form: numpy, channels last."""
+    for batch in batches:
+        yield np.ascontiguousarray(batch.permute(0, 2, 3, 1).numpy())
+
+
 def to_model_input(images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     """Scale 8-bit RGB to [0, 1], in the channels-last memory format, which makes convolutions faster."""
     return images.float().div(255).contiguous(memory_format=torch.channels_last)

@@ -17,7 +17,7 @@ from app.trust.conformal import one_per_group
 from app.trust.fitted import FittedTrust, trust_of
 from training.data.samples import Sample
 from training.errors import TrainingProblem
-from training.loading.forward import prepared_batches
+from training.loading.forward import prepared_batches, to_engine_batches
 from training.trust.calibration_fit import Comparison, compare, folds_of, simplest
 from training.trust.cases_fit import build_index
 from training.trust.figures import measure
@@ -115,7 +115,7 @@ def _residuals(
     places = np.random.default_rng(SEED).permutation(len(train))[:PASTED]
     rule = bundle.manifest.input
     batches = prepared_batches([train[place] for place in places], (rule.height_px, rule.width_px), rule.stretch, 1)
-    images = [np.ascontiguousarray(batch[0].permute(1, 2, 0).numpy()) for batch in batches]
+    images = (batch[0] for batch in to_engine_batches(batches))
     try:
         return Residuals(fit_branches(seen.features), fit_parts(cells, engine, images))
     except ValueError as error:

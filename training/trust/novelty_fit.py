@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from app.engines.protocol import Engine
-from app.models.feature_maps import Branch, FeatureMaps, to_float16, to_float32, unbatched
-from app.shapes import Bool, Float, UInt8
+from app.models.feature_maps import Branch, FeatureMaps, unbatched
+from app.shapes import Bool, Float, Float16, Float32, UInt8
 from app.trust.fitted import FittedTrust
 from app.trust.foreign_parts import ForeignParts
 from app.trust.novelty import BranchResidual, Pooled
 from training.metrics.classification import auroc
+from training.trust.observed import stored_maps
 from training.trust.pasted import with_patch
 
 KEPT = 1 / 20  # of the components: 64 of an EfficientNet's 1280, 12 of the demo Swin's 256
@@ -41,13 +42,20 @@ def fit_branch(features: Float[np.ndarray, "n c"], share: float = KEPT) -> Branc
     count, channels = features.shape
     if count < 3:
         raise ValueError("at least three pictures are needed")
-    mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    deviations = np.asarray(features, np.float64) - mean
-    _, directions = np.linalg.eigh(deviations.T @ deviations / count)
     kept = max(1, min(int(channels * share), count // 2, channels - 1))
-    fitted = BranchResidual(mean, np.ascontiguousarray(directions[:, ::-1][:, :kept], np.float16))
+    fitted = BranchResidual(*principal_components(features, kept))
     logs = fitted.log_residual(features)
     return BranchResidual(fitted.mean, fitted.basis, float(logs.mean()), max(float(logs.std()), 1e-6))
+
+
+def principal_components(
+    features: Float[np.ndarray, "n c"], kept: int
+) -> tuple[Float32[np.ndarray, " c"], Float16[np.ndarray, "c q"]]:
+    """The mean of some vectors, and the leading directions of what they vary in, `kept` of them or all there are."""
+    mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    deviations = np.asarray(features, np.float64) - mean
+    _, directions = np.linalg.eigh(deviations.T @ deviations / len(features))
+    return mean, np.ascontiguousarray(directions[:, ::-1][:, :kept], np.float16)
 
 
 def fit_branches(features: Pooled) -> dict[Branch, BranchResidual]:
@@ -56,23 +64,19 @@ def fit_branches(features: Pooled) -> dict[Branch, BranchResidual]:
 
 
 def fit_parts(
-    cells: Mapping[Branch, Float[np.ndarray, "m _c"]], engine: Engine, images: Sequence[UInt8[np.ndarray, "h w 3"]]
+    cells: Mapping[Branch, Float[np.ndarray, "m _c"]], engine: Engine, images: Iterable[UInt8[np.ndarray, "h w 3"]]
 ) -> dict[Branch, BranchResidual]:
     """The residuals of single cells, of those branches that together find foreign patches best.
 
     `cells` are of training pictures, and so are `images`, in which patches are pasted. A model with one branch has no
-    choice. Raises ValueError for fewer than three cells.
+    choice, and takes none of `images`. Raises ValueError for fewer than three cells.
     """
     residuals = {branch: fit_branch(of_branch, KEPT_OF_CELLS) for branch, of_branch in cells.items()}
     if len(residuals) == 1:
         return residuals
     rng = np.random.default_rng(_SEED)
     pasted = [with_patch(image, rng) for image in images]
-    maps = [
-        of_picture
-        for image, _ in pasted
-        for of_picture in unbatched(engine.encode(image[None]).map(to_float16).map(to_float32))
-    ]
+    maps = [next(unbatched(stored_maps(engine, image[None]))) for image, _ in pasted]
     choices = [
         {branch: residuals[branch] for branch in names}
         for count in range(1, len(residuals) + 1)
@@ -87,14 +91,19 @@ def patches_found(
     patches: Sequence[Bool[np.ndarray, "h w"]],
 ) -> float:
     """The mean over pictures of the AUROC of a patch's cells against the free ones, by their distance."""
-    parts, found = ForeignParts(branches, np.zeros(0)), []
-    for of_picture, patch in zip(maps, patches, strict=True):
-        distances = parts.distances(of_picture)
-        covered = share_of_cells(patch, distances.shape)
-        if (covered > COVERED).any() and (covered < FREE).any():
-            counted = (covered > COVERED) | (covered < FREE)
-            found.append(auroc(distances[counted], covered[counted] > COVERED))
+    parts = ForeignParts(branches, np.zeros(0))
+    ranks = (rank_of_patch(parts.distances(one), patch) for one, patch in zip(maps, patches, strict=True))
+    found = [rank for rank in ranks if rank is not None]
     return float(np.mean(found)) if found else 0.0
+
+
+def rank_of_patch(distances: Float[np.ndarray, "rows columns"], patch: Bool[np.ndarray, "h w"]) -> float | None:
+    """The AUROC of a patch's cells against the free ones, by their distance. None if it has no cell, or all of them."""
+    covered = share_of_cells(patch, distances.shape)
+    if not (covered > COVERED).any() or not (covered < FREE).any():
+        return None
+    counted = (covered > COVERED) | (covered < FREE)
+    return auroc(distances[counted], covered[counted] > COVERED)
 
 
 def share_of_cells(patch: Bool[np.ndarray, "h w"], grid: tuple[int, ...]) -> Float[np.ndarray, "rows columns"]:

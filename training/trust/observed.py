@@ -10,13 +10,13 @@ import numpy as np
 from app.bundles.manifest import Manifest
 from app.engines.protocol import Engine
 from app.models.feature_maps import Branch, FeatureMaps, to_float16, to_float32, unbatched
-from app.shapes import Bool, Float, Int
+from app.shapes import Bool, Float, Int, UInt8
 from app.trust.foreign_parts import ForeignParts, cells_of
 from app.trust.novelty import BranchResidual, Pooled, pooled
 from app.trust.quality import sharpness
 from training.data.names import normalised
 from training.data.samples import DataError, Sample
-from training.loading.forward import prepared_batches
+from training.loading.forward import prepared_batches, to_engine_batches
 
 _BATCH = 8
 _CELLS, _OF_A_PICTURE = 20_000, 16  # of all pictures and of each, at most
@@ -63,9 +63,8 @@ def observe(
         )
     size = (manifest.input.height_px, manifest.input.width_px)
     features, logits, sharp = [], [], []
-    for batch in prepared_batches(samples, size, manifest.input.stretch, _BATCH):
-        images = np.ascontiguousarray(batch.permute(0, 2, 3, 1).numpy())
-        maps = engine.encode(images).map(to_float16).map(to_float32)  # rounded as the service rounds them
+    for images in to_engine_batches(prepared_batches(samples, size, manifest.input.stretch, _BATCH)):
+        maps = stored_maps(engine, images)
         features.append(pooled(maps))
         logits.append(engine.classify(maps))
         sharp += [sharpness(image) for image in images]
@@ -75,6 +74,11 @@ def observe(
     labels = np.array([index_of[normalised(sample.label)] for sample in samples])
     groups = tuple(sample.group if sample.group is not None else str(sample.path) for sample in samples)
     return Observed(_joined(features), np.concatenate(logits), np.array(sharp), labels, groups)
+
+
+def stored_maps(engine: Engine, images: UInt8[np.ndarray, "b h w 3"]) -> FeatureMaps[np.ndarray]:
+    """The maps of pictures, float32 `[b, c, h, w]`, rounded as the service rounds them."""
+    return engine.encode(images).map(to_float16).map(to_float32)
 
 
 def observe_parts(

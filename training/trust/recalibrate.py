@@ -96,13 +96,13 @@ def recalibrate(path: Path, out: Path, data: Path, split: str | None, inside: fl
     )
     moved = replace(bundle, manifest=manifest)
     fit = fit_to(moved, residuals, seen, name, inside)
-    before = _calibration_error(fitted, parent, seen)
+    before = calibration_error_of(fitted, parent, seen)
     if cases is not None:
         cases = add_cases(cases, seen, samples)
     return Recalibrated(write_with_trust(moved, out, fit.section, fit.fitted, cases), parent, before, fit)
 
 
-def _calibration_error(fitted: FittedTrust, manifest: Manifest, seen: Observed) -> float:
+def calibration_error_of(fitted: FittedTrust, manifest: Manifest, seen: Observed) -> float:
     """The calibration error of the probabilities of a bundle's trust part."""
     probabilities = fitted.calibration.probabilities(seen.logits.astype(np.float64))
     rule = DecisionRule(None if manifest.decision is None else manifest.classes.index(manifest.decision.positive))

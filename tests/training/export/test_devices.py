@@ -15,8 +15,7 @@ from tests.support.bundles import describe, tiny_model, write_tiny_bundle
 from training.data.draw import draw_dataset
 from training.data.samples import read_samples
 from training.export.export import _check_logits, mean_maps, write_bundle
-from training.export.graphs import to_engine_batches
-from training.loading.forward import predict, prepared_batches
+from training.loading.forward import predict, prepared_batches, to_engine_batches
 from training.loop.overlays import draw_overlays
 
 

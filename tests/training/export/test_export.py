@@ -36,6 +36,7 @@ from tests.support.bundles import describe, tiny_architecture, tiny_model, tiny_
 from training.data.draw import draw_dataset
 from training.data.samples import load_samples, read_samples, write_samples
 from training.export.export import Card, ExportError, _positive_class, export, load_card, write_bundle
+from training.output import OutputError
 from training.recipe.config import ModelConfig, Recipe, Start, Starts
 from training.runs.run import RunError
 from training.trust.answers import Answers, calibrate, metrics_of
@@ -249,7 +250,7 @@ def test_either_class_can_be_the_positive_one() -> None:
 def test_an_export_never_writes_over_anything(exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     for place in (tmp_path, tmp_path / "mine.txt"):
-        with pytest.raises(ExportError, match="choose another folder"):
+        with pytest.raises(OutputError, match="choose another folder"):
             export(tmp_path / "no run", place, CARD)  # refused before anything is computed
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 

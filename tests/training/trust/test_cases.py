@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,16 @@ def test_names_groups_and_thumbnails_are_shown_where_the_card_allows(made: Index
         with Image.open(io.BytesIO(written.thumbnails[place])) as picture:
             assert picture.format == "JPEG" and max(picture.size) <= THUMBNAIL_PX
     assert all(not name.startswith("/") for name in (*written.names, *written.group_names))
+
+
+def test_a_picture_without_a_group_has_no_path_where_names_are_not_shown(made: Indexed) -> None:
+    bundle = read_bundle(made.bundle)
+    alone = [replace(sample, group=None) for sample in split_of(made.data, "train")[:6]]
+    seen = observe(load_engine(bundle, "torch"), bundle.manifest, alone)
+    index = build_index(seen, alone, bundle.manifest.classes, CasesChoice(groups=True))
+    assert index.group_names is not None
+    for place, name in enumerate(index.names):
+        assert index.group_names[index.groups[place]] == name and "/" not in name
 
 
 def test_an_index_is_made_only_where_it_is_asked_for_and_then_kept(made: Indexed, tmp_path: Path) -> None:
