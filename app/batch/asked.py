@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app import __version__
 from app.batch.job import Job
@@ -13,6 +13,7 @@ from app.batch.parts import Parts
 from app.batch.refusals import JobRefused
 from app.batch.rows import Columns
 from app.errors import FusionLensError
+from app.pictures.opened import OpenOptions
 from app.predicting.load import PredictorOptions
 from app.predicting.predictor import Predictor
 from app.predicting.request import AcceptedRequest, HeatmapRequest
@@ -42,6 +43,11 @@ class Model:
     def needs_gradient(self) -> bool:
         """Whether the gradient that explains an answer is used."""
         return any(accepted.request.needs_answer_gradient for accepted in self.heatmaps.values())
+
+    @property
+    def open_options(self) -> OpenOptions:
+        """How pictures are opened. Only overlays need a preview, which takes longer than all else of a picture."""
+        return replace(self.predictor.open_options, has_preview=self.asked.overlays)
 
     def parts(self, job: Job) -> Parts:
         """The part files of a job that this model makes."""

@@ -164,6 +164,6 @@ def _facts(options: BatchOptions, model: Model, decoding: DecodingOptions) -> Jo
         methods=list(model.heatmaps),
         overlays=options.asked.overlays,
         coverage=options.asked.coverage,
-        pictures=asdict(model.predictor.open_options) | {"max_bytes": decoding.picture_bytes},
+        pictures=asdict(model.open_options) | {"max_bytes": decoding.picture_bytes},
         part_rows=options.part_rows,
     )

@@ -22,7 +22,7 @@ from app.drawing.overlay import Style
 from app.drawing.png import encode_png
 from app.errors import FusionLensError
 from app.predicting.overlays import draw_over
-from app.predicting.prediction import Prediction, Upload, upload_of, upload_without_preview
+from app.predicting.prediction import Prediction, Upload, upload_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -98,8 +98,7 @@ class Worker:
         try:
             data = read(entry, job.facts.folder, self._options.picture_bytes)
             row["sha256"] = hashlib.sha256(data).hexdigest()
-            opened = self._decoders.open(data, self._predictor.open_options)
-            upload = upload_of(opened) if self._model.asked.overlays else upload_without_preview(opened)
+            upload = upload_of(self._decoders.open(data, self._model.open_options))
         except REFUSED as error:
             assert isinstance(error, FusionLensError)
             row |= refused(error)

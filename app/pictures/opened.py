@@ -19,25 +19,29 @@ class OpenOptions:
     """How uploads are opened for a model.
 
     `input_size` is the model's (height, width), `preview_side_px` the longest side of the preview, and `stretch` the
-    bundle's rule for grey values.
+    bundle's rule for grey values. Without `has_preview` no preview is made, and the model's input is the same.
     """
 
     input_size: tuple[int, int]
     limits: Limits
     preview_side_px: int
     stretch: Stretch = None
+    has_preview: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class OpenedPicture:
-    """A decoded upload. `width_px` and `height_px` are those of the upright upload, `image` is the model's input."""
+    """A decoded upload. `width_px` and `height_px` are those of the upright upload, `image` is the model's input.
+
+    `preview` is None if none was asked for.
+    """
 
     width_px: int
     height_px: int
     format: str
     notes: tuple[str, ...]
     image: UInt8[np.ndarray, "h w 3"]
-    preview: UInt8[np.ndarray, "preview_h preview_w 3"]
+    preview: UInt8[np.ndarray, "preview_h preview_w 3"] | None
 
 
 def open_picture(data: bytes, options: OpenOptions) -> OpenedPicture:
@@ -51,5 +55,5 @@ def open_picture(data: bytes, options: OpenOptions) -> OpenedPicture:
         picture.format,
         (*picture.notes, *visibility_notes(picture, prepared)),
         prepared.image,
-        np.asarray(preview(picture, options.preview_side_px)),
+        np.asarray(preview(picture, options.preview_side_px)) if options.has_preview else None,
     )

@@ -59,9 +59,10 @@ def _answer(data: bytes, options: OpenOptions) -> tuple[Any, ...]:
         "height_px": opened.height_px,
         "format": opened.format,
         "notes": opened.notes,
-        "preview_size": opened.preview.shape[:2],
+        "preview_size": None if opened.preview is None else opened.preview.shape[:2],
     }
-    return facts, np.ascontiguousarray(opened.image).data.cast("B"), np.ascontiguousarray(opened.preview).data.cast("B")
+    pictures = (picture for picture in (opened.image, opened.preview) if picture is not None)
+    return facts, *(np.ascontiguousarray(picture).data.cast("B") for picture in pictures)
 
 
 def _options(facts: dict[str, Any]) -> OpenOptions:
@@ -71,7 +72,7 @@ def _options(facts: dict[str, Any]) -> OpenOptions:
     stretch = facts["stretch"]
     if isinstance(stretch, list):
         stretch = (stretch[0], stretch[1])
-    return OpenOptions((height, width), limits, facts["preview_side_px"], stretch)
+    return OpenOptions((height, width), limits, facts["preview_side_px"], stretch, facts["has_preview"])
 
 
 def _load_codecs() -> None:

@@ -29,22 +29,13 @@ class Upload:
 
 def upload_of(opened: OpenedPicture) -> Upload:
     """What is kept of a picture that was opened: the preview as JPEG, and the frame of the model's input."""
-    return _upload(opened, _to_jpeg(Image.fromarray(opened.preview)))
-
-
-def upload_without_preview(opened: OpenedPicture) -> Upload:
-    """`upload_of` without the preview, which only overlays need and which takes longer than all else here."""
-    return _upload(opened, b"")
-
-
-def _upload(opened: OpenedPicture, preview_jpeg: bytes) -> Upload:
     return Upload(
         opened.width_px,
         opened.height_px,
         opened.format,
         opened.notes,
         opened.image,
-        preview_jpeg,
+        b"" if opened.preview is None else _to_jpeg(Image.fromarray(opened.preview)),
         Frame.shortest_side((opened.width_px, opened.height_px), opened.image.shape[:2]),
     )
 

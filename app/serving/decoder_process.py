@@ -45,7 +45,7 @@ class _Facts(BaseModel):
     height_px: _Side
     format: Literal[*SIGNATURES, *MORE_FORMATS]  # type: ignore[valid-type]
     notes: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=8)]
-    preview_size: tuple[_Side, _Side]
+    preview_size: tuple[_Side, _Side] | None
 
 
 class _Refusal(BaseModel):
@@ -160,17 +160,19 @@ class DecoderProcess:
 def _opened(facts: _Facts, pixels: bytearray, options: OpenOptions) -> OpenedPicture:
     """Raises ValueError and PictureTooLarge if the pixels do not match what was asked and what is said."""
     height, width = options.input_size
-    rows, columns = facts.preview_size
+    if (facts.preview_size is not None) != options.has_preview:
+        raise ValueError("a preview is sent where one is asked for, and only there")
+    rows, columns = facts.preview_size or (0, 0)
     if max(rows, columns) > options.preview_side_px:
         raise ValueError("the preview is too large")
     options.limits.check("picture", facts.width_px, facts.height_px, can_reduce=True)
     both = np.frombuffer(pixels, np.uint8)
-    image, preview = both[: height * width * 3], both[height * width * 3 :]
+    image, preview = both[: height * width * 3], both[height * width * 3 :].reshape(rows, columns, 3)
     return OpenedPicture(
         facts.width_px,
         facts.height_px,
         facts.format,
         facts.notes,
         image.reshape(height, width, 3).copy(),
-        preview.reshape(rows, columns, 3),
+        preview if options.has_preview else None,
     )

@@ -67,7 +67,11 @@ def assert_as_here(process: DecoderProcess, data: bytes) -> None:
         *(here.width_px, here.height_px, here.format, here.notes),
     )
     np.testing.assert_array_equal(there.image, here.image)
+    assert there.preview is not None and here.preview is not None
     np.testing.assert_array_equal(there.preview, here.preview)
+    without = process.open(data, replace(OPTIONS, has_preview=False))
+    assert without.preview is None and without.notes == here.notes
+    np.testing.assert_array_equal(without.image, here.image)
 
 
 @pytest.mark.parametrize("format_name", readable_formats())
@@ -152,10 +156,18 @@ def test_nothing_is_believed_that_cannot_be(lie: str) -> None:
     assert not process.is_alive() and not psutil.pid_exists(process.pid)
 
 
+def test_a_preview_that_was_not_asked_for_is_not_believed() -> None:
+    process = DecoderProcess(768 * MB, 2.0, LYING)
+    assert process.wait_until_ready()
+    with pytest.raises(DecoderEnded, match="invalid_answer"):
+        process.open(b"the truth", replace(SMALL, has_preview=False))
+
+
 def test_what_could_be_true_is_believed_and_silence_can_be_ended() -> None:
     process = DecoderProcess(768 * MB, 2.0, LYING)
     process.wait_until_ready()
-    assert process.open(b"the truth", SMALL).preview.shape == (20, 30, 3)
+    told = process.open(b"the truth", SMALL).preview
+    assert told is not None and told.shape == (20, 30, 3)
     process.close()
     silent = DecoderProcess(768 * MB, 2.0, LYING)
     silent.wait_until_ready()

@@ -55,6 +55,7 @@ LIES: dict[str, Callable[[socket.socket], None]] = {
     "more pixels": lambda connection: send_message(connection, FACTS, PIXELS + b"."),
     "another preview": facts(preview_size=[30, 21]),
     "a preview of no pixels": facts(preview_size=[0, 30]),
+    "no preview": facts(preview_size=None),
     "a large preview": facts(preview_size=[1, 600]),
     "a picture beyond the limits": facts(width_px=10**6, height_px=10**6),
     "a negative width": facts(width_px=-30),
