@@ -26,6 +26,7 @@ from app.batch.worker import Worker
 from app.options import predictor_options
 from app.pictures.opened import open_picture
 from app.predicting.prediction import Upload
+from app.serving.stores.redis import to_bytes
 from app.settings import Settings
 from benchmarks.cases import DEMO, RANDOM, demo_case, random_case
 from benchmarks.timing import interleaved, median_ratio
@@ -79,10 +80,14 @@ def _measured(model: Model, settings: Settings, folder: Path) -> dict[str, Any]:
         settings.decoders, settings.decoder_max_bytes, settings.decoder_cpu_s, settings.max_body_bytes
     )
     with Worker(model, options) as worker:
+        row_bytes = _do_job(model, worker, folder) / PICTURES
         times = interleaved(
-            {ALONE: lambda: _classify(model, uploads), JOB: lambda: _do_job(model, worker, folder)}, ROUNDS, warmups=1
+            {ALONE: lambda: _classify(model, uploads), JOB: lambda: _do_job(model, worker, folder)}, ROUNDS, warmups=0
         )
     return {
+        "picture_bytes": sum(map(len, files)) / PICTURES,
+        "stored_bytes": len(to_bytes(model.predictor.predict(uploads[0])[0], "owner", 0)),
+        "row_bytes": row_bytes,
         "decoding_ms": _decoding_ms(model, files),
         "per_s": {name: PICTURES / one.median_ms * 1e3 for name, one in times.items()},
         "share": median_ratio(times[ALONE], times[JOB]),
@@ -97,8 +102,8 @@ def _classify(model: Model, uploads: list[Upload]) -> None:
             pass
 
 
-def _do_job(model: Model, worker: Worker, folder: Path) -> None:
-    """From the first file that is read to the last row that is written."""
+def _do_job(model: Model, worker: Worker, folder: Path) -> int:
+    """From the first file that is read to the last row that is written. Returns the bytes of the rows."""
     facts = JobFacts("/", [str(folder)], None, model.predictor.bundle.sha256, [], False, None, {}, 256)
     with (
         tempfile.TemporaryDirectory() as out,
@@ -110,6 +115,7 @@ def _do_job(model: Model, worker: Worker, folder: Path) -> None:
             if len(rows) == job.rows_of(place.part):
                 parts.write(place.part, rows)
                 rows = []
+        return sum(parts.path(part).stat().st_size for part in range(job.parts))
 
 
 def _decoding_ms(model: Model, files: list[bytes]) -> float:

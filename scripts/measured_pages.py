@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import fit_speed, memory, methods, novelty, page
+from benchmarks import batch, fit_speed, memory, methods, novelty, page, scaling
 from reliability import results
 
-MEASURED = Path(__file__).parents[1] / "docs" / "measured"
+DOCS = Path(__file__).parents[1] / "docs"
+MEASURED = DOCS / "measured"
 
 
 def measured_pages() -> Mapping[Path, str]:
     """Every page, by its file, as the JSON beside it gives it."""
     return {
+        DOCS / "scaling.md": scaling.read_page(DOCS),
         MEASURED / "benchmarks.md": page.page(page.read(MEASURED)),
+        MEASURED / "benchmarks-batch.md": batch.read_page(MEASURED),
         MEASURED / "benchmarks-memory.md": memory.read_page(MEASURED),
         MEASURED / "benchmarks-methods.md": methods.read_page(MEASURED),
         MEASURED / "benchmarks-training.md": fit_speed.read_page(MEASURED),
