@@ -1,10 +1,12 @@
 """A second device, `second`, on machines that have a CPU alone: its tensors have values, and do not mix with others.
 
-torch keeps a place for devices that others bring, `PrivateUse1`, and a device there may be written in Python. The values
-of a tensor on this one lie in a tensor on the CPU, where they are computed, so that results are those of the CPU, but
-for the rounding of attention, for which torch has a fused kernel there alone. Whatever takes tensors of both devices raises RuntimeError, as it does with a GPU, but for copies from one to
-the other, and for single numbers, which torch lets through there too. So do CPU indices into a tensor on this device,
-which a GPU would take: it would wait for them to be copied, each time. numpy can have none of its tensors. A file with
+torch keeps a place for devices that others bring, `PrivateUse1`, and a device there may be written in Python. The
+values of a tensor on this one lie in a tensor on the CPU, where they are computed, so that results are those of the
+CPU, but for the rounding of attention, for which torch has a fused kernel on the CPU alone.
+
+Whatever takes tensors of both devices raises RuntimeError, as it does with a GPU, but for copies from one to the other,
+and for single numbers, which torch lets through there too. CPU indices into a tensor on this device raise as well. A
+GPU would take them, but would wait for them to be copied, each time. numpy can have none of its tensors. A file with
 them can be read by who says to which device.
 """
 
