@@ -110,6 +110,23 @@ def activation_bytes(model: CNNViTFusion, stage: Stage, recipe: Recipe) -> int:
     return sum(saved_bytes.values())
 
 
+def estimated_bytes(model: CNNViTFusion, recipe: Recipe) -> list[int]:
+    """Return the memory of one process in each of the recipe's stages, in fp32 and without the kernels' buffers.
+
+    It is that of all weights and their average, of the gradients of the parameters that train in the stage, of Adam's
+    two moments of every parameter that has trained so far, and of what a part of the batch saves for its backward pass.
+    """
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    part, trained_so_far, estimates = recipe.batch_size // recipe.accumulate, set[str](), list[int]()
+    for stage in recipe.stages:
+        names = trainable_names(model, stage)
+        trained_so_far |= names
+        numbers = 2 * sum(sizes.values()) + sum(map(sizes.__getitem__, names))
+        numbers += 2 * sum(map(sizes.__getitem__, trained_so_far))
+        estimates.append(4 * numbers + part * activation_bytes(model, stage, recipe))
+    return estimates
+
+
 def _branches(model: CNNViTFusion, recipe: Recipe) -> str:
     return " and ".join(getattr(recipe.model, weights_of(branch)) for branch in model.map_shapes)
 
@@ -118,19 +135,12 @@ def _stage_lines(model: CNNViTFusion, recipe: Recipe, total: int) -> Iterator[st
     width = max(len(_trained_parts(model, stage)) for stage in recipe.stages)
     yield f"stage         epochs  {'trains':<{width}}  parameters   share     memory"
     part = recipe.batch_size // recipe.accumulate
-    trained_so_far: set[str] = set()
-    for stage in recipe.stages:
-        names = trainable_names(model, stage)
-        trained_so_far |= names
-        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        count = sum(sizes[name] for name in names)
-        # All weights and their average, gradients of the parameters that train in this stage, and Adam's two moments of
-        # every parameter that has trained so far.
-        fixed_bytes = 4 * (2 * total + count + 2 * sum(sizes[name] for name in trained_so_far))
-        memory = fixed_bytes + part * activation_bytes(model, stage, recipe)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    for stage, memory_bytes in zip(recipe.stages, estimated_bytes(model, recipe), strict=True):
+        count = sum(sizes[name] for name in trainable_names(model, stage))
         yield (
             f"{stage.name:<12}  {stage.epochs:>6}  {_trained_parts(model, stage):<{width}}  {count:>10,}"
-            f"  {count / total:>6.1%}  {memory / MIB:>5,.0f} MiB"
+            f"  {count / total:>6.1%}  {memory_bytes / MIB:>5,.0f} MiB"
         )
     yield f"Memory is an estimate for one process and parts of {part} pictures in fp32, without the kernels' buffers."
 
