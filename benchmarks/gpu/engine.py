@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from app.engines.heap import release_heap
-from app.engines.load import load_engine
 from app.engines.protocol import Engine
 from app.engines.torch import TorchEngine, load_model
 from app.explain.cam import gradcam
@@ -21,7 +20,7 @@ from app.explain.integrated import NODES, gauss_patterson
 from app.models.feature_maps import FeatureMaps, unbatched
 from app.shapes import UInt8
 from benchmarks.gpu.effort import Effort
-from benchmarks.gpu.models import bundles, noise
+from benchmarks.gpu.models import bundles, noise, torch_engine
 from benchmarks.gpu.notes import Notes
 from benchmarks.memory_steps import sizes_kb
 
@@ -34,8 +33,7 @@ def measure(notes: Notes, effort: Effort, device: str, folder: Path) -> None:
     """The checks of every bundle. Errors are shares of the largest expected value, if nothing else is said."""
     notes.keep("explanations", effort.explanations)
     for name, bundle in bundles(effort, folder).items():
-        here, there = TorchEngine(load_model(bundle)), load_engine(bundle, "torch", device=device)
-        assert isinstance(there, TorchEngine)
+        here, there = TorchEngine(load_model(bundle)), torch_engine(bundle, device)
         images = noise(bundle, PICTURES)
         for kind, error in _errors(_answers(there, images[:3]), _answers(here, images[:3])).items():
             notes.check(f"{kind}, float32 on the device and on the CPU", error, FP32, name)

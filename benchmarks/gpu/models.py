@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from app.bundles.reader import Bundle, read_bundle
+from app.engines.load import load_engine
+from app.engines.torch import TorchEngine
 from app.files import DEMO_BUNDLE
 from app.shapes import UInt8
 from benchmarks.cases import DEMO, write_picture, write_random_bundle
@@ -20,6 +22,13 @@ def bundles(effort: Effort, folder: Path) -> dict[str, Bundle]:
     write_random_bundle(folder / "random", architecture, effort.side_px)
     found = {name: read_bundle(folder / "random")}
     return found | ({DEMO: read_bundle(DEMO_BUNDLE)} if effort.has_demo else {})
+
+
+def torch_engine(bundle: Bundle, device: str) -> TorchEngine:
+    """The torch engine of a bundle on a device, as the service loads it."""
+    engine = load_engine(bundle, "torch", device=device)
+    assert isinstance(engine, TorchEngine)
+    return engine
 
 
 def noise(bundle: Bundle, count: int, seed: int = 0) -> UInt8[np.ndarray, "count h w 3"]:

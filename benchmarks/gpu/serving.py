@@ -16,14 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.engines.load import load_engine
 from app.engines.torch import TorchEngine, load_model
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps
 from app.shapes import Float32, UInt8
 from benchmarks.gpu.effort import Effort
 from benchmarks.gpu.engine import relative_error
-from benchmarks.gpu.models import bundles, noise
+from benchmarks.gpu.models import bundles, noise, torch_engine
 from benchmarks.gpu.notes import Notes
 
 Images = UInt8[np.ndarray, "b h w 3"]
@@ -52,14 +51,13 @@ class Way:
 def measure(notes: Notes, effort: Effort, device: str, folder: Path) -> None:
     """Keep the times of every way for every batch, in ms, and the error of its logits."""
     models = bundles(effort, folder)
-    engines = {name: load_engine(bundle, "torch", device=device) for name, bundle in models.items()}
+    engines = {name: torch_engine(bundle, device) for name, bundle in models.items()}
     pictures = {name: noise(bundle, max(effort.batches)) for name, bundle in models.items()}
     on_cpu = {name: TorchEngine(load_model(bundle)) for name, bundle in models.items()}
     expected = {name: _eager(on_cpu[name], images)(images) for name, images in pictures.items()}
     rows: list[dict[str, object]] = []
     for way in _ways(notes, effort, device):
         for name, engine in list(engines.items())[: way.models]:
-            assert isinstance(engine, TorchEngine)
             for batch in way.batches:
                 what = f"{name}: {way.name}, batches of {batch}"
                 if not notes.has_time(way.needed_s, what):
@@ -123,7 +121,7 @@ def _eager(engine: TorchEngine, images: Images) -> Run:
 
 def _contiguous(engine: TorchEngine, images: Images) -> Run:
     """The same without the memory format that the engine chooses."""
-    model = copy.deepcopy(engine._model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    model = copy.deepcopy(engine._model).to(memory_format=torch.contiguous_format)
     return _run(engine, _forward(model, torch.float32, torch.contiguous_format))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -98,12 +98,13 @@ def test_a_bundle_is_loaded_onto_the_device_and_a_model_comes_back_from_it(
 
 def test_the_device_itself_refuses_what_a_gpu_refuses(second: torch.device) -> None:
     there, here = torch.ones(3, device=second), torch.ones(3)
-    for mix in (
+    mixes: tuple[Callable[[], torch.Tensor], ...] = (
         lambda: there + here,
         lambda: here @ there,
         lambda: torch.cat([there, here]),
         lambda: there[here.long()],
-    ):
+    )
+    for mix in mixes:
         with pytest.raises(RuntimeError, match="on the CPU"):
             mix()
     with pytest.raises(TypeError, match=r"Tensor\.cpu"):

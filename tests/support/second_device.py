@@ -32,22 +32,22 @@ _IN_A_FILE = set[int]()  # the addresses of values of tensors on this device tha
 class SecondTensor(Tensor):
     """A tensor on the second device."""
 
-    _values: Tensor
+    here: Tensor
 
     @staticmethod
     def __new__(cls, values: Tensor) -> SecondTensor:
         layout: dict[str, Any] = {"strides": values.stride(), "storage_offset": values.storage_offset()}
         with torch.inference_mode(values.is_inference()):  # a view of an ordinary tensor is one in inference mode, too
-            tensor: SecondTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            tensor: SecondTensor = Tensor._make_wrapper_subclass(
                 cls, values.size(), dtype=values.dtype, device=torch.device(NAME, 0), **layout
             )
-        tensor._values = values
+        tensor.here = values
         return tensor
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = dict(kwargs or {})
@@ -58,16 +58,16 @@ class SecondTensor(Tensor):
             return found
         return return_and_correct_aliasing(func, args, given, tree_map_only(Tensor, SecondTensor, found))
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
-        return f"SecondTensor({self._values!r})"
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"SecondTensor({self.here!r})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        _IN_A_FILE.add(self._values.untyped_storage().data_ptr())
-        return self._values.__reduce_ex__(protocol)
+        _IN_A_FILE.add(self.here.untyped_storage().data_ptr())
+        return self.here.__reduce_ex__(protocol)
 
     def tolist(self) -> Any:
         """As of any device."""
-        return self._values.tolist()
+        return self.here.tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
         """Raises TypeError, as of a GPU."""
@@ -129,7 +129,7 @@ def _refuse_mixed(func: Any, values: Sequence[object]) -> None:
 
 
 def _on_cpu(values: Any) -> Any:
-    return tree_map_only(SecondTensor, lambda tensor: tensor._values, values)
+    return tree_map_only(SecondTensor, lambda tensor: tensor.here, values)
 
 
 def _new(make: Any) -> Callable[..., SecondTensor]:

@@ -43,7 +43,7 @@ def _unpacked_bytes(file: io.BytesIO | io.BufferedReader) -> int:
     """
     file.seek(0)
     try:
-        reader = torch._C.PyTorchFileReader(file)
+        reader: Any = torch._C.PyTorchFileReader(file)
         names = reader.get_all_records()
         if hasattr(reader, "get_record_size"):
             sizes = [reader.get_record_size(name) for name in names]

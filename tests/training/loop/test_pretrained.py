@@ -248,7 +248,7 @@ def test_a_torch_that_does_not_say_the_sizes_of_records_is_told_them_by_the_dire
     tmp_path: Path, whole: dict[str, Tensor], how: str
 ) -> None:
     file = archive_of(tmp_path, whole, how)
-    reader = torch._C.PyTorchFileReader(str(file))
+    reader: Any = torch._C.PyTorchFileReader(str(file))
     names = reader.get_all_records()
     offsets = [reader.get_record_header_offset(name) for name in names]
     with file.open("rb") as opened:
@@ -258,7 +258,7 @@ def test_a_torch_that_does_not_say_the_sizes_of_records_is_told_them_by_the_dire
 @pytest.mark.parametrize("how", ["compressed, two directories", "compressed, far from its end"])
 def test_a_directory_that_torch_may_not_read_tells_no_sizes(tmp_path: Path, whole: dict[str, Tensor], how: str) -> None:
     file = archive_of(tmp_path, whole, how)
-    reader = torch._C.PyTorchFileReader(str(file))
+    reader: Any = torch._C.PyTorchFileReader(str(file))
     offsets = [reader.get_record_header_offset(name) for name in reader.get_all_records()]
     with file.open("rb") as opened, pytest.raises(ValueError, match="director"):
         _sizes_in_directory(opened, offsets)
