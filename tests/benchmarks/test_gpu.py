@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu.__main__ import DOCS, FILE, SECTIONS, SPARE_S, _run
+from benchmarks.gpu.__main__ import DOCS, FILE, SECTIONS, SPARE_S, _run, _take_over
 from benchmarks.gpu.effort import FULL, TINY
 from benchmarks.gpu.notes import Notes
 from benchmarks.gpu.page import NO_GPU, page, read_page
@@ -23,6 +24,7 @@ from tests.support.without_packages import started_with, without
 
 # Those that start processes of their own are part of the whole program below.
 ALONE = ("machine", "engine", "explaining", "stages", "fitting", "serving")
+QUICK = replace(TINY, compiled_batches=())
 
 
 def program(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -35,7 +37,7 @@ def program(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Co
 def test_a_section_finds_figures_and_its_checks_hold_on_a_cpu(name: str, tmp_path: Path) -> None:
     notes = Notes(tmp_path / f"{name}.json", math.inf)
     (tmp_path / name).mkdir()
-    import_module(f"benchmarks.gpu.{name}").measure(notes, TINY, "cpu", tmp_path / name)
+    import_module(f"benchmarks.gpu.{name}").measure(notes, QUICK, "cpu", tmp_path / name)
     found = json.loads(notes.file.read_text())
     assert found == {"figures": notes.figures, "checks": notes.checks, "skipped": notes.skipped}
     assert notes.figures and [check for check in notes.checks if not check["holds"]] == []
@@ -55,18 +57,28 @@ def test_the_whole_program_goes_through_every_section(tmp_path: Path) -> None:
     assert (tmp_path / FILE).with_suffix(".md").read_text() == read_page(tmp_path)
 
 
-def test_it_works_without_openvino_and_goes_on_from_an_earlier_report(tmp_path: Path) -> None:
+def test_it_works_without_openvino_and_says_loudly_what_it_skips(tmp_path: Path) -> None:
     env = started_with(without("openvino", "pytorch_grad_cam"), tmp_path)
-    out = ("--device", "cpu", "--out", str(tmp_path / "out"))
-    for name in ("stages", "explaining"):
-        ran = program(*out, "--only", name, env=env)
-        assert ran.returncode == 0, ran.stderr
+    ran = program("--device", "cpu", "--out", str(tmp_path / "out"), "--only", "explaining", env=env)
+    assert ran.returncode == 0, ran.stderr
     sections = json.loads((tmp_path / "out" / FILE).read_text())["sections"]
-    assert {name: one["status"] for name, one in sections.items()} == dict.fromkeys(
-        ("machine", "stages", "explaining"), "complete"
-    )
+    assert {name: one["status"] for name, one in sections.items()} == {"machine": "complete", "explaining": "complete"}
     (missing,) = sections["explaining"]["skipped"]
     assert f"SKIPPED LOUDLY: {missing}\n" in ran.stdout and "pip install grad-cam" in missing
+
+
+def test_sections_of_an_earlier_report_are_kept_if_they_are_of_the_same_machine(tmp_path: Path) -> None:
+    def report(device: str, date: str, *names: str) -> dict[str, Any]:
+        machine = {"figures": {"device": device, "date": date}}
+        return {"effort": "full", "sections": {"machine": machine} | {name: {"figures": {}} for name in names}}
+
+    earlier = report("one GPU", "yesterday", "engine", "stages")
+    (tmp_path / FILE).write_text(json.dumps(earlier))
+    same, other = report("one GPU", "today"), report("another GPU", "today")
+    _take_over(same, tmp_path / FILE)
+    _take_over(other, tmp_path / FILE)
+    assert same["sections"].keys() == {"machine", "engine", "stages"} and other["sections"].keys() == {"machine"}
+    assert same["sections"]["machine"]["figures"]["date"] == "today"
 
 
 def test_a_package_that_is_missing_is_named(tmp_path: Path) -> None:
