@@ -67,7 +67,8 @@ FROM installed AS installed-gpu
 RUN pip --python /opt/fusionlens/bin/python install -c constraints.txt ".[torch]" && rm /opt/fusionlens/bin/fusionlens-train
 
 FROM runtime AS gpu
-ENV FUSIONLENS_ENGINE=torch
+# Without a GPU it says so and does not start: on a CPU the other image is the better one.
+ENV FUSIONLENS_ENGINE=torch FUSIONLENS_DEVICE=cuda
 COPY --from=installed-gpu /opt/fusionlens /opt/fusionlens
 
 # The last stage is what is built where no target is named.

@@ -59,8 +59,9 @@ test-oldest: .venv-oldest/done
 	touch $@
 
 # Build the image and run it, without a container engine: needs root, buildah and debootstrap. Minutes, then one or two.
+# With GPU=1 it is the image for GPUs, many GB large, of which is seen that it refuses to start without one.
 image-test: $(VENV)/dev.done
-	$(BIN)/python -m tests.support.deploy.image $(IMAGE_FOLDER)
+	$(BIN)/python -m tests.support.deploy.image $(if $(GPU),--gpu) $(IMAGE_FOLDER)
 
 # Under fire, half an hour, in a network of its own: writes docs/measured/reliability.md. Needs root, redis-server and
 # faketime.

@@ -17,6 +17,7 @@ def predictor_options(settings: Settings) -> PredictorOptions:
         bundle=settings.bundle,
         pinned_sha256=settings.bundle_sha256,
         engine=settings.engine,
+        device=settings.device,
         threads=settings.threads,
         cache=settings.cache,
         limits=Limits(

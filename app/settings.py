@@ -37,7 +37,7 @@ from pydantic_settings import (
 from app.addresses import LISTENING_HOST, http_url, is_loopback, web_origins
 from app.arguments import PLAIN_NUMBERS
 from app.engines.cpu import available_cores
-from app.engines.protocol import EngineKind
+from app.engines.protocol import DeviceKind, EngineKind
 from app.errors import InvalidSettings, KeysError
 from app.files import DEMO_BUNDLE
 from app.pictures.decode import PREVIEW_SIDE_PX
@@ -113,6 +113,11 @@ class Settings(BaseSettings):
         description="replaced bundles that stay loaded to explain their predictions, until these expire",
     )
     engine: EngineKind = Field("auto", description="engine that runs the model")
+    device: DeviceKind = Field(
+        "auto",
+        description="what the engine runs on: a CUDA GPU if torch finds one, else the CPU (auto); the CPU (cpu); or a "
+        "CUDA GPU and nothing else, so that the service does not start without one (cuda)",
+    )
     cache: GivenPath | None = Field(None, description="folder for compiled graphs, which makes the next start quicker")
 
     host: Annotated[str, BeforeValidator(_not_empty)] = Field(

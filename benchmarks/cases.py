@@ -22,41 +22,49 @@ DEMO, RANDOM = "demo bundle", "B0 + Swin-Tiny, random weights"
 
 def demo_case(folder: Path) -> Case:
     """The bundle that comes with the project. What is needed besides is written to `folder`."""
-    return Case(DEMO, DEMO_BUNDLE, _write_picture(folder), folder / "cache-demo")
+    return Case(DEMO, DEMO_BUNDLE, write_picture(folder), folder / "cache-demo")
 
 
 def random_case(folder: Path) -> Case:
     """The default model with random weights, exported and compiled in `folder`."""
-    write_random_bundle(folder / "b0-swin-tiny")
-    return Case(RANDOM, folder / "b0-swin-tiny", _write_picture(folder), folder / "cache-random")
+    write_random_bundle(folder / "b0-swin-tiny-torch")
+    compile_bundle(folder / "b0-swin-tiny-torch", folder / "b0-swin-tiny", samples=[])
+    return Case(RANDOM, folder / "b0-swin-tiny", write_picture(folder), folder / "cache-random")
 
 
-def _write_picture(folder: Path) -> Path:
+def write_picture(folder: Path) -> Path:
+    """Write the drawn picture to a folder."""
     image = draw_lesion(np.random.default_rng(0), "malignant", PICTURE_SIDE_PX).image
     picture = folder / "picture.jpg"
     picture.write_bytes(bytes(cv2.imencode(".jpg", image[..., ::-1])[1]))
     return picture
 
 
-def write_random_bundle(path: Path) -> None:
-    """The default model, EfficientNet-B0 with Swin-Tiny, with random weights."""
+DEFAULT = Architecture(
+    cnn="efficientnet_b0",
+    swin="swin_tiny_patch4_window7_224",
+    cnn_options={},
+    swin_options={},
+    fusion="cross_attention",
+    dim=512,
+    heads=8,
+    dropout=0.0,
+)
+
+
+def write_random_bundle(path: Path, architecture: Architecture = DEFAULT, side_px: int = 224) -> None:
+    """Write a bundle of a model with random weights and without graphs, which torch alone can serve.
+
+    By default it is EfficientNet-B0 with Swin-Tiny, which sees square pictures with sides of `side_px`.
+    """
     torch.manual_seed(0)
-    model = CNNViTFusion(2).eval()
+    model = CNNViTFusion(2, image_size=(side_px, side_px), **architecture.model_dump()).eval()
     description = Description(
         name="random",
         version="1",
         created=date.today(),
         classes=("benign", "malignant"),
-        architecture=Architecture(
-            cnn="efficientnet_b0",
-            swin="swin_tiny_patch4_window7_224",
-            cnn_options={},
-            swin_options={},
-            fusion="cross_attention",
-            dim=512,
-            heads=8,
-            dropout=0.0,
-        ),
+        architecture=architecture,
         calibration=Calibration(temperature=1.0, chosen_on="nothing"),
         decision=None,
         metrics=Metrics(split="none", pictures=1, values={}),
@@ -65,7 +73,5 @@ def write_random_bundle(path: Path) -> None:
         notes=("For timing only.",),
         recipe={},
     )
-    reference = mean_maps(model, [torch.zeros(1, 3, 224, 224, dtype=torch.uint8)])
-    without_graphs = path.with_name(f"{path.name}-torch")
-    write_bundle(model, without_graphs, description, reference, graphs={}, stretch=None)
-    compile_bundle(without_graphs, path, samples=[])
+    reference = mean_maps(model, [torch.zeros(1, 3, side_px, side_px, dtype=torch.uint8)])
+    write_bundle(model, path, description, reference, graphs={}, stretch=None)

@@ -38,7 +38,7 @@ from training.loop.loss import Loss
 from training.loop.optim import build_optimizer
 from training.loop.processes import Processes
 from training.loop.stages import apply_stage
-from training.loop.update import Updater
+from training.loop.update import Updater, autocast_dtype
 from training.recipe.config import PROGRESSIVE, Recipe, Stage
 from training.runs.run import build_model
 
@@ -78,6 +78,7 @@ def plain_epoch(samples: list[Sample], recipe: Recipe, device: str) -> float:
     loader = DataLoader(PlainPictures(samples, recipe), recipe.batch_size, shuffle=True, drop_last=True, **options)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, len(loader))
     loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    dtype = autocast_dtype(recipe.precision, torch.device(device))
     model.train()
     began, total = time.perf_counter(), 0.0
     for views in loader:
@@ -86,7 +87,7 @@ def plain_epoch(samples: list[Sample], recipe: Recipe, device: str) -> float:
         weight = float(np.random.default_rng().beta(recipe.augmentation.mixup_alpha, recipe.augmentation.mixup_alpha))
         partner = torch.randperm(len(targets), device=device)
         cnn, swin, targets = (weight * one + (1 - weight) * one[partner] for one in (cnn, swin, targets))
-        with torch.autocast(device, torch.bfloat16, enabled=device == CUDA):
+        with torch.autocast(device, dtype, enabled=dtype is not None):
             loss = loss_of(model(cnn, swin), targets)
         adam.zero_grad(set_to_none=True)
         loss.backward()
@@ -109,21 +110,20 @@ def fit_epoch(data: Path, recipe: Recipe, folder: Path) -> dict[str, float]:
 
 def epochs(rounds: int, pictures: int, device: str) -> list[dict[str, float]]:
     """The two loops in turn, an epoch each; the first round does not count."""
-    measured = []
     with tempfile.TemporaryDirectory() as place:
         data = Path(place) / "data"
         draw_dataset(data, pictures * 4 // 3 + 4, seed=0)  # a quarter of it is val
         samples = read_samples(data, "train")
-        for number in range(rounds + 1):
-            timing = fit_epoch(data, WHOLE, Path(place) / "run")
-            row = {
-                "fit_images_per_s": timing["images_per_s"],
-                "plain_images_per_s": plain_epoch(samples, WHOLE, device),
-            }
-            row["waiting_share"] = timing["waiting_share"]
-            print(f"round {number}: {row}", flush=True)
-            measured.append(row)
-    return measured[1:]
+        return [epoch_of_each(data, samples, WHOLE, Path(place) / "run", device) for _ in range(rounds + 1)][1:]
+
+
+def epoch_of_each(data: Path, samples: list[Sample], recipe: Recipe, run: Path, device: str) -> dict[str, float]:
+    """An epoch of `fit`, whose run is in the folder `run` meanwhile, and one of the plain loop on `samples`."""
+    timing = fit_epoch(data, recipe, run)
+    row = {"fit_images_per_s": timing["images_per_s"], "plain_images_per_s": plain_epoch(samples, recipe, device)}
+    row["waiting_share"] = timing["waiting_share"]
+    print(row, flush=True)
+    return row
 
 
 def step_of(stage: Stage, device: str) -> Callable[[], object]:

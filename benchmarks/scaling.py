@@ -122,7 +122,7 @@ and, if a further explanation is asked for, once out.
                 f"| {name} | {rate:,} | {cores:.1f} | {machines} | {rate * TTL_S * one.stored / 1e9:.1f} "
                 f"| {_mbit(rate * one.picture)} | {_mbit(rate * one.stored)} | {in_use * CORE_HOUR * 730:,.0f} |"
             )
-    yield f"""
+    yield """
 The price is that of the cores alone, and of two of them at least. Ten requests a second need a few cores: two small
 machines do."""
 

@@ -1,7 +1,7 @@
 """Write the pages of measurements again from their JSON, without measuring: python -m scripts.measured_pages.
 
 For a change of words or layout in the programs that write these pages. docs/measured/benchmarks-page.md has no JSON and
-is not among them.
+is not among them. The page of GPUs is, once it was measured.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks import batch, fit_speed, memory, methods, novelty, page, scaling
+from benchmarks.gpu import page as gpu_page
 from reliability import results
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -18,7 +19,9 @@ MEASURED = DOCS / "measured"
 
 def measured_pages() -> Mapping[Path, str]:
     """Every page, by its file, as the JSON beside it gives it."""
-    return {
+    gpu = MEASURED / "benchmarks-gpu.md"
+    of_gpus = {gpu: gpu_page.read_page(MEASURED)} if gpu.is_file() else {}
+    return of_gpus | {
         DOCS / "scaling.md": scaling.read_page(DOCS),
         MEASURED / "benchmarks.md": page.page(page.read(MEASURED)),
         MEASURED / "benchmarks-batch.md": batch.read_page(MEASURED),

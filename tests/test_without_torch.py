@@ -16,7 +16,7 @@ import pytest
 from tests.support.asking import png_bytes
 from tests.support.bundles import write_tiny_bundle
 from tests.support.served_process import ROOT, environment, serving
-from tests.support.without_torch import NO_TORCH, app, started_with
+from tests.support.without_packages import NO_TORCH, app, started_with
 
 NOT_OF_THE_SERVICE = {"cv2", "torch", "torchvision", "timm", "training"}
 NOTED = """

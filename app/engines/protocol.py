@@ -15,6 +15,7 @@ from app.models.feature_maps import FeatureMaps
 from app.shapes import Float, Float32, UInt8
 
 EngineKind = Literal["auto", "openvino", "torch"]
+DeviceKind = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ from app.trust.fitted import trust_of
 from training.data.names import normalised
 from training.data.samples import Sample
 from training.errors import TrainingProblem
-from training.export.graphs import WITHOUT_TOKENS, write_graphs
+from training.export.graph_errors import WITHOUT_TOKENS, require_openvino
 from training.loading.forward import predict, prepared_batches, to_engine_batches, to_model_input
 from training.output import naming, refuse_to_overwrite
 from training.recipe.config import Recipe, StrictModel
@@ -127,6 +127,9 @@ def export(folder: Path, out: Path, card: Card | None, positive: str | None = No
     Raises ExportError, OutputError, GraphError, RunError, DataError, RecipeError and BundleError.
     """
     refuse_to_overwrite(out)
+    require_openvino()
+    from training.export.graphs import write_graphs  # imported here because OpenVINO may be missing where one trains
+
     run = read_run(folder)
     if run.contents.is_file():
         refuse_changed(changed_files(read_marks(run.contents), content_marks(run.used_pictures)), run.contents)
@@ -189,6 +192,9 @@ def compile_bundle(path: Path, out: Path, samples: Sequence[Sample]) -> Bundle:
     BundleError.
     """
     refuse_to_overwrite(out)
+    require_openvino()
+    from training.export.graphs import write_graphs  # imported here because OpenVINO may be missing where one trains
+
     bundle = read_bundle(path)
     model = load_model(bundle)
     size = (bundle.manifest.input.height_px, bundle.manifest.input.width_px)

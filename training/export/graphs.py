@@ -27,10 +27,9 @@ from app.engines.torch import TorchEngine, on_device
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import FeatureMaps, unbatched
 from app.shapes import Float, UInt8
+from training.export.graph_errors import WITHOUT_TOKENS, GraphError, TokenGraphError
 from training.export.tracing import (
-    GraphError,
     Graphs,
-    TokenGraphError,
     refuse_masks_of_any_size,
     trace_answer,
     trace_tokens,
@@ -41,7 +40,6 @@ Images = UInt8[np.ndarray, "_b h w 3"]  # batches of one call differ in size
 
 MAX_TRUNK_ERROR, MAX_HEAD_ERROR = 1e-3, 1e-5  # largest error of a graph, relative to the largest value
 MAX_STORED_ERROR = 1e-2  # largest change of a logit by storing the graphs in fp16
-WITHOUT_TOKENS = "The compiled graphs do not explain the transformer's tokens"  # how the note on it begins
 _ALIGNED_BYTES = 64
 __all__ = ["WITHOUT_TOKENS", "GraphError", "check_exportable", "to_fp16_files", "write_graphs"]
 _CONSTANTS = ".//layer[@type='Const']/data"

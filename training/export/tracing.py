@@ -50,21 +50,13 @@ from app.models.lifted_heads import lifted_head
 from app.models.lifting import LiftedHead
 from app.models.transformer_tokens import TransformerTokens, transformer_tokens
 from app.shapes import Float, UInt8
-from training.errors import TrainingProblem
+from training.export.graph_errors import GraphError, TokenGraphError
 
 # What torch and OpenVINO raise for code that they cannot trace or convert.
 _TRACING_ERRORS = (
     *(RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
     *(OpConversionFailure, OpValidationFailure, GeneralFailure, NotImplementedFailure, InitializationFailure),
 )
-
-
-class GraphError(TrainingProblem, ValueError):
-    """Graphs that cannot be made, or that differ from their module. The message names the part and the reason."""
-
-
-class TokenGraphError(GraphError):
-    """The graph of the transformer's tokens alone cannot be made, or differs from its module."""
 
 
 class Graphs(NamedTuple):

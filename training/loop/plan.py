@@ -11,7 +11,7 @@ from torch import nn
 
 from app.models.cnnswin import CNNViTFusion
 from app.models.feature_maps import weights_of
-from training.export.graphs import GraphError, check_exportable
+from training.export.graph_errors import UNCHECKED, GraphError, has_openvino
 from training.loop.distil import check_distillation
 from training.loop.optim import build_optimizer, warmup_cosine
 from training.loop.stages import BatchNorm, apply_stage, trainable_names
@@ -50,7 +50,7 @@ def check_graphs(config: ModelConfig) -> tuple[str, ...]:
     """Check before the training that models of this configuration can be exported after it.
 
     Takes seconds for the first run or plan of a configuration. Draws no random numbers. Returns sentences on what a
-    bundle of such a model will lack. Raises RecipeError.
+    bundle of such a model will lack, or that nothing was checked, since OpenVINO is not installed. Raises RecipeError.
     """
     return _check_graphs(config.model_dump_json())
 
@@ -58,6 +58,10 @@ def check_graphs(config: ModelConfig) -> tuple[str, ...]:
 @lru_cache(maxsize=16)
 def _check_graphs(config: str) -> tuple[str, ...]:
     """`check_graphs` of a configuration as JSON."""
+    if not has_openvino():
+        return (UNCHECKED,)
+    from training.export.graphs import check_exportable  # imported here because OpenVINO may be missing
+
     sentences: list[str] = []
     with torch.random.fork_rng(devices=[]):
         model = CNNViTFusion(2, **ModelConfig.model_validate_json(config).model_dump())  # for any number of classes
@@ -106,6 +110,23 @@ def activation_bytes(model: CNNViTFusion, stage: Stage, recipe: Recipe) -> int:
     return sum(saved_bytes.values())
 
 
+def estimated_bytes(model: CNNViTFusion, recipe: Recipe) -> list[int]:
+    """Return the memory of one process in each of the recipe's stages, in fp32 and without the kernels' buffers.
+
+    It is that of all weights and their average, of the gradients of the parameters that train in the stage, of Adam's
+    two moments of every parameter that has trained so far, and of what a part of the batch saves for its backward pass.
+    """
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    part, trained_so_far, estimates = recipe.batch_size // recipe.accumulate, set[str](), list[int]()
+    for stage in recipe.stages:
+        names = trainable_names(model, stage)
+        trained_so_far |= names
+        numbers = 2 * sum(sizes.values()) + sum(map(sizes.__getitem__, names))
+        numbers += 2 * sum(map(sizes.__getitem__, trained_so_far))
+        estimates.append(4 * numbers + part * activation_bytes(model, stage, recipe))
+    return estimates
+
+
 def _branches(model: CNNViTFusion, recipe: Recipe) -> str:
     return " and ".join(getattr(recipe.model, weights_of(branch)) for branch in model.map_shapes)
 
@@ -114,19 +135,12 @@ def _stage_lines(model: CNNViTFusion, recipe: Recipe, total: int) -> Iterator[st
     width = max(len(_trained_parts(model, stage)) for stage in recipe.stages)
     yield f"stage         epochs  {'trains':<{width}}  parameters   share     memory"
     part = recipe.batch_size // recipe.accumulate
-    trained_so_far: set[str] = set()
-    for stage in recipe.stages:
-        names = trainable_names(model, stage)
-        trained_so_far |= names
-        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-        count = sum(sizes[name] for name in names)
-        # All weights and their average, gradients of the parameters that train in this stage, and Adam's two moments of
-        # every parameter that has trained so far.
-        fixed_bytes = 4 * (2 * total + count + 2 * sum(sizes[name] for name in trained_so_far))
-        memory = fixed_bytes + part * activation_bytes(model, stage, recipe)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    for stage, memory_bytes in zip(recipe.stages, estimated_bytes(model, recipe), strict=True):
+        count = sum(sizes[name] for name in trainable_names(model, stage))
         yield (
             f"{stage.name:<12}  {stage.epochs:>6}  {_trained_parts(model, stage):<{width}}  {count:>10,}"
-            f"  {count / total:>6.1%}  {memory / MIB:>5,.0f} MiB"
+            f"  {count / total:>6.1%}  {memory_bytes / MIB:>5,.0f} MiB"
         )
     yield f"Memory is an estimate for one process and parts of {part} pictures in fp32, without the kernels' buffers."
 

@@ -1,6 +1,7 @@
 """The image, built and run for real without a container engine.
 
-Run as `python -m tests.support.deploy.image [FOLDER]`.
+Run as `python -m tests.support.deploy.image [--gpu] [FOLDER]`. With --gpu it is the image for GPUs, which takes many GB
+and is run as far as that goes without a GPU: it says that it finds none, and ends.
 
 Needs root and the Debian packages buildah and debootstrap, which makes the base: a stand-in for python:3.11-slim, kept
 in FOLDER (by default in the folder for temporary files) for the next time. What is run is image_run.py beside this.
@@ -8,6 +9,7 @@ in FOLDER (by default in the folder for temporary files) for the next time. What
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -22,10 +24,10 @@ from typing import Any
 
 from tests.support.deploy.tools import APART, ROOT
 
-BASE, IMAGE = "localhost/python:3.11-slim", "localhost/fusionlens:cpu"
+BASE, IMAGE = "localhost/python:3.11-slim", "localhost/fusionlens:{target}"
 PACKAGES = "python3,python3-pip,python3-venv,ca-certificates"
 NEEDLESS = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale")
-MOST_BYTES = 700_000_000
+MOST_BYTES = 700_000_000  # of the image for CPUs
 
 
 class Buildah:
@@ -35,8 +37,8 @@ class Buildah:
         storage = ["--root", str(folder / "storage"), "--runroot", str(folder / "run"), "--storage-driver", "vfs"]
         self._command = ["buildah", *storage]
 
-    def __call__(self, *arguments: str | Path) -> str:
-        return said(*self._command, *arguments)
+    def __call__(self, *arguments: str | Path, timeout_s: float = 600) -> str:
+        return said(*self._command, *arguments, timeout_s=timeout_s)
 
     def has(self, image: str) -> bool:
         found = subprocess.run([*self._command, "inspect", "--type", "image", image], capture_output=True, timeout=60)
@@ -52,21 +54,22 @@ class Buildah:
             self("rm", container)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, target: str) -> None:
+    image = IMAGE.format(target=target)
     check_this_machine()
     own(folder)
     buildah = Buildah(folder)
     if not buildah.has(BASE):
         timed("base", lambda: make_base(buildah, folder))
-    timed("build", lambda: build(buildah, folder))
-    configuration = json.loads(buildah("inspect", "--type", "image", IMAGE))["Docker"]["config"]
+    timed("build", lambda: build(buildah, folder, target))
+    configuration = json.loads(buildah("inspect", "--type", "image", image))["Docker"]["config"]
     check(configuration)
     with buildah.mounted(BASE) as base:
         base_bytes = size(base)
-    with buildah.mounted(IMAGE) as root:
+    with buildah.mounted(image) as root:
         whole = size(root)
         print(f"size: {whole / 1e6:.0f} MB, of which {(whole - base_bytes) / 1e6:.0f} MB are not the base")
-        assert whole <= MOST_BYTES
+        assert target == "gpu" or whole <= MOST_BYTES
         environment = [variable for variable in configuration["Env"] if not variable.startswith("HOME=")]
         timed("run", lambda: run_it(root, environment))
 
@@ -108,7 +111,7 @@ def make_base(buildah: Buildah, folder: Path) -> None:
     shutil.rmtree(root)
 
 
-def build(buildah: Buildah, folder: Path) -> None:
+def build(buildah: Buildah, folder: Path, target: str) -> None:
     """With this machine's certificates and settings of pip, which are mounted and never part of the image."""
     certificates = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
     settings = folder / "pip.conf"
@@ -116,7 +119,11 @@ def build(buildah: Buildah, folder: Path) -> None:
     settings.chmod(0o600)
     mounts = [f"--volume={certificates}:/etc/ssl/certs/ca-certificates.crt:ro", f"--volume={settings}:/etc/pip.conf:ro"]
     try:
-        buildah("bud", "--isolation=chroot", "--pull-never", "--format=docker", *mounts, f"--tag={IMAGE}", ROOT)
+        chosen = (f"--target={target}", f"--tag={IMAGE.format(target=target)}")
+        timeout_s = 600 if target == "cpu" else 3600  # torch with CUDA is gigabytes
+        buildah(
+            "bud", "--isolation=chroot", "--pull-never", "--format=docker", *mounts, *chosen, ROOT, timeout_s=timeout_s
+        )
     finally:
         settings.unlink()
     buildah("rm", "--all")
@@ -160,4 +167,9 @@ def timed(name: str, work: Any) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.gettempdir()) / f"fusionlens-image-{os.geteuid()}")
+    parser = argparse.ArgumentParser(prog="python -m tests.support.deploy.image")
+    kept = Path(tempfile.gettempdir()) / f"fusionlens-image-{os.geteuid()}"
+    parser.add_argument("folder", type=Path, nargs="?", default=kept, help="where the base is kept for the next time")
+    parser.add_argument("--gpu", action="store_true", help="the image for GPUs")
+    args = parser.parse_args()
+    main(args.folder, "gpu" if args.gpu else "cpu")

@@ -62,6 +62,9 @@ def main(root: Path, environment: list[str]) -> None:
         loopback.up()
         mount(root, folder)
         image = Image(root, environment)
+        if "FUSIONLENS_DEVICE=cuda" in environment:
+            without_a_gpu_it_does_not_start(image)
+            return
         nothing_can_be_written(image)
         key = keys_are_made_once(image, folder / "secrets")
         for reader in FILES_OF.keys() - {"api"}:  # the service has its own folder alone
@@ -121,6 +124,12 @@ def nothing_can_be_written(image: Image) -> None:
     status, output = image.app("serve", variables=())
     assert status == 1 and "keys" in output, output
     print("read-only, no capabilities, no pip; without keys it does not start")
+
+
+def without_a_gpu_it_does_not_start(image: Image) -> None:
+    status, output = image.app("serve", variables=("FUSIONLENS_ALLOW_ANONYMOUS=true",))
+    assert status == 1 and output.count("\n") == 1 and "but torch finds none" in output, output
+    print(f"without a GPU it does not start: {output.strip()}")
 
 
 def keys_are_made_once(image: Image, secrets: Path) -> str:

@@ -31,7 +31,7 @@ from app.trust.calibration import softmax
 from tests.models.test_backbones import FAMILIES
 from tests.support.asking import scene
 from tests.support.bundles import describe, random_model, tiny_reference
-from tests.support.without_torch import NO_TORCH, app, started_with
+from tests.support.without_packages import NO_TORCH, app, started_with
 from training.cli import main
 from training.data.draw import draw_dataset
 from training.export.export import write_bundle

@@ -29,6 +29,7 @@ from training.data.draw import draw_dataset
 from training.loop.pretrained import WeightsError, load_backbone, load_start_weights
 from training.recipe.config import Recipe
 from training.recipe.load import load_recipe
+from training.runs.torch_files import _sizes_in_directory
 
 CNN = "test_efficientnet"
 
@@ -219,19 +220,48 @@ BOMBS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+def archive_of(folder: Path, whole: dict[str, Tensor], how: str) -> Path:
+    """The file of a state dict with something more in it: as torch saves it, or as a bomb."""
+    torch.save(whole | {"extra": torch.zeros(1 << 24, dtype=torch.uint8)}, folder / "as saved.pth")
+    if how not in BOMBS:
+        return folder / "as saved.pth"
+    with zipfile.ZipFile(folder / "as saved.pth") as archive, zipfile.ZipFile(folder / "bomb.pth", "w") as bomb:
+        for entry in sorted(archive.infolist(), key=lambda entry: entry.file_size):
+            packing = zipfile.ZIP_STORED if how == "overlapping" else zipfile.ZIP_DEFLATED
+            bomb.writestr(entry.filename, archive.read(entry), packing)
+    (folder / "bomb.pth").write_bytes(BOMBS[how]((folder / "bomb.pth").read_bytes()))
+    return folder / "bomb.pth"
+
+
 @pytest.mark.parametrize("how", BOMBS)
 def test_a_file_that_would_unpack_to_more_than_it_has_is_refused(
     tmp_path: Path, whole: dict[str, Tensor], backbone: nn.Module, how: str
 ) -> None:
-    torch.save(whole | {"extra": torch.zeros(1 << 24, dtype=torch.uint8)}, tmp_path / "as saved.pth")
-    with zipfile.ZipFile(tmp_path / "as saved.pth") as archive, zipfile.ZipFile(tmp_path / "bomb.pth", "w") as bomb:
-        for entry in sorted(archive.infolist(), key=lambda entry: entry.file_size):
-            packing = zipfile.ZIP_STORED if how == "overlapping" else zipfile.ZIP_DEFLATED
-            bomb.writestr(entry.filename, archive.read(entry), packing)
-    (tmp_path / "bomb.pth").write_bytes(BOMBS[how]((tmp_path / "bomb.pth").read_bytes()))
     with pytest.raises(WeightsError, match=r"bomb\.pth is damaged, compressed") as refused:
-        load_backbone(backbone, CNN, tmp_path / "bomb.pth")
+        load_backbone(backbone, CNN, archive_of(tmp_path, whole, how))
     assert "would unpack to" in str(refused.value.__cause__)
+
+
+@pytest.mark.skipif(not hasattr(torch._C.PyTorchFileReader, "get_record_size"), reason="this torch does not say them")
+@pytest.mark.parametrize("how", ["as saved", "compressed", "overlapping"])
+def test_a_torch_that_does_not_say_the_sizes_of_records_is_told_them_by_the_directory(
+    tmp_path: Path, whole: dict[str, Tensor], how: str
+) -> None:
+    file = archive_of(tmp_path, whole, how)
+    reader: Any = torch._C.PyTorchFileReader(str(file))
+    names = reader.get_all_records()
+    offsets = [reader.get_record_header_offset(name) for name in names]
+    with file.open("rb") as opened:
+        assert _sizes_in_directory(opened, offsets) == [reader.get_record_size(name) for name in names]
+
+
+@pytest.mark.parametrize("how", ["compressed, two directories", "compressed, far from its end"])
+def test_a_directory_that_torch_may_not_read_tells_no_sizes(tmp_path: Path, whole: dict[str, Tensor], how: str) -> None:
+    file = archive_of(tmp_path, whole, how)
+    reader: Any = torch._C.PyTorchFileReader(str(file))
+    offsets = [reader.get_record_header_offset(name) for name in reader.get_all_records()]
+    with file.open("rb") as opened, pytest.raises(ValueError, match="director"):
+        _sizes_in_directory(opened, offsets)
 
 
 def test_a_storage_that_can_be_read_under_many_names_is_refused(

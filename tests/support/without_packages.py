@@ -1,4 +1,4 @@
-"""Processes of their own in which torch is hidden, as where it is not installed."""
+"""Processes of their own in which packages are hidden, as where they are not installed."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ from pathlib import Path
 
 from tests.support.served_process import ROOT, environment
 
-# What Python runs at its start, as `sitecustomize`.
-NO_TORCH = """
+
+def without(*packages: str) -> str:
+    """What Python runs at its start, as `sitecustomize`, to find none of these packages."""
+    return f"""
 import sys
 
-class WithoutTorch:
+class Without:
     def __init__(self, finder):
         self.finder = finder
     def __getattr__(self, name):
         return getattr(self.finder, name)
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in ("torch", "torchvision", "timm"):
+        if name.partition(".")[0] not in {packages!r}:
             return self.finder.find_spec(name, path, target)
 
-sys.meta_path[:] = [WithoutTorch(finder) for finder in sys.meta_path]
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 """
+
+
+NO_TORCH = without("torch", "torchvision", "timm")
 
 
 def started_with(code: str, folder: Path, **settings: str) -> dict[str, str]:

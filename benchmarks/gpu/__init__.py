@@ -1,0 +1,1 @@
+"""What a GPU makes of the torch engine and of training: `python -m benchmarks.gpu`."""
