@@ -27,7 +27,7 @@ from app.pictures.limits import Limits
 from app.predicting.overlays import draw_over
 from app.predicting.predictor import Predictor
 from app.predicting.request import HeatmapRequest
-from tests.support.batch import Rows, batch, names, picture, rows_of, start, timeless, write_pictures, write_tar
+from tests.support.batch import Rows, assert_same, batch, names, picture, rows_of, start, write_pictures, write_tar
 from tests.support.full_disk import files_of_at_most
 from tests.support.served_process import ROOT, environment, serving
 from tests.support.trusted import write_trusted
@@ -80,7 +80,7 @@ def test_there_is_a_row_for_every_picture_in_the_order_of_the_inputs(
         assert row["time_ms"] > 0
     assert rows[2]["sha256"] == hashlib.sha256((pictures / "00002.png").read_bytes()).hexdigest()
     assert rows[3]["sha256"] is not None and rows[10]["sha256"] is None
-    assert timeless([rows[9]])[0] | {"path": ""} == timeless([rows[2]])[0] | {"path": ""}
+    assert_same([rows[9] | {"path": ""}], [rows[2] | {"path": ""}])
     assert capsys.readouterr().out == f"12 pictures, 3 of them without an answer: {out / 'rows'}\n"
 
 
@@ -194,7 +194,7 @@ def test_a_part_that_was_removed_is_made_again_and_a_damaged_one_is_told(
     assert "remove it, and its rows are made again." in said(capsys)
     part.unlink()
     assert batch(tiny_bundle, out, pictures, *options) == 0
-    assert timeless(rows_of(out)) == timeless(rows)
+    assert_same(rows_of(out), rows)
 
 
 def test_the_pictures_of_a_job_are_those_that_were_there_when_it_began(

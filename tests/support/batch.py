@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import subprocess
 import sys
@@ -72,6 +73,27 @@ def rows_of(out: Path) -> Rows:
 def timeless(rows: Rows) -> Rows:
     """The rows without the only column that differs from run to run."""
     return [{name: value for name, value in row.items() if name != "time_ms"} for row in rows]
+
+
+def assert_same(rows: Rows, others: Rows) -> None:
+    """The same rows but for their times, and for the last bits of numbers, which are not the same in every process."""
+    assert len(rows) == len(others)
+    for row, other in zip(timeless(rows), timeless(others), strict=True):
+        for name in row.keys() | other.keys():
+            # A heatmap is rounded to 11 bits.
+            relative = 2**-10 if name.startswith("heatmap_") else 0.0
+            for one, of_other in zip(_flat(row[name]), _flat(other[name]), strict=True):
+                is_same = one == of_other
+                if isinstance(one, float) and isinstance(of_other, float):
+                    is_same = math.isclose(one, of_other, rel_tol=relative, abs_tol=1e-5)
+                assert is_same, (row["path"], name, one, of_other)
+
+
+def _flat(value: Any) -> list[Any]:
+    """The numbers and texts in a value, in their order."""
+    if isinstance(value, dict):
+        return [leaf for name in sorted(value) for leaf in (name, *_flat(value[name]))]
+    return [leaf for each in value for leaf in _flat(each)] if isinstance(value, list) else [value]
 
 
 def names(rows: Sequence[dict[str, Any]]) -> list[str]:

@@ -1,0 +1,24 @@
+"""The torch engine and training on a device that is not the CPU, in processes of their own.
+
+torch counts its devices at the first backward pass of a process, so that the second one must be known before it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize("file", ["engines/on_second_device.py", "training/loop/on_second_device.py"])
+def test_nothing_is_mixed_and_nothing_is_left_behind(file: str, tmp_path: Path) -> None:
+    # It is no worker of the process that runs this test, if there is one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "--basetemp", tmp_path / "its"]
+    ran = subprocess.run([*command, ROOT / "tests" / file], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0 and " passed" in ran.stdout, ran.stdout + ran.stderr
