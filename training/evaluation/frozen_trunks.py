@@ -29,6 +29,7 @@ from training.evaluation.variants import fitted_dim, parameter_count, refuse_gap
 from training.loading.draws import draws_of
 from training.loading.forward import prepared_batches, to_model_input
 from training.loading.views import EpochBatches
+from training.loop.branch_dropout import drop_branches
 from training.loop.ema import Ema
 from training.loop.fit import TrainingError
 from training.loop.loss import Loss
@@ -219,6 +220,7 @@ def _trained(head: nn.Module, trunk: Trunk, recipe: Recipe, name: str) -> Float[
             batches.start(epoch, 0)
         chosen = [index for _, _, index in batches.keys(number, 0)]
         maps = _chosen(trunk.train_maps, branches, chosen)
+        maps = drop_branches(maps, recipe.branch_dropout, seed=recipe.seed, update=update)
         targets = functional.one_hot(torch.tensor([labels[index] for index in chosen]), len(trunk.classes)).float()
         set_rates(adam, recipe, update, updates)
         adam.zero_grad(set_to_none=True)

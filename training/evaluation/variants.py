@@ -12,7 +12,7 @@ from torch import nn
 from app.models.cnnswin import Fusion, head_of
 from training.evaluation.comparison import MAX_PARAMETER_GAP, REFERENCE
 from training.loop.distil import check_distillation
-from training.recipe.config import STARTS, ModelConfig, Recipe, RecipeError, Start
+from training.recipe.config import STARTS, BranchDropout, ModelConfig, Recipe, RecipeError, Start
 from training.runs.run import build_model
 
 
@@ -22,9 +22,9 @@ def variant_recipes(
     """Return the recipe of each variant, and the number of parameters of its model.
 
     The `dim` of `concat` and `late` is the multiple of `heads` that brings their parameter count nearest to that of
-    cross_attention. A single branch keeps `dim`, and has no initial weights for the other branch. Raises RecipeError if
-    a two-branch variant's parameter count differs from that of cross_attention by more than 5 %, or if a variant lacks
-    the branch that a stage distils.
+    cross_attention. A single branch keeps `dim`, and has neither initial weights for the other branch nor branch
+    dropout. Raises RecipeError if a two-branch variant's parameter count differs from that of cross_attention by more
+    than 5 %, or if a variant lacks the branch that a stage distils.
     """
     reference = build_model(_with_fusion(recipe, REFERENCE, recipe.model.dim), classes)
     whole, of_head = parameter_count(reference), parameter_count(reference.head)
@@ -68,4 +68,5 @@ def _with_fusion(recipe: Recipe, fusion: Fusion, dim: int) -> Recipe:
     of_one_branch = fusion in STARTS
     absent: dict[str, Start] = {branch: Start() for branch in STARTS if of_one_branch and fusion != branch}
     model = recipe.model.model_copy(update={"fusion": fusion, "dim": dim})
-    return recipe.model_copy(update={"model": model, "start": recipe.start.model_copy(update=absent)})
+    changes = {"model": model, "start": recipe.start.model_copy(update=absent)}
+    return recipe.model_copy(update=changes | ({"branch_dropout": BranchDropout()} if of_one_branch else {}))

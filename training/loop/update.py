@@ -14,6 +14,7 @@ from app.models.cnnswin import CNNViTFusion
 from app.shapes import Int, UInt8
 from training.loading.forward import to_model_input
 from training.loading.mix import mix
+from training.loop.branch_dropout import drop_branches
 from training.loop.distil import distiller_of
 from training.loop.loss import Loss
 from training.loop.processes import Processes
@@ -62,7 +63,7 @@ class Updater:
         """Compute the gradient of the batch's mean loss for every trainable parameter, unscaled and before clipping.
 
         `parts` are this process's parts of the batch, and `labels` those of the whole batch. `update` is counted from
-        the start of the run. `stop` says that this process was asked to stop. Dropout and drop-path depend on (seed,
+        the start of the run. `stop` says that this process was asked to stop. Dropout of all kinds depends on (seed,
         update, part), and MixUp on (seed, epoch, update), so that a resumed run repeats them.
         """
         device, dtype = self.processes.device, next(self.model.parameters()).dtype
@@ -82,7 +83,8 @@ class Updater:
             mixed = mix(cnn_input, swin_input, targets, config=self.recipe.augmentation, **position)
             with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
                 maps = self.model.encode(mixed[0], mixed[1])
-                logits = self.model.classify(maps)[0].to(dtype) if stage.head == "all" else None
+                seen = drop_branches(maps, self.recipe.branch_dropout, seed=self.recipe.seed, update=update, part=part)
+                logits = self.model.classify(seen)[0].to(dtype) if stage.head == "all" else None
                 taught = None if distiller is None else distiller(mixed[0], maps, logits)
             loss = torch.zeros((), device=device, dtype=dtype)
             if logits is not None:

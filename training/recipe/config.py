@@ -236,6 +236,25 @@ class Augmentation(StrictModel):
     )
 
 
+class BranchDropout(StrictModel):
+    """Probabilities that a training picture is answered without one of the two branches.
+
+    A mean map takes the place of the branch's own. So the other branch learns to answer alone.
+    """
+
+    cnn: float = Field(0.0, ge=0, lt=1, description="of being answered without the CNN")
+    swin: float = Field(0.0, ge=0, lt=1, description="of being answered without the transformer")
+
+    @model_validator(mode="after")
+    def _never_both(self) -> BranchDropout:
+        if self.cnn + self.swin > 1:
+            raise ValueError(f"cnn and swin are {self.cnn + self.swin:g} together: choose 1 or less")
+        return self
+
+    def __bool__(self) -> bool:
+        return self.cnn + self.swin > 0
+
+
 class Rates(StrictModel):
     """Peak learning rates. Norms and biases of all parts share one rate."""
 
@@ -286,6 +305,7 @@ class Recipe(StrictModel):
     start: Starts = Starts()
     stages: tuple[Stage, ...] = Field(PROGRESSIVE, min_length=1)
     augmentation: Augmentation = Augmentation()
+    branch_dropout: BranchDropout = BranchDropout()
     rates: Rates = Rates()
     batch_size: int = Field(32, ge=1, le=1_000_000)
     accumulate: int = Field(1, ge=1, le=100_000, description="parts into which a process splits its share of a batch")
@@ -357,6 +377,12 @@ class Recipe(StrictModel):
                 f"count_by: group draws the classes in other shares than imbalance: {self.imbalance} reckons with: "
                 "use balance or balanced_sampling with it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _two_branches(self) -> Recipe:
+        if self.branch_dropout and self.model.fusion in STARTS:
+            raise ValueError(f"branch_dropout: fusion {self.model.fusion} has a single branch: leave it out")
         return self
 
     @model_validator(mode="after")

@@ -28,6 +28,7 @@ RESUME_RULES: dict[str, ResumeRule] = {
     "start": ResumeRule("no", "it says where the first weights came from; a checkpoint has the run's own"),
     "stages": ResumeRule("more", "the last stage may have more epochs: the run is prolonged"),
     "augmentation": ResumeRule("no", _SHAPES),
+    "branch_dropout": ResumeRule("no", _SHAPES),
     "rates": ResumeRule("no", _SHAPES),
     "batch_size": ResumeRule("no", "the number of updates in an epoch depends on it"),
     "accumulate": ResumeRule("no", "dropout and drop-path are drawn for each part, by its number"),

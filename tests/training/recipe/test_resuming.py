@@ -20,6 +20,7 @@ OTHER: dict[str, Any] = {
     "start": {"cnn": {"pretrained": True}},
     "stages": [{"name": "one", "epochs": 9}],
     "augmentation": {"mixup_alpha": 0.9},
+    "branch_dropout": {"cnn": 0.5},
     "rates": {"cnn": 0.5},
     "batch_size": 2,
     "accumulate": 2,
