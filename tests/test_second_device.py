@@ -19,6 +19,7 @@ from tests.conftest import ROOT
 def test_nothing_is_mixed_and_nothing_is_left_behind(file: str, tmp_path: Path) -> None:
     # It is no worker of the process that runs this test, if there is one.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "--basetemp", tmp_path / "its"]
-    ran = subprocess.run([*command, ROOT / "tests" / file], cwd=ROOT, env=environment, capture_output=True, text=True)
+    options = ["-q", "-n0", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'its'}"]
+    command = [sys.executable, "-m", "pytest", *options, str(ROOT / "tests" / file)]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0 and " passed" in ran.stdout, ran.stdout + ran.stderr
