@@ -25,7 +25,7 @@ LABELS = [0, 1, 0, 1]
 def random_maps(count: int) -> FeatureMaps[Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = {"cnn": (count, 3, 2, 2), "vit": (count, 4, 3, 3)}
-    return FeatureMaps({name: torch.randn(shape, generator=generator) for name, shape in shapes.items()})  # type: ignore[misc]
+    return FeatureMaps({name: torch.randn(shape, generator=generator) for name, shape in shapes.items()})
 
 
 def left_out(before: Tensor, after: Tensor) -> np.ndarray:
