@@ -59,19 +59,24 @@ def write_random_bundle(path: Path, architecture: Architecture = DEFAULT, side_p
     """
     torch.manual_seed(0)
     model = CNNViTFusion(2, image_size=(side_px, side_px), **architecture.model_dump()).eval()
-    description = Description(
-        name="random",
+    description = description_for_timing(architecture, ("benign", "malignant"), "none: the weights are random")
+    reference = mean_maps(model, [torch.zeros(1, 3, side_px, side_px, dtype=torch.uint8)])
+    write_bundle(model, path, description, reference, graphs={}, stretch=None)
+
+
+def description_for_timing(architecture: Architecture, classes: tuple[str, ...], data: str) -> Description:
+    """The description of a bundle whose answers do not matter, because nothing was fitted to them."""
+    return Description(
+        name="timing",
         version="1",
         created=date.today(),
-        classes=("benign", "malignant"),
+        classes=classes,
         architecture=architecture,
         calibration=Calibration(temperature=1.0, chosen_on="nothing"),
         decision=None,
         metrics=Metrics(split="none", pictures=1, values={}),
         licence="MIT",
-        data="none: the weights are random",
+        data=data,
         notes=("For timing only.",),
         recipe={},
     )
-    reference = mean_maps(model, [torch.zeros(1, 3, side_px, side_px, dtype=torch.uint8)])
-    write_bundle(model, path, description, reference, graphs={}, stretch=None)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 
-from app.bundles.manifest import Architecture, Calibration, Description, Metrics
+from app.bundles.manifest import Architecture
 from app.bundles.reader import Bundle, read_bundle
 from app.engines.load import load_engine
+from benchmarks.cases import description_for_timing
 from benchmarks.gpu.effort import Effort
 from benchmarks.gpu.engine import FP32, relative_error
 from benchmarks.gpu.notes import Notes
@@ -55,19 +55,7 @@ def _without_graphs(run: Run, out: Path, device: str) -> Bundle:
     model.half().float()
     batches = list(prepared_batches(run.samples_of("train"), run.recipe.model.image_size, run.recipe.stretch))
     means = mean_maps(model.to(device), batches)
-    description = Description(
-        name="gpu",
-        version="1",
-        created=date.today(),
-        classes=run.classes,
-        architecture=Architecture(**run.recipe.model.model_dump(exclude={"image_size"})),
-        calibration=Calibration(temperature=1.0, chosen_on="nothing"),
-        decision=None,
-        metrics=Metrics(split="none", pictures=1, values={}),
-        licence="MIT",
-        data="drawn pictures",
-        notes=("For a benchmark only.",),
-        recipe={},
-    )
+    architecture = Architecture(**run.recipe.model.model_dump(exclude={"image_size"}))
+    description = description_for_timing(architecture, run.classes, "drawn pictures")
     write_bundle(model, out, description, means, graphs={}, stretch=run.recipe.stretch)
     return read_bundle(out)

@@ -11,7 +11,8 @@ from torch import Tensor, nn, optim
 from torch.nn import functional
 
 from app.models.cnnswin import CNNViTFusion
-from app.shapes import Int, UInt8
+from app.models.feature_maps import FeatureMaps
+from app.shapes import Float, Int, UInt8
 from training.loading.forward import to_model_input
 from training.loading.mix import mix
 from training.loop.branch_dropout import drop_branches
@@ -83,8 +84,7 @@ class Updater:
             mixed = mix(cnn_input, swin_input, targets, config=self.recipe.augmentation, **position)
             with torch.autocast(device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
                 maps = self.model.encode(mixed[0], mixed[1])
-                seen = drop_branches(maps, self.recipe.branch_dropout, seed=self.recipe.seed, update=update, part=part)
-                logits = self.model.classify(seen)[0].to(dtype) if stage.head == "all" else None
+                logits = self._logits(maps, update, part).to(dtype) if stage.head == "all" else None
                 taught = None if distiller is None else distiller(mixed[0], maps, logits)
             loss = torch.zeros((), device=device, dtype=dtype)
             if logits is not None:
@@ -98,6 +98,13 @@ class Updater:
         loss_sum, distilled_sum, stops = self.processes.add_gradients(self._parameters, extra).tolist()
         self.scaler.unscale_(self.adam)
         return Sums(loss_sum, stops > 0, distilled_sum)
+
+    def _logits(self, maps: FeatureMaps[Tensor], update: int, part: int) -> Float[Tensor, "b k"]:
+        """What the head answers, for some pictures without one of the branches, as the recipe asks for."""
+        recipe = self.recipe
+        return self.model.classify(
+            drop_branches(maps, recipe.branch_dropout, seed=recipe.seed, update=update, part=part)
+        )[0]
 
     def gradient_norms(self) -> dict[str, float]:
         """Return the 2-norm of the gradient in each trainable part of the model: cnn, swin, head."""

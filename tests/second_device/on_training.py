@@ -19,7 +19,7 @@ from app.bundles.reader import read_bundle
 from app.engines.torch import load_model
 from app.models.feature_maps import FeatureMaps
 from tests.support.bundles import describe, tiny_architecture, tiny_model, write_tiny_bundle
-from tests.support.second_device import SecondTensor, second_device, tensors_on_it
+from tests.support.second_device import SecondTensor
 from training.data.draw import draw_dataset
 from training.data.samples import read_samples
 from training.evaluation.frozen_trunks import _maps
@@ -34,15 +34,6 @@ from training.runs.checkpoint import newest_checkpoint
 from training.runs.run import Run, new_run, write_run
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def second() -> Iterator[torch.device]:
-    """The second device. In the end it has no more tensors than before."""
-    device = second_device()
-    before = tensors_on_it()
-    yield device
-    assert tensors_on_it() <= before
 
 
 @pytest.fixture(scope="module")

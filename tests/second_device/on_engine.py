@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,19 +18,9 @@ from app.models.cnnswin import FUSIONS, CNNViTFusion, Fusion
 from app.models.feature_maps import unbatched
 from tests.engines.test_engines import arrays, assert_close
 from tests.support.bundles import random_model, tiny_architecture, tiny_model, write_tiny_bundle
-from tests.support.second_device import second_device, tensors_on_it
 
 TARGETS = np.array([[1, 0], [-1, 1]], np.float32)
 VIT = {"swin": "vit_tiny_patch16_224", "swin_options": {"depth": 2, "embed_dim": 24, "num_heads": 2}}
-
-
-@pytest.fixture
-def second() -> Iterator[torch.device]:
-    """The second device. In the end it has no more tensors than before."""
-    device = second_device()
-    before = tensors_on_it()
-    yield device
-    assert tensors_on_it() <= before
 
 
 def pictures() -> np.ndarray:
