@@ -1,8 +1,8 @@
 """Which score tells foreign pictures best from those that the demo bundle was made for.
 
-python -m benchmarks.novelty DATA writes docs/measured/novelty.md and docs/measured/novelty.json. DATA has the folders
-skin (train and val, labelled), photos and awkward. `python -m scripts.measured_pages` writes the page again from the
-JSON, without measuring.
+python -m benchmarks.novelty DATA SKIN writes docs/measured/novelty.md and docs/measured/novelty.json. DATA has the
+folders photos and awkward, and SKIN is the labelled data of the demo bundle, with train and val. `python -m
+scripts.measured_pages` writes the page again from the JSON, without measuring.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ TIMED, WARM_UP, TIME_GOAL_MS = 100, 5, 1.0
 Halves = Mapping[str, Features]  # by "chosen" and "judged", and a kind of pictures
 HEAD = """# Foreign pictures
 
-`python -m benchmarks.novelty DATA` writes this page and [novelty.json](novelty.json). It compares scores of how foreign
-a picture is to the demo bundle. All of them are computed from the two feature maps at the cut and from the logits. They
-were fitted to {train:,} training pictures. Scores of the maps keep a fifth of the principal components, and residuals
-the share that they are named after.
+`python -m benchmarks.novelty DATA SKIN` writes this page and [novelty.json](novelty.json). It compares scores of how
+foreign a picture is to the demo bundle. All of them are computed from the two feature maps at the cut and from the
+logits. They were fitted to {train:,} training pictures. Scores of the maps keep a fifth of the principal components,
+and residuals the share that they are named after.
 
 **The choice and the judgement use different pictures.** The score is chosen by the mean AUROC over these kinds, against
 {chosen} pictures of skin from one half of val: {chosen_kinds}.
@@ -141,9 +141,9 @@ def served(bundle: Bundle, photographs: Sequence[Pooled]) -> dict[str, int]:
     return {"flagged": int((values > rule.novelty_threshold).sum()), "photographs": len(values)}
 
 
-def measure(bundle: Bundle, engine: Engine, data: Path) -> dict[str, Any]:
+def measure(bundle: Bundle, engine: Engine, data: Path, skin: Path) -> dict[str, Any]:
     """All figures of all scores, and how much that of bundles gains over the maximum probability on near kinds."""
-    samples = read_samples(data / "skin")
+    samples = read_samples(skin)
     train = [sample for sample in samples if sample.split == "train"]
     names = sorted({sample.label for sample in train})
     labels = np.array([names.index(sample.label) for sample in train])
@@ -272,13 +272,14 @@ def read_page(folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.novelty")
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder with skin, photos and awkward")
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder with photos and awkward")
+    parser.add_argument("skin", type=Path, metavar="SKIN", help="labelled pictures with the splits train and val")
     parser.add_argument("--out", type=Path, default=DOCS, help="folder for the report (default docs/measured/)")
     args = parser.parse_args()
     bundle = read_bundle(DEMO)
     engine = load_engine(bundle, "auto")
     predictor = Predictor(bundle.without_weights(), engine, Limits(), PREVIEW_SIDE_PX)
-    raw = json.dumps({"times_ms": times_ms(predictor), **measure(bundle, engine, args.data)}, indent=1)
+    raw = json.dumps({"times_ms": times_ms(predictor), **measure(bundle, engine, args.data, args.skin)}, indent=1)
     (args.out / "novelty.json").write_text(raw + "\n", encoding="utf-8")
     text = read_page(args.out)
     (args.out / "novelty.md").write_text(text, encoding="utf-8")

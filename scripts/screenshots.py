@@ -1,4 +1,4 @@
-"""Pictures of the page for the documentation: `python -m scripts.screenshots` writes docs/images/page/."""
+"""The documentation's pictures of answers and of the page: `python -m scripts.screenshots` writes docs/images/."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ import shutil
 import sys
 from pathlib import Path
 
-from PIL import Image
+import httpx
+from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.support.served_process import ROOT, environment, serving
 from tests.support.visit import Visit, launch
 
-OUT = ROOT / "docs" / "images" / "page"
+IMAGES = ROOT / "docs" / "images"
+OUT = IMAGES / "page"
 RAGGED = ROOT / "app" / "web" / "examples" / "ragged.webp"
+SIDE_PX, GAP_PX, TITLE_PX = 200, 8, 22
+MAPS: dict[str, tuple[str, dict[str, str]]] = {
+    "both branches": ("/explain", {}),
+    "CNN": ("/explain", {"branch": "cnn"}),
+    "Swin": ("/explain", {"branch": "swin"}),
+    "attention": ("/attention", {}),
+}
 SIZE = {"width": 1240, "height": 860}
 
 
@@ -25,6 +34,29 @@ def main() -> None:
         browser = launch(playwright, chromium)
         take(browser, served.address)
         browser.close()
+        draw_answers(served.address)
+
+
+def draw_answers(address: str) -> None:
+    """The maps of the first drawn picture in a row, and the branches' maps of one that they do not agree on."""
+
+    def ask(name: str, path: str, **query: str | int) -> bytes:
+        file = RAGGED.with_name(name).read_bytes()
+        return httpx.post(address + path, params=query, files={"file": file}, timeout=60).raise_for_status().content
+
+    width = (SIDE_PX + GAP_PX) * (len(MAPS) + 1) - GAP_PX
+    row = Image.new("RGB", (width, TITLE_PX + SIDE_PX), "white")
+    pen, font = ImageDraw.Draw(row), ImageFont.load_default(13)
+    files = {"drawn picture": RAGGED.with_name("drawn.webp").read_bytes()}
+    for title, (path, query) in MAPS.items():
+        files[title] = ask("drawn.webp", path, size=SIDE_PX, **query)
+    for n, (title, file) in enumerate(files.items()):
+        with Image.open(io.BytesIO(file)) as panel:
+            row.paste(panel.convert("RGB").resize((SIDE_PX, SIDE_PX)), (n * (SIDE_PX + GAP_PX), TITLE_PX))
+        pen.text((n * (SIDE_PX + GAP_PX), 3), title, fill="black", font=font)
+    row.save(IMAGES / "overlay.png", optimize=True)
+    compared = ask("disagreement.webp", "/explain", target="malignant", compare="cnn,swin,fusion", size=320)
+    (IMAGES / "disagreement.png").write_bytes(compared)
 
 
 def take(browser: Browser, address: str) -> None:

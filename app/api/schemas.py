@@ -36,7 +36,7 @@ PREDICTION_EXAMPLE: dict[str, Any] = {
         "novelty_percentile": 41.2,
     },
     "trust_note": None,
-    "model": {"name": "skin-demo", "version": "1", "sha256": "8ccb48ee87bd9a2ed5364ebe8f261afe" * 2},
+    "model": {"name": "skin-demo", "version": "2", "sha256": "8ccb48ee87bd9a2ed5364ebe8f261afe" * 2},
     "picture": {
         "width_px": 600,
         "height_px": 450,
@@ -87,7 +87,7 @@ EXPLANATION_EXAMPLE: dict[str, Any] = {
     "every_class": None,
     "provenance": {
         "bundle_sha256": "8ccb48ee87bd9a2ed5364ebe8f261afe" * 2,
-        "model": "skin-demo 1",
+        "model": "skin-demo 2",
         "engine": "torch 2.14.1",
         "fusionlens": "0.1.0",
     },

@@ -6,7 +6,7 @@ common unit are first scaled to their own maximum, which hides how much each bra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, get_args
 
@@ -54,6 +54,15 @@ def resize_keeping_sum(
 def resize_keeping_mean(heatmap: Heatmap, grid: tuple[int, int]) -> Heatmap:
     """Resample a heatmap to another grid (rows, columns) over the same area, with the same mean."""
     return np.asarray(resize_keeping_sum(heatmap, grid) * np.float32(grid[0] * grid[1] / heatmap.size))
+
+
+def per_finest_cell(heatmaps: Sequence[Heatmap]) -> list[Heatmap]:
+    """Heatmaps in one unit, each on its own grid, with what an area of the size of a cell of the finest grid holds.
+
+    A cell of a coarse grid covers several of a fine one, so that its value is not comparable with theirs.
+    """
+    rows, columns = finest_grid(heatmaps)
+    return [np.asarray(heatmap * np.float32(heatmap.size / (rows * columns))) for heatmap in heatmaps]
 
 
 def merge_sum(heatmaps: Mapping[Branch, Heatmap]) -> Heatmap:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from app.drawing.overlay import Drawing, Style, draw, legend_of
 from app.drawing.panels import Panel, side_by_side
+from app.explain.merge import per_finest_cell
 from app.pictures.rectangle import Rectangle
 from app.predicting.explanation import Explanation
 from app.predicting.prediction import Prediction
@@ -21,15 +22,21 @@ def draw_over(prediction: Prediction, explanation: Explanation, style: Style) ->
 
 
 def draw_panels(prediction: Prediction, explanations: Sequence[Explanation], style: Style) -> Drawing:
-    """Explanations side by side, each titled with its view. Maps in logits share the scale of the largest one."""
+    """Explanations side by side, each titled with its view.
+
+    Maps in logits share the scale of the largest one, in logits per cell of the finest of their grids, so that the same
+    evidence has the same colour on a coarse grid as on a fine one.
+    """
     picture, seen = _preview(prediction)
-    largest = max(
-        (legend_of(explanation.heatmap, style) for explanation in explanations), key=lambda legend: legend.high
-    )
-    scale = largest if all(explanation.units == "logit" for explanation in explanations) else None
+    heatmaps = [explanation.heatmap for explanation in explanations]
+    on_one_scale = all(explanation.units == "logit" for explanation in explanations)
+    if on_one_scale:
+        heatmaps = per_finest_cell(heatmaps)
+    largest = max((legend_of(heatmap, style) for heatmap in heatmaps), key=lambda legend: legend.high)
+    scale = largest if on_one_scale else None
     panels = [
-        Panel(str(explanation.branch), draw(picture, explanation.heatmap, seen, style, scale), explanation.units)
-        for explanation in explanations
+        Panel(str(explanation.branch), draw(picture, heatmap, seen, style, scale), explanation.units)
+        for explanation, heatmap in zip(explanations, heatmaps, strict=True)
     ]
     return Drawing(side_by_side(panels), largest)
 

@@ -161,9 +161,10 @@ export class Viewer {
     } else if (view === "branches") {
       const all = [...answers.values()];
       const isOneScale = all.every(({ units }) => units === "logit");
-      const high = Math.max(...all.map(({ legend }) => legend.high));
+      const part = partOfFinest(all.map(({ heatmap }) => heatmap.shape));
+      const high = Math.max(...all.map(({ legend, heatmap }) => legend.high * part(heatmap.shape)));
       for (const [branch, one] of answers) {
-        const scale = isOneScale && one.legend.high > 0 ? high : one.legend.high;
+        const scale = isOneScale && one.legend.high > 0 ? high / part(one.heatmap.shape) : one.legend.high;
         this.#panels.get(branch).paint(one.heatmap, scale, style);
       }
       drawBar(style, isOneScale ? high : null, all[0].units);
@@ -248,6 +249,12 @@ export class Viewer {
     element("zoom-out").disabled = this.#zoom === 0;
     element("zoom-in").disabled = this.#zoom === ZOOMS.length - 1;
   }
+}
+
+/** The part of a cell's value that an area of the size of a cell of the finest of these grids holds. */
+function partOfFinest(shapes) {
+  const finest = Math.max(...shapes.map(([rows]) => rows)) * Math.max(...shapes.map(([, columns]) => columns));
+  return ([rows, columns]) => (rows * columns) / finest;
 }
 
 /** Draw the colour bar. `high` is null if each map has its own scale. */

@@ -8,7 +8,8 @@ from PIL import Image
 from app.drawing.overlay import Drawing, Style, colours, draw, legend_of
 from app.drawing.panels import Panel, side_by_side
 from app.pictures.rectangle import Rectangle
-from app.shapes import Bool, UInt8
+from app.shapes import UInt8
+from tests.support.pictures import places
 
 STYLE = Style("magma")
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8))
@@ -18,13 +19,6 @@ WEAK = np.random.default_rng(1).random((7, 7), np.float32)
 
 def drawn(heatmap: np.ndarray, scale: np.ndarray) -> Drawing:
     return draw(PICTURE, heatmap, WHOLE, STYLE, legend_of(scale, STYLE))
-
-
-def places(canvas: UInt8[np.ndarray, "h w 3"], part: UInt8[np.ndarray, "ph pw 3"]) -> list[tuple[int, int]]:
-    """The upper left corners at which a part stands in a picture, pixel for pixel."""
-    windows = np.lib.stride_tricks.sliding_window_view(canvas, part.shape)[:, :, 0]
-    same: Bool[np.ndarray, "h w"] = (windows[..., 0, 0, :] == part[0, 0]).all(axis=-1)
-    return [(int(y), int(x)) for y, x in np.argwhere(same) if (windows[y, x] == part).all()]
 
 
 def bars(canvas: UInt8[np.ndarray, "h w 3"]) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from app.shapes import Integer, UInt8
+from app.shapes import Bool, Integer, UInt8
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 Samples = Integer[np.ndarray, "h w n"]
@@ -33,6 +33,13 @@ def encoded(image: Image.Image, format_name: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, format_name, **options)
     return file.getvalue()
+
+
+def places(canvas: UInt8[np.ndarray, "h w 3"], part: UInt8[np.ndarray, "ph pw 3"]) -> list[tuple[int, int]]:
+    """The upper left corners at which a part stands in a picture, pixel for pixel."""
+    windows = np.lib.stride_tricks.sliding_window_view(canvas, part.shape)[:, :, 0]
+    same: Bool[np.ndarray, "h w"] = (windows[..., 0, 0, :] == part[0, 0]).all(axis=-1)
+    return [(int(y), int(x)) for y, x in np.argwhere(same) if (windows[y, x] == part).all()]
 
 
 def blocks() -> Rgb:

@@ -95,7 +95,7 @@ def test_the_report_is_one_page(styled: Visit) -> None:
         styled.page.emulate_media(media="print")
         report, *said = styled.texts("body", "#answered-at", "#caption")
         assert all(said)
-        for told in (NAME, "malignant", "No medical device", "Made by skin-demo 1", *said):
+        for told in (NAME, "malignant", "No medical device", "Made by skin-demo 2", *said):
             assert told in report
         for control in ("Choose pictures", "Opacity", "Copy as curl", "Forget"):
             assert control not in report

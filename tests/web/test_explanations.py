@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -110,12 +111,13 @@ def test_sliders_and_colours_draw_as_the_service_does_and_send_nothing(answered:
 
 def test_branches_are_side_by_side_on_one_scale(answered: Visit, service: httpx.Client) -> None:
     answered.view("branches")
-    highs = {}
+    highs, cells = {}, {}
     for branch in ("cnn", "swin", "fusion"):
-        answer = service.get(
-            "/explain", params={"prediction_id": answered.prediction_id, "branch": branch, "format": "json"}
-        )
-        highs[branch] = answer.json()["legend"]["high"]
+        query = {"prediction_id": answered.prediction_id, "branch": branch, "format": "json"}
+        answer = service.get("/explain", params=query).json()
+        highs[branch], cells[branch] = answer["legend"]["high"], math.prod(answer["shape"])
+    assert cells["cnn"] < cells["fusion"]  # a cell of the coarse grid holds what several of the fine one hold
+    highs = {branch: high * cells[branch] / cells["fusion"] for branch, high in highs.items()}
     assert float(answered.text("#bar-high")) == pytest.approx(max(highs.values()), rel=0.005)
     captions = answered.page.locator("#panels figcaption").all_inner_texts()
     assert captions == ["the CNN branch", "the Swin branch", "both branches together"]
