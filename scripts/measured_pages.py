@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import batch, fit_speed, memory, methods, novelty, page, scaling
+from benchmarks import aids, batch, fit_speed, memory, methods, novelty, page, scaling
 from benchmarks.gpu import page as gpu_page
 from reliability import results
 
@@ -23,6 +23,7 @@ def measured_pages() -> Mapping[Path, str]:
     of_gpus = {gpu: gpu_page.read_page(MEASURED)} if gpu.is_file() else {}
     return of_gpus | {
         DOCS / "scaling.md": scaling.read_page(DOCS),
+        MEASURED / "aids.md": aids.read_page(MEASURED),
         MEASURED / "benchmarks.md": page.page(page.read(MEASURED)),
         MEASURED / "benchmarks-batch.md": batch.read_page(MEASURED),
         MEASURED / "benchmarks-memory.md": memory.read_page(MEASURED),

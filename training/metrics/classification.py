@@ -21,6 +21,7 @@ SPECIFICITIES = (0.9, 0.95)
 BINS = 15
 COVERAGE = 0.8  # of the pictures, of which `error_at_coverage_0.8` counts the errors
 _DRAWS_PER_RESAMPLE = 100
+CHANCE_DRAWS = 200  # of outcomes, for what right probabilities would show
 
 
 class UndefinedMetric(ValueError):
@@ -131,6 +132,19 @@ def calibration_error(probability: Float[np.ndarray, " n"], outcome: Bool[np.nda
     """
     binned = reliability(probability, outcome, bins)
     return float((np.abs(binned.mean_probability - binned.frequency) * binned.pictures).sum() / len(probability))
+
+
+def excess_calibration_error(
+    probability: Float[np.ndarray, " n"], outcome: Bool[np.ndarray, " n"], seed: int = 0
+) -> float:
+    """Return the expected calibration error, less what it would be on average if the probabilities were right.
+
+    Of few pictures, right probabilities show an error too, by chance (Bröcker & Smith 2007, "Increasing the reliability
+    of reliability diagrams"). The average is over outcomes drawn from the probabilities.
+    """
+    draws = np.random.default_rng(seed).random((CHANCE_DRAWS, len(probability))) < probability
+    by_chance = float(np.mean([calibration_error(probability, drawn) for drawn in draws]))
+    return calibration_error(probability, outcome) - by_chance
 
 
 def confidence(

@@ -14,7 +14,7 @@ from app.shapes import Bool, Float, Int
 from app.trust.assessment import Assessment, Evidence, assess
 from app.trust.conformal import one_per_group
 from app.trust.fitted import FittedTrust
-from training.metrics.classification import calibration_error
+from training.metrics.classification import CHANCE_DRAWS, calibration_error, excess_calibration_error
 from training.metrics.coverage import coverage_interval
 from training.trust.fitter import Fitter, gaps
 from training.trust.observed import Observed
@@ -102,7 +102,7 @@ def _coverage_figures(
 
 
 def _calibration_figures(probabilities: Float[np.ndarray, "n k"], seen: Observed) -> dict[str, float]:
-    """The expected calibration error, less what it would be on average if the probabilities were right.
+    """The expected calibration error, and its excess over what right probabilities would show.
 
     Of two classes it is that of the second one, and of more that of the most probable one. The interval resamples whole
     groups. In each resample the expectation is computed anew, from outcomes that are drawn from the probabilities.
@@ -112,22 +112,20 @@ def _calibration_figures(probabilities: Float[np.ndarray, "n k"], seen: Observed
     else:
         probability, outcome = probabilities.max(axis=1), probabilities.argmax(axis=1) == seen.labels
     rng = np.random.default_rng(SEED)
-    draws = rng.random((200, len(probability))) < probability
-    plain = calibration_error(probability, outcome)
-    excess = plain - float(np.mean([calibration_error(probability, drawn) for drawn in draws]))
+    draws = rng.random((CHANCE_DRAWS, len(probability))) < probability
     names, group = np.unique(np.asarray(seen.groups), return_inverse=True)
     members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
     resampled = []
     for _ in range(REPEATS):
         chosen = np.concatenate([members[index] for index in rng.integers(0, len(names), len(names)).tolist()])
         under_null = [
-            calibration_error(probability[chosen], draws[i][chosen]) for i in rng.integers(0, 200, NULL_DRAWS)
+            calibration_error(probability[chosen], draws[i][chosen]) for i in rng.integers(0, CHANCE_DRAWS, NULL_DRAWS)
         ]
         resampled.append(calibration_error(probability[chosen], outcome[chosen]) - float(np.mean(under_null)))
     low, high = np.quantile(resampled, [0.025, 0.975]).tolist()
     return {
-        "calibration_error": plain,
-        "calibration_error_debiased": excess,
+        "calibration_error": calibration_error(probability, outcome),
+        "calibration_error_debiased": excess_calibration_error(probability, outcome, SEED),
         "calibration_error_debiased.low": low,
         "calibration_error_debiased.high": high,
     }
