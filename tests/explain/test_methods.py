@@ -120,7 +120,7 @@ def test_the_lifted_head_gives_the_heatmaps_of_the_whole_head(fusion: Fusion, me
 
 def test_more_nodes_are_taken_where_the_map_would_not_account_for_the_score() -> None:
     # From maps of the other sign, so that queries and keys turn around on the way.
-    opposite = {branch: -feature_map for branch, feature_map in demo().maps.items()}
+    opposite = {branch: -0.1 * feature_map for branch, feature_map in demo().maps.items()}
     picture = demo().attribution_input(CONTRAST, baseline=opposite)
     few, more, enough = (integrated_gradients(picture, nodes).completeness for nodes in ((7,), (7, 63), (63, 7)))
     assert few is not None and more is not None and enough is not None

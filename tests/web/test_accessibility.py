@@ -126,7 +126,8 @@ def test_everything_goes_by_keyboard_alone(visit: Visit) -> None:
     reach(visit, "[data-save=npy]")
     with visit.page.expect_download() as download:
         visit.page.keyboard.press("Enter")
-    assert download.value.suggested_filename == "ragged-integrated-swin-benign.npy"
+    method = visit.page.locator("#method").input_value()
+    assert download.value.suggested_filename == f"ragged-{method}-swin-benign.npy"
     visit.page.locator("[name=view]:checked").focus()
     visit.press("ArrowRight", 2)
     reach(visit, "[data-cell]")

@@ -40,12 +40,8 @@ def overlay(service: httpx.Client, visit: Visit, route: str = "explain", **query
 def test_the_first_map_is_the_services_default(answered: Visit, service: httpx.Client) -> None:
     assert_looks_like(answered.seen(), overlay(service, answered))
     (asked,) = answered.asked("explain")
-    assert (asked["method"], asked["branch"], asked["target"], asked["format"]) == (
-        "integrated",
-        "fusion",
-        "malignant",
-        "json",
-    )
+    method = service.get("/model").json()["default_method"]
+    assert [asked[key] for key in ("method", "branch", "target", "format")] == [method, "fusion", "malignant", "json"]
 
 
 def test_another_question_is_asked_once_and_drawn(answered: Visit, service: httpx.Client) -> None:
@@ -82,7 +78,9 @@ def test_a_method_of_no_class_takes_none(answered: Visit) -> None:
 
 def test_the_finer_map_is_the_services(answered: Visit, service: httpx.Client) -> None:
     answered.check("detail")
-    assert "28 × 28 cells" in answered.text("#caption")
+    query = {"prediction_id": answered.prediction_id, "detail": "fine", "format": "json"}
+    rows, columns = service.get("/explain", params=query).json()["shape"]
+    assert f"{rows} × {columns} cells" in answered.text("#caption")
     assert_looks_like(answered.seen(), overlay(service, answered, detail="fine"))
 
 
@@ -134,7 +132,9 @@ def test_branches_are_side_by_side_on_one_scale(answered: Visit, service: httpx.
 
 
 def test_shares_and_completeness_are_said_in_words(answered: Visit, service: httpx.Client) -> None:
-    told = service.get("/explain", params={"prediction_id": answered.prediction_id, "format": "json"}).json()
+    answered.select("method", "integrated")
+    query = {"prediction_id": answered.prediction_id, "method": "integrated", "format": "json"}
+    told = service.get("/explain", params=query).json()
     words = answered.text("#sentences")
     share = told["branches"]["cnn"]["share"]
     assert f"{100 * share:.0f} % of the evidence, for and against, comes from the CNN branch" in words
@@ -153,17 +153,20 @@ def test_shares_and_completeness_are_said_in_words(answered: Visit, service: htt
 
 
 def test_without_positive_evidence_it_is_said_and_nothing_is_painted(answered: Visit, service: httpx.Client) -> None:
+    answered.choose(EXAMPLES / "disagreement.webp")
+    answered.wait()
+    answered.select("method", "integrated")
     answered.select("target", "benign")
-    told = service.get(
-        "/explain", params={"prediction_id": answered.prediction_id, "target": "benign", "format": "json"}
-    )
+    answered.select("branch", "swin")
+    of_swin = {"method": "integrated", "target": "benign", "branch": "swin"}
+    told = service.get("/explain", params={"prediction_id": answered.prediction_id, "format": "json", **of_swin})
     assert told.json()["no_positive_evidence"], "the drawn picture is no longer one to test this with"
-    assert "Nothing in the picture speaks for benign in both branches together" in answered.text("#caption")
+    assert "Nothing in the picture speaks for benign in the Swin branch" in answered.text("#caption")
     bare = service.get(f"/predictions/{answered.prediction_id}/picture").content
     assert_looks_like(answered.seen(), bare)
     expect(answered.page.locator("#bar")).to_be_hidden()
-    answered.select("branch", "swin")  # where a little speaks for it
-    assert_looks_like(answered.seen(), overlay(service, answered, target="benign", branch="swin"))
+    answered.select("branch", "cnn")  # which speaks for it
+    assert_looks_like(answered.seen(), overlay(service, answered, **{**of_swin, "branch": "cnn"}))
     expect(answered.page.locator("#bar")).to_be_visible()
 
 
@@ -228,10 +231,10 @@ def test_only_the_latest_question_is_shown(answered: Visit) -> None:
     answered.page.locator("#branch").select_option("cnn")
     late.wait()
     answered.select("branch", "swin")  # which is drawn without waiting for the other
-    seen = answered.seen()
+    seen, method = answered.seen(), answered.page.locator("#method").input_value()
     late.release()
     answered.select("method", "gradcam")
-    answered.select("method", "integrated")
+    answered.select("method", method)
     assert "in the Swin branch" in answered.text("#caption")
     assert (answered.seen() == seen).all()
 

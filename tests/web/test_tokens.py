@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import httpx
@@ -30,6 +31,11 @@ def drawn(service: httpx.Client, visit: Visit, **query: Any) -> bytes:
     return answer.content
 
 
+def columns_of(tokens: Visit) -> int:
+    """The number of columns of the tokens' grid, which is square."""
+    return math.isqrt(tokens.page.locator("[data-cell]").count())
+
+
 def peak(service: httpx.Client, visit: Visit, **query: Any) -> str:
     """Where the service's map is largest, in the page's words."""
     identified = {"prediction_id": visit.prediction_id}
@@ -41,10 +47,11 @@ def peak(service: httpx.Client, visit: Visit, **query: Any) -> str:
 def test_the_pointer_shows_each_tokens_map_and_asks_once(tokens: Visit, service: httpx.Client) -> None:
     assert_looks_like(tokens.seen(), drawn(service, tokens))
     sent = len(tokens.requests)
-    for cell in (0, 24, 48):
+    columns = columns_of(tokens)
+    for cell in (0, 24, columns**2 - 1):
         tokens.point(cell)
         assert_looks_like(tokens.seen(), drawn(service, tokens, query=cell))
-        assert f"row {cell // 7 + 1}, column {cell % 7 + 1} looks" in tokens.text("#caption")
+        assert f"row {cell // columns + 1}, column {cell % columns + 1} looks" in tokens.text("#caption")
         assert peak(service, tokens, query=cell) in tokens.text("#caption")
     tokens.select("head", "3")
     tokens.point(24)
@@ -56,15 +63,18 @@ def test_the_pointer_shows_each_tokens_map_and_asks_once(tokens: Visit, service:
 
 def test_arrow_keys_move_the_token_and_escape_shows_the_mean(tokens: Visit, service: httpx.Client) -> None:
     mean = tokens.seen()
-    tokens.page.locator("[data-cell][tabindex='0']").focus()
-    assert tokens.page.locator("[data-cell][tabindex='0']").count() == 1, "one stop for Tab, not 49"
-    for key, cell in (("ArrowRight", 25), ("ArrowDown", 32), ("ArrowLeft", 31), ("ArrowUp", 24)):
+    stop, columns = tokens.page.locator("[data-cell][tabindex='0']"), columns_of(tokens)
+    stop.focus()
+    assert stop.count() == 1, "one stop for Tab, not one for each cell"
+    cell = int(stop.get_attribute("data-cell") or "")
+    for key, step in (("ArrowRight", 1), ("ArrowDown", columns), ("ArrowLeft", -1), ("ArrowUp", -columns)):
+        cell += step
         tokens.press(key)
         expect(tokens.page.locator(f"[data-cell='{cell}']")).to_be_focused()
         expect(tokens.page.locator("[aria-selected]")).to_have_attribute("data-cell", str(cell))
         assert_looks_like(tokens.seen(), drawn(service, tokens, query=cell))
-    tokens.press("ArrowUp", 9)
-    expect(tokens.page.locator("[data-cell='3']")).to_be_focused()
+    tokens.press("ArrowUp", columns + 2)
+    expect(tokens.page.locator(f"[data-cell='{cell % columns}']")).to_be_focused()
     tokens.press("Escape")
     assert np.array_equal(tokens.seen(), mean)
     assert "On average" in tokens.text("#caption")
