@@ -94,7 +94,8 @@ export class TokenCells {
     }
     this.#kept = cell;
     if (cell !== null) this.#cells[cell].setAttribute("aria-selected", "true");
-    const entrance = cell ?? Math.floor(this.#cells.length / 2);
+    const rows = this.#cells.length / this.#columns;
+    const entrance = cell ?? Math.floor(rows / 2) * this.#columns + Math.floor(this.#columns / 2);
     if (this.#cells[entrance]) this.#cells[entrance].tabIndex = 0;
   }
 
