@@ -30,7 +30,7 @@ _NOT_SEEN_BRIGHTNESS = 0.4
 # The colour table has this many entries for each of the 255 levels of a colour map, so that a step is less than one
 # grey level even where colours fade in. The number is odd, so that entries and levels are rounded at the same places.
 _STEPS_PER_LEVEL = 33
-_NO_EVIDENCE_LINES = (("no positive evidence",), ("no positive", "evidence"), ("no", "positive", "evidence"))
+NO_EVIDENCE = "no positive evidence"
 SMALLEST_PX = 32  # the smallest longest side of a drawing
 _LEGIBLE_PX = 8.0  # the smallest font size
 _LINE_HEIGHT = 1.35  # in font sizes
@@ -118,13 +118,15 @@ def draw(
     seen: Rectangle,
     style: Style,
     legend: Legend | None = None,
+    nothing: str = NO_EVIDENCE,
 ) -> Drawing:
     """Draw a heatmap over an RGB picture.
 
     `seen` is the region of the picture that the model saw; the cells of the heatmap tile it. The signed map is
     interpolated bilinearly between the centres of the cells, and constant from there to the edges of the region.
     `legend` is the legend of another map with the same unit, to draw both on one scale; by default the map has its own.
-    Raises ValueError for a heatmap that is not finite, and for a region outside the picture.
+    `nothing` is written on the picture if nothing is coloured. Raises ValueError for a heatmap that is not finite, and
+    for a region outside the picture.
     """
     own_legend = legend_of(heatmap, style)
     legend = own_legend if legend is None or own_legend.no_positive_evidence else legend
@@ -135,7 +137,7 @@ def draw(
     columns = _pixel_range(seen.left_px, seen.width_px, picture.width)
     canvas = _dim_outside(picture, rows, columns)
     if legend.no_positive_evidence:
-        _draw_no_evidence_banner(canvas)
+        _draw_banner(canvas, nothing)
     else:
         row_weights = _interpolation(rows, seen.top_px, seen.height_px, heatmap.shape[0])
         column_weights = _interpolation(columns, seen.left_px, seen.width_px, heatmap.shape[1])
@@ -243,8 +245,8 @@ def _draw_contour(inside: Bool[np.ndarray, "h w"], canvas: Image.Image, corner: 
         canvas.paste(colour, corner, line)
 
 
-def _draw_no_evidence_banner(canvas: Image.Image) -> None:
-    """Write "no positive evidence" in white on a black band at the bottom of the picture.
+def _draw_banner(canvas: Image.Image, text: str) -> None:
+    """Write a few words in white on a black band at the bottom of the picture.
 
     The text is broken into the lines that allow the largest font, up to a limit. If no legible font fits, the picture
     is left unchanged.
@@ -256,7 +258,8 @@ def _draw_no_evidence_banner(canvas: Image.Image) -> None:
         widest = max(font_of_100_px.getlength(line) for line in lines) / 100
         return min(0.9 * width / widest, 0.5 * height / (_LINE_HEIGHT * len(lines)), 15 + max(height, width) / 50)
 
-    lines = max(_NO_EVIDENCE_LINES, key=fitting_px)
+    words = text.split()
+    lines = max(((text,), (" ".join(words[:-1]), words[-1]), tuple(words)), key=fitting_px)
     letters_px = fitting_px(lines)
     if letters_px < _LEGIBLE_PX:
         return

@@ -17,6 +17,7 @@ from app.models.feature_maps import Branch
 from app.predicting.request import AttentionRequest, Detail, HeatmapRequest, View
 from app.shapes import Float, Float32
 
+FOREIGN_PARTS = "foreign_parts"  # the method of maps of foreign parts
 _ATTENTION: dict[tuple[Layer, AttentionMethod], tuple[str, str]] = {
     ("cross", "raw"): (
         "attention",
@@ -124,7 +125,7 @@ def explain_novelty(
     )
     first = Explanation(
         heatmap=heatmaps[0],
-        method="foreign_parts",
+        method=FOREIGN_PARTS,
         units="standard deviations",
         branch=None,
         target=None,

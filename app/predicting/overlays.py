@@ -7,18 +7,19 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from app.drawing.overlay import Drawing, Style, draw, legend_of
+from app.drawing.overlay import NO_EVIDENCE, Drawing, Style, draw, legend_of
 from app.drawing.panels import Panel, side_by_side
 from app.explain.merge import per_finest_cell
 from app.pictures.rectangle import Rectangle
-from app.predicting.explanation import Explanation
+from app.predicting.explanation import FOREIGN_PARTS, Explanation
 from app.predicting.prediction import Prediction
 
 
 def draw_over(prediction: Prediction, explanation: Explanation, style: Style) -> Drawing:
     """The explanation drawn over the picture."""
     picture, seen = _preview(prediction)
-    return draw(picture, explanation.heatmap, seen, style)
+    nothing = "no foreign part" if explanation.method == FOREIGN_PARTS else NO_EVIDENCE
+    return draw(picture, explanation.heatmap, seen, style, nothing=nothing)
 
 
 def draw_panels(prediction: Prediction, explanations: Sequence[Explanation], style: Style) -> Drawing:

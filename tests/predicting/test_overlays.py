@@ -11,7 +11,7 @@ from PIL import Image
 
 from app.drawing.overlay import Style
 from app.explain.merge import resize_keeping_sum
-from app.predicting.explanation import Explanation
+from app.predicting.explanation import FOREIGN_PARTS, Explanation
 from app.predicting.overlays import draw_over, draw_panels
 from app.predicting.prediction import Prediction
 from app.predicting.predictor import Predictor
@@ -54,6 +54,15 @@ def test_a_map_with_less_in_the_same_area_has_less_colour(prediction: Prediction
     both = draw_panels(prediction, [coarse, fine], STYLE)
     assert len(places(both.picture, draw_over(prediction, coarse, STYLE).picture)) == 1
     assert both.legend.high == pytest.approx(0.25 / 4)
+
+
+def test_a_picture_without_foreign_parts_says_so_and_speaks_of_no_evidence(
+    prediction: Prediction, explanation: Explanation
+) -> None:
+    bare = replace(explanation, heatmap=np.full((7, 7), -1, np.float32))
+    drawn = [draw_over(prediction, one, STYLE).picture for one in (bare, replace(bare, method=FOREIGN_PARTS))]
+    differs = (drawn[0] != drawn[1]).any(axis=(1, 2))
+    assert differs.any() and not differs[: len(differs) // 2].any()  # the words at the bottom alone
 
 
 def test_maps_without_a_unit_keep_their_own_scales(prediction: Prediction, explanation: Explanation) -> None:
