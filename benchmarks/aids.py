@@ -42,10 +42,10 @@ from benchmarks.timing import median_ratio
 from benchmarks.turns import Group, Runs, take_turns
 from training.data.samples import Sample, read_samples
 from training.loading.forward import prepared_batches, to_engine_batches
-from training.metrics.classification import DecisionRule, confidence, excess_calibration_error
+from training.metrics.classification import chance_outcomes, excess_calibration_error
 from training.trust.novelty_fit import FREE, rank_of_patch, share_of_cells
 from training.trust.observed import Observed, observe, stored_maps
-from training.trust.recalibrate import recalibrate
+from training.trust.recalibrate import confidence_of, recalibrate
 
 DOCS = Path(__file__).parents[1] / "docs" / "measured"
 SEED, DRAWS, K = 0, 1000, 5
@@ -186,33 +186,37 @@ def sites_moved(bundle: Bundle, engine: Engine, val: Sequence[Sample]) -> dict[s
         shifted = [shifted_copy(sample, Path(temporary) / "shifted") for sample in val]
         seen, sites = observe(engine, bundle.manifest, shifted), dict[str, Any]()
         for share in PREVALENCES:
-            before, after, others = list[float](), list[float](), np.empty(0, int)
+            found = []
             for number in tracked(range(SITES), "sites", "sites", SITES):
                 kept = [place for place, one in enumerate(shifted) if one.label != positive or rng.random() < share]
                 local, others = np.split(rng.permutation(kept), [LOCAL])
                 folder = Path(temporary) / f"{share}-{number}"
-                for sample in (shifted[place] for place in local.tolist()):
-                    (folder / "data" / sample.label).mkdir(parents=True, exist_ok=True)
-                    (folder / "data" / sample.label / sample.path.name).hardlink_to(sample.path)
-                moved = recalibrate(bundle.path, folder / "bundle", folder / "data", None).bundle
-                for errors, one in ((before, bundle), (after, moved)):
-                    errors.append(excess_at(one, seen.only(others)))
+                moved = recalibrated(bundle, [shifted[place] for place in local.tolist()], folder)
+                found.append([len(others), *(excess_at(one, seen.only(others)) for one in (bundle, moved))])
+            counts, before, after = np.array(found).T
             sites[f"{share:g}"] = {
-                "others": len(others),
-                "before": interval(np.array(before)),
-                "after": interval(np.array(after)),
-                "ratio": ratio_of_means(np.array(after), np.array(before)),
+                "others": int(counts[-1]),
+                "before": interval(before),
+                "after": interval(after),
+                "ratio": ratio_of_means(after, before),
             }
     return {"local": LOCAL, "sites": sites}
 
 
+def recalibrated(bundle: Bundle, local: Sequence[Sample], folder: Path) -> Bundle:
+    """The bundle, recalibrated by some pictures, which are linked to in `folder`."""
+    for sample in local:
+        (folder / "data" / sample.label).mkdir(parents=True, exist_ok=True)
+        (folder / "data" / sample.label / sample.path.name).hardlink_to(sample.path)
+    return recalibrate(bundle.path, folder / "bundle", folder / "data", None).bundle
+
+
 def excess_at(bundle: Bundle, seen: Observed) -> float:
     """The calibration error of the trust part's probabilities, less what right ones would show by chance."""
-    fitted, manifest = trust_of(bundle), bundle.manifest
-    assert fitted is not None and manifest.decision is not None
-    probabilities = fitted.calibration.probabilities(seen.logits.astype(np.float64))
-    rule = DecisionRule(manifest.classes.index(manifest.decision.positive))
-    return excess_calibration_error(*confidence(probabilities, seen.labels, rule))
+    fitted = trust_of(bundle)
+    assert fitted is not None
+    probability, outcome = confidence_of(fitted, bundle.manifest, seen)
+    return excess_calibration_error(probability, outcome, chance_outcomes(probability, np.random.default_rng(SEED)))
 
 
 def ratio_of_means(values: Float[np.ndarray, " n"], others: Float[np.ndarray, " n"]) -> Interval:

@@ -87,6 +87,10 @@ export class TokenCells {
     this.#keep(null);
   }
 
+  get #rows() {
+    return this.#cells.length / this.#columns;
+  }
+
   #keep(cell) {
     for (const one of this.#cells) {
       one.removeAttribute("aria-selected");
@@ -94,15 +98,13 @@ export class TokenCells {
     }
     this.#kept = cell;
     if (cell !== null) this.#cells[cell].setAttribute("aria-selected", "true");
-    const rows = this.#cells.length / this.#columns;
-    const entrance = cell ?? Math.floor(rows / 2) * this.#columns + Math.floor(this.#columns / 2);
+    const entrance = cell ?? Math.floor(this.#rows / 2) * this.#columns + Math.floor(this.#columns / 2);
     if (this.#cells[entrance]) this.#cells[entrance].tabIndex = 0;
   }
 
   #move(down, right) {
-    const rows = this.#cells.length / this.#columns;
     const at = this.#cells.indexOf(document.activeElement);
-    const row = Math.min(Math.max(Math.floor(at / this.#columns) + down, 0), rows - 1);
+    const row = Math.min(Math.max(Math.floor(at / this.#columns) + down, 0), this.#rows - 1);
     const column = Math.min(Math.max((at % this.#columns) + right, 0), this.#columns - 1);
     this.#cells[row * this.#columns + column].focus();
   }

@@ -134,17 +134,21 @@ def calibration_error(probability: Float[np.ndarray, " n"], outcome: Bool[np.nda
     return float((np.abs(binned.mean_probability - binned.frequency) * binned.pictures).sum() / len(probability))
 
 
+def chance_outcomes(probability: Float[np.ndarray, " n"], rng: np.random.Generator) -> Bool[np.ndarray, "draws n"]:
+    """Draw outcomes as they would be if the probabilities were right, `CHANCE_DRAWS` times."""
+    return rng.random((CHANCE_DRAWS, len(probability))) < probability
+
+
 def excess_calibration_error(
-    probability: Float[np.ndarray, " n"], outcome: Bool[np.ndarray, " n"], seed: int = 0
+    probability: Float[np.ndarray, " n"], outcome: Bool[np.ndarray, " n"], by_chance: Bool[np.ndarray, "draws n"]
 ) -> float:
-    """Return the expected calibration error, less what it would be on average if the probabilities were right.
+    """Return the expected calibration error, less its mean over outcomes that are due to right probabilities.
 
     Of few pictures, right probabilities show an error too, by chance (Bröcker & Smith 2007, "Increasing the reliability
-    of reliability diagrams"). The average is over outcomes drawn from the probabilities.
+    of reliability diagrams"). `by_chance` are outcomes of `chance_outcomes`.
     """
-    draws = np.random.default_rng(seed).random((CHANCE_DRAWS, len(probability))) < probability
-    by_chance = float(np.mean([calibration_error(probability, drawn) for drawn in draws]))
-    return calibration_error(probability, outcome) - by_chance
+    expected = float(np.mean([calibration_error(probability, drawn) for drawn in by_chance]))
+    return calibration_error(probability, outcome) - expected
 
 
 def confidence(

@@ -14,7 +14,7 @@ from app.shapes import Bool, Float, Int
 from app.trust.assessment import Assessment, Evidence, assess
 from app.trust.conformal import one_per_group
 from app.trust.fitted import FittedTrust
-from training.metrics.classification import CHANCE_DRAWS, calibration_error, excess_calibration_error
+from training.metrics.classification import CHANCE_DRAWS, calibration_error, chance_outcomes, excess_calibration_error
 from training.metrics.coverage import coverage_interval
 from training.trust.fitter import Fitter, gaps
 from training.trust.observed import Observed
@@ -112,20 +112,18 @@ def _calibration_figures(probabilities: Float[np.ndarray, "n k"], seen: Observed
     else:
         probability, outcome = probabilities.max(axis=1), probabilities.argmax(axis=1) == seen.labels
     rng = np.random.default_rng(SEED)
-    draws = rng.random((CHANCE_DRAWS, len(probability))) < probability
+    by_chance = chance_outcomes(probability, rng)
     names, group = np.unique(np.asarray(seen.groups), return_inverse=True)
     members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
     resampled = []
     for _ in range(REPEATS):
         chosen = np.concatenate([members[index] for index in rng.integers(0, len(names), len(names)).tolist()])
-        under_null = [
-            calibration_error(probability[chosen], draws[i][chosen]) for i in rng.integers(0, CHANCE_DRAWS, NULL_DRAWS)
-        ]
-        resampled.append(calibration_error(probability[chosen], outcome[chosen]) - float(np.mean(under_null)))
+        some = by_chance[rng.integers(0, CHANCE_DRAWS, NULL_DRAWS)][:, chosen]
+        resampled.append(excess_calibration_error(probability[chosen], outcome[chosen], some))
     low, high = np.quantile(resampled, [0.025, 0.975]).tolist()
     return {
         "calibration_error": calibration_error(probability, outcome),
-        "calibration_error_debiased": excess_calibration_error(probability, outcome, SEED),
+        "calibration_error_debiased": excess_calibration_error(probability, outcome, by_chance),
         "calibration_error_debiased.low": low,
         "calibration_error_debiased.high": high,
     }

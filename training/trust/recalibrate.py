@@ -12,6 +12,7 @@ from app.bundles.manifest import Manifest
 from app.bundles.reader import Bundle, read_bundle
 from app.cases.stored import cases_of
 from app.engines.load import load_engine
+from app.shapes import Bool, Float
 from app.trust.fitted import FittedTrust, trust_of
 from training.metrics.classification import DecisionRule, calibration_error, confidence
 from training.output import refuse_to_overwrite
@@ -96,14 +97,16 @@ def recalibrate(path: Path, out: Path, data: Path, split: str | None, inside: fl
     )
     moved = replace(bundle, manifest=manifest)
     fit = fit_to(moved, residuals, seen, name, inside)
-    before = calibration_error_of(fitted, parent, seen)
+    before = calibration_error(*confidence_of(fitted, parent, seen))
     if cases is not None:
         cases = add_cases(cases, seen, samples)
     return Recalibrated(write_with_trust(moved, out, fit.section, fit.fitted, cases), parent, before, fit)
 
 
-def calibration_error_of(fitted: FittedTrust, manifest: Manifest, seen: Observed) -> float:
-    """The calibration error of the probabilities of a bundle's trust part."""
+def confidence_of(
+    fitted: FittedTrust, manifest: Manifest, seen: Observed
+) -> tuple[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """What `confidence` returns for the probabilities of a bundle's trust part."""
     probabilities = fitted.calibration.probabilities(seen.logits.astype(np.float64))
     rule = DecisionRule(None if manifest.decision is None else manifest.classes.index(manifest.decision.positive))
-    return calibration_error(*confidence(probabilities, seen.labels, rule))
+    return confidence(probabilities, seen.labels, rule)
