@@ -1,14 +1,16 @@
-"""Write the two tables of pictures that the demo bundle is trained on: `python -m scripts.demo_tables TABLE OUT`.
+"""Write the tables of pictures of the demo bundle: `python -m scripts.demo_tables TABLE OUT`.
 
 TABLE is a CSV with the columns of `skin_all.csv`: HAM10000 as `ham` and `ham_…` in the column `source`, other archives,
-and the diagnosis in `dx`. OUT gains two data sets, whose pictures are links to those of TABLE:
+and the diagnosis in `dx`. OUT gains data sets whose pictures are links to those of TABLE:
 
 - `all`: every source. Of the nevi of `ham_new_lesion` and `isic_msk` only as many lesions are kept as make the nevi's
   share of the benign pictures that of `ham`.
 - `ham`: those of them that are of HAM10000.
+- `without-isic2020` and `without-isic_msk`: train has the pictures of `all` but for one source, and val has all of that
+  source, so that val is of hospitals that train does not know.
 
-In both, a fifth of the lesions of each label in `ham`'s train become the split `calibration`. Other pictures of these
-lesions are left out.
+In the first two, a fifth of the lesions of each label in `ham`'s train become the split `calibration`. Other pictures
+of these lesions are left out everywhere.
 """
 
 from __future__ import annotations
@@ -56,6 +58,12 @@ def with_fewer_nevi(rows: list[Row], rng: random.Random) -> list[Row]:
     return [row for row in rows if row["path"] not in left_out]
 
 
+def without(source: str, kept: list[Row], rows: list[Row]) -> list[Row]:
+    """Train of the kept rows but for one source, and all rows of that source as val."""
+    train = [row for row in kept if row["split"] == "train" and row["source"] != source]
+    return train + [{**row, "split": "val"} for row in rows if row["source"] == source]
+
+
 def _write(rows: list[Row], pictures: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
@@ -75,6 +83,8 @@ def main(arguments: list[str]) -> int:
     every = with_fewer_nevi(with_calibration(rows, random.Random(24)), random.Random(25))  # noqa: S311
     _write(every, table.parent, out / "all")
     _write([row for row in every if row["source"].startswith("ham")], table.parent, out / "ham")
+    for source in ("isic2020", "isic_msk"):
+        _write(without(source, every, rows), table.parent, out / f"without-{source}")
     return 0
 
 

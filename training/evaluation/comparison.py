@@ -125,18 +125,28 @@ class Ablation:
 
     def text(self) -> str:
         """Return the content of `ablation.md`."""
-        document = self.document()
-        heads = [f"# Ablation of {self.recipe}", "", _setting_text(document), ""]
-        table = [f"| variant | parameters | {' | '.join(METRICS.values())} |", "| --- | ---: | ---: | ---: | ---: |"]
-        for fusion, row in document["variants"].items():
-            cells = [f"{row['mean'][name]:.3f} ± {row['standard_deviation'][name]:.3f}" for name in METRICS]
-            table.append(f"| {fusion} | {row['parameters']:,} | {' | '.join(cells)} |")
-        pairs = ["", f"| {REFERENCE} minus | {' | '.join(METRICS.values())} |", "| --- | ---: | ---: | ---: |"]
-        for comparison in self.comparisons:
-            cells = [f"{e.value:+.3f} ({e.low:+.3f} to {e.high:+.3f})" for e in comparison.differences.values()]
-            pairs.append(f"| {comparison.other} | {' | '.join(cells)} |")
-        verdicts = [f"- {comparison.sentence()}" for comparison in self.comparisons]
-        return "\n".join([*heads, *table, *pairs, "", _reading_text(len(self.seeds)), "", *verdicts])
+        return f"# Ablation of {self.recipe}\n\n{ablation_text(self.document())}"
+
+
+def ablation_text(document: dict[str, Any]) -> str:
+    """Return tables and verdicts for the content of `ablation.json`."""
+    heads = [_setting_text(document), ""]
+    table = [f"| variant | parameters | {' | '.join(METRICS.values())} |", "| --- | ---: | ---: | ---: | ---: |"]
+    for fusion, row in document["variants"].items():
+        cells = [f"{row['mean'][name]:.3f} ± {row['standard_deviation'][name]:.3f}" for name in METRICS]
+        table.append(f"| {fusion} | {row['parameters']:,} | {' | '.join(cells)} |")
+    pairs = ["", f"| {REFERENCE} minus | {' | '.join(METRICS.values())} |", "| --- | ---: | ---: | ---: |"]
+    comparisons = [_comparison(row) for row in document["comparisons"].values()]
+    for comparison in comparisons:
+        cells = [f"{e.value:+.3f} ({e.low:+.3f} to {e.high:+.3f})" for e in comparison.differences.values()]
+        pairs.append(f"| {comparison.other} | {' | '.join(cells)} |")
+    verdicts = [f"- {comparison.sentence()}" for comparison in comparisons]
+    return "\n".join([*heads, *table, *pairs, "", _reading_text(len(document["seeds"])), "", *verdicts])
+
+
+def _comparison(row: dict[str, Any]) -> Comparison:
+    differences = {name: Estimate(**estimate) for name, estimate in row["differences"].items()}
+    return Comparison(row["other"], differences, tuple(row["seeds"]), row["fewest_groups"])
 
 
 def _setting_text(document: dict[str, Any]) -> str:
