@@ -91,6 +91,7 @@ lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/windows app training clients/python
 	$(BIN)/lint-imports
 
 # The documentation as a website in site/, with every link checked. Look at it with: python -m http.server -d site

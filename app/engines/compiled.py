@@ -7,6 +7,7 @@ import hashlib
 import logging
 import mmap
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -126,7 +127,7 @@ def _import(name: str, file: Path, options: dict[str, Any]) -> Graph:
         compiled = CORE.import_model(ov.Tensor(np.frombuffer(mapping, np.uint8), shared_memory=True), "CPU", options)
     except (RuntimeError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise EngineError(f"The cached graph {file} cannot be used ({error}): delete it.") from error
-    if hasattr(mapping, "madvise"):
+    if sys.platform != "win32":
         mapping.madvise(mmap.MADV_DONTNEED)
     return Graph(name, compiled, mapping)
 

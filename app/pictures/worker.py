@@ -27,6 +27,7 @@ from app.pictures.opened import OpenOptions, open_picture
 
 _MAX_UPLOAD_BYTES = 2**32 - 1  # the service limits uploads
 REFUSALS = (EmptyUpload, PictureTooLarge, UnreadablePicture, UnsupportedMediaType)  # what a picture is answered with
+assert sys.platform != "win32"  # for mypy: what follows is not there
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 
@@ -33,7 +34,7 @@ def replace_secret(file: Path, content: str) -> None:
     unfinished = place.with_name(f".{place.name}.unfinished")
     write_secret(unfinished, content)
     try:
-        if (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+        if sys.platform != "win32" and (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
             os.chown(unfinished, before.st_uid, before.st_gid)
         unfinished.chmod(before.st_mode & 0o777)
         unfinished.replace(place)

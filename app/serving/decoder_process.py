@@ -147,7 +147,7 @@ class DecoderProcess:
             status = self._process.wait(timeout=_CLOSING_S)
         except subprocess.TimeoutExpired:
             return self._ended("invalid_answer")
-        return self._ended("time" if status == -signal.SIGPROF else "died")
+        return self._ended("time" if sys.platform != "win32" and status == -signal.SIGPROF else "died")
 
     def _ended(self, reason: EndReason) -> DecoderEnded:
         """End what is left of the process, for this reason unless there was one before."""

@@ -35,7 +35,7 @@ _NAMED = 5  # names in a sentence
 _DEPTH = 32  # of entries inside entries, which may be in circles
 _COUNTER = "num_batches_tracked"  # of batch norms, which old files lack
 _AVERAGED = {"ema", "average", "averaged"}  # a word of the name of averaged weights, also as in modelEMA
-_RESIZED = "relative_position_bias_table"  # timm adapts its first dimension to the window
+_POSITIONS = ("relative_position_bias_table", "pos_embed")  # which timm resamples to the size of window or picture
 Tensors = dict[str, Tensor]
 
 
@@ -130,7 +130,8 @@ def find_weights(
 
     `whole` is the state of timm's model with a classifier, `headless` that without one, `backbone` the part of it that
     is wanted, and `convert` timm's conversion of older formats. `file` and `model` are their names for people. Raises
-    WeightsError if a tensor is missing or of another shape or kind, or if the file holds the weights more than once.
+    WeightsError if a tensor is missing or of another shape or kind, or if the file holds the weights more than once. A
+    table of positions may be of another size.
     """
     wanted = {name: tensor for name, tensor in whole.items() if name in backbone}
     entries = dict(_entries(content))
@@ -152,7 +153,9 @@ def find_weights(
     _check_tensors(tensors, wanted, file, model)
     origin = ", ".join(filter(None, [f"{len(tensors)} tensors from {file}", str(place), how]))
     left_out = _left_out(content, place, wanted, [name for name in whole if name not in headless])
-    return FoundWeights(tensors, f"{origin}; left out: {left_out}" if left_out else origin)
+    resized = [name for name, tensor in tensors.items() if tensor.shape != wanted[name].shape]
+    further = {"resampled by timm": _first(resized), "left out": left_out}
+    return FoundWeights(tensors, "; ".join([origin, *(f"{what}: {names}" for what, names in further.items() if names)]))
 
 
 def _entries(content: Mapping[Any, Any], path: str = "", depth: int = _DEPTH) -> Iterator[tuple[str, Tensors]]:
@@ -276,8 +279,11 @@ def _check_tensors(tensors: Tensors, wanted: Mapping[str, Tensor], file: str, mo
 
 
 def _fits(name: str, tensor: Tensor, wanted: Tensor) -> bool:
-    start = 1 if name.endswith(_RESIZED) and tensor.ndim == wanted.ndim else 0
-    return tensor.shape[start:] == wanted.shape[start:] and tensor.is_floating_point() == wanted.is_floating_point()
+    if tensor.is_floating_point() != wanted.is_floating_point():
+        return False
+    if name.endswith(_POSITIONS):  # the last dimension is that of heads or channels
+        return tensor.ndim == wanted.ndim and tensor.shape[-1] == wanted.shape[-1]
+    return tensor.shape == wanted.shape
 
 
 def _kind(tensor: Tensor) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from timm.models import group_parameters
 from torch import nn, optim
 
+from training.loop.layers import layers_of
 from training.recipe.config import Recipe
 
 
@@ -33,7 +33,8 @@ def build_optimizer(model: nn.Module, recipe: Recipe, distillers: nn.Module | No
     What distillation learns besides the model has the rate of the head.
 
     The rate of a group is multiplied by its `share`, which is less than 1 for earlier layers of the transformer if the
-    recipe has a `swin_layer_decay` (Clark et al. 2020, "ELECTRA", section 3.4).
+    recipe has a `swin_layer_decay` (Clark et al. 2020, "ELECTRA", section 3.4). Raises RecipeError if timm does not say
+    what the layers of the transformer are.
     """
     groups: dict[tuple[str, bool, float], list[nn.Parameter]] = {}
     shares = _layer_shares(getattr(model, "swin", None), recipe.rates.swin_layer_decay)
@@ -56,9 +57,8 @@ def _layer_shares(transformer: Any, decay: float) -> dict[str, float]:
     """The share of the rate for each parameter of the transformer: 1 in its last layer, as timm counts layers."""
     if transformer is None or decay == 1:
         return {}
-    layers: dict[str, int] = group_parameters(transformer, transformer.group_matcher(coarse=False), reverse=True)
-    last = max(layers.values())
-    return {f"swin.{name}": decay ** (last - layer) for name, layer in layers.items()}
+    layers = layers_of(transformer, coarse=False, otherwise="use rates.swin_layer_decay: 1")
+    return {f"swin.{name}": decay**later for later, layer in enumerate(reversed(layers)) for name in layer}
 
 
 def warmup_cosine(update: int, warmup: int, total: int) -> float:

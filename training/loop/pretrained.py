@@ -87,7 +87,7 @@ def load_backbone(backbone: nn.Module, timm_name: str, path: Path, options: Mapp
     try:
         _load(backbone, timm_name, options, source)
     except RuntimeError as error:
-        raise WeightsError(f"{path.name} does not fit {model}: {error}") from error
+        raise WeightsError(f"{path.name} does not fit {model}: {_in_one_line(error)}") from error
     return found.sentence
 
 
@@ -121,7 +121,7 @@ def _download(backbone: nn.Module, timm_name: str, branch: str, options: Mapping
         ) from error
     except RuntimeError as error:
         raise WeightsError(
-            f"timm's weights of {timm_name} do not fit {_with_options(timm_name, options)}: {error}"
+            f"timm's weights of {timm_name} do not fit {_with_options(timm_name, options)}: {_in_one_line(error)}"
         ) from error
     if (broken := not_finite_tensor(backbone.state_dict())) is not None:
         raise WeightsError(
@@ -129,6 +129,10 @@ def _download(backbone: nn.Module, timm_name: str, branch: str, options: Mapping
             "huggingface_hub, from which they are read, or choose other weights"
         )
     return f"timm's pretrained weights, {config.hf_hub_id or config.url}; left out: the classifier"
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _check_hub(repository: str, file: str) -> None:

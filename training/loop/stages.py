@@ -4,32 +4,33 @@ A frozen parameter has `requires_grad` False and no gradient. A zero gradient wo
 apply weight decay. A frozen branch records no autograd graph, and its modules are in eval mode, so that running
 statistics stay as they are.
 
-"Block" and "stage" of a CNN are timm's grouping of its layers. The blocks of an EfficientNet are its MBConv blocks, the
-last one with the head convolution and the norm behind it. The blocks of a ResNet are its residual blocks.
+"Block" and "stage" of a CNN are timm's grouping of its layers. The blocks of an EfficientNet are its MBConv blocks,
+those of a ResNet its residual blocks. What is behind the last one, such as a norm, belongs to it.
 """
 
 from __future__ import annotations
 
-from timm.models import group_parameters
 from torch import nn
 
 from app.models.cnnswin import CNNViTFusion
+from training.loop.layers import layers_of
 from training.recipe.config import LastUnits, RecipeError, Stage
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 def cnn_blocks(cnn: nn.Module, unit: str) -> list[list[str]]:
-    """Return the parameter names of each block (or stage, by `unit`) of a timm CNN, in order, without its stem."""
-    matcher = cnn.group_matcher(coarse=unit == "stage")  # type: ignore[operator]
-    layers: dict[int, list[str]] = group_parameters(cnn, matcher)
-    return [layers[layer] for layer in sorted(layers)][1:]
+    """Return the parameter names of each block (or stage, by `unit`) of a timm CNN, in order, without its stem.
+
+    Raises RecipeError if timm does not say what they are.
+    """
+    return layers_of(cnn, unit == "stage", "use cnn: all, or frozen")[1:]
 
 
 def trainable_names(model: CNNViTFusion, stage: Stage) -> set[str]:
     """Return the names of the parameters that train in `stage`.
 
-    Raises RecipeError if the stage names more blocks than the CNN has.
+    Raises RecipeError if the stage names more blocks than the CNN has, or if timm does not say what they are.
     """
     names = {f"head.{name}" for name, _ in model.head.named_parameters()} if stage.head == "all" else set()
     if model.swin is not None and stage.swin == "all":

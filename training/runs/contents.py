@@ -37,7 +37,8 @@ def content_mark(path: Path) -> str | None:
             size = os.fstat(file.fileno()).st_size
             digest = hashlib.sha256()
             for start in _starts(size):
-                digest.update(os.pread(file.fileno(), _PART_BYTES, start))
+                file.seek(start)
+                digest.update(file.read(_PART_BYTES))
     except OSError:
         return None
     return f"{size} {digest.hexdigest()[:32]}"

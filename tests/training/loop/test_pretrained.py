@@ -156,6 +156,37 @@ def test_a_swins_weights_fit_its_options_and_another_picture_size(tmp_path: Path
         started(tiny_recipe(start, image_size=(32, 32), swin_options=options | {"embed_dim": 16}))
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vit_tiny_patch16_224", {"embed_dim": 24, "num_heads": 2}),
+        ("vit_small_patch14_reg4_dinov2", {"embed_dim": 24, "num_heads": 2}),
+        ("deit_tiny_distilled_patch16_224", {"embed_dim": 24, "num_heads": 2}),
+        ("eva02_tiny_patch14_224", {"embed_dim": 24, "num_heads": 2}),
+        ("beit_base_patch16_224", {"embed_dim": 24, "num_heads": 2}),
+        ("cait_xxs24_224", {"embed_dim": 24, "num_heads": 2}),
+    ],
+)
+def test_positions_of_a_file_are_resampled_as_timm_does_or_refused_in_a_sentence(
+    tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    options, path = {"depth": 1, **options}, tmp_path / "native.pth"
+    source = timm.create_model(name, num_classes=5, **options).state_dict()
+    torch.save(source, path)
+    options["img_size"] = (56, 112) if "14" in name else (64, 96)
+    backbone = timm.create_model(name, num_classes=0, **options)
+    try:
+        overlay = {"state_dict": dict(source), "label_offset": 0}
+        expected = timm.create_model(name, pretrained=True, num_classes=5, pretrained_cfg_overlay=overlay, **options)
+    except RuntimeError:  # timm cannot, so that there is nothing to start from
+        with pytest.raises(WeightsError, match=r"does not fit .*pos_embed"):
+            load_backbone(backbone, name, path, options)
+        return
+    assert "resampled by timm: " in load_backbone(backbone, name, path, options)
+    for key, tensor in backbone.state_dict().items():
+        assert torch.equal(tensor, expected.state_dict()[key]), key
+
+
 class RunsCode:
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return os.mkdir, ("code-was-run",)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -106,6 +107,28 @@ def test_more_blocks_than_there_are_is_an_error_that_says_how_many() -> None:
     blocks = len(cnn_blocks(model.cnn, "block"))
     with pytest.raises(RecipeError, match=f"it has {blocks}"):
         trainable_names(model, Stage(name="main", epochs=1, cnn=LastUnits(last=blocks + 1)))
+
+
+@pytest.mark.parametrize(
+    "cnn", [*(name for name in FAMILIES if name != "densenet121"), "fastvit_t8", "inception_next_atto"]
+)
+@pytest.mark.parametrize("unit", ["block", "stage"])
+def test_the_last_unit_is_of_the_last_stage_and_not_only_what_is_behind_it(cnn: str, unit: str) -> None:
+    backbone = timm.create_model(cnn, num_classes=0)
+    last_stage = backbone.feature_info[-1]["module"]
+    assert any(name.startswith(f"{last_stage}.") for name in cnn_blocks(backbone, unit)[-1])
+
+
+def test_a_backbone_whose_layers_timm_does_not_tell_is_refused_where_they_are_needed() -> None:
+    model = recipe_of().model.model_dump() | {"cnn": "poolformerv2_s12", "swin": "poolformer_s12", "swin_options": {}}
+    recipe = recipe_of(model=model, rates={"swin_layer_decay": 0.5})
+    built = CNNViTFusion(2, **recipe.model.model_dump())
+    with pytest.raises(RecipeError, match="does not say what the layers of MetaFormer are: use cnn: all"):
+        trainable_names(built, MAIN)
+    with pytest.raises(
+        RecipeError, match=r"does not say what the layers of MetaFormer are: use rates\.swin_layer_decay: 1"
+    ):
+        build_optimizer(built, recipe)
 
 
 def test_what_rests_stays_bit_equal_and_what_trains_moves() -> None:
