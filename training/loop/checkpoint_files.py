@@ -265,7 +265,7 @@ def _check_tensors(tensors: Tensors, wanted: Mapping[str, Tensor], file: str, mo
     wrong = [
         f"{name} is {_kind(tensor)} instead of {_kind(wanted[name])}"
         for name, tensor in tensors.items()
-        if not _fits(name, tensor, wanted[name])
+        if not fits(name, tensor, wanted[name])
     ]
     if wrong:
         raise WeightsError(f"{file} does not fit {model}: {_first(wrong)}")
@@ -278,7 +278,8 @@ def _check_tensors(tensors: Tensors, wanted: Mapping[str, Tensor], file: str, mo
         )
 
 
-def _fits(name: str, tensor: Tensor, wanted: Tensor) -> bool:
+def fits(name: str, tensor: Tensor, wanted: Tensor) -> bool:
+    """Whether a tensor has the kind and the shape that is wanted. Tables of positions may be of another size."""
     if tensor.is_floating_point() != wanted.is_floating_point():
         return False
     if name.endswith(_POSITIONS):  # the last dimension is that of heads or channels

@@ -20,9 +20,9 @@ import timm
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import Tensor, nn
 
-from app.models.backbones import size_options
 from app.models.cnnswin import CNNViTFusion
 from training.data.samples import Sample
+from training.loop.backbone_weights import fill_backbone, in_one_line, load_by_timm, timm_options
 from training.loop.checkpoint_files import WeightsError, find_weights, read_weights
 from training.loop.start_bundle import load_start_bundle
 from training.recipe.config import STARTS, Recipe
@@ -58,7 +58,7 @@ def load_start_weights(
             raise WeightsError(
                 f"start.{branch} names weights, but fusion {fusion} has no {branch} branch: remove the key"
             )
-        name, options = getattr(recipe.model, branch), _options(recipe, branch)
+        name, options = getattr(recipe.model, branch), timm_options(recipe.model, branch)
         if start.weights is not None:
             loaded = load_backbone(backbone, name, start.weights, options)
         else:
@@ -82,12 +82,10 @@ def load_backbone(backbone: nn.Module, timm_name: str, path: Path, options: Mapp
     headless = timm.create_model(timm_name, pretrained=False, num_classes=0, **options).state_dict()
     headless = {name: tensor for name, tensor in whole.items() if name in headless or name in wanted}
     found = find_weights(read_weights(path), whole, headless, wanted, partial(_convert, timm_model), path.name, model)
-    # timm adapts position tables. Its own random classifier stands in for the file's, whatever that has.
-    source = {"state_dict": whole | found.tensors, "label_offset": 0}
     try:
-        _load(backbone, timm_name, options, source)
+        fill_backbone(backbone, timm_name, options, found.tensors)
     except RuntimeError as error:
-        raise WeightsError(f"{path.name} does not fit {model}: {_in_one_line(error)}") from error
+        raise WeightsError(f"{path.name} does not fit {model}: {in_one_line(error)}") from error
     return found.sentence
 
 
@@ -111,7 +109,7 @@ def _download(backbone: nn.Module, timm_name: str, branch: str, options: Mapping
     try:
         if config.hf_hub_id:
             _check_hub(config.hf_hub_id, file)
-        _load(backbone, timm_name, options)
+        load_by_timm(backbone, timm_name, options)
     except (*_DOWNLOAD_ERRORS, safetensors.SafetensorError) as error:
         address = f"{file} from https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -121,7 +119,7 @@ def _download(backbone: nn.Module, timm_name: str, branch: str, options: Mapping
         ) from error
     except RuntimeError as error:
         raise WeightsError(
-            f"timm's weights of {timm_name} do not fit {_with_options(timm_name, options)}: {_in_one_line(error)}"
+            f"timm's weights of {timm_name} do not fit {_with_options(timm_name, options)}: {in_one_line(error)}"
         ) from error
     if (broken := not_finite_tensor(backbone.state_dict())) is not None:
         raise WeightsError(
@@ -129,10 +127,6 @@ def _download(backbone: nn.Module, timm_name: str, branch: str, options: Mapping
             "huggingface_hub, from which they are read, or choose other weights"
         )
     return f"timm's pretrained weights, {config.hf_hub_id or config.url}; left out: the classifier"
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _check_hub(repository: str, file: str) -> None:
@@ -143,29 +137,6 @@ def _check_hub(repository: str, file: str) -> None:
     if not isinstance(hub.try_to_load_from_cache(repository, file), str):
         with suppress(EntryNotFoundError):  # the hub can be reached, and timm knows other file names
             hub.get_hf_file_metadata(hub.hf_hub_url(repository, file), timeout=_METADATA_TIMEOUT_S)
-
-
-def _load(
-    backbone: nn.Module, timm_name: str, options: Mapping[str, Any], source: dict[str, Any] | None = None
-) -> None:
-    """Copy timm's pretrained weights into the backbone.
-
-    They are loaded into a whole model with a classifier first: for a model without one, timm would accept a file in
-    which weights are missing.
-    """
-    timm_state = timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=source, **options).state_dict()
-    backbone_names = backbone.state_dict().keys()
-    backbone.load_state_dict(
-        {name: tensor for name, tensor in timm_state.items() if name in backbone_names}, strict=True
-    )
-
-
-def _options(recipe: Recipe, branch: str) -> dict[str, Any]:
-    """Return the arguments that `CNNViTFusion` passes to timm for the branch."""
-    if branch == "cnn":
-        return recipe.model.cnn_options
-    size = recipe.model.swin_image_size or recipe.model.image_size
-    return size_options(recipe.model.swin, size) | recipe.model.swin_options
 
 
 def _with_options(timm_name: str, options: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from app.models.cnnswin import CNNViTFusion
 from app.pictures.bit_depth import Stretch
 from training.data.samples import Sample
 from training.loop.checkpoint_files import WeightsError
+from training.recipe.config import ModelConfig
 from training.runs.run import read_listed_run
 from training.runs.unlabelled import UNLABELLED
 
@@ -22,12 +23,13 @@ _KEPT = ("val", "test", "calibration")  # the splits that figures and thresholds
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A frozen model in eval mode with its classes, its rule for grey values, and a digest of what it was read from.
+    """A frozen model in eval mode with how it is built, its classes, its rule for grey values, and a digest of it.
 
     `learned_from` are the pictures that it was trained on or chosen by, or None if that is not known, as of a bundle.
     """
 
     model: CNNViTFusion
+    config: ModelConfig
     classes: tuple[str, ...]
     stretch: Stretch
     sha256: str
@@ -44,13 +46,15 @@ def read_trained(path: Path, key: str) -> TrainedModel:
     if (path / MANIFEST).is_file():
         bundle = read_bundle(path)
         manifest = bundle.manifest
-        return TrainedModel(load_model(bundle), manifest.classes, manifest.input.stretch, bundle.sha256, None)
+        size = (manifest.input.height_px, manifest.input.width_px)
+        config = ModelConfig(image_size=size, **manifest.architecture.model_dump())
+        return TrainedModel(load_model(bundle), config, manifest.classes, manifest.input.stretch, bundle.sha256, None)
     run = read_listed_run(path)
     splits = ("train", UNLABELLED, *(["val"] if run.recipe.keep == "best" else []))
     learned_from = frozenset(sample.path.resolve() for sample in run.samples if sample.split in splits)
     model = run.finished_model()
     digest = hashlib.sha256(run.weights.read_bytes()).hexdigest()
-    return TrainedModel(model, run.classes, run.recipe.stretch, digest, learned_from)
+    return TrainedModel(model, run.recipe.model, run.classes, run.recipe.stretch, digest, learned_from)
 
 
 def check_unseen(trained: TrainedModel, samples: Sequence[Sample], key: str) -> str | None:

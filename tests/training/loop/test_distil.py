@@ -27,7 +27,7 @@ from training.loop.processes import Processes
 from training.loop.stages import apply_stage
 from training.loop.trained import TrainedModel
 from training.loop.update import Updater
-from training.recipe.config import Distil, Recipe, RecipeError
+from training.recipe.config import Distil, ModelConfig, Recipe, RecipeError
 from training.recipe.load import load_recipe
 from training.runs.unlabelled import read_unlabelled
 
@@ -63,7 +63,7 @@ def updater_of(recipe: Recipe, dtype: torch.dtype = torch.float32) -> Updater:
 
 
 def trained(model: CNNViTFusion) -> TrainedModel:
-    return TrainedModel(model, ("a", "b"), None, "", frozenset())
+    return TrainedModel(model, ModelConfig(), ("a", "b"), None, "", frozenset())
 
 
 def pictures(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

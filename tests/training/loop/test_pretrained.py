@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 import threading
 import time
@@ -18,12 +19,13 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from app.bundles.reader import read_bundle
 from app.engines.torch import load_model
 from app.models.cnnswin import CNNViTFusion
-from tests.support.bundles import tiny_architecture, write_tiny_bundle
+from tests.support.bundles import tiny_architecture, write_tiny_bundle, write_vit_bundle
 from training.cli import main
 from training.data.draw import draw_dataset
 from training.loop.pretrained import WeightsError, load_backbone, load_start_weights
@@ -91,6 +93,47 @@ def test_a_model_starts_whole_from_a_bundle_of_its_classes_and_else_from_its_bac
 def test_a_bundle_of_other_backbones_is_no_start(bundle: Path, changes: dict[str, Any], branch: str) -> None:
     with pytest.raises(WeightsError, match=rf"start\.bundle: .* give it the same model\.{branch}"):
         started(tiny_recipe({"bundle": str(bundle)}, **changes))
+
+
+def vit_recipe(bundle: Path, **changes: Any) -> Recipe:
+    vit = {"swin": "vit_tiny_patch16_224", "swin_options": {"depth": 2, "embed_dim": 24, "num_heads": 2}}
+    return tiny_recipe({"bundle": str(bundle)}, **vit | changes)
+
+
+@pytest.fixture(scope="module")
+def vit_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_vit_bundle(tmp_path_factory.mktemp("start") / "vit")
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"swin_options": {"depth": 2, "embed_dim": 24, "num_heads": 4}}, "model.swin_options: "),
+        ({"swin": "deit_tiny_patch16_224"}, "model.swin: vit_tiny_patch16_224"),
+        ({"cnn_reduction": 16}, "model.cnn_reduction: None"),
+        ({"cnn": "test_efficientnet_ln"}, "model.cnn"),
+    ],
+)
+def test_backbones_that_make_other_maps_of_the_same_weights_are_no_start(
+    vit_bundle: Path, changes: dict[str, Any], wanted: str
+) -> None:
+    with pytest.raises(WeightsError, match=rf"start\.bundle: .* give it .*{re.escape(wanted)}"):
+        started(vit_recipe(vit_bundle, **changes))
+
+
+def test_what_changes_no_map_may_differ_from_the_bundle(vit_bundle: Path) -> None:
+    options = {"depth": 2, "embed_dim": 24, "num_heads": 2, "drop_path_rate": 0.2}
+    model = started(vit_recipe(vit_bundle, swin_options=options))
+    theirs = load_model(read_bundle(vit_bundle)).state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
+
+
+def test_positions_of_a_bundle_are_resampled_to_the_size_of_pictures(vit_bundle: Path) -> None:
+    swin = started(vit_recipe(vit_bundle, image_size=(96, 64))).swin
+    theirs = load_model(read_bundle(vit_bundle)).swin
+    assert swin is not None and theirs is not None
+    expected = resample_abs_pos_embed(theirs.pos_embed, [6, 4], num_prefix_tokens=1)
+    assert torch.equal(swin.pos_embed, expected) and expected.shape != theirs.pos_embed.shape
 
 
 def test_a_start_is_a_folder_and_alone(bundle: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_more_blocks_than_there_are_is_an_error_that_says_how_many() -> None:
 @pytest.mark.parametrize("unit", ["block", "stage"])
 def test_the_last_unit_is_of_the_last_stage_and_not_only_what_is_behind_it(cnn: str, unit: str) -> None:
     backbone = timm.create_model(cnn, num_classes=0)
-    last_stage = backbone.feature_info[-1]["module"]
+    last_stage = list(backbone.feature_info)[-1]["module"]  # type: ignore[arg-type]
     assert any(name.startswith(f"{last_stage}.") for name in cnn_blocks(backbone, unit)[-1])
 
 
