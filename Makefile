@@ -87,6 +87,7 @@ audit: .venv-sbom/done
 	.venv-sbom/tool/bin/pip install --quiet --disable-pip-version-check -c constraints.txt cyclonedx-bom pip-audit
 	touch $@
 
+# The second mypy finds what Windows does not have.
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

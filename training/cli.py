@@ -264,6 +264,7 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
 
 
 def _add_fitted(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(writes="bundle")
     command.add_argument("source", type=given_path, metavar="BUNDLE", help="folder of a bundle")
     data_help = f"{DATA_HELP}, of which training saw train alone; or a run's folder"
     command.add_argument("data", type=given_path, metavar="DATA", help=data_help)

@@ -46,8 +46,8 @@ class BatchOptions:
 def run_batch(options: BatchOptions, loading: PredictorOptions, decoding: DecodingOptions) -> str:
     """Do a job, or what is left of it. Returns a sentence on its result.
 
-    Raises JobRefused for what cannot be used, JobEnded at the limit of failures, JobInterrupted by a signal, and
-    OSError if a file cannot be written.
+    Raises JobRefused for what cannot be used, JobEnded at a limit such as that of failures, JobInterrupted by a signal,
+    and OSError if a file cannot be written.
     """
     _check(options)
     with Stopping() as stopping:
@@ -110,7 +110,7 @@ class _Run:
                 rows.append(row)
                 if "error" in row:
                     self._failures += 1
-                    self._check_failures(f" The last is {row['path']}: {row['error_detail']}")
+                    self._check_failures(f" The last is {row['path'] or 'a row of a table'}: {row['error_detail']}")
                 if len(rows) == self._job.rows_of(place.part):
                     self._parts.write(place.part, rows)
                     self._written += len(rows)

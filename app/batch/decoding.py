@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-from app.batch.refusals import JobRefused
+from app.batch.refusals import JobEnded, JobRefused
 from app.pictures.opened import OpenedPicture, OpenOptions, open_picture
 
 if os.name == "posix":
@@ -44,11 +44,17 @@ class DecoderPool:
         self._all: set[DecoderProcess] = set()
         self._is_closed = False
         if os.name == "posix":
-            for process in [self._launch() for _ in range(options.processes)]:
-                self._idle.put(_ready(process))
+            try:
+                for process in [self._launch() for _ in range(options.processes)]:
+                    process.wait_until_ready()
+                    self._idle.put(process)
+            except DecoderEnded as ended:
+                raise JobRefused(
+                    f"No process that decodes pictures could be started ({ended}): is decoder_max_bytes too small?"
+                ) from ended
 
     def open(self, data: bytes, options: OpenOptions) -> OpenedPicture:
-        """Decode a picture. Raises what `app.pictures.decode.decode` raises.
+        """Decode a picture. Raises what `app.pictures.decode.decode` raises, and JobEnded if no process can be started.
 
         Something else than the picture may have ended the process, so it gets a second one, unless its time was over.
         """
@@ -74,27 +80,27 @@ class DecoderPool:
     def _open_once(self, data: bytes, options: OpenOptions) -> OpenedPicture:
         process = self._idle.get()
         try:
+            if process.end_reason is not None and not self._is_closed:
+                process = self._replace(process)
             return process.open(data, options)
         finally:
-            self._idle.put(process if process.end_reason is None or self._is_closed else self._replace(process))
+            self._idle.put(process)  # one that has ended too: another thread may be waiting for it
 
     def _replace(self, ended: DecoderProcess) -> DecoderProcess:
+        """A process in place of one that has ended. Raises JobEnded if none can be started."""
         ended.close()
         self._all.discard(ended)
-        return _ready(self._launch())
+        try:
+            process = self._launch()
+            process.wait_until_ready()
+        except (DecoderEnded, OSError) as error:
+            raise JobEnded(
+                f"A process that decodes pictures has ended, and none could be started in its place ({error}). The "
+                "same command goes on from there."
+            ) from error
+        return process
 
     def _launch(self) -> DecoderProcess:
         process = DecoderProcess(self._options.memory_bytes, self._options.cpu_s, self._options.program)
         self._all.add(process)
         return process
-
-
-def _ready(process: DecoderProcess) -> DecoderProcess:
-    """The process, once it has set its limits."""
-    try:
-        process.wait_until_ready()
-    except DecoderEnded as ended:
-        raise JobRefused(
-            f"No process that decodes pictures could be started ({ended}): is decoder_max_bytes too small?"
-        ) from ended
-    return process

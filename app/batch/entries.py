@@ -25,8 +25,8 @@ class Member:
 class Entry:
     """One picture: the file at `path`, or a member of the tar file there.
 
-    `path` is as the inputs name it, so a relative one starts at the folder in which the job began. Bytes that are not
-    UTF-8 are surrogates in it, as in all paths in Python.
+    `path` is as the inputs name it, so a relative one starts at the folder in which the job began. It is empty where a
+    row of a table names no file. Bytes that are not UTF-8 are surrogates in it, as in all paths in Python.
     """
 
     path: str

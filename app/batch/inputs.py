@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from app.pictures.formats import SUFFIXES
 
 TABLES = frozenset({".csv", ".parquet"})
 _PATTERN = frozenset("*?[")
+_COMPRESSED = re.compile(r"\.((tar|csv|parquet)\.(gz|bz2|xz|zst|lz4)|tgz|tbz2?|txz|tzst|zip)\Z", re.IGNORECASE)
 
 
 def entries_of(inputs: Sequence[str], column: str) -> Iterator[Entry]:
     """All pictures of the inputs, input by input, in an order that depends on nothing but names and contents.
 
-    Raises JobRefused for an input that does not exist, cannot be read, or has no picture, and what `listed` and
-    `members` raise. A picture that several inputs name comes as often as they name it.
+    Raises JobRefused for an input that does not exist, cannot be read, is compressed, or has no picture, and what
+    `listed` and `members` raise. A picture that several inputs name comes as often as they name it.
     """
     for each in inputs:
         is_empty = True
@@ -58,6 +60,8 @@ def _of_file(path: str, column: str) -> Iterator[Entry]:
         yield from listed(path, column)
     elif Path(path).suffix.lower() == ".tar":
         yield from members(path, SUFFIXES)
+    elif _COMPRESSED.search(path):
+        raise JobRefused(f"{shown(path)} is compressed: unpack it, and give what was in it.")
     else:
         yield Entry(path)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -26,9 +27,10 @@ import pyarrow.parquet as pq
 from app.batch.entries import Entry, Member, shown
 from app.batch.refusals import JobRefused
 from app.batch.replacing import is_unfinished, remove_unfinished, replacing
+from app.batch.tables import damage_told
 
 JOB, INPUTS, ROWS, OVERLAYS, LOCK = "job.json", "inputs.parquet", "rows", "overlays", "lock"
-_LEFT_BEFORE_THE_JOB = {INPUTS, LOCK}
+_BEGIN_ANEW = "give another folder to begin anew"  # where the list of pictures is damaged
 _LIST = pa.schema(
     [
         ("path", pa.binary()),
@@ -62,14 +64,11 @@ class JobFacts:
 
 
 class Job:
-    """A job whose pictures are listed. Parts are numbered from 0."""
+    """A job whose pictures are listed. Parts are numbered from 0. Raises JobRefused if the list is damaged."""
 
     def __init__(self, out: Path, facts: JobFacts) -> None:
         self.out, self.facts = out, facts
-        try:
-            self._list = pq.ParquetFile(out / INPUTS)
-        except (pa.ArrowException, OSError) as error:
-            raise JobRefused(f"{out / INPUTS} is damaged ({error}): give another folder to begin anew.") from error
+        self._list = _opened_list(out / INPUTS)
         self.pictures: int = self._list.metadata.num_rows
         self.parts: int = self._list.num_row_groups
 
@@ -82,8 +81,9 @@ class Job:
         return int(self._list.metadata.row_group(part).num_rows)
 
     def entries(self, part: int) -> list[Entry]:
-        """The pictures of a part, in their order."""
-        return [_entry(row) for row in self._list.read_row_group(part).to_pylist()]
+        """The pictures of a part, in their order. Raises JobRefused if their list is damaged."""
+        with damage_told(self.out / INPUTS, _BEGIN_ANEW):
+            return [_entry(row) for row in self._list.read_row_group(part).to_pylist()]
 
 
 @contextmanager
@@ -112,9 +112,7 @@ def _folder_of_job(out: Path) -> Path:
     """The folder, which is there now. Raises JobRefused if it cannot be, or if it has something else than a job."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        names = {file.name for file in out.iterdir()} - _LEFT_BEFORE_THE_JOB
-        foreign = [name for name in names if not is_unfinished(name)]
-        if foreign and not (out / JOB).exists():
+        if not (out / JOB).exists() and not all(map(_is_left, out.iterdir())):
             raise JobRefused(f"{out} is not empty, and holds no batch job: give a new folder.")
         (out / LOCK).touch()
     except OSError as error:
@@ -122,11 +120,24 @@ def _folder_of_job(out: Path) -> Path:
     return out
 
 
+def _is_left(file: Path) -> bool:
+    """Whether a process that was killed before its job began has left this file: no file of the user is such a one."""
+    if file.name != INPUTS:
+        return file.name == LOCK or is_unfinished(file.name)
+    try:
+        _opened_list(file).close()
+    except JobRefused:
+        return False
+    return True
+
+
 def _checked(out: Path, ours: JobFacts) -> JobFacts:
     """The facts of the job in a folder. Raises JobRefused unless it is the job that is asked for."""
     try:
         theirs = JobFacts(**json.loads((out / JOB).read_bytes()))
-    except (ValueError, TypeError) as error:
+        if not isinstance(theirs.folder, str):  # all else is compared
+            raise TypeError("its folder is no path")
+    except (ValueError, TypeError, RecursionError) as error:
         raise JobRefused(f"{out / JOB} is not what a batch job writes ({error}): give another folder.") from error
     ours = replace(ours, folder=theirs.folder)  # the inputs are absolute: relative paths start where they did
     for name, value in json.loads(json.dumps(asdict(ours))).items():
@@ -147,7 +158,7 @@ def _short(value: Any) -> str:
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock that ends with this process, however that ends. Raises JobRefused if another process has it."""
     with path.open("ab") as file:
-        if os.name == "posix":
+        if sys.platform != "win32":
             import fcntl  # imported here because Windows has none
 
             try:
@@ -163,6 +174,15 @@ def _write_list(path: Path, entries: Iterator[Entry], part_rows: int) -> None:
     with replacing(path) as file, pq.ParquetWriter(file, _LIST) as writer:
         while part := list(islice(entries, part_rows)):
             writer.write_table(pa.Table.from_pylist([_listed(entry) for entry in part], _LIST))
+
+
+def _opened_list(path: Path) -> pq.ParquetFile:
+    """The list of a job's pictures. Raises JobRefused if the file is damaged, or another one."""
+    with damage_told(path, _BEGIN_ANEW):
+        opened = pq.ParquetFile(path)
+        if opened.schema_arrow.equals(_LIST):
+            return opened
+    raise JobRefused(f"{path} is not the list of a job's pictures: {_BEGIN_ANEW}.")
 
 
 def _listed(entry: Entry) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from app.batch.job import OVERLAYS, ROWS, Job
 from app.batch.refusals import JobRefused
 from app.batch.replacing import replacing
 from app.batch.rows import Row
+from app.batch.tables import damage_told
+
+_MAKE_AGAIN = "remove it, and its rows are made again"
 
 
 class Parts:
@@ -28,13 +31,11 @@ class Parts:
         path = self.path(part)
         if not path.exists():
             return None
-        try:
-            metadata = pq.read_metadata(path)
-        except (pa.ArrowException, OSError) as error:
-            raise JobRefused(f"{path} is damaged ({error}): remove it, and its rows are made again.") from error
-        if metadata.num_rows != self._job.rows_of(part) or not metadata.schema.to_arrow_schema().equals(self._schema):
-            raise JobRefused(f"{path} has other rows than this job: remove it, and its rows are made again.")
-        return int(metadata.num_rows) - _nulls(metadata, "error")
+        with damage_told(path, _MAKE_AGAIN), pq.ParquetFile(path) as file:
+            if file.schema_arrow.equals(self._schema) and file.metadata.num_rows == self._job.rows_of(part):
+                errors = file.read(columns=["error"]).column("error")
+                return len(errors) - int(errors.null_count)
+        raise JobRefused(f"{path} has other rows than this job: {_MAKE_AGAIN}.")
 
     def write(self, part: int, rows: Sequence[Row]) -> None:
         """Write all rows of a part. Raises OSError."""
@@ -58,11 +59,3 @@ def write_overlay(job: Job, part: int, place: int, method: str, png: bytes) -> s
 
 def _name(part: int) -> str:
     return f"part-{part:07d}"
-
-
-def _nulls(metadata: pq.FileMetaData, column: str) -> int:
-    """How many values of a column are null, by the statistics that a writer keeps of every group of rows."""
-    names = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
-    place = names.index(column)
-    groups = (metadata.row_group(index) for index in range(metadata.num_row_groups))
-    return sum(int(group.column(place).statistics.null_count) for group in groups)

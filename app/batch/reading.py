@@ -18,6 +18,8 @@ def read(entry: Entry, folder: str, most_bytes: int) -> bytes:
     Raises MissingFile, UnreadableFile, and UploadTooLarge for more than `most_bytes`. Raises JobRefused if the tar file
     has been changed since the job began, because another picture may lie in its place.
     """
+    if not entry.path:
+        raise MissingFile("The row names no file: fill it in, or remove it from the table.")
     try:
         # Not blocking, because opening a named pipe would wait for somebody who writes to it.
         with open(Path(folder) / entry.path, "rb", opener=_open_at_once) as file:

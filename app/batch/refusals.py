@@ -26,7 +26,7 @@ class JobInterrupted(FusionLensError):
 
 
 class MissingFile(FusionLensError):
-    """There is no file of this name."""
+    """There is no file of this name, or the row of a table names none."""
 
 
 class UnreadableFile(FusionLensError):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-_TEMPORARY = ".tmp"
+_TEMPORARY = ".fusionlens-tmp"  # of no other program: files with this suffix are removed
 
 
 @contextmanager

@@ -64,7 +64,10 @@ class Worker:
         self._predicting = ThreadPoolExecutor(engine.concurrency, "predict")
 
     def rows(self, job: Job, parts: Iterable[int]) -> Iterator[tuple[Place, Row]]:
-        """The rows of some parts of a job, in order. Raises JobRefused, and OSError if an overlay cannot be written."""
+        """The rows of some parts of a job, in order.
+
+        Raises JobRefused, JobEnded if pictures can no longer be decoded, and OSError if an overlay cannot be written.
+        """
         engine = self._predictor.engine
         batches = _batches(job, parts, engine.batch_size)
         # So far ahead that the engine has work while one picture takes long to decode, and while rows are written.

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from app.bundles.checks import reading, require
+from app.bundles.checks import reading, require, require_basis, require_bounded
 from app.bundles.manifest import CASES, Cases, CasesChoice, Manifest
 from app.bundles.reader import Bundle
 from app.cases.index import MOST_DIMENSIONS, CaseIndex, Projection
 from app.shapes import UInt8
 
 Tensors = Mapping[str, np.ndarray]
-_LENGTH = 0.01  # by how much rounding to fp16 changes the length of a vector, at most
+_LENGTH = 0.02  # by how much rounding to fp16 changes the square of a vector's length, at most
 _JPEG = b"\xff\xd8\xff"
 
 
@@ -41,23 +41,24 @@ def tensors_of(index: CaseIndex) -> dict[str, np.ndarray]:
 
 def cases_of(bundle: Bundle) -> CaseIndex | None:
     """The bundle's index, or None if it has none. Raises BundleError if its numbers cannot be what they should."""
-    if not bundle.cases:
+    if (section := bundle.manifest.cases) is None:
         return None
-    assert bundle.manifest.cases is not None
     with reading(CASES, "index of cases", "make it again"):
-        return _index(bundle.cases, bundle.manifest, bundle.manifest.cases)
+        return _index(bundle.cases, bundle.manifest, section)
 
 
 def _index(tensors: Tensors, manifest: Manifest, section: Cases) -> CaseIndex:
     vectors = _of(tensors, "vectors", np.float16)
     require(vectors.ndim == 2 and 0 < vectors.shape[1] <= MOST_DIMENSIONS and len(vectors) > 0, "vectors are no table")
-    lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)
-    require(bool((lengths < 1 + _LENGTH).all()), "a vector is longer than 1")
+    branches = len(manifest.map_shapes)  # each has a length of its own, 1 or 0
+    squares = np.square(vectors.astype(np.float32)).sum(axis=1, keepdims=True)
+    off = np.abs(squares - np.arange(branches + 1) / branches).min(axis=1)
+    require(bool((off < _LENGTH).all()), "a vector has not the length of 1")
     labels, groups = (_of(tensors, name, np.int32) for name in ("labels", "groups"))
     is_local = _of(tensors, "is_local", np.uint8)
     names = _unpacked(tensors, "names")
     for name, values in (("labels", labels), ("groups", groups), ("is_local", is_local), ("names", names)):
-        require(np.shape(values)[:1] == (len(vectors),), f"{name} are not of as many cases as vectors")
+        require(np.shape(values) == (len(vectors),), f"{name} are not of as many cases as vectors")
     require(bool(((labels >= 0) & (labels < len(manifest.classes))).all()), "labels name a class that there is not")
     require(bool((groups >= 0).all()), "groups are negative")
     index = CaseIndex(
@@ -88,8 +89,8 @@ def _index(tensors: Tensors, manifest: Manifest, section: Cases) -> CaseIndex:
 
 def _projection(tensors: Tensors, branch: str, channels: int) -> Projection:
     mean, basis = _of(tensors, f"{branch}.mean", np.float32), _of(tensors, f"{branch}.basis", np.float16)
-    require(mean.shape == (channels,), f"the {branch}'s mean does not fit its map")
-    require(basis.ndim == 2 and len(basis) == channels, f"the {branch}'s basis does not fit its map")
+    require_basis(mean, basis, channels, branch)
+    require_bounded(mean, f"{branch}.mean")
     return Projection(mean, basis)
 
 

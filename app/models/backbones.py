@@ -83,7 +83,7 @@ def cnn_backbone(
     of all. Raises ValueError if `forward_features` of the model does not give a feature map `[B, C, h, w]` of such
     pictures, or if there is no such stage.
     """
-    backbone = _create("cnn", name, options)
+    backbone = _create("cnn", name, options, **size_options(name, image_size))
     if not callable(getattr(backbone, "forward_features", None)):
         raise ValueError(f"cnn: {name} computes no feature map (it has no forward_features): choose another CNN")
     own = _run("cnn", name, backbone, image_size, backbone.forward_features)
@@ -92,9 +92,7 @@ def cnn_backbone(
             f"cnn: {name} gives {_described(own)} of one picture, not a feature map [B, C, h, w] with "
             f"{backbone.num_features} channels: choose another"
         )
-    layout = Layout("NCHW")
-    _cut("cnn", name, backbone, layout, image_size, reduction)
-    return backbone, layout
+    return backbone, _cut("cnn", name, backbone, Layout("NCHW"), image_size, reduction)
 
 
 def transformer_backbone(
@@ -114,19 +112,18 @@ def transformer_backbone(
     if isinstance(projection, nn.Conv2d) and projection.stride == projection.kernel_size:
         _check_patches(name, projection.stride, image_size)
     own = _run("swin", name, backbone, image_size, backbone.forward_features)
-    if isinstance(own, Tensor) and own.ndim == 3:
-        layout = _layout_of_tokens(name, backbone, own, image_size)
-    elif isinstance(own, Tensor) and own.ndim == 4:
-        layout = Layout("NHWC" if getattr(backbone, "output_fmt", "NCHW") == "NHWC" else "NCHW")
-    else:
+    if not isinstance(own, Tensor) or own.ndim not in (3, 4):
         raise ValueError(f"swin: {name} gives {_described(own)} of one picture, which has no grid: choose another")
+    if own.ndim == 3:
+        layout = _layout_of_tokens(name, own, _map_by_timm(name, backbone, image_size))
+    else:
+        layout = Layout("NHWC" if getattr(backbone, "output_fmt", "NCHW") == "NHWC" else "NCHW")
     if layout.map_of(own).shape[1] != backbone.num_features or 0 in own.shape:
         raise ValueError(
             f"swin: {name} gives {_described(own)} of one picture, not a feature map of {backbone.num_features} "
             "channels: choose another"
         )
-    _cut("swin", name, backbone, layout, image_size, reduction)
-    return backbone, layout
+    return backbone, _cut("swin", name, backbone, layout, image_size, reduction)
 
 
 def size_options(name: str, image_size: Size) -> dict[str, Any]:
@@ -148,12 +145,12 @@ def stage_tokens(
 
     Each is computed from those before it, so that the map can be differentiated with respect to any of them. If
     `starts_at_first` is set, the graph begins with the first. Left out is what has no cells, or where the map has
-    tokens, another number of them.
+    tokens, another number of them, and what has its channels elsewhere than the map.
     """
     stages = dict[int, Tensor]()
 
-    def keep(number: int, output: Any) -> Any:
-        if not layout.holds(output):
+    def keep(number: int, channels: int, output: Any) -> Any:
+        if not layout.holds(output) or layout.tokens_of(output).shape[-1] != channels:
             return None
         tokens = layout.tokens_of(output)
         stages[number] = tokens.detach().requires_grad_() if starts_at_first and not stages else tokens
@@ -162,7 +159,7 @@ def stage_tokens(
     with ExitStack() as hooks:
         for number, stage in enumerate(getattr(backbone, "feature_info", ())):
             if (module := _submodule(backbone, stage.get("module", ""))) is not None:
-                hook = in_this_thread(lambda m, given, output, n=number: keep(n, output))
+                hook = in_this_thread(lambda m, given, output, n=number, c=stage["num_chs"]: keep(n, c, output))
                 hooks.enter_context(module.register_forward_hook(hook))
         features = backbone.forward_features(image)
     return [*(stages[number] for number in sorted(stages)), layout.tokens_of(features)]
@@ -181,11 +178,8 @@ def _submodule(backbone: nn.Module, name: str) -> nn.Module | None:
         return None
 
 
-def _layout_of_tokens(name: str, backbone: Any, tokens: Float[Tensor, "1 n c"], image_size: Size) -> Layout:
-    """Where the cells of the map are among tokens, which timm also gives as a map. Raises ValueError if they are not.
-
-    Some models order their tokens otherwise than row by row, or let the cells be worked on no more at their end.
-    """
+def _map_by_timm(name: str, backbone: Any, image_size: Size) -> Tensor:
+    """The last map as `forward_intermediates` of timm gives it. Raises ValueError."""
 
     def as_map(image: Tensor) -> Tensor:
         try:
@@ -194,22 +188,31 @@ def _layout_of_tokens(name: str, backbone: Any, tokens: Float[Tensor, "1 n c"], 
             (last,) = backbone.forward_intermediates(image, indices=1, intermediates_only=True)
         return last if isinstance(last, Tensor) else torch.empty(0)
 
-    cells = _run("swin", name, backbone, image_size, as_map)
+    return _run("swin", name, backbone, image_size, as_map)  # type: ignore[no-any-return]
+
+
+def _layout_of_tokens(name: str, tokens: Float[Tensor, "1 n c"], cells: Tensor) -> Layout:
+    """Where the cells of a map are among tokens. Raises ValueError if they are not.
+
+    Some models order their tokens otherwise than row by row, or let the cells be worked on no more at their end.
+    """
     if cells.ndim == 4:
         grid = (cells.shape[2], cells.shape[3])
         layout = Layout("tokens", tokens.shape[1] - grid[0] * grid[1], grid)
-        fits = layout.prefix_tokens >= 0 and layout.map_of(tokens).shape == cells.shape
-        if fits and (cells.is_meta or torch.allclose(layout.map_of(tokens), cells, rtol=1e-3, atol=1e-4)):
+        if layout.prefix_tokens >= 0 and _agree(layout.map_of(tokens), cells):
             return layout
     raise ValueError(
         f"swin: {name} gives {_described(tokens)} of one picture, which are not the cells of a grid: choose another"
     )
 
 
-def _cut(branch: str, name: str, backbone: Any, layout: Layout, image_size: Size, reduction: int | None) -> None:
-    """Remove the stages behind the last one whose cells have sides of `reduction` px. Raises ValueError."""
+def _cut(branch: str, name: str, backbone: Any, layout: Layout, image_size: Size, reduction: int | None) -> Layout:
+    """Remove the stages behind the last one whose cells have sides of `reduction` px, and return the new layout.
+
+    Raises ValueError if there is no such stage, or if what is left does not give its map.
+    """
     if reduction is None:
-        return
+        return layout
     stages = [stage["reduction"] for stage in getattr(backbone, "feature_info", ())]
     if reduction not in stages:
         raise ValueError(
@@ -218,7 +221,7 @@ def _cut(branch: str, name: str, backbone: Any, layout: Layout, image_size: Size
         )
     number = len(stages) - 1 - stages[::-1].index(reduction)
     if number == len(stages) - 1:
-        return
+        return layout
 
     def early(image: Tensor) -> Any:
         return backbone.forward_intermediates(image, indices=[number], intermediates_only=True)[0]
@@ -226,9 +229,19 @@ def _cut(branch: str, name: str, backbone: Any, layout: Layout, image_size: Size
     expected = _run(branch, name, backbone, image_size, early)
     backbone.prune_intermediate_layers([number], prune_norm=True, prune_head=True)
     own = _run(branch, name, backbone, image_size, backbone.forward_features)
+    if isinstance(own, Tensor) and own.ndim == 3 and layout.order == "tokens":
+        layout = _layout_of_tokens(name, own, expected)
     own = layout.map_of(own) if layout.holds(own) else own
-    if own.shape != expected.shape or not (own.is_meta or torch.allclose(own, expected, rtol=1e-3, atol=1e-4)):
-        raise ValueError(f"{branch}_reduction: timm cannot cut {name} at {reduction} px: choose another, or none")
+    if not isinstance(own, Tensor) or not _agree(own, expected):
+        raise ValueError(
+            f"{branch}_reduction: {name} gives another map when it is cut at {reduction} px: choose another, or none"
+        )
+    return layout
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    """Whether two maps are the same but for rounding; of maps without values, whether their shapes are."""
+    return one.shape == other.shape and (one.is_meta or torch.allclose(one, other, rtol=1e-3, atol=1e-4))
 
 
 def _described(output: Any) -> str:
@@ -266,9 +279,15 @@ def _create(branch: str, name: str, options: Mapping[str, Any], **given: Any) ->
 
 
 def _similar(name: str, names: Sequence[str]) -> list[str]:
-    """Up to three names that are nearly the same, the most similar first."""
+    """Up to three names that hold the name, that are nearly the same, or that share a word with it."""
+    name = name.lower().replace("-", "_")
     ratios = {other: difflib.SequenceMatcher(None, name, other).ratio() for other in names}
-    return sorted((other for other in names if ratios[other] > 0.7), key=lambda other: (-ratios[other], other))[:3]
+    near = (
+        [other for other in names if name in other]
+        or [other for other in names if ratios[other] > 0.7]
+        or [other for other in names if {*name.split("_")} & {*other.split("_")}]
+    )
+    return sorted(near, key=lambda other: (-ratios[other], other))[:3]
 
 
 def _check_patches(name: str, patch_size: Any, image_size: tuple[int, int]) -> None:

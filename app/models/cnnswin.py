@@ -224,7 +224,9 @@ class CNNViTFusion(nn.Module):
         ):
             if number < 1:
                 raise ValueError(f"{key} is {number}: choose 1 or more")
-        if fusion not in ("cnn", "swin") and cnn == swin:
+        if (
+            fusion not in ("cnn", "swin") and cnn.partition(".")[0] == swin.partition(".")[0]
+        ):  # behind it: which weights
             raise ValueError(f"swin: both branches would be {cnn}: choose two backbones, or fusion cnn")
         self.num_classes, self.fusion, self.image_size = num_classes, fusion, tuple(image_size)
         self.cnn: Any = None

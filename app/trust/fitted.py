@@ -12,7 +12,7 @@ from math import isclose
 
 import numpy as np
 
-from app.bundles.checks import reading, require
+from app.bundles.checks import LARGEST, reading, require, require_basis, require_bounded
 from app.bundles.manifest import TRUST, Manifest, Trust
 from app.bundles.reader import Bundle
 from app.models.feature_maps import Branch
@@ -22,7 +22,6 @@ from app.trust.foreign_parts import ForeignParts
 from app.trust.novelty import BranchResidual, Novelty
 
 _CALIBRATION, _CONFORMAL, _NOVELTY, _PARTS = "calibration.", "conformal.", "novelty.", "parts."
-_LARGEST, _ORTHONORMAL = 1e6, 0.01  # beyond what any fit gives, and beyond the rounding of a basis to fp16
 _RESIDUAL = ("mean", "basis", "scale")  # scale: centre and spread
 Tensors = Mapping[str, np.ndarray]
 
@@ -89,10 +88,7 @@ def _below(tensors: Tensors, prefix: str) -> dict[str, np.ndarray]:
     parts = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
     for name, values in parts.items():
         require(values.dtype.kind == "f", f"{prefix}{name} holds {values.dtype.name}, not floats")
-        require(
-            bool((np.abs(values.astype(np.float64)) < _LARGEST).all()),
-            f"{prefix}{name} has a value beyond {_LARGEST:g}",
-        )
+        require_bounded(values, f"{prefix}{name}")
     return parts
 
 
@@ -129,14 +125,9 @@ def _of_every_picture(scores: np.ndarray, name: str, manifest: Manifest) -> np.n
 
 def _residual(parts: Tensors, branch: Branch, channels: int) -> BranchResidual:
     mean, basis, scale = (parts[f"{branch}.{name}"] for name in _RESIDUAL)
-    require(mean.shape == (channels,) and mean.dtype == np.float32, f"the {branch}'s mean does not fit its map")
-    require(basis.ndim == 2 and len(basis) == channels, f"the {branch}'s basis does not fit its map")
-    require(basis.dtype == np.float16, f"the {branch}'s basis is not float16")
+    require_basis(mean, basis, channels, branch)
     centre, spread = scale.tolist()
-    require(spread > 1 / _LARGEST, f"the {branch}'s spread is not positive, or far too small")
-    wide = basis.astype(np.float32)
-    off = float(np.abs(wide.T @ wide - np.eye(basis.shape[1])).max(initial=0.0))
-    require(off < _ORTHONORMAL, f"the {branch}'s basis is not orthonormal")
+    require(spread > 1 / LARGEST, f"the {branch}'s spread is not positive, or far too small")
     return BranchResidual(mean, basis, centre, spread)
 
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -18,6 +20,7 @@ from PIL import Image
 
 from app.api.problems import PROBLEMS
 from app.batch.failures import failure_limit
+from app.batch.replacing import replacing
 from app.batch.rows import REASONS
 from app.bundles.reader import read_bundle
 from app.drawing.overlay import Style
@@ -29,6 +32,7 @@ from app.predicting.predictor import Predictor
 from app.predicting.request import HeatmapRequest
 from tests.support.batch import Rows, assert_same, batch, names, picture, rows_of, start, write_pictures, write_tar
 from tests.support.full_disk import files_of_at_most
+from tests.support.pictures import png
 from tests.support.served_process import ROOT, environment, serving
 from tests.support.trusted import write_trusted
 from tests.support.waiting import PATIENCE_S, wait_until
@@ -179,6 +183,20 @@ def test_a_finished_job_is_left_as_it_is(
     assert first == second
 
 
+def test_a_row_of_a_table_that_names_no_file_has_a_row_that_says_so(
+    pictures: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.csv").write_text("label,path\n0,in/00001.png\n1,\n2\n", encoding="utf-8")
+    pq.write_table(pa.table({"path": [None, "in/00002.png"]}), tmp_path / "list.parquet")
+    out, tables = tmp_path / "out", (tmp_path / "list.csv", tmp_path / "list.parquet")
+    assert batch(tiny_bundle, out, *tables, "--max-failures", "2") == 1
+    assert "The last is a row of a table: The row names no file: fill it in" in said(capsys)
+    assert batch(tiny_bundle, out, *tables) == 0
+    rows = rows_of(out)
+    assert [row["error"] for row in rows] == [None, "missing-file", "missing-file", "missing-file", None]
+    assert [row["path"] for row in rows[1:4]] == ["", "", ""]
+
+
 def test_a_part_that_was_removed_is_made_again_and_a_damaged_one_is_told(
     pictures: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,9 +210,16 @@ def test_a_part_that_was_removed_is_made_again_and_a_damaged_one_is_told(
     shutil.copy(out / "rows" / "part-0000002.parquet", part)
     assert batch(tiny_bundle, out, pictures, *options) == 2
     assert "remove it, and its rows are made again." in said(capsys)
+    part.write_bytes(b"PAR1" + b"\xff" * 200 + b"PAR1")
+    assert batch(tiny_bundle, out, pictures, *options) == 2
+    assert f"{part} is damaged" in said(capsys)
     part.unlink()
     assert batch(tiny_bundle, out, pictures, *options) == 0
     assert_same(rows_of(out), rows)
+    told = capsys.readouterr().out
+    pq.write_table(pq.read_table(part), part, write_statistics=False)  # as another program would write it
+    assert batch(tiny_bundle, out, pictures, *options) == 0
+    assert capsys.readouterr().out == told
 
 
 def test_the_pictures_of_a_job_are_those_that_were_there_when_it_began(
@@ -307,11 +332,73 @@ def test_a_folder_of_another_job_is_left_alone(
     for fact, (bundle, arguments) in others.items():
         assert batch(bundle, out, *arguments) == 2
         assert f"{out} belongs to another job, whose {fact} is " in said(capsys)
-    for content in (b"{", b"[]", b'{"format": 2}', json.dumps({**json.loads(before), "more": 1}).encode()):
+    more = json.dumps({**json.loads(before), "more": 1}).encode()
+    for content in (b"{", b"[]", b"[" * 100_000, b'{"format": 2}', more):
         (out / "job.json").write_bytes(content)
         assert batch(tiny_bundle, out, pictures) == 2
         assert "is not what a batch job writes" in said(capsys)
+    (out / "job.json").write_text(json.dumps(json.loads(before) | {"folder": 5}), encoding="utf-8")
+    with start(tiny_bundle, out, pictures) as job:  # apart, because types are checked at every call in this process
+        assert "is not what a batch job writes (its folder is no path)" in job.communicate(timeout=PATIENCE_S)[1]
+    assert job.returncode == 2
     assert rows_of(out) == rows
+
+
+def test_a_list_of_pictures_that_is_damaged_is_told(
+    pictures: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, options = tmp_path / "out", (pictures, "--part-rows", "2")
+    assert batch(tiny_bundle, out, *options) == 0
+    listed = (out / "inputs.parquet").read_bytes()
+    (out / "rows" / "part-0000000.parquet").unlink()
+    pq.write_table(pa.table({"path": [b"a.png"]}), tmp_path / "other.parquet")
+    capsys.readouterr()
+    for content, reason in (
+        ((tmp_path / "other.parquet").read_bytes(), "not the list of a job's pictures"),
+        (listed[:4] + b"\xff" * 100 + listed[104:], "damaged"),
+        (listed[:-9], "damaged"),
+        (b"", "damaged"),
+    ):
+        (out / "inputs.parquet").write_bytes(content)
+        assert batch(tiny_bundle, out, *options) == 2
+        assert f"{out / 'inputs.parquet'} is {reason}" in (sentence := said(capsys))
+        assert sentence.endswith("give another folder to begin anew.")
+
+
+def test_a_folder_with_files_of_the_user_is_left_alone(
+    pictures: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    table, notes = mine / "inputs.parquet", mine / ".notes.tmp"
+    pq.write_table(pa.table({"path": [str(pictures / "00001.png")], "patient": [1], "label": [0]}), table)
+    before = table.read_bytes()
+    assert batch(tiny_bundle, mine, table) == 2
+    assert said(capsys) == f"{mine} is not empty, and holds no batch job: give a new folder."
+    assert [*mine.iterdir()] == [table] and table.read_bytes() == before
+    table.unlink()
+    notes.write_text("mine")
+    assert batch(tiny_bundle, mine, pictures) == 2
+    assert [*mine.iterdir()] == [notes]
+
+
+def test_what_a_killed_process_has_left_is_removed_and_nothing_else(
+    pictures: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, rows = tmp_path / "out", tmp_path / "out" / "rows"
+    assert batch(tiny_bundle, out, pictures) == 0
+    (out / "job.json").unlink()  # as if it had been killed before this was written
+    shutil.rmtree(rows)
+    shutil.rmtree(out / "overlays")
+    with replacing(out / "inputs.parquet") as file:
+        unfinished = Path(file.name)
+        shutil.copy(out / "inputs.parquet", unfinished)
+    unfinished.write_bytes(b"PAR1")
+    assert batch(tiny_bundle, out, pictures) == 0
+    assert not unfinished.exists() and len(rows_of(out)) == 7
+    (rows / ".notes.tmp").write_text("mine")
+    assert batch(tiny_bundle, out, pictures) == 0
+    assert (rows / ".notes.tmp").exists()
 
 
 def test_decoding_settings_belong_to_the_job(
@@ -372,3 +459,25 @@ def test_decoders_that_are_killed_cost_no_row(tiny_bundle: Path, tmp_path: Path)
     rows: Rows = rows_of(out)
     assert (job.returncode, len(rows), killed) == (0, 300, 5)
     assert [row["error"] for row in rows] == [None] * 300
+
+
+STARTED = "import sys; sys.executable = sys.argv.pop(1); from app.__main__ import main; sys.exit(main(sys.argv[1:]))"
+
+
+def test_a_decoder_that_cannot_be_replaced_ends_the_job_and_it_goes_on(tiny_bundle: Path, tmp_path: Path) -> None:
+    out, twice = tmp_path / "out", tmp_path / "twice"
+    for path in write_pictures(tmp_path / "in", 3):  # each ends its process, because its time is over
+        path.write_bytes(png(6250, 4000, 8, 2, bytes(4000 * (1 + 3 * 6250))))
+    starts = f"mkdir {tmp_path}/first || mkdir {tmp_path}/second"
+    twice.write_text(f'#!/bin/sh\n({starts}) 2>&- && exec {sys.executable} "$@"\n', encoding="utf-8")
+    twice.chmod(0o700)
+    settings = {"FUSIONLENS_DECODERS": "2", "FUSIONLENS_DECODER_CPU_S": "0.1"}
+    env = environment(ROOT, FUSIONLENS_CACHE=os.environ["FUSIONLENS_CACHE"], **settings)
+    arguments: list[str | Path] = ["batch", tmp_path / "in", "--bundle", tiny_bundle, "--out", out]
+    ended = subprocess.run(
+        [sys.executable, "-c", STARTED, twice, *arguments], env=env, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert ended.returncode == 1
+    assert "none could be started in its place (died). The same command goes on from there.\n" in ended.stderr
+    assert batch(tiny_bundle, out, tmp_path / "in") == 0
+    assert [row["error"] for row in rows_of(out)] == [None] * 3

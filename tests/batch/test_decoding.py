@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +14,14 @@ import psutil
 import pytest
 
 from app.batch.decoding import DecoderPool, DecodingOptions
-from app.batch.refusals import JobRefused
+from app.batch.refusals import JobEnded, JobRefused
 from app.errors import UnreadablePicture
 from app.pictures.limits import Limits
 from app.pictures.opened import OpenOptions, open_picture
 from tests.support.batch import picture
 from tests.support.lying_decoder import LIES
 from tests.support.pictures import png
+from tests.support.waiting import PATIENCE_S
 
 SMALL = OpenOptions((8, 8), Limits(), 512)  # what the lying decoder answers for
 OPTIONS = DecodingOptions(1, 768_000_000, 5.0, 10**6)
@@ -77,6 +80,28 @@ def test_closing_ends_processes_that_decode(lying: DecoderPool) -> None:
         lying.close()
         with pytest.raises(UnreadablePicture):
             waiting.result(timeout=10)
+
+
+@pytest.mark.parametrize("python", ["/bin/false", "/nowhere/python"])
+def test_a_process_that_cannot_be_replaced_ends_the_job_and_blocks_nobody(
+    lying: DecoderPool, monkeypatch: pytest.MonkeyPatch, python: str
+) -> None:
+    refused: list[JobEnded] = []
+
+    def open_one() -> None:
+        with pytest.raises(JobEnded, match="none could be started in its place") as ended:
+            lying.open(b"no message", SMALL)
+        refused.append(ended.value)
+
+    monkeypatch.setattr(sys, "executable", python)
+    threads = [threading.Thread(target=open_one, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert len(refused) == 3 and {error.exit_status for error in refused} == {1}
+    monkeypatch.undo()
+    assert lying.open(b"the truth", SMALL).image.shape == (8, 8, 3)
 
 
 def test_processes_that_do_not_start_are_told_in_a_sentence() -> None:

@@ -6,7 +6,8 @@ import gzip
 import io
 import os
 import tarfile
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from app.errors import UploadTooLarge
 from tests.support.batch import picture, write_tar
 
 MOST = 10**6
+COMPRESSED = (".tar.gz", ".tgz", ".TAR.BZ2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".zip", ".csv.gz", ".parquet.gz")
 
 
 def found(*inputs: Path | str, column: str = "path") -> list[str]:
@@ -68,13 +70,22 @@ def test_tables_name_pictures_from_their_own_folder_on(tmp_path: Path) -> None:
     of_csv = [entry.path for entry in entries_of([str(csv_file)], "path")]
     of_parquet = [entry.path for entry in entries_of([str(parquet)], "picture")]
     folder = str(csv_file.parent)
-    assert of_csv == [f"{folder}/a.png", f"{folder}/b, c.png", far, folder]
-    assert of_parquet == [f"{folder}/a.png", folder, far]
+    assert of_csv == [f"{folder}/a.png", f"{folder}/b, c.png", far, ""]
+    assert of_parquet == [f"{folder}/a.png", "", far]
 
 
-def test_a_dictionary_of_paths_is_a_column_of_paths(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"path": pa.array(["a.png", "a.png"]).dictionary_encode()}), tmp_path / "x.parquet")
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_text_of_any_kind_is_a_column_of_paths(tmp_path: Path, kind: pa.DataType) -> None:
+    paths = pa.array(["a.png", "a.png"])
+    column = paths.dictionary_encode() if pa.types.is_dictionary(kind) else paths.cast(kind)
+    pq.write_table(pa.table({"path": column}), tmp_path / "x.parquet")
+    assert pq.read_schema(tmp_path / "x.parquet").field("path").type == kind
     assert found(tmp_path / "x.parquet") == ["a.png", "a.png"]
+
+
+def test_a_blank_before_a_value_of_a_csv_file_is_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text('label, path\n0, a.png\n1, "b, c.png"\n2, " d.png"\n3\n4, \n', encoding="utf-8")
+    assert found(tmp_path / "list.csv") == ["a.png", "b, c.png", " d.png", "", ""]
 
 
 def test_names_that_are_not_utf8_are_found_read_and_shown(tmp_path: Path) -> None:
@@ -119,6 +130,68 @@ def test_a_tar_file_with_links_or_ways_out_is_refused(tmp_path: Path, info: tarf
         found(tmp_path / "x.tar")
 
 
+def header(kind: bytes, size_bytes: int) -> bytes:
+    """The block of a tar file that announces something before the contents of a member."""
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, size_bytes
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def padded(content: bytes) -> bytes:
+    return content + bytes(-len(content) % 512)
+
+
+@pytest.mark.parametrize(("kind", "content"), [(tarfile.GNUTYPE_LONGNAME, b"a.png\0"), (tarfile.XHDTYPE, b"")])
+def test_a_tar_file_with_thousands_of_headers_in_a_row_is_refused(tmp_path: Path, kind: bytes, content: bytes) -> None:
+    shard = write_tar(tmp_path / "x.tar", {"a.png": b"abc"})
+    shard.write_bytes((header(kind, len(content)) + padded(content)) * 2000 + shard.read_bytes())
+    with pytest.raises(JobRefused, match="is damaged"):
+        found(shard)
+
+
+KINDS = [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tar_file_whose_header_would_fill_the_memory_is_refused_before_it_is_read(
+    tmp_path: Path, kind: bytes
+) -> None:
+    shard = tmp_path / "x.tar"
+    shard.write_bytes(header(kind, 2**32))
+    os.truncate(shard, 2**32 + 4096)  # it has a hole, so it takes no place on the disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(JobRefused, match="headers of more than"):
+            found(shard)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_tar_file_whose_many_headers_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    member = header(tarfile.REGTYPE, 0)
+    for_all = b"".join(
+        header(tarfile.XGLTYPE, 300_000) + padded(b"300000 key%d=" % number + bytes(299_988)) + member
+        for number in range(5)
+    )
+    sparse = bytearray(header(tarfile.GNUTYPE_SPARSE, 0))
+    sparse[482] = 1  # another block of holes follows
+    sparse[148:156] = b"%06o\0 " % (sum(sparse[:148]) + 8 * ord(" ") + sum(sparse[156:]))
+    holes = (b"00000000001\0" * 42 + b"\1").ljust(512, b"\0")
+    for content in (for_all, bytes(sparse) + holes * 3000):
+        (tmp_path / "x.tar").write_bytes(content + bytes(1024))
+        with pytest.raises(JobRefused, match="headers of more than"):
+            found(tmp_path / "x.tar")
+
+
+def test_long_names_and_attributes_of_a_member_are_no_damage(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("d/" * 2000 + "a.png")
+    info.pax_headers = {"SCHILY.xattr.user.note": "n" * 200_000}
+    with tarfile.open(tmp_path / "x.tar", "w", pax_headers={"comment": "c" * 1000}) as tar:
+        tar.addfile(info)
+    assert found(tmp_path / "x.tar") == [info.name]
+
+
 def test_a_damaged_tar_file_is_refused_wherever_it_is_damaged(tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "x.tar", {f"{number}.png": b"x" * 700 for number in range(4)})
     whole = shard.read_bytes()
@@ -139,7 +212,10 @@ def test_a_damaged_tar_file_is_refused_wherever_it_is_damaged(tmp_path: Path) ->
         ("a.csv", b"", "it has none"),
         ("a.csv", b"path\n", "has no picture"),
         ("a.csv", b'path\n"' + b"x" * 200_000 + b'"\n', "line 2, is no CSV"),
-        ("a.parquet", b"PAR1 and nothing else", "is no Parquet file, or damaged"),
+        ("a.csv", b'path\n"a.png\nb.png\nc.png\n', "line 4, is no CSV"),
+        ("a.csv", b'path\n"a.png"b\n', "line 2, is no CSV"),
+        ("a.parquet", b"PAR1 and nothing else", "is damaged, or no Parquet file"),
+        *((f"a{suffix}", b"", f"a{suffix} is compressed: unpack it") for suffix in COMPRESSED),
         ("a.png/b.png", b"", "a.png has no picture"),
     ],
 )
@@ -150,6 +226,30 @@ def test_inputs_that_cannot_be_used_are_refused(tmp_path: Path, name: str, conte
         (tmp_path / name).unlink()
     with pytest.raises(JobRefused, match=sentence):
         found(tmp_path / name.partition("/")[0])
+
+
+@pytest.mark.parametrize(
+    "bytes_of",
+    [lambda whole: whole[:4] + b"\xff" * 196 + whole[200:], lambda whole: whole.replace(b"path", b"p\xffth")],
+)
+def test_a_damaged_parquet_file_is_refused_by_name_with_the_reason(
+    tmp_path: Path, bytes_of: Callable[[bytes], bytes]
+) -> None:
+    file = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"path": [f"{number}.png" for number in range(100)]}), file)
+    file.write_bytes(bytes_of(file.read_bytes()))
+    with pytest.raises(
+        JobRefused, match=r"x\.parquet is damaged, or no Parquet file \(.+\): write it again"
+    ) as refused:
+        found(file)
+    assert "None" not in str(refused.value)
+
+
+def test_text_of_a_parquet_file_that_is_not_utf8_is_refused_by_the_name_of_the_file(tmp_path: Path) -> None:
+    latin = pa.array([b"caf\xe9.png"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"path": latin}), tmp_path / "x.parquet")
+    with pytest.raises(JobRefused, match=r"x\.parquet is damaged, .*utf-8"):
+        found(tmp_path / "x.parquet")
 
 
 def test_a_column_of_numbers_and_one_that_is_not_there_are_refused(tmp_path: Path) -> None:
@@ -184,7 +284,7 @@ def test_what_cannot_be_read_is_refused_by_a_stable_kind(tmp_path: Path) -> None
     refused = {
         "absent.png": MissingFile,
         "a.png/b.png": MissingFile,
-        "": UnreadableFile,
+        "": MissingFile,
         "pipe.png": UnreadableFile,
         "loop.png": UnreadableFile,
         "a\0b.png": UnreadableFile,

@@ -101,6 +101,9 @@ def test_one_tampered_value_is_refused_by_name(indexed: Bundle, tmp_path: Path) 
         ("labels", np.full(90, 2, np.int32)),
         ("labels", np.full(90, -1, np.int32)),
         ("labels", np.zeros(89, np.int32)),
+        ("labels", np.zeros((90, 1), np.int32)),
+        ("groups", np.zeros((90, 2), np.int32)),
+        ("is_local", np.zeros((90, 2), np.uint8)),
         ("groups", np.full(90, -1, np.int32)),
         ("groups", np.zeros((90, 2), np.int64)),
         ("is_local", np.zeros(1, np.uint8)),
@@ -116,6 +119,21 @@ def test_one_tampered_value_is_refused_by_name(indexed: Bundle, tmp_path: Path) 
 def test_numbers_that_cannot_be_right_are_refused(indexed: Bundle, name: str, values: np.ndarray) -> None:
     with pytest.raises(BundleError, match=f"^{CASES}: is not a readable index of cases"):
         cases_of(replace(indexed, cases={**indexed.cases, name: values}))
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"), [("cnn.mean", 1e30), ("cnn.basis", 3), ("swin.basis", 0), ("vectors", 0.5), ("vectors", 2)]
+)
+def test_numbers_of_another_size_than_any_index_has_are_refused(indexed: Bundle, name: str, factor: float) -> None:
+    values = indexed.cases[name]
+    changed = {**indexed.cases, name: (values * np.float64(factor)).astype(values.dtype)}
+    with pytest.raises(BundleError, match=f"^{CASES}: is not a readable index of cases"):
+        cases_of(replace(indexed, cases=changed))
+
+
+def test_an_index_that_the_manifest_tells_of_is_there(indexed: Bundle) -> None:
+    with pytest.raises(BundleError, match=f"^{CASES}: "):
+        cases_of(replace(indexed, cases={}))
 
 
 def test_a_tensor_that_is_missing_is_named(indexed: Bundle) -> None:

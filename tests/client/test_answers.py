@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
-from dataclasses import fields
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import httpx
 import pytest
-from fusionlens_client import Client, Drawing, Prediction, UnexpectedAnswer, answers
+from fusionlens_client import AsyncClient, Client, Drawing, Prediction, UnexpectedAnswer, answers
 from fusionlens_client.decoding import wire_names
 
 from tests.support.asking import png_bytes
@@ -39,6 +43,7 @@ CLASSES: dict[str, type] = {
 WITHOUT_A_CLASS = {"ClassProbability", "LabelShare", "Problem", "Reloaded"}
 # Questions that the client does not ask: their answers are not one map.
 NOT_ASKED = {"/explain": {"compare"}, "/attention": {"whole"}}
+DEPTHS = range(900, 1000, 5)  # of brackets, about as many as Python reads
 DOCUMENT: dict[str, Any] = json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
@@ -158,9 +163,73 @@ def test_fields_that_the_client_does_not_know_are_ignored() -> None:
         (b"[1]", "application/json", "did not answer with JSON"),
         (b"{}", "application/json", "no 'status'"),
         (b'{"status": 5}', "application/json", "5 as 'status'"),
+        (b"[" * 200_000, "application/json", "did not answer with JSON"),
+        (b'{"status": ' * 200_000, "application/json", "did not answer with JSON"),
+        *((b'{"status": ' + b"[" * deep + b"]" * deep + b"}", "application/json", "JSON|status") for deep in DEPTHS),
     ],
+    ids=range(6 + len(DEPTHS)),
 )
 def test_an_answer_that_is_not_the_services_is_told(body: bytes, media_type: str, phrase: str) -> None:
     answer = Answer(body=body, media_type=media_type)
     with scripted(answer) as server, Client(server.address) as client, pytest.raises(UnexpectedAnswer, match=phrase):
         client.live()
+
+
+def test_a_number_beyond_all_bounds_is_told(service: httpx.Client) -> None:
+    body = service.post("/predict", files={"file": png_bytes()}).json()
+    body["probabilities"][0]["probability"] = 10**400
+    answer = Answer(body=json.dumps(body).encode())
+    with scripted(answer) as server, Client(server.address) as client, pytest.raises(UnexpectedAnswer, match="as 'pro"):
+        client.predict(png_bytes())
+
+
+@pytest.mark.parametrize("body", [b"", b"junk", png_bytes()[:300]], ids=["nothing", "junk", "a part"])
+def test_a_picture_of_the_service_that_cannot_be_read_is_told(service: httpx.Client, body: bytes) -> None:
+    predicted = service.post("/predict", files={"file": png_bytes()})
+    explained = service.get("/explain", params={"prediction_id": predicted.json()["prediction_id"], "format": "json"})
+    answers = [Answer(body=predicted.content), Answer(body=explained.content)]
+    pictures = [Answer(body=body, media_type=f"image/{kind}") for kind in ("png", "jpeg")]
+    with scripted(*answers, *pictures) as server, Client(server.address) as client:
+        prediction = client.predict(png_bytes())
+        heatmap = prediction.explain()
+        with pytest.raises(UnexpectedAnswer, match="a PNG that cannot be read"):
+            _ = heatmap.overlay
+        with pytest.raises(UnexpectedAnswer, match="a JPEG that cannot be read"):
+            _ = prediction.picture
+
+
+def blanks(size_bytes: int) -> bytes:
+    """A JSON object with so many blanks, compressed."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    million = bytes(2**20).replace(b"\0", b" ")
+    body = [packer.compress(million) for _ in range(size_bytes // 2**20)]
+    return packer.compress(b'{"status": "live"') + b"".join(body) + packer.compress(b"}") + packer.flush()
+
+
+def ask_async(address: str) -> None:
+    async def ask() -> None:
+        async with AsyncClient(address) as client:
+            await client.live()
+
+    asyncio.run(ask())
+
+
+def ask_sync(address: str) -> None:
+    with Client(address) as client:
+        client.live()
+
+
+@pytest.mark.parametrize("ask", [ask_sync, ask_async])
+def test_an_answer_is_read_to_a_limit(ask: Callable[[str], None]) -> None:
+    small, large = (Answer(200, blanks(mib * 2**20), {"Content-Encoding": "gzip"}) for mib in (60, 512))
+    with scripted(small) as server:
+        ask(server.address)
+    for answer in (large, replace(large, status=500)):
+        with scripted(answer) as server:
+            tracemalloc.start()
+            try:
+                with pytest.raises(UnexpectedAnswer, match="answers with more than 64 MiB"):
+                    ask(server.address)
+                assert tracemalloc.get_traced_memory()[1] < 256 * 2**20
+            finally:
+                tracemalloc.stop()

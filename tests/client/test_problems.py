@@ -62,6 +62,8 @@ def test_a_problem_raises_its_class_with_the_sentence(name: str) -> None:
         (Answer(400, b'["a list"]'), "gave no reason"),
         (Answer(599, b""), "an unknown status"),
         (Answer(307, b"", {"Location": "https://elsewhere/model"}), "redirects to https://elsewhere/model"),
+        (Answer(307, b"", {"Location": "https://elsewhere/modèle"}), "redirects to https://elsewhere/modèle"),
+        (Answer(500, b"[" * 200_000), r"500 \(Internal Server Error\) and gave no reason"),
     ],
 )
 def test_what_has_no_known_name_is_a_plain_problem(answer: Answer, sentence: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fusionlens_client import Client, InvalidInput
+from fusionlens_client import AsyncClient, Client, Drawing, InvalidInput
 from PIL import Image
 
 from tests.support.asking import png_bytes, scene
@@ -130,13 +131,54 @@ def test_an_empty_file_and_an_image_that_ends_early_are_told(tmp_path: Path) -> 
         assert server.requests == []
 
 
+def with_exif(tag: int, value: object) -> Image.Image:
+    image = scene()
+    image.getexif()[tag] = value
+    return image
+
+
+def with_info(name: str, value: object) -> Image.Image:
+    image = scene()
+    image.info[name] = value
+    return image
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        with_exif(282, "abc"),
+        with_exif(0x8769, "bad"),
+        with_exif(274, 70_000),
+        with_exif(282, 10**400),
+        with_info("icc_profile", "a text"),
+        with_info("transparency", "abc"),
+        with_info("transparency", ()),
+        with_info("exif", b"Exif\0\0no TIFF"),
+    ],
+    ids=range(8),
+)
+def test_metadata_of_an_image_that_cannot_be_written_are_told(image: Image.Image) -> None:
+    with scripted(Answer()) as server, Client(server.address) as client:
+        with pytest.raises(
+            InvalidInput, match=r"The metadata of this image cannot be written \(.+\): correct or remove"
+        ):
+            client.predict(image)
+        assert server.requests == []
+
+
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"url": "localhost:8000"}, "no scheme"),
     ({"url": ""}, "no scheme"),
     ({"url": "ftp://host"}, "not one of HTTP"),
-    ({"url": "http://"}, "not one of HTTP"),
+    ({"url": "http://"}, r"is not one \(it has no host\)"),
     ({"url": "http://host:port"}, "is not one"),
     ({"url": "http://ho\nst"}, "is not one"),
+    ({"url": "http://."}, "is not one"),
+    ({"url": "http://me:secret@a..b"}, "is not one"),
+    ({"url": "http://" + "a" * 300}, "is not one"),
+    ({"url": "http://xn--a"}, "is not one"),
+    ({"url": "http://host/\ud800"}, "is not one"),
+    ({"url": "http://127.0.0.1:65536"}, "a port is at most 65535"),
     ({"url": "http://me:secret@host"}, "a name or a password"),
     ({"url": "http://host/?a=1"}, "query or a fragment"),
     ({"url": None}, "NoneType is no address"),
@@ -144,18 +186,63 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"key": "fl_secret\n"}, "line break"),
     ({"key": "fl secret"}, "blank"),
     ({"key": "clé-secret"}, "beyond ASCII"),
-    ({"max_wait_s": -1}, "max_wait_s is -1"),
-    ({"max_wait_s": float("nan")}, "max_wait_s is nan"),
-    ({"timeout_s": 0}, "timeout_s is 0"),
-    ({"timeout_s": "5"}, "timeout_s is '5'"),
+    *(({"max_wait_s": seconds}, "max_wait_s cannot be used") for seconds in (-1, math.nan, math.inf, 1e300, 10**400)),
+    *(({"timeout_s": seconds}, r"from 0\.001 to 1,000,000") for seconds in (0, "5", None, 1e300, 10**5000)),
+]
+EITHER = pytest.mark.parametrize("kind", [Client, AsyncClient])
+
+
+@EITHER
+@pytest.mark.parametrize(("arguments", "sentence"), BAD_ARGUMENTS, ids=range(len(BAD_ARGUMENTS)))
+def test_a_client_that_could_not_work_is_not_made(
+    kind: type[Client | AsyncClient], arguments: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(InvalidInput, match=sentence) as refused:
+        kind(**{"url": "http://localhost", **arguments})
+    assert "secret" not in str(refused.value) and str(refused.value).endswith(".")
+
+
+def test_the_longest_time_limit_can_be_waited_for() -> None:
+    with scripted(Answer(body=b'{"status": "live"}')) as server, Client(server.address, timeout_s=1e6) as client:
+        assert client.live().status == "live"
+
+
+ENVIRONMENTS = [
+    ("ALL_PROXY", "socks5://127.0.0.1:1"),
+    ("HTTP_PROXY", "ftp://me:secret@host:1"),
+    ("HTTP_PROXY", "http://me:secret@.:1"),
+    ("HTTPS_PROXY", "127.0.0.1:65536"),
+    ("SSL_CERT_FILE", "/nowhere"),
+    ("SSL_CERT_FILE", __file__),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "sentence"), BAD_ARGUMENTS)
-def test_a_client_that_could_not_work_is_not_made(arguments: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(InvalidInput, match=sentence) as refused:
-        Client(**{"url": "http://localhost", **arguments})
+@EITHER
+@pytest.mark.parametrize(("name", "value"), ENVIRONMENTS)
+def test_proxies_and_certificates_of_the_environment_that_cannot_be_used_are_told(
+    kind: type[Client | AsyncClient], name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidInput, match=f"that the environment names cannot be used .*{name}") as refused:
+        kind("https://localhost")
     assert "secret" not in str(refused.value) and str(refused.value).endswith(".")
+
+
+@pytest.mark.parametrize("value", ["\ud800", "x" * 70_000, 10**5000], ids=["no text", "a long text", "a long number"])
+def test_a_value_that_cannot_be_sent_is_told_and_not_sent(client: Client, value: Any) -> None:
+    prediction = client.predict(png_bytes())
+    heatmap = prediction.explain()
+    questions: list[Callable[[], object]] = [
+        lambda: client.predict(png_bytes(), coverage=value),
+        lambda: prediction.explain(target=value),
+        lambda: prediction.attention(query=value),
+        lambda: prediction.similar(value),
+        lambda: heatmap.png(Drawing(colormap=value)),
+    ]
+    for question in questions:
+        with pytest.raises(InvalidInput, match="has a value that cannot be sent"):
+            question()
 
 
 @pytest.mark.parametrize("address", ["{}/lens", "{}/lens/"])

@@ -13,6 +13,7 @@ from app.bundles.manifest import MANIFEST
 from app.bundles.reader import read_bundle
 from app.engines.torch import load_model
 from app.errors import BundleError
+from app.models.backbones import stage_tokens
 from app.models.cnnswin import CNNViTFusion
 from tests.support.bundles import edit, tiny_architecture, write_tiny_bundle
 from training.recipe.config import Recipe, RecipeError
@@ -46,6 +47,9 @@ NONSENSE: list[tuple[Fields, str]] = [
     *[({"cnn": name}, "cnn") for name in ("efficientnet_bo", "", " ", "resnet", "hf-hub:timm/resnet18", "../resnet18")],
     *[({"swin": name}, "swin") for name in ("swin_tiny_patch4_window7_244", "", "hf-hub:timm/x", "resnet18.nothing")],
     *[({"cnn": name}, "cnn") for name in NO_CNNS],
+    *[({"cnn": name}, "not a feature map") for name in ("vit_tiny_patch16_224", "swinv2_tiny_window8_256")],
+    ({"swin": "test_efficientnet.r160_in1k", "swin_options": {}}, "both branches would be"),
+    *[({"cnn": "hrnet_w18_small", "cnn_reduction": reduction}, "cnn_reduction") for reduction in (4, 16)],
     *[({"swin": name, "swin_options": {}}, "swin|image_size") for name in NO_TRANSFORMERS],
     ({"swin": "pvt_v2_b0", "swin_options": {"img_size": 64}}, "swin"),
     *[({"cnn_reduction": reduction}, "cnn_reduction") for reduction in (1, 64)],
@@ -110,6 +114,12 @@ def test_what_no_bundle_could_say_is_refused_before_the_training(changes: Fields
         ("efficientnet_bo", "efficientnet_b0"),
         ("resnet_18", "resnet18"),
         ("mobilnetv3_small_100", "mobilenetv3_small_100"),
+        ("mobilenetv4", "mobilenetv4_conv_"),
+        ("ConvNeXt-Tiny", "convnext_tiny"),
+        ("VIT_TINY_PATCH16_224", "vit_tiny_patch16_224"),
+        ("dinov2", "patch14_dinov2"),
+        ("dinov2_vits14", "patch14_dinov2"),
+        ("Swin", "swin_"),
     ],
 )
 def test_a_misspelt_backbone_is_told_with_the_nearest_name(name: str, meant: str) -> None:
@@ -178,6 +188,7 @@ CUTS = [
     *[("cnn", name, 8) for name in ("regnety_002", "densenet121")],
     *[("swin", name, 8) for name in ("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256")],
     *[("swin", name, 16) for name in ("pvt_v2_b0", "davit_tiny", "focalnet_tiny_srf", "convnext_atto")],
+    *[("swin", name, 16) for name in ("coat_lite_tiny", "twins_svt_small")],  # whose earlier stages have another grid
 ]
 
 
@@ -205,6 +216,15 @@ def test_a_cut_gives_the_map_of_an_earlier_stage_and_drops_the_later_ones(
     every = backbone.forward_intermediates((image - mean) / std, intermediates_only=True)
     expected = [stage for stage in every if stage.shape[2:] == found.shape[2:]][-1]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stage_whose_channels_lie_elsewhere_than_those_of_the_map_has_no_tokens() -> None:
+    sam: Fields = {"depth": 2, "embed_dim": 24, "num_heads": 2}  # its blocks give NHWC, and its neck NCHW
+    given = {"swin": "samvit_base_patch16_224", "swin_options": sam, "image_size": (64, 96)}
+    model = CNNViTFusion(2, **tiny(given)).eval()
+    with torch.inference_mode():
+        stages = stage_tokens(model.swin, model.layouts["vit"], torch.rand(1, 3, 64, 96))
+    assert [tuple(tokens.shape[1:3]) for tokens in stages] == [(4, 6)]
 
 
 def test_the_last_stage_by_its_own_size_is_the_whole_backbone() -> None:

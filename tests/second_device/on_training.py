@@ -24,6 +24,7 @@ from training.data.draw import draw_dataset
 from training.data.samples import read_samples
 from training.evaluation.frozen_trunks import _maps
 from training.export.export import mean_maps, write_bundle
+from training.export.graphs import write_graphs
 from training.loading.forward import predict, prepared_batches
 from training.loop.fit import Trainer
 from training.loop.overlays import draw_overlays
@@ -52,6 +53,7 @@ def recipe(folder: Path) -> Recipe:
     teacher = {"from": str(folder / "teacher"), "what": "logits"}
     stages = [by_map, {"name": "by logits", "epochs": 1, "distil": teacher}, {"name": "all", "epochs": 1}]
     more = {"augmentation": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}, "imbalance": "class_weights", "keep": "best"}
+    more |= {"branch_dropout": {"cnn": 0.3, "swin": 0.3}}
     loading = {"batch_size": 4, "accumulate": 2, "workers": 0, "checkpoint_updates": 1, "keep_checkpoints": 9}
     return Recipe.model_validate(
         {"name": "second", "model": model, "stages": stages, "batch_norm": "sync", "log_updates": 1} | more | loading
@@ -67,10 +69,13 @@ def trained(folder: Path, out: str, device: torch.device) -> Run:
 
 
 def go_on(run: Run, device: torch.device, state: dict[str, Any] | None) -> None:
-    """Train a run to its end, from the state of a checkpoint if there is one."""
+    """Train a run to its end, from the state of a checkpoint if there is one. The best weights are kept on the CPU."""
     said: list[str] = []
-    Trainer(run, Processes(0, 1, device), said.append, state).train((), StopSignal())
+    trainer = Trainer(run, Processes(0, 1, device), said.append, state)
+    trainer.train((), StopSignal())
     assert said[-1].startswith("finished after 6 updates"), said
+    kept = trainer.state.best.weights
+    assert kept and all(type(tensor) is Tensor and tensor.device == CPU for tensor in kept.values())
 
 
 def weights(run: Run) -> dict[str, Tensor]:
@@ -113,7 +118,8 @@ def test_what_is_made_of_a_model_on_the_device_is_what_the_cpu_makes(
     found, expected = ([*everything(model, samples, tmp_path / name)] for name, model in (("a", there), ("b", here)))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
-    stored = load_model(read_bundle(tmp_path / "a" / "bundle")).state_dict()
+    bundle = read_bundle(tmp_path / "a" / "bundle")
+    stored = load_model(bundle).state_dict()
     assert all(torch.equal(stored[name], value.half().to(value.dtype)) for name, value in here.state_dict().items())
 
 
@@ -128,7 +134,8 @@ def everything(model: Any, samples: Any, out: Path) -> Iterator[np.ndarray]:
     pictures = np.ascontiguousarray(batches[0][:2].permute(0, 2, 3, 1).numpy())
     for _, overlay in draw_overlays(model, pictures, [0, 1], ["a", "b"]):
         yield overlay
-    write_bundle(model, out / "bundle", describe(), means, {}, None)
+    rounded = model.half().float()  # as a bundle stores it
+    write_bundle(rounded, out / "bundle", describe(), means, write_graphs(rounded, []), None)
 
 
 def test_a_file_from_the_device_is_read_by_who_says_to_which(second: torch.device) -> None:

@@ -19,6 +19,7 @@ from training.metrics.classification import DecisionRule
 
 MOST_VALUES, MOST_NUMBERS = 20, 10
 NO_VALUE = "no value"
+_ABSENT = {"", "na", "n/a", "nan", "inf", "-inf", "null", "none", "unknown", "?", "-"}  # as programs write no number
 METRICS = ("auroc", "sensitivity", "specificity", "accuracy", "ece")  # of these, what the classes define
 _BANDS = 4
 
@@ -44,7 +45,8 @@ def subgroups(
 ) -> dict[str, dict[str, Subgroup]]:
     """Return the subgroups by column and value. `pictures` are those of `samples`, in the same order.
 
-    A column counts if it has 2 to 20 values. One of more than 10 numbers is cut into four bands at its quartiles.
+    A column counts if it has 2 to 20 values. One of more than 10 numbers is cut into four bands at its quartiles;
+    among them, cells such as `NA` or `unknown` have no value.
     """
     columns = {
         column: values
@@ -65,7 +67,7 @@ def subgroups(
 
 def _values(cells: Sequence[str]) -> list[str]:
     """The cells, or of numbers that differ too much, the bands in which they lie."""
-    numbers = {cell: _number(cell) for cell in cells if cell}
+    numbers = {cell: _number(cell) for cell in cells if cell.strip().lower() not in _ABSENT}
     distinct = sorted({number for number in numbers.values() if number is not None})
     if len(distinct) <= MOST_NUMBERS or None in numbers.values():
         return [cell or NO_VALUE for cell in cells]

@@ -15,7 +15,7 @@ from training.recipe.config import ModelConfig
 def timm_options(model: ModelConfig, branch: str) -> dict[str, Any]:
     """Return the arguments that `CNNViTFusion` passes to timm for the branch `cnn` or `swin`."""
     if branch == "cnn":
-        return model.cnn_options
+        return size_options(model.cnn, model.image_size) | model.cnn_options
     return size_options(model.swin, model.swin_image_size or model.image_size) | model.swin_options
 
 

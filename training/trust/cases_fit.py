@@ -16,12 +16,14 @@ from app.cases.index import MOST_DIMENSIONS, CaseIndex, Projection, vectors_of
 from app.models.feature_maps import Branch, to_float16
 from app.pictures.decode import TargetSizes, decode
 from app.pictures.preview import preview
+from app.shapes import Bool, Float16
 from training.data.limits import TRAINING_LIMITS
 from training.data.samples import Sample
 from training.trust.novelty_fit import principal_components
 from training.trust.observed import Observed
 
 THUMBNAIL_PX, _QUALITY = 96, 80
+_ROUNDING = 1e-3  # of a vector of length 1 to fp16, with what batches of another size add
 _DIGITS = 16  # of a file's SHA-256, which name a case
 
 
@@ -35,18 +37,32 @@ def build_index(seen: Observed, samples: Sequence[Sample], classes: Sequence[str
 
 
 def add_cases(index: CaseIndex, seen: Observed, samples: Sequence[Sample]) -> CaseIndex:
-    """The index with further pictures, which a site has added. What it shows of them is what it shows of the others."""
+    """The index with further pictures, which a site has added. What it shows of them is what it shows of the others.
+
+    A picture that the index has already, by what the model makes of it, is there as the site's alone.
+    """
     local = _index(index.projections, seen, samples, index.classes, index.shows, is_local=True)
+    kept = np.flatnonzero(~_are_among(index.vectors, local.vectors)).tolist()
+    thumbnails = None
+    if index.thumbnails is not None and local.thumbnails is not None:
+        thumbnails = (*(index.thumbnails[place] for place in kept), *local.thumbnails)
     return replace(
         index,
-        vectors=np.concatenate([index.vectors, local.vectors]),
-        labels=np.concatenate([index.labels, local.labels]),
-        groups=np.concatenate([index.groups, local.groups + index.groups.max() + 1]),
-        is_local=np.concatenate([index.is_local, local.is_local]),
-        names=index.names + local.names,
+        vectors=np.concatenate([index.vectors[kept], local.vectors]),
+        labels=np.concatenate([index.labels[kept], local.labels]),
+        groups=np.concatenate([index.groups[kept], local.groups + index.groups.max() + 1]),
+        is_local=np.concatenate([index.is_local[kept], local.is_local]),
+        names=(*(index.names[place] for place in kept), *local.names),
         group_names=None if index.group_names is None else index.group_names + (local.group_names or ()),
-        thumbnails=None if index.thumbnails is None else index.thumbnails + (local.thumbnails or ()),
+        thumbnails=thumbnails,
     )
+
+
+def _are_among(vectors: Float16[np.ndarray, "n q"], others: Float16[np.ndarray, "m q"]) -> Bool[np.ndarray, " n"]:
+    """Which vectors are also among the others, but for rounding."""
+    wide, other = vectors.astype(np.float32), others.astype(np.float32)
+    nearest = (wide @ other.T).argmax(axis=1)
+    return np.asarray(np.abs(wide - other[nearest]).max(axis=1) < _ROUNDING)
 
 
 def _index(

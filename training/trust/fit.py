@@ -82,7 +82,7 @@ def fit_trust(
 def fit_to(bundle: Bundle, residuals: Residuals, seen: Observed, name: str, inside: float | None) -> TrustFit:
     """Fit the trust part to pictures that the model has seen already: see `fit_trust`. Raises TrustProblem."""
     manifest = bundle.manifest
-    _check(seen, manifest)
+    check_enough(seen, manifest)
     fold = folds_of(seen.groups, seen.labels, min(FOLDS, len({*seen.groups})), SEED)
     comparisons = compare(seen.logits.astype(np.float64), seen.labels, seen.groups, fold)
     fit = Fitter(manifest, residuals, simplest(comparisons), _share_inside(inside, len({*seen.groups})))
@@ -122,7 +122,8 @@ def _residuals(
         raise TrustProblem(f"the split train is too small for the novelty score: {error}") from error
 
 
-def _check(seen: Observed, manifest: Manifest) -> None:
+def check_enough(seen: Observed, manifest: Manifest) -> None:
+    """Raises TrustProblem if a class has too few groups to be fitted to."""
     single = seen.labels[one_per_group(seen.groups, SEED)]
     for index, name in enumerate(manifest.classes):
         if (count := int((single == index).sum())) < FOLDS:

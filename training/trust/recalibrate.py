@@ -19,7 +19,7 @@ from training.output import refuse_to_overwrite
 from training.trust.answers import Answers, calibrate, metrics_of
 from training.trust.cases_fit import add_cases
 from training.trust.command import splits_of
-from training.trust.fit import TrustFit, TrustProblem, fit_to
+from training.trust.fit import TrustFit, TrustProblem, check_enough, fit_to
 from training.trust.goals import goals_text
 from training.trust.novelty_fit import Residuals
 from training.trust.observed import Observed, observe_parts
@@ -74,6 +74,7 @@ def recalibrate(path: Path, out: Path, data: Path, split: str | None, inside: fl
     _, samples, name = splits_of(data, split)
     residuals, cases = Residuals.of(fitted), cases_of(bundle)
     seen = observe_parts(load_engine(bundle, "auto"), parent, samples, residuals.cells)
+    check_enough(seen, parent)
     positive = None if parent.decision is None else parent.decision.positive
     answers = Answers(name, seen.logits.astype(np.float64), seen.labels)
     try:

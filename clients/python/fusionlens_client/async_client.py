@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -16,7 +17,8 @@ from PIL import Image
 from fusionlens_client import calls
 from fusionlens_client.answers import Health, ModelCard, SimilarCases
 from fusionlens_client.calls import PLAIN, Call, Drawing, Question, Subject
-from fusionlens_client.connection import checked_seconds, http_options
+from fusionlens_client.connection import Received, checked_seconds, http_client
+from fusionlens_client.errors import InvalidInput
 from fusionlens_client.pictures import Picture, picture_bytes
 from fusionlens_client.predictions import Drawable, Explainable
 from fusionlens_client.retries import Outcome
@@ -25,11 +27,12 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """A FusionLens service, as in `Client`, for asyncio."""
+    """A FusionLens service, as in `Client`, for asyncio. It belongs to the event loop in which it is used first."""
 
     def __init__(self, url: str, key: str | None = None, *, max_wait_s: float = 30.0, timeout_s: float = 60.0) -> None:
         self._max_wait_s = checked_seconds("max_wait_s", max_wait_s)
-        self._http = httpx.AsyncClient(**http_options(url, key, timeout_s))
+        self._http = http_client(httpx.AsyncClient, url, key, timeout_s)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -40,8 +43,10 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
+        """Close the connections. Raises InvalidInput in another event loop than that of the questions."""
+        if not self._http.is_closed:
+            self._check_loop()
+            await self._http.aclose()
 
     async def predict(self, picture: Picture, *, coverage: float | None = None) -> AsyncPrediction:
         """Classify a picture, as in `Client.predict`. Files are read, and images encoded, in a thread."""
@@ -69,10 +74,22 @@ class AsyncClient:
         return call.result(outcome)
 
     async def _send(self, call: Call[T]) -> Outcome:
+        request = call.request(self._http)
+        self._check_loop()
         try:
-            return await self._http.send(call.request(self._http))
+            async with aclosing(await self._http.send(request, stream=True)) as response:
+                received = Received(response)
+                async for chunk in response.aiter_bytes():
+                    received.add(chunk)
+            return received.whole()
         except httpx.RequestError as error:
             return error
+
+    def _check_loop(self) -> None:
+        """Connections cannot leave their event loop. Raises InvalidInput in another one."""
+        self._loop = self._loop or asyncio.get_running_loop()
+        if self._loop is not asyncio.get_running_loop():
+            raise InvalidInput("This client was used in another event loop: make a new one for each asyncio.run.")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -32,7 +32,7 @@ from fusionlens_client.errors import (
 from fusionlens_client.retries import Attempts, Outcome, retry_after_s
 
 T = TypeVar("T")
-Parameter: TypeAlias = "str | int | float | None"
+Parameter: TypeAlias = "str | int | float"
 # The name under which a picture is sent. That of a file is not sent, since it may name a patient.
 FILE_NAME = "picture"
 SUFFIXES = (".png", ".npy", ".json")
@@ -45,13 +45,19 @@ class Call(Generic[T]):
     method: str
     path: str
     read: Callable[[httpx.Response], T]
-    query: dict[str, str]
+    query: Mapping[str, Parameter]
     picture: bytes | None = None
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
-        """A new request to the service of this client."""
+        """A new request to the service of this client. Raises InvalidInput if it cannot be sent."""
+        if http.is_closed:
+            raise InvalidInput("This client is closed: make a new one.")
         files = None if self.picture is None else {"file": (FILE_NAME, self.picture, "application/octet-stream")}
-        return http.build_request(self.method, self.path, params=self.query, files=files)
+        try:
+            query = {name: str(value) for name, value in self.query.items()}
+            return http.build_request(self.method, self.path, params=query, files=files)
+        except (httpx.InvalidURL, ValueError) as error:  # too long, or no text
+            raise InvalidInput(f"The question has a value that cannot be sent ({error}): give another one.") from error
 
     def attempts(self, max_wait_s: float) -> Attempts:
         """What decides whether this call is made again."""
@@ -73,7 +79,7 @@ class Subject:
         self.prediction_id = prediction_id
         self.picture = picture if prediction_id is None else None
 
-    def call(self, path: str, read: Callable[[httpx.Response], T], query: dict[str, str]) -> Call[T]:
+    def call(self, path: str, read: Callable[[httpx.Response], T], query: Mapping[str, Parameter]) -> Call[T]:
         """A question about it. Raises InvalidInput if neither the service nor this client has it any more."""
         if self.prediction_id is not None:
             return Call("GET", path, read, {"prediction_id": self.prediction_id, **query})
@@ -109,7 +115,7 @@ class Question:
 
     subject: Subject
     path: str
-    query: dict[str, str]
+    query: Mapping[str, Parameter]
 
     def explanation(self) -> Call[dict[str, Any]]:
         """Asks for the values and the facts, as the service's JSON."""
@@ -121,9 +127,9 @@ class Question:
         return self.subject.call(self.path, _png, {**query, **parameters(**asdict(drawing)), "format": "png"})
 
 
-def parameters(**given: Parameter) -> dict[str, str]:
+def parameters(**given: Parameter | None) -> dict[str, Parameter]:
     """The parameters of a query, without those that are None."""
-    return {name: str(value) for name, value in given.items() if value is not None}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def predict(picture: bytes, coverage: float | None) -> Call[dict[str, Any]]:
@@ -186,17 +192,13 @@ def file_content(path: Path, array: np.ndarray[Any, Any], answer: dict[str, Any]
 
 
 def opened_png(content: bytes) -> Image.Image:
-    """The image of an overlay."""
-    return Image.open(io.BytesIO(content), formats=["PNG"])
+    """The image of an overlay. Raises UnexpectedAnswer."""
+    return _image(content, "PNG")
 
 
 def problem_of(response: httpx.Response) -> Problem:
     """The error for an answer that is not a success: of the class that its name has, with the service's sentence."""
-    try:
-        content = response.json()
-    except ValueError:
-        content = None
-    facts = content if isinstance(content, dict) else {}
+    facts = _object(response) or {}
     kind, detail = (value if isinstance(value := facts.get(name), str) else "" for name in ("type", "detail"))
     problem_class = PROBLEMS.get(kind.removeprefix(TYPE_PREFIX), Problem) if kind.startswith(TYPE_PREFIX) else Problem
     return problem_class(
@@ -230,12 +232,18 @@ def _failure(error: httpx.RequestError) -> ConnectionFailed | UnexpectedAnswer:
     return ConnectionFailed(f"The connection to {url} broke off: {error or type(error).__name__}.")
 
 
-def _json(response: httpx.Response) -> dict[str, Any]:
+def _object(response: httpx.Response) -> dict[str, Any] | None:
+    """The JSON object of an answer. None if it has none, or one of thousands of brackets in each other."""
     try:
         content = response.json()
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    content = _object(response)
+    if content is None:
         raise UnexpectedAnswer(f"{response.url} did not answer with JSON: is this the address of a FusionLens service?")
     return content
 
@@ -245,7 +253,16 @@ def _png(response: httpx.Response) -> bytes:
 
 
 def _preview(response: httpx.Response) -> Image.Image:
-    return Image.open(io.BytesIO(_content(response, "image/jpeg")), formats=["JPEG"])
+    return _image(_content(response, "image/jpeg"), "JPEG")
+
+
+def _image(content: bytes, kind: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(content), formats=[kind])
+        image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnexpectedAnswer(f"The service answered with a {kind} that cannot be read ({error}).") from error
+    return image
 
 
 def _content(response: httpx.Response, media_type: str) -> bytes:

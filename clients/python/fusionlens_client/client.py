@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 from fusionlens_client import calls
 from fusionlens_client.answers import Health, ModelCard, SimilarCases
 from fusionlens_client.calls import PLAIN, Call, Drawing, Question, Subject
-from fusionlens_client.connection import checked_seconds, http_options
+from fusionlens_client.connection import Received, checked_seconds, http_client
 from fusionlens_client.pictures import Picture, picture_bytes
 from fusionlens_client.predictions import Drawable, Explainable
 from fusionlens_client.retries import Outcome
@@ -27,12 +28,13 @@ class Client:
     """A FusionLens service at this address, such as `http://localhost:8000`. May be used from several threads.
 
     `key` is the API key, where the service wants one. One request may wait `max_wait_s` seconds in all when the service
-    asks to come back later, and `timeout_s` seconds for each answer. Raises InvalidInput for what cannot be used.
+    asks to come back later, and `timeout_s` seconds for each answer. Raises InvalidInput for what cannot be used, also
+    for every question once it is closed.
     """
 
     def __init__(self, url: str, key: str | None = None, *, max_wait_s: float = 30.0, timeout_s: float = 60.0) -> None:
         self._max_wait_s = checked_seconds("max_wait_s", max_wait_s)
-        self._http = httpx.Client(**http_options(url, key, timeout_s))
+        self._http = http_client(httpx.Client, url, key, timeout_s)
 
     def __enter__(self) -> Client:
         return self
@@ -74,8 +76,13 @@ class Client:
         return call.result(outcome)
 
     def _send(self, call: Call[T]) -> Outcome:
+        request = call.request(self._http)
         try:
-            return self._http.send(call.request(self._http))
+            with closing(self._http.send(request, stream=True)) as response:
+                received = Received(response)
+                for chunk in response.iter_bytes():
+                    received.add(chunk)
+            return received.whole()
         except httpx.RequestError as error:
             return error
 

@@ -6,6 +6,7 @@ be None may also be absent.
 
 from __future__ import annotations
 
+import reprlib
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
@@ -40,7 +41,7 @@ def decode(kind: type[T], content: Any) -> T:
 def fields_of(kind: type, content: Any) -> dict[str, Any]:
     """The values of this dataclass's fields, by name. Raises UnexpectedAnswer if the JSON does not have them."""
     if not isinstance(content, dict):
-        raise UnexpectedAnswer(f"The answer has {content!r:.60} in place of an object: is this a FusionLens service?")
+        raise UnexpectedAnswer(f"The answer has {_shown(content)} in place of an object: is this a FusionLens service?")
     return {name: _value(content, wire.name or name, kind, wire) for name, (kind, wire) in _hints(kind).items()}
 
 
@@ -65,10 +66,15 @@ def _value(content: dict[str, Any], name: str, kind: Any, wire: Wire) -> Any:
         raise UnexpectedAnswer(f"The answer has no {name!r}: this client does not fit the version of the service.")
     try:
         return (wire.decode or _decoder(kind))(content[name])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UnexpectedAnswer(
-            f"The answer has {content[name]!r:.60} as {name!r}: this client does not fit the version of the service."
+            f"The answer has {_shown(content[name])} as {name!r}: this client does not fit the version of the service."
         ) from error
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value that the service may have chosen to be long, or deep."""
+    return f"{reprlib.repr(value):.60}"
 
 
 def _decoder(kind: Any) -> Callable[[Any], Any]:

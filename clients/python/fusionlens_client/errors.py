@@ -12,7 +12,7 @@ class FusionLensError(Exception):
 
 
 class InvalidInput(FusionLensError, ValueError):
-    """An argument cannot be used. Nothing was sent."""
+    """An argument, the environment or a client that was closed cannot be used. Nothing was sent."""
 
 
 class ConnectionFailed(FusionLensError):
@@ -24,7 +24,7 @@ class TimedOut(ConnectionFailed):
 
 
 class UnexpectedAnswer(FusionLensError):
-    """The answer is not one of FusionLens, or one of a version that this client cannot read."""
+    """The answer is not one of FusionLens, too large, or one of a version that this client cannot read."""
 
 
 class Problem(FusionLensError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,6 +17,17 @@ from fusionlens_client.errors import InvalidInput
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]"
 # Modes that PNG keeps as they are: another one would be converted, and that may change colours.
 LOSSLESS_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+# What Pillow raises for damaged files, and for metadata of a wrong type.
+_PILLOW_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 def picture_bytes(picture: Picture) -> bytes:
@@ -75,10 +87,17 @@ def _png(image: Image.Image) -> bytes:
     _check_sides(*image.size)
     file = io.BytesIO()
     try:
+        image.load()
+    except _PILLOW_ERRORS as error:  # a file that is truncated, damaged or closed
+        raise InvalidInput(f"This image cannot be read: {error}.") from error
+    try:
         # The EXIF data says which side is up. Pillow writes the colour profile by itself.
         image.save(file, "PNG", compress_level=1, exif=image.getexif())
-    except (OSError, ValueError, SyntaxError) as error:  # a file that is truncated, damaged or closed
-        raise InvalidInput(f"This image cannot be read: {error}.") from error
+    except _PILLOW_ERRORS as error:
+        raise InvalidInput(
+            f"The metadata of this image cannot be written ({error}): correct or remove what its getexif() or its info "
+            "has."
+        ) from error
     return file.getvalue()
 
 

@@ -72,6 +72,13 @@ def test_bands_tell_any_numbers_apart(numbers: list[object], bands: int) -> None
     assert len(pictures) >= bands and sum(pictures) == len(numbers)
 
 
+@pytest.mark.parametrize("absent", ["", "nan", "NA", "unknown", "inf", " N/A "])
+def test_cells_without_a_number_do_not_hide_the_bands_of_the_others(absent: str) -> None:
+    columns = [{"age": str(age)} for age in range(1, 41)] + [{"age": absent}]
+    found = subgroups(*evaluated(columns, [number % 2 for number in range(41)]), RULE, 50, 0)
+    assert [*found["age"]] == ["1 to 10.75", "10.75 to 20.5", "20.5 to 30.25", "30.25 to 40", "no value"]
+
+
 def test_names_with_too_many_values_and_columns_with_one_value_are_no_parts() -> None:
     columns = [{"id": f"picture {number}", "year": "2026"} for number in range(40)]
     assert subgroups(*evaluated(columns, [number % 2 for number in range(40)]), RULE, 50, 0) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,19 @@ def test_a_sites_pictures_join_the_cases_and_say_so(made: Indexed, tmp_path: Pat
     seen = observe(load_engine(moved, "torch"), moved.manifest, val[:1])
     (nearest,) = after.nearest({branch: each[0] for branch, each in seen.features.items()}, 1)
     assert nearest.is_local and nearest.label == val[0].label and nearest.similarity == pytest.approx(1, abs=0.01)
+
+
+def test_a_picture_that_the_index_has_is_there_once_and_as_the_sites(made: Indexed, tmp_path: Path) -> None:
+    count, val = len(index_of(read_bundle(made.bundle)).names), split_of(made.data, "val")
+    first = recalibrate(made.bundle, tmp_path / "first", made.data, "val").bundle
+    again = recalibrate(first.path, tmp_path / "again", made.data, "val").bundle
+    assert sorted(index_of(again).names) == sorted(index_of(first).names)
+    assert again.manifest.cases == Cases(pictures=count + len(val))
+    for sample in split_of(made.data, "train"):
+        (tmp_path / "site" / sample.label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(sample.path, tmp_path / "site" / sample.label)
+    of_train = index_of(recalibrate(made.bundle, tmp_path / "train", tmp_path / "site", None).bundle)
+    assert sorted(of_train.names) == sorted(index_of(read_bundle(made.bundle)).names) and of_train.is_local.all()
 
 
 def test_the_command_makes_an_index(made: Indexed, tmp_path: Path) -> None:

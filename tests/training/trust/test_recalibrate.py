@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tests.support.evaluated import evaluated
 from tests.support.trusted import write_trusted
 from training.cli import main
 from training.data.draw import draw_dataset
+from training.data.samples import DataError
 from training.metrics.calibration import youden_threshold
 from training.output import OutputError
 from training.trust.fit import TrustProblem
@@ -111,7 +113,22 @@ def test_what_cannot_be_recalibrated_is_refused(parent: Path, site: Path, tmp_pa
     draw_dataset(tmp_path / "few", 8, seed=0)
     with pytest.raises(TrustProblem, match="class benign has 1 calibration groups, but 5 are needed"):
         recalibrate(parent, tmp_path / "out", tmp_path / "few", None)
+    shutil.copytree(site / "benign", tmp_path / "one" / "benign")
+    (tmp_path / "one" / "malignant").mkdir()
+    with pytest.raises((TrustProblem, DataError), match="malignant"):
+        recalibrate(parent, tmp_path / "out", tmp_path / "one", None)
+    table = "path,label\n" + "".join(f"one/benign/{number}.png,benign\n" for number in range(40))
+    (tmp_path / "labels.csv").write_text(table)
+    with pytest.raises(TrustProblem, match="class malignant has 0 calibration groups, but 5 are needed"):
+        recalibrate(parent, tmp_path / "out", tmp_path / "labels.csv", None)
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_into_the_data(parent: Path, site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("recalibrate", "trust"):
+        assert main([command, str(parent), str(site), str(site / "new")]) == 1
+        assert "lies in the data" in capsys.readouterr().err
+    assert not (site / "new").exists()
 
 
 @pytest.mark.parametrize("value", ["0" * 63, 7, "none"])
