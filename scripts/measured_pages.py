@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks import aids, batch, fit_speed, memory, methods, novelty, page, scaling
 from benchmarks.gpu import page as gpu_page
 from reliability import results
+from scripts.ablation_page import ablation_page
 
 DOCS = Path(__file__).parents[1] / "docs"
 MEASURED = DOCS / "measured"
@@ -23,6 +24,7 @@ def measured_pages() -> Mapping[Path, str]:
     of_gpus = {gpu: gpu_page.read_page(MEASURED)} if gpu.is_file() else {}
     return of_gpus | {
         DOCS / "scaling.md": scaling.read_page(DOCS),
+        MEASURED / "ablation.md": ablation_page(MEASURED),
         MEASURED / "aids.md": aids.read_page(MEASURED),
         MEASURED / "benchmarks.md": page.page(page.read(MEASURED)),
         MEASURED / "benchmarks-batch.md": batch.read_page(MEASURED),
