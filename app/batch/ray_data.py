@@ -47,9 +47,10 @@ class PartWriter:
         try:
             rows = [of_picture for _, of_picture in self._worker.rows(self._job, [part])]
             self._parts.write(part, rows)
-        except (JobRefused, OSError) as error:
-            return {"part": part, "failures": 0, "refused": str(error)}
-        return {"part": part, "failures": sum("error" in of_picture for of_picture in rows), "refused": ""}
+        except (JobRefused, JobEnded, OSError) as error:
+            return {"part": part, "failures": 0, "fault": str(error), "is_refused": isinstance(error, JobRefused)}
+        failures = sum("error" in of_picture for of_picture in rows)
+        return {"part": part, "failures": failures, "fault": "", "is_refused": False}
 
 
 @contextmanager
@@ -68,8 +69,8 @@ def cluster(address: str) -> Iterator[None]:
 def written(job: Job, parts: Sequence[int], options: ActorOptions) -> Generator[tuple[int, int], None, None]:
     """Have the connected cluster write some parts, in any order. Yields each, with its rows without an answer.
 
-    Every actor takes as many cores as its model. Raises JobRefused for a tar file that was changed and a part file that
-    cannot be written, and JobEnded if the cluster fails.
+    Every actor takes as many cores as its model. Raises JobRefused for a tar file that was changed, and JobEnded for a
+    part file that cannot be written, for pictures that no process decodes any more, and if the cluster fails.
     """
     ray.data.DataContext.get_current().enable_progress_bars = False
     cores = options.loading.threads
@@ -84,8 +85,8 @@ def written(job: Job, parts: Sequence[int], options: ActorOptions) -> Generator[
     try:
         with closing(iter(results.iter_rows())) as rows:  # which ends the execution, while Ray is still connected
             for row in rows:
-                if row["refused"]:
-                    raise JobRefused(row["refused"])
+                if row["fault"]:
+                    raise (JobRefused if row["is_refused"] else JobEnded)(row["fault"])
                 yield row["part"], row["failures"]
     except RayError as error:
         raise JobEnded(f"The Ray cluster failed ({str(error).strip().splitlines()[-1]}): try again.") from error
