@@ -128,9 +128,8 @@ def transformer_backbone(
 
 def size_options(name: str, image_size: Size) -> dict[str, Any]:
     """The option that tells a timm model the size of its pictures, if it is one that has to be told."""
-    family = name.partition(".")[0]  # what follows names weights
-    is_sized = timm.is_model(family) and timm.get_pretrained_cfg_value(family, "fixed_input_size")
-    return {"img_size": tuple(image_size)} if is_sized else {}
+    config = timm.get_pretrained_cfg(name.partition(".")[0])  # what follows names weights
+    return {"img_size": tuple(image_size)} if config is not None and config.fixed_input_size else {}
 
 
 def transformer_branch(backbone: nn.Module) -> Branch:
