@@ -40,8 +40,8 @@ def measured(folder: Path, actors: int, number: int) -> float:
     """The pictures per second of one job on a cluster with so many cores, for the first process of a namespace."""
     out = folder / f"out-{actors}-{number}"
     with ray_running({"FUSIONLENS_THREADS": "1", "PYTHONPATH": str(ROOT)}, cores=actors) as cluster:
-        command: list[str | Path] = [RAY / "python", "-m", "app", "batch", folder / "in", "--bundle", DEMO, "--out", out]
-        command += ["--part-rows", str(PART_ROWS), "--ray", cluster.address]
+        command: list[str | Path] = [RAY / "python", "-m", "app", "batch", folder / "in", "--bundle", DEMO]
+        command += ["--out", out, "--part-rows", str(PART_ROWS), "--ray", cluster.address]
         subprocess.run(command, env=cluster.environment, check=True, stdout=subprocess.DEVNULL)
     files = sorted((out / "rows").iterdir(), key=lambda file: file.stat().st_mtime_ns)
     rows = sum(int(pq.read_metadata(file).num_rows) for file in files[1:])
