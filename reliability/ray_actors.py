@@ -1,4 +1,4 @@
-"""How fast a batch job is on Ray with one and with two actors of one core each: python -m tests.support.ray.actors.
+"""How fast a batch job is on Ray with one and with two actors of one core each: python -m reliability.ray_actors.
 
 Needs root and .venv-ray (`make test-ray` makes it). Both clusters do the same job in turns, and the median counts. The
 time is that from the first file of rows to the last, without the start of Ray and the loading of the model.
