@@ -35,7 +35,8 @@ def load_start_bundle(
     normalisation = [name for name in model.state_dict() if "." not in name]  # in float16, where a bundle has them
     model.load_state_dict({name: theirs[name] for name in normalisation}, strict=False)
     head, their_head = model.head.state_dict(), trained.model.head.state_dict()
-    same_head = {name: value.shape for name, value in head.items()} == {n: v.shape for n, v in their_head.items()}
+    same_shapes = {name: value.shape for name, value in head.items()} == {n: v.shape for n, v in their_head.items()}
+    same_head = same_shapes and trained.config.heads == recipe.model.heads
     if same_head and trained.classes == classes:
         model.head.load_state_dict(their_head)
         return [f"start.bundle: the whole model of {path}", *further]

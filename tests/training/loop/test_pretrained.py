@@ -60,6 +60,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("benign", "other"), {}, "the head is new, since the classes there are benign, malignant"),
         (("a", "b", "c"), {}, "the head is new, since the classes there are benign, malignant"),
         (("benign", "malignant"), {"dim": 32}, "the head is new, since the recipe's head is another one"),
+        (("benign", "malignant"), {"heads": 1}, "the head is new, since the recipe's head is another one"),
         (("benign", "malignant"), {"fusion": "cnn"}, "the head is new, since the recipe's head is another one"),
     ],
 )
