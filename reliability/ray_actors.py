@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from app.files import DEMO_BUNDLE
 from tests.support.batch import write_pictures
 from tests.support.deploy.tools import ROOT
 from tests.support.ray.apart import run_apart
 from tests.support.ray.cluster import RAY, ray_running
 
 PICTURES, PART_ROWS, ROUNDS = 600, 20, 3
-DEMO = ROOT / "weights" / "demo"
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def measured(folder: Path, actors: int, number: int) -> float:
     """The pictures per second of one job on a cluster with so many cores, for the first process of a namespace."""
     out = folder / f"out-{actors}-{number}"
     with ray_running({"FUSIONLENS_THREADS": "1", "PYTHONPATH": str(ROOT)}, cores=actors) as cluster:
-        command: list[str | Path] = [RAY / "python", "-m", "app", "batch", folder / "in", "--bundle", DEMO]
+        command: list[str | Path] = [RAY / "python", "-m", "app", "batch", folder / "in", "--bundle", DEMO_BUNDLE]
         command += ["--out", out, "--part-rows", str(PART_ROWS), "--ray", cluster.address]
         subprocess.run(command, env=cluster.environment, check=True, stdout=subprocess.DEVNULL)
     files = sorted((out / "rows").iterdir(), key=lambda file: file.stat().st_mtime_ns)

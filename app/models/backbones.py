@@ -149,9 +149,8 @@ def stage_tokens(
     stages = dict[int, Tensor]()
 
     def keep(number: int, channels: int, output: Any) -> Any:
-        if not layout.holds(output) or layout.tokens_of(output).shape[-1] != channels:
+        if not layout.holds(output) or (tokens := layout.tokens_of(output)).shape[-1] != channels:
             return None
-        tokens = layout.tokens_of(output)
         stages[number] = tokens.detach().requires_grad_() if starts_at_first and not stages else tokens
         return layout.with_tokens(output, stages[number])
 

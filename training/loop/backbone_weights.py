@@ -22,13 +22,11 @@ def timm_options(model: ModelConfig, branch: str) -> dict[str, Any]:
 def fill_backbone(
     backbone: nn.Module, timm_name: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Copy tensors by timm's names into the backbone, all of whose tensors must be among them.
+    """Copy the tensors of timm's whole model, any classifier included, into the backbone.
 
-    Raises RuntimeError if one does not fit.
+    Raises RuntimeError if one is missing or does not fit.
     """
-    # A new classifier stands in for that of the tensors, whatever they have.
-    whole = timm.create_model(timm_name, pretrained=False, **options).state_dict()
-    load_by_timm(backbone, timm_name, options, {"state_dict": whole | dict(tensors), "label_offset": 0})
+    load_by_timm(backbone, timm_name, options, {"state_dict": dict(tensors), "label_offset": 0})
 
 
 def load_by_timm(

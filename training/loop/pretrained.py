@@ -82,8 +82,8 @@ def load_backbone(backbone: nn.Module, timm_name: str, path: Path, options: Mapp
     headless = timm.create_model(timm_name, pretrained=False, num_classes=0, **options).state_dict()
     headless = {name: tensor for name, tensor in whole.items() if name in headless or name in wanted}
     found = find_weights(read_weights(path), whole, headless, wanted, partial(_convert, timm_model), path.name, model)
-    try:
-        fill_backbone(backbone, timm_name, options, found.tensors)
+    try:  # timm's own random classifier stands in for the file's, whatever that has
+        fill_backbone(backbone, timm_name, options, whole | found.tensors)
     except RuntimeError as error:
         raise WeightsError(f"{path.name} does not fit {model}: {in_one_line(error)}") from error
     return found.sentence

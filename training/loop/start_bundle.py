@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import timm
 import torch
 from torch import Tensor
 
@@ -53,14 +54,16 @@ def _fill_backbones(model: CNNViTFusion, config: ModelConfig, theirs: dict[str, 
             continue
         tensors = {name.removeprefix(f"{branch}."): t for name, t in theirs.items() if name.startswith(f"{branch}.")}
         advice = f"give it the same model.{branch}, with the same options and cut"
-        for name, own in backbone.state_dict().items():
-            if name not in tensors or not fits(name, tensors[name], own):
+        for key, own in backbone.state_dict().items():
+            if key not in tensors or not fits(key, tensors[key], own):
                 raise WeightsError(
-                    f"start.bundle: {path} has no {branch}.{name} {list(own.shape)}, so its backbones are not those "
+                    f"start.bundle: {path} has no {branch}.{key} {list(own.shape)}, so its backbones are not those "
                     f"of the recipe: {advice}"
                 )
+        name, options = getattr(config, branch), timm_options(config, branch)
+        whole = timm.create_model(name, pretrained=False, **options).state_dict()  # with a classifier, and all stages
         try:
-            fill_backbone(backbone, getattr(config, branch), timm_options(config, branch), tensors)
+            fill_backbone(backbone, name, options, whole | tensors)
         except RuntimeError as error:
             reason = in_one_line(error)
             raise WeightsError(f"start.bundle: {branch} of {path} does not fit ({reason}): {advice}") from error
