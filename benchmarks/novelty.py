@@ -21,6 +21,7 @@ from app.bundles.reader import Bundle, read_bundle
 from app.drawing.png import encode_png
 from app.engines.load import load_engine
 from app.engines.protocol import Engine
+from app.files import DEMO_BUNDLE
 from app.pictures.decode import PREVIEW_SIDE_PX, Limits
 from app.predicting.predictor import Predictor
 from app.progress import tracked
@@ -43,7 +44,6 @@ from training.metrics.classification import auroc
 from training.trust.observed import stored_maps
 
 DOCS = Path(__file__).parents[1] / "docs" / "measured"
-DEMO = Path(__file__).parents[1] / "weights" / "demo"
 MADE, EVERY, BATCH, SEED, DRAWS = 40, 4, 8, 0, 1000
 FLAGGED_GOAL, GAIN_GOAL = 0.95, 0.10
 TIMED, WARM_UP, TIME_GOAL_MS = 100, 5, 1.0
@@ -277,7 +277,7 @@ def main() -> None:
     parser.add_argument("skin", type=Path, metavar="SKIN", help="labelled pictures with the splits train and val")
     parser.add_argument("--out", type=Path, default=DOCS, help="folder for the report (default docs/measured/)")
     args = parser.parse_args()
-    bundle = read_bundle(DEMO)
+    bundle = read_bundle(DEMO_BUNDLE)
     engine = load_engine(bundle, "auto")
     predictor = Predictor(bundle.without_weights(), engine, Limits(), PREVIEW_SIDE_PX)
     raw = json.dumps({"times_ms": times_ms(predictor), **measure(bundle, engine, args.data, args.skin)}, indent=1)

@@ -79,7 +79,7 @@ def ablate(
     table = _data_with_split(recipe, data.absolute(), out.absolute(), report)
     samples = split_by(recipe, read_samples(table))
     val = [sample for sample in samples if sample.split == "val"]
-    pictures = _pictures(val, classes_of(samples))
+    pictures = labelled_pictures(val, classes_of(samples))
     if pictures.fewest_groups < MIN_GROUPS:
         report(f"val has {pictures.fewest_groups} groups of its rarest class: a verdict needs {MIN_GROUPS}")
     seed_numbers = tuple(range(recipe.seed, recipe.seed + seeds))
@@ -118,7 +118,7 @@ def _train_runs(
     for seed in seeds:  # the outer loop, so that an interrupted ablation has all variants of its seeds
         for fusion in fusions:
             seeded = recipes[fusion].model_copy(update={"seed": seed})
-            run = _finished_run(seeded, data, out / f"{fusion}-{seed}", samples, report)
+            run = finished_run(seeded, data, out / f"{fusion}-{seed}", samples, report)
             if run is None:
                 return None
             runs[fusion].append(run)
@@ -128,7 +128,7 @@ def _train_runs(
             fusion,
             recipes[fusion].model.dim,
             parameters[fusion],
-            np.stack([_probabilities(run, val) for run in variant_runs]),
+            np.stack([probabilities_of(run, val) for run in variant_runs]),
         )
         for fusion, variant_runs in runs.items()
     )
@@ -165,7 +165,8 @@ def _data_with_split(recipe: Recipe, data: Path, out: Path, report: Callable[[st
     return folder
 
 
-def _pictures(val: Sequence[Sample], classes: Sequence[str]) -> LabelledPictures:
+def labelled_pictures(val: Sequence[Sample], classes: Sequence[str]) -> LabelledPictures:
+    """Return the class indices and groups of pictures. Raises DataError if they are too few for intervals."""
     labels = np.array([classes.index(sample.label) for sample in val])
     groups = tuple(sample.group or str(sample.path) for sample in val)
     try:
@@ -175,7 +176,7 @@ def _pictures(val: Sequence[Sample], classes: Sequence[str]) -> LabelledPictures
     return LabelledPictures(labels, groups)
 
 
-def _finished_run(
+def finished_run(
     recipe: Recipe, data: Path, folder: Path, samples: Sequence[Sample], report: Callable[[str], None]
 ) -> Run | None:
     """Train or resume the run in `folder` until it is finished. Returns None if a signal stopped it."""
@@ -198,7 +199,8 @@ def _labelled(run: Run) -> set[Sample]:
     return {sample for sample in run.samples if sample.split != UNLABELLED}
 
 
-def _probabilities(run: Run, val: Sequence[Sample]) -> Float[np.ndarray, "n k"]:
+def probabilities_of(run: Run, val: Sequence[Sample]) -> Float[np.ndarray, "n k"]:
+    """Return the probabilities that a finished run gives pictures, without temperature."""
     pictures = EvaluationSet(val, run.recipe.model.image_size, run.recipe.stretch)
     model = run.finished_model().to("cuda" if torch.cuda.is_available() else "cpu")
     batches = DataLoader(pictures, 25, num_workers=run.recipe.workers)

@@ -179,7 +179,7 @@ def compare(variants: Sequence[Variant], pictures: LabelledPictures, repeats: in
     reference = next(variant for variant in variants if variant.fusion == REFERENCE)
     seeds, _, classes = reference.probabilities.shape
     metric_of = classification_metrics(classes, DecisionRule())
-    seed_means = {name: _mean_over_seeds(metric_of[name], seeds) for name in METRICS}
+    seed_means = {name: mean_over_seeds(metric_of[name], seeds) for name in METRICS}
     comparisons = []
     for other in variants:
         if other.fusion == REFERENCE:
@@ -195,6 +195,6 @@ def compare(variants: Sequence[Variant], pictures: LabelledPictures, repeats: in
     return tuple(comparisons)
 
 
-def _mean_over_seeds(metric: Metric, seeds: int) -> Metric:
+def mean_over_seeds(metric: Metric, seeds: int) -> Metric:
     """Return the mean of a metric over seeds. Its probabilities have the columns of all seeds side by side."""
     return lambda runs, labels: float(np.mean([metric(run, labels) for run in np.hsplit(runs, seeds)]))

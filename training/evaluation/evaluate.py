@@ -32,7 +32,7 @@ from training.evaluation.html_report import Mistake, as_html
 from training.evaluation.metric_values import Pictures, metric_values
 from training.evaluation.reliance import reliance
 from training.evaluation.report import Evaluation
-from training.evaluation.subgroups import subgroups
+from training.evaluation.subgroups import MOST_VALUES, columns_of_too_many_values, subgroups
 from training.output import write_text
 from training.runs.run import kept_samples
 
@@ -85,13 +85,18 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path, against: Pa
         repeats=REPEATS,
         seed=SEED,
         versions=library_versions(predictor),
-        remarks=(*data_set.remarks, *_rule_remarks(read.manifest)),
+        remarks=(*data_set.remarks, *_rule_remarks(read.manifest), *_column_remarks(samples)),
     )
     mistakes = _mistakes(predictor, samples, evaluation)
     document = json.dumps(evaluation.document(), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(out / "evaluation.json", document + "\n")
     write_text(out / "report.html", as_html(evaluation, mistakes))
     return evaluation
+
+
+def _column_remarks(samples: Sequence[Sample]) -> list[str]:
+    columns = columns_of_too_many_values(samples)
+    return [f"no subgroups by {', '.join(columns)}: more than {MOST_VALUES} values"] if columns else []
 
 
 def _opened(path: Path) -> tuple[Bundle, Predictor]:

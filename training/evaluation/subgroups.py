@@ -50,9 +50,8 @@ def subgroups(
     """
     columns = {
         column: values
-        for column in sorted({name for sample in samples for name in sample.columns})
-        if len({*(values := _values([sample.columns.get(column, "") for sample in samples]))}) > 1
-        and len({*values} - {NO_VALUE}) <= MOST_VALUES
+        for column, values in _columns(samples).items()
+        if len({*values}) > 1 and len({*values} - {NO_VALUE}) <= MOST_VALUES
     }
     found: dict[str, dict[str, Subgroup]] = {column: {} for column in columns}
     parts = [(column, value) for column, values in columns.items() for value in sorted({*values}, key=_place)]
@@ -63,6 +62,16 @@ def subgroups(
         by_class = {name: int((part.labels == index).sum()) for index, name in enumerate(part.classes)}
         found[column][value] = Subgroup(by_class, chosen_values(part, rule, METRICS, repeats, seed))
     return found
+
+
+def columns_of_too_many_values(samples: Sequence[Sample]) -> list[str]:
+    """Return the columns that make no subgroups because they have more than 20 values."""
+    return [column for column, values in _columns(samples).items() if len({*values} - {NO_VALUE}) > MOST_VALUES]
+
+
+def _columns(samples: Sequence[Sample]) -> dict[str, list[str]]:
+    names = sorted({name for sample in samples for name in sample.columns})
+    return {name: _values([sample.columns.get(name, "") for sample in samples]) for name in names}
 
 
 def _values(cells: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from training.data.samples import Sample
 from training.evaluation.metric_values import Pictures, metric_values
-from training.evaluation.subgroups import METRICS, subgroups
+from training.evaluation.subgroups import METRICS, columns_of_too_many_values, subgroups
 from training.metrics.classification import DecisionRule
 
 RULE = DecisionRule(1, 0.4)
@@ -81,7 +81,9 @@ def test_cells_without_a_number_do_not_hide_the_bands_of_the_others(absent: str)
 
 def test_names_with_too_many_values_and_columns_with_one_value_are_no_parts() -> None:
     columns = [{"id": f"picture {number}", "year": "2026"} for number in range(40)]
-    assert subgroups(*evaluated(columns, [number % 2 for number in range(40)]), RULE, 50, 0) == {}
+    samples, pictures = evaluated(columns, [number % 2 for number in range(40)])
+    assert subgroups(samples, pictures, RULE, 50, 0) == {}
+    assert columns_of_too_many_values(samples) == ["id"]
 
 
 def test_a_metric_that_a_value_does_not_define_says_why() -> None:
