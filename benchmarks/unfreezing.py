@@ -82,7 +82,7 @@ def answers(
     found = {}
     for design in designs():
         name = run_name(design)
-        run = finished_run(recipe_of(design, weights), data.absolute(), out.absolute() / name, samples, print)
+        run = finished_run(recipe_of(design, weights), data, out.absolute() / name, samples, print)
         if run is None:
             raise SystemExit("stopped: the same command continues from here")
         found[name] = probabilities_of(run, val)
@@ -177,10 +177,11 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="ImageNet weights of tf_efficientnet_lite0")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     args = parser.parse_args()
-    samples = read_samples(args.data)
+    data = args.data.resolve()
+    samples = read_samples(data)
     val = [sample for sample in samples if sample.split == "val"]
     pictures = labelled_pictures(val, classes_of(samples))
-    found = measured(answers(args.data, args.weights, args.out, samples, val), pictures)
+    found = measured(answers(data, args.weights, args.out, samples, val), pictures)
     DOCS.joinpath("unfreezing.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     DOCS.joinpath("unfreezing.md").write_text(page(found), encoding="utf-8")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import aids, batch, fit_speed, memory, methods, novelty, page, scaling
+from benchmarks import aids, batch, fit_speed, memory, methods, novelty, page, scaling, unfreezing
 from benchmarks.gpu import page as gpu_page
 from reliability import results
 from scripts.ablation_page import ablation_page
@@ -32,6 +32,7 @@ def measured_pages() -> Mapping[Path, str]:
         MEASURED / "benchmarks-methods.md": methods.read_page(MEASURED),
         MEASURED / "benchmarks-training.md": fit_speed.read_page(MEASURED),
         MEASURED / "novelty.md": novelty.read_page(MEASURED),
+        MEASURED / "unfreezing.md": unfreezing.read_page(MEASURED),
         MEASURED / "reliability.md": results.read_page(MEASURED),
     }
 
