@@ -274,16 +274,16 @@ def page(raw: Mapping[str, Any]) -> str:
         "| object | pictures | AUROC of its cells | pointing |\n| --- | --: | --: | --: |\n"
     )
     for kind, found in parts["kinds"].items():
-        text += f"| {kind} | {found['pictures']} | {_shown(found['auroc'])} | {_shown(found['pointing'])} |\n"
+        text += f"| {kind} | {found['pictures']} | {shown(found['auroc'])} | {shown(found['pointing'])} |\n"
     text += (
-        f"\nOf the pictures without an object, {_shown(parts['coloured'])} have a part above the limit.\n"
+        f"\nOf the pictures without an object, {shown(parts['coloured'])} have a part above the limit.\n"
         "\n## Similar cases\n\n"
         f"The index has {cases['count']:,} cases. Of the {K} nearest, these shares have the picture's own label.\n\n"
         "| figure | found |\n| --- | --: |\n"
-        f"| share of the nearest with the true label | {_shown(cases['share'])} |\n"
-        f"| the majority of the nearest has it | {_shown(cases['majority'])} |\n"
-        f"| the model's own answer is right | {_shown(cases['model'])} |\n"
-        f"| majority minus model, paired | {_shown(cases['majority_minus_model'], '+.3f')} |\n"
+        f"| share of the nearest with the true label | {shown(cases['share'])} |\n"
+        f"| the majority of the nearest has it | {shown(cases['majority'])} |\n"
+        f"| the model's own answer is right | {shown(cases['model'])} |\n"
+        f"| majority minus model, paired | {shown(cases['majority_minus_model'], '+.3f')} |\n"
         "\n## A new site\n\n"
         "A site has another white balance, a blur, and fewer of the positive pictures. The bundle is recalibrated by "
         f"{site['local']} of its pictures, and judged on the others. The calibration error is less what right "
@@ -292,8 +292,8 @@ def page(raw: Mapping[str, Any]) -> str:
         "| positive pictures kept | judged on | before | after | after ÷ before |\n| --: | --: | --: | --: | --: |\n"
     )
     for share, one in site["sites"].items():
-        text += f"| {float(share):.0%} | {one['others']} or so | {_shown(one['before'])} | {_shown(one['after'])} | "
-        text += f"{_shown(one['ratio'])} |\n"
+        text += f"| {float(share):.0%} | {one['others']} or so | {shown(one['before'])} | {shown(one['after'])} | "
+        text += f"{shown(one['ratio'])} |\n"
     return text + _goals(parts, cases, site, raw["served"])
 
 
@@ -302,7 +302,7 @@ def _goals(
 ) -> str:
     ratio, size_mb = over_http["ratios"][NOVELTY], over_http["bytes"] / 1e6
     rows = [
-        ("AUROC of the cells of a pasted object", f"≥ {PARTS_GOAL}", _shown(parts["kinds"]["all"]["auroc"]),
+        ("AUROC of the cells of a pasted object", f"≥ {PARTS_GOAL}", shown(parts["kinds"]["all"]["auroc"]),
          parts["kinds"]["all"]["auroc"]["value"] >= PARTS_GOAL),
         (f"`{NOVELTY}` of a stored prediction, PNG over HTTP ÷ {THEIRS} alone", f"≤ 1/{1 / RATIO_GOAL:g}",
          f"1/{1 / ratio:.3g}", ratio <= RATIO_GOAL),
@@ -313,7 +313,7 @@ def _goals(
         (f"a question to {cases['many']:,} cases", f"≤ {MANY_GOAL_MS:g} ms", f"{cases['ask_many_ms']:.2f} ms",
          cases["ask_many_ms"] <= MANY_GOAL_MS),
         *((f"calibration error at a new site with {float(share):.0%} of the positive pictures, after ÷ before",
-           f"≤ {HALVED:g}", _shown(one["ratio"]), one["ratio"]["value"] <= HALVED)
+           f"≤ {HALVED:g}", shown(one["ratio"]), one["ratio"]["value"] <= HALVED)
           for share, one in site["sites"].items()),
     ]  # fmt: skip
     text = "\n## Goals\n\n| figure | goal | found | |\n| --- | --- | --: | --- |\n"
@@ -322,7 +322,8 @@ def _goals(
     return text
 
 
-def _shown(found: Interval, form: str = ".3f") -> str:
+def shown(found: Interval, form: str = ".3f") -> str:
+    """A value and the bounds of its interval in words."""
     return f"{found['value']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
 
 

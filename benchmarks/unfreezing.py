@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
-from itertools import combinations, product
+from collections.abc import Collection
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from app.shapes import Float
+from benchmarks.aids import Interval, shown
 from training.data.samples import Sample, classes_of, read_samples
 from training.evaluation.ablate import finished_run, labelled_pictures, probabilities_of
 from training.evaluation.comparison import LabelledPictures, mean_over_seeds
@@ -90,15 +92,13 @@ def answers(
 
 
 def effect(
-    present: Iterable[str], answered: dict[str, Float[np.ndarray, "n k"]], pictures: LabelledPictures
-) -> dict[str, float]:
+    present: Collection[str], answered: dict[str, Float[np.ndarray, "n k"]], pictures: LabelledPictures
+) -> Interval:
     """The mean AUROC of the runs `present` minus that of all others, with a 95 % interval over val's pictures."""
-    chosen = set(present)
-    a = [answered[name] for name in answered if name in chosen]
-    b = [answered[name] for name in answered if name not in chosen]
+    a = [answer for name, answer in answered.items() if name in present]
+    b = [answer for name, answer in answered.items() if name not in present]
     metric = mean_over_seeds(classification_metrics(2, DecisionRule())["auroc"], len(a))
-    found = paired_difference(metric, np.hstack(a), np.hstack(b), pictures.labels, pictures.groups)
-    return {"value": found.value, "low": found.low, "high": found.high}
+    return asdict(paired_difference(metric, np.hstack(a), np.hstack(b), pictures.labels, pictures.groups))
 
 
 def measured(answered: dict[str, Float[np.ndarray, "n k"]], pictures: LabelledPictures) -> dict[str, Any]:
@@ -112,19 +112,15 @@ def measured(answered: dict[str, Float[np.ndarray, "n k"]], pictures: LabelledPi
         for factor in FACTORS
     }
     # Of two factors, whether one or both are absent or present: the same four runs for the other two factors.
-    pairs = [pair for pair in combinations(FACTORS, 2) if pair[0] == next(iter(FACTORS))]
+    one, *others = FACTORS
     found["pairs"] = {
         f"{one}, {other}": mean(found["runs"][run_name(design)] for design in chosen if design[one] == design[other])
         - mean(found["runs"][run_name(design)] for design in chosen if design[one] != design[other])
-        for one, other in pairs
+        for other in others
     }
     both = {name: answered[name] for name in ("at-once", "-".join(FACTORS))}
     found["all"] = effect(["-".join(FACTORS)], both, pictures)
     return found
-
-
-def _shown(interval: dict[str, float]) -> str:
-    return f"{interval['value']:+.3f} ({interval['low']:+.3f} to {interval['high']:+.3f})"
 
 
 def page(found: dict[str, Any]) -> str:
@@ -133,7 +129,7 @@ def page(found: dict[str, Any]) -> str:
     for design in designs():
         marks = " | ".join("yes" if present else "" for present in design.values())
         runs.append(f"| {marks} | {found['runs'][run_name(design)]:.3f} |")
-    effects = [f"| `{name}` | {what} | {_shown(found['effects'][name])} |" for name, what in FACTORS.items()]
+    effects = [f"| `{name}` | {what} | {shown(found['effects'][name], '+.3f')} |" for name, what in FACTORS.items()]
     pairs = ", ".join(f"{value:+.3f}" for value in found["pairs"].values())
     return f"""# What progressive unfreezing costs
 
@@ -162,7 +158,7 @@ brackets hold 95 % intervals of a paired bootstrap over val's pictures, which do
 
 For comparison, {pairs} are the differences between the four runs in which two factors are equal, both present or both
 absent, and the four others. They show how large chance, or two factors together, may be. The run with all four factors
-minus the run with none is {_shown(found["all"])}.
+minus the run with none is {shown(found["all"], "+.3f")}.
 """
 
 

@@ -94,11 +94,6 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path, against: Pa
     return evaluation
 
 
-def _column_remarks(samples: Sequence[Sample]) -> list[str]:
-    columns = columns_of_too_many_values(samples)
-    return [f"no subgroups by {', '.join(columns)}: more than {MOST_VALUES} values"] if columns else []
-
-
 def _opened(path: Path) -> tuple[Bundle, Predictor]:
     bundle = read_bundle(path)
     return bundle, Predictor(bundle, load_engine(bundle, "auto"), TRAINING_LIMITS, _PREVIEW_SIDE_PX)
@@ -147,6 +142,11 @@ def _rule_remarks(manifest: Manifest) -> tuple[str, ...]:
     if manifest.decision is not None or len(manifest.classes) != 2:
         return ()
     return (f"the bundle names no positive class: metrics are those of its last class, {manifest.classes[1]}",)
+
+
+def _column_remarks(samples: Sequence[Sample]) -> list[str]:
+    columns = columns_of_too_many_values(samples)
+    return [f"no subgroups by {', '.join(columns)}: more than {MOST_VALUES} values"] if columns else []
 
 
 def _mistakes(predictor: Predictor, samples: Sequence[Sample], evaluation: Evaluation) -> list[Mistake]:
