@@ -86,7 +86,6 @@ that it can be replaced:
 * **Cores are busy {BUSY:.0%} of the time** in a service, so that bursts do not wait, and always in a batch job.
 * **A machine has {MACHINE_CORES} cores**, and a core costs {CORE_HOUR:g} dollars an hour. Put in your own price.
 * A picture is a JPEG of 600 × 600 px. Predictions stay for the default of {TTL_S} s.
-* Of the demo bundle, times and memory of the service are of its version 1, batch jobs and sizes of version 2.
 
 | one picture | {" | ".join(found)} |
 | --- |{" --: |" * len(found)}"""
