@@ -2,8 +2,9 @@
 
 This is the noisy linear imputation of ROAD (Rong et al., "A Consistent and Efficient Evaluation Strategy for
 Attribution Methods", 2022). Each removed pixel is the weighted mean of its eight neighbours, which may be removed
-themselves, plus noise. The linear equations are solved by multigrid in numpy, about ten times as fast as by a sparse
-factorization.
+themselves, plus noise. The linear equations are solved in numpy by conjugate gradients with a multigrid cycle as the
+preconditioner, some thirty times as fast as by a sparse factorization. The cycle is not symmetric, hence the flexible
+form (Notay, "Flexible Conjugate Gradients", 2000).
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 from app.shapes import Bool, Float32, UInt8
 
 NOISE = 0.01  # standard deviation, as a share of the range from black to white
-# These numbers of cycles and sweeps leave a mean error of a quarter of a grey level, a tenth of the noise.
-_CYCLES, _SWEEPS, _DAMPING = 3, 2, 0.8
+_CHANGE = 0.1  # grey levels: the solution is good enough when a step changes no pixel by more
+_SWEEPS, _DAMPING = 2, 0.8
 
 Planes = Float32[np.ndarray, "c h w"]
 Plane = Float32[np.ndarray, "h w"]
@@ -34,9 +35,7 @@ def impute(
     if removed.all():
         raise ValueError("every pixel is removed: there is nothing to fill them in from")
     planes = np.ascontiguousarray(np.moveaxis(image, -1, 0), dtype=np.float32)
-    filled, grids = _initial_guess(planes, ~removed), _grids(removed)
-    for _ in range(_CYCLES):
-        filled = _v_cycle(filled, np.zeros_like(filled), grids)
+    filled = _solved(_initial_guess(planes, ~removed), _grids(removed))
     noisy = filled + 255 * noise * rng.standard_normal(filled.shape, np.float32)
     return np.moveaxis(np.where(removed, np.clip(np.rint(noisy), 0, 255), planes), 0, -1).astype(np.uint8)
 
@@ -74,6 +73,27 @@ def _grids(removed: Bool[np.ndarray, "h w"]) -> list[_Grid]:
     return grids
 
 
+def _solved(values: Planes, grids: list[_Grid]) -> Planes:
+    """Solve the equations on the finest grid by flexible conjugate gradients, from a first guess."""
+    grid, nothing = grids[0], np.zeros_like(values)
+    residual, direction, image = grid.residual(values, nothing), nothing, nothing
+    energy, change = np.ones((len(values), 1, 1), np.float32), np.inf
+    while change > _CHANGE:
+        correction = _v_cycle(nothing, residual, grids)
+        direction = correction - _dot(correction, image) / energy * direction
+        image = -grid.residual(direction, nothing)
+        energy = np.maximum(_dot(direction, image), np.finfo(np.float32).tiny)
+        length = _dot(direction, residual) / energy
+        values, residual = values + length * direction, residual - length * image
+        change = np.abs(length * direction).max()
+    return values
+
+
+def _dot(one: Planes, other: Planes) -> Float32[np.ndarray, "c 1 1"]:
+    """Return the inner product of each channel."""
+    return np.asarray(np.sum(one * other, (1, 2), keepdims=True))
+
+
 def _v_cycle(values: Planes, right_side: Planes, grids: list[_Grid]) -> Planes:
     """Run one V-cycle: damped Jacobi sweeps, a correction from the coarser grids, and sweeps again."""
     grid, *coarser = grids
@@ -101,7 +121,11 @@ def _initial_guess(planes: Planes, kept: Bool[np.ndarray, "h w"]) -> Planes:
 
 
 def _weighted_neighbours(values: Float32[np.ndarray, "*c h w"]) -> Float32[np.ndarray, "*c h w"]:
-    """Return the weighted sum of the eight neighbours: the outer product of (1 2 1) with itself, without its centre."""
+    """Return 12 times the weighted sum of the eight neighbours.
+
+    The weights are the outer product of (1 2 1) with itself, without its centre. As whole numbers they are exact in
+    float32: rounded ones would add up to a little more or less, and far from kept pixels that adds up to grey levels.
+    """
     down = values + values
     down[..., 1:, :] += values[..., :-1, :]
     down[..., :-1, :] += values[..., 1:, :]
@@ -109,7 +133,6 @@ def _weighted_neighbours(values: Float32[np.ndarray, "*c h w"]) -> Float32[np.nd
     both[..., 1:] += down[..., :-1]
     both[..., :-1] += down[..., 1:]
     both -= 4 * values
-    both *= np.float32(1 / 12)
     return np.asarray(both)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -32,7 +34,7 @@ from training.heatmaps.faithfulness import (
     pointing,
     road,
 )
-from training.heatmaps.imputation import NOISE, impute
+from training.heatmaps.imputation import impute
 
 SIDE = 48
 LESION = (slice(10, 26), slice(14, 34))  # 320 of 2304 pixels
@@ -239,18 +241,39 @@ def exactly(image: UInt8[np.ndarray, "h w 3"], removed: Bool[np.ndarray, "h w"])
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.7])
-def test_imputed_pixels_solve_roads_equations(fraction: float, seed: int) -> None:
+@pytest.mark.parametrize("fraction", [0.01, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("smooth", [0, 2])
+def test_imputed_pixels_solve_roads_equations(smooth: float, fraction: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     image = rng.normal(128, 40, (38, 51, 3)).clip(0, 255).astype(np.uint8)
-    heatmap = enlarge(rng.normal(size=(7, 7)), image.shape[:2])
-    removed = heatmap > np.quantile(heatmap, 1 - fraction)
+    heatmap = enlarge(gaussian_filter(rng.normal(size=(7, 7)), smooth), image.shape[:2])
+    solves_roads_equations(image, heatmap > np.quantile(heatmap, 1 - fraction), rng)
+
+
+def far_from_kept_pixels(shape: tuple[int, int]) -> Iterator[Bool[np.ndarray, "h w"]]:
+    """Removed pixels with few kept ones at a corner, in a dot, in lines, and with walls that leave long ways around."""
+    for kept in ((slice(3), slice(3)), (50, 70), (slice(None, None, 16), slice(None))):
+        removed = np.ones(shape, bool)
+        removed[kept] = False
+        yield removed
+    maze = np.ones(shape, bool)
+    maze[4::8, : shape[1] - 3] = maze[8::8, 3:] = False
+    yield maze
+
+
+def test_imputed_pixels_far_from_kept_ones_solve_roads_equations() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.normal(128, 40, (101, 112, 3)).clip(0, 255).astype(np.uint8)
+    for removed in far_from_kept_pixels(image.shape[:2]):
+        solves_roads_equations(image, removed, rng)
+
+
+def solves_roads_equations(
+    image: UInt8[np.ndarray, "h w 3"], removed: Bool[np.ndarray, "h w"], rng: np.random.Generator
+) -> None:
     filled = impute(image, removed, rng, noise=0.0)
     np.testing.assert_array_equal(filled[~removed], image[~removed])
-    error = np.abs(filled[removed] - exactly(image, removed))
-    noise = 255 * NOISE  # what the method adds to each pixel
-    assert error.mean() < noise / 2
-    assert np.quantile(error, 0.99) < 2 * noise
+    assert np.abs(filled[removed] - exactly(image, removed)).max() < 1
 
 
 def test_imputation_continues_a_slope_and_adds_the_noise_that_it_says() -> None:
