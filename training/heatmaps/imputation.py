@@ -44,8 +44,8 @@ def impute(
 class _Grid:
     """The equations on one grid.
 
-    `unknown` is 1 on unknown pixels and 0 elsewhere, `weight` is the sum of each pixel's weights, and `step` the step
-    size of a Jacobi sweep.
+    `unknown` is 1 on unknown pixels and 0 elsewhere, `weight` is 12 times the sum of each pixel's weights, and `step`
+    the step size of a Jacobi sweep.
     """
 
     unknown: Plane
@@ -79,13 +79,13 @@ def _solved(values: Planes, grids: list[_Grid]) -> Planes:
     residual, direction, image = grid.residual(values, nothing), nothing, nothing
     energy, change = np.ones((len(values), 1, 1), np.float32), np.inf
     while change > _CHANGE:
-        correction = _v_cycle(nothing, residual, grids)
+        correction = _v_cycle(residual, grids)
         direction = correction - _dot(correction, image) / energy * direction
         image = -grid.residual(direction, nothing)
         energy = np.maximum(_dot(direction, image), np.finfo(np.float32).tiny)
         length = _dot(direction, residual) / energy
-        values, residual = values + length * direction, residual - length * image
-        change = np.abs(length * direction).max()
+        step = length * direction
+        values, residual, change = values + step, residual - length * image, np.abs(step).max()
     return values
 
 
@@ -94,13 +94,13 @@ def _dot(one: Planes, other: Planes) -> Float32[np.ndarray, "c 1 1"]:
     return np.asarray(np.sum(one * other, (1, 2), keepdims=True))
 
 
-def _v_cycle(values: Planes, right_side: Planes, grids: list[_Grid]) -> Planes:
-    """Run one V-cycle: damped Jacobi sweeps, a correction from the coarser grids, and sweeps again."""
+def _v_cycle(right_side: Planes, grids: list[_Grid]) -> Planes:
+    """Run one V-cycle from 0: damped Jacobi sweeps, a correction from the coarser grids, and sweeps again."""
     grid, *coarser = grids
-    values = _smooth(values, right_side, grid)
+    values = _smooth(np.zeros_like(right_side), right_side, grid)
     if coarser:
         residual = _restrict(grid.residual(values, right_side)) * coarser[0].unknown
-        correction = _v_cycle(np.zeros_like(residual), residual, coarser)
+        correction = _v_cycle(residual, coarser)
         values = values + grid.unknown * _prolong(correction, grid.unknown.shape)
     return _smooth(values, right_side, grid)
 
