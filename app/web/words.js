@@ -57,7 +57,7 @@ export function ruleOf({ decision, calibration }, { label, probabilities }) {
   sentences.push(
     calibration.temperature === 1
       ? "Probabilities are not calibrated."
-      : `Probabilities are calibrated on ${calibration.chosen_on}.`,
+      : `Probabilities are calibrated. Fitted to: ${calibration.chosen_on}.`,
   );
   return sentences.join(" ");
 }

@@ -58,7 +58,7 @@ def test_a_chosen_picture_is_answered_as_by_the_service(visit: Visit, service: h
     assert (
         f"{card['decision']['positive']} from a probability of {100 * card['decision']['threshold']:.0f} % on" in rule
     )
-    assert f"calibrated on {card['calibration']['chosen_on']}" in rule
+    assert f"calibrated. Fitted to: {card['calibration']['chosen_on']}." in rule
     assert visit.text("#model-name").startswith(f"{card['name']} {card['version']}")
     assert all(note in visit.text("#model-notes") for note in card["notes"])
 
