@@ -56,19 +56,20 @@ class Goal:
         return f"{'≥' if self.at_least else '≤'} {self.written(self.bound)}"
 
     def found(self, measured: Measured) -> str:
-        """The median, with quartiles where there were rounds."""
+        """The median, with quartiles where there were rounds. It is not rounded to the bound if it misses the bound."""
         values = self.rounds(measured)
-        text = self.written(median(values))
+        digits = (digits for digits in range(3, 17) if self.written(median(values), digits) != self.written(self.bound))
+        text = self.written(median(values), 3 if self.reached(measured) else next(digits, 3))
         if len(values) > 1:
             low, _, high = quantiles(values, n=4, method="inclusive")
             text += f" ({self.written(low)} to {self.written(high)})"
         return text
 
-    def written(self, value: float) -> str:
+    def written(self, value: float, digits: int = 3) -> str:
         """Small shares as 1/x where the goal is set as one."""
         if self.bound >= 1:
-            return f"{value:.3g}"
-        return f"1/{1 / value:.3g}"
+            return f"{value:.{digits}g}"
+        return f"1/{1 / value:.{digits}g}"
 
 
 def ratio(above: list[float], below: list[float]) -> list[float]:

@@ -25,3 +25,15 @@ def test_a_goal_is_reached_by_the_median_on_its_side_of_the_bound(at_least: bool
 def test_a_goal_whose_condition_fails_is_missed_whatever_the_figure(holds: bool) -> None:
     goal = Goal("nothing lost", lambda measured: [1.0], 2.5, must=lambda measured: holds)
     assert goal.reached(NOTHING_MEASURED) is holds
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "found"), [(1 / 20, 0.05003, "1/19.99"), (1 / 20, 0.0499, "1/20"), (2.5, 2.5001, "2.5001")]
+)
+def test_a_figure_that_misses_its_bound_is_not_rounded_to_it(bound: float, value: float, found: str) -> None:
+    assert Goal("a share", lambda measured: [value], bound).found(NOTHING_MEASURED) == found
+
+
+def test_a_figure_at_its_bound_whose_condition_fails_is_the_bound() -> None:
+    goal = Goal("nothing lost", lambda measured: [2.5], 2.5, must=lambda measured: False)
+    assert goal.found(NOTHING_MEASURED) == "2.5"
