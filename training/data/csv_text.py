@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.data.sample import DataError
+from training.spelling import column_key, normalised
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -85,7 +86,8 @@ def _row(
     for name, cell in named.items():
         if re.search(r"[\r\n]", cell):
             raise DataError(f"{place}, column {name}: the value has a line break: a quote may not be closed there")
-    return Row(place, named, {name: cell for name, cell in _named(others, cells).items() if cell})
+    further = {name: sys.intern(normalised(cell)) for name, cell in _named(others, cells).items()}
+    return Row(place, named, {name: cell for name, cell in further.items() if cell})
 
 
 def _named(names: Sequence[str | None], cells: Sequence[str]) -> dict[str, str]:
@@ -138,8 +140,10 @@ def _header(
         names = max(headers.values(), key=len)
         missing = " and no column ".join(name for name in required if name not in names)
         hints = [f"if {name} is the {meant}, call it {meant}" for name in names if (meant := aliases.get(name))]
+        optional = "".join(f",{name}" for name in columns if name not in required)
+        needed = ",".join(required) + (f"[{optional}]" if optional else "")
         raise DataError(
-            f"{table} has no column {missing}: it needs path,label[,group,split,mask] and has "
+            f"{table} has no column {missing}: it needs {needed} and has "
             f"{','.join(names)[:_SHOWN_CHARACTERS] or 'nothing'}: name the columns in the first row"
             + "".join(f"; {hint}" for hint in hints)
         )
@@ -152,7 +156,7 @@ def _header(
 def _first_row(text: str, delimiter: str) -> list[str]:
     """Return the first row in small letters, or nothing if its quotes do not fit the delimiter."""
     try:
-        return [name.strip().casefold() for name in next((row for row in _reader(text, delimiter) if row), [])]
+        return [column_key(name) for name in next((row for row in _reader(text, delimiter) if row), [])]
     except csv.Error:
         return []
 

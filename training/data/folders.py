@@ -18,7 +18,6 @@ from training.data.files import Folder, left_out_facts, left_out_findings
 from training.data.names import (
     is_split_name,
     name_findings,
-    normalised,
     plain_words,
     renamed_splits,
     split_of,
@@ -27,6 +26,7 @@ from training.data.names import (
     without_split_words,
 )
 from training.data.sample import SPLITS, DataError, DataSet, Finding, Sample
+from training.spelling import normalised
 
 _TABLE = "labels.csv"
 _IMAGES = {"images", "image", "imgs", "img", "pictures", "photos", "jpegimages", "data", "files", "jpg", "jpeg", "png",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from app.bundles.texts import appearance, shown
@@ -37,28 +37,32 @@ def group_key(group: str | None) -> Hashable | None:
 def settle_groups(samples: Sequence[Sample]) -> tuple[list[Sample], list[Finding]]:
     """Give all pictures of a group its first spelling, and pictures of an unknown one no group. Say what was done."""
     pictures = Counter(sample.group for sample in samples if sample.group is not None)  # in the order of the samples
-    keys = {group: group_key(group) for group in pictures}
-    unknown = Counter({group: count for group, count in pictures.items() if keys[group] is None})
-    spellings: dict[Hashable, list[str]] = {}
-    for group in pictures - unknown:
-        spellings.setdefault(keys[group], []).append(group)
-    first = {spelling: alike[0] for alike in spellings.values() for spelling in alike}
+    first, merged = first_spellings(pictures)
+    unknown = Counter({group: count for group, count in pictures.items() if group not in first})
     settled = [sample if sample.group is None else replace(sample, group=first.get(sample.group)) for sample in samples]
-    merged = [alike for alike in spellings.values() if len(alike) > 1]
-    return settled, [*_merged_findings(merged), *_unknown_findings(unknown)]
+    findings = [Finding("group", merged_names(merged, "group"))] if merged else []
+    return settled, [*findings, *_unknown_findings(unknown)]
 
 
-def _merged_findings(merged: Sequence[Sequence[str]]) -> Iterator[Finding]:
-    if not merged:
-        return
+def first_spellings(names: Iterable[str]) -> tuple[dict[str, str], list[list[str]]]:
+    """Return the first spelling of each name that is not unknown, and the sets of several spellings of one name."""
+    spellings: dict[Hashable, list[str]] = {}
+    for name in names:
+        if (key := group_key(name)) is not None:
+            spellings.setdefault(key, []).append(name)
+    first = {spelling: alike[0] for alike in spellings.values() for spelling in alike}
+    return first, [alike for alike in spellings.values() if len(alike) > 1]
+
+
+def merged_names(merged: Sequence[Sequence[str]], what: str) -> str:
+    """The sentence on groups or values, which is `what` they are, of which each has several spellings."""
     sets = [
         " and ".join(map(ascii if len({*map(appearance, names)}) == 1 else shown, sorted(names))) for names in merged
     ]
     more = f"; and {len(sets) - _SHOWN} more" if len(sets) > _SHOWN else ""
-    yield Finding(
-        "group",
-        f"{len(sets)} group(s) have several spellings, which differ only in case, blanks, look or the form of a number "
-        f"({'; '.join(sets[:_SHOWN])}{more}): each was read as one group; rename what is not the same",
+    return (
+        f"{len(sets)} {what}(s) have several spellings, which differ only in case, blanks, look or the form of a "
+        f"number ({'; '.join(sets[:_SHOWN])}{more}): each was read as one {what}; rename what is not the same"
     )
 
 

@@ -43,11 +43,6 @@ _RENAME = "give them one name if they are the same, or names that differ more"
 _CLASS_NAME = TypeAdapter[str](ClassName)
 
 
-def normalised(name: str) -> str:
-    """Return a label or a group in Unicode's form NFC, without blanks around it."""
-    return unicodedata.normalize("NFC", name).strip()
-
-
 def split_words(name: str) -> set[str]:
     """Return the splits that the words of a name may mean; `?` is one that may mean val or test."""
     words = _words(name)

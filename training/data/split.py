@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from app.shapes import Bool, Float, Int
+from training.data.columns import same_value
 from training.data.sample import DataError, Sample
+from training.spelling import column_key
 
 _SHOWN = 10  # values in a sentence
 
@@ -47,13 +49,14 @@ def split_samples(
     if calibration_share and not any(sample.split == "calibration" for sample in assigned):
         assigned = _moved(assigned, "calibration", calibration_share, seed)
     label_splits = {(sample.label, sample.split) for sample in assigned}
+    but_for = ", without those of leave_out" if leave_out else ""
     required, count = (("train", "val", "calibration"), "three") if calibration_share else (("train", "val"), "two")
     for label in sorted({sample.label for sample in assigned}):
         for split in required:
             if (label, split) not in label_splits:
                 raise DataError(
-                    f"class {label} has no picture in {split}: each class needs pictures of at least {count} groups, "
-                    f"some in {' and some in '.join(required)} (a picture without a group is a group of its own)"
+                    f"class {label} has no picture in {split}{but_for}: each class needs pictures of at least {count} "
+                    f"groups, some in {' and some in '.join(required)} (a picture without a group is one of its own)"
                 )
     return assigned
 
@@ -65,16 +68,15 @@ def left_out(samples: Sequence[Sample], columns: Mapping[str, Sequence[str]]) ->
     """
     chosen: set[Path] = set()
     for column, values in columns.items():
-        key = column.strip().casefold()
+        key = column_key(column)
+        known = sorted({sample.columns[key] for sample in samples if key in sample.columns})
         for value in values:
-            found = {sample.path for sample in samples if sample.columns.get(key) == value.strip()}
-            if not found:
-                known = sorted({sample.columns[key] for sample in samples if key in sample.columns})
+            if not (meant := [each for each in known if same_value(each, value)]):
                 raise DataError(
                     f"leave_out: no picture has {value} in a column {column} (those for path, label, group, split and "
                     f"mask are not meant): it has {', '.join(known[:_SHOWN]) or 'no values at all'}"
                 )
-            chosen |= found
+            chosen |= {sample.path for sample in samples if sample.columns.get(key) in meant}
     return [replace(sample, split="test") if sample.path in chosen else sample for sample in samples]
 
 

@@ -8,15 +8,17 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 
+from training.data.columns import settle_columns
 from training.data.csv_text import Row, read_rows
 from training.data.files import is_file
 from training.data.groups import settle_groups
-from training.data.names import is_split_mark, name_findings, normalised, refuse_joined, renamed_splits, split_of
+from training.data.names import is_split_mark, name_findings, refuse_joined, renamed_splits, split_of
 from training.data.sample import DataError, DataSet, Finding, Sample
+from training.spelling import normalised
 
 COLUMNS = ("path", "label", "group", "split", "mask")
 # What others call the columns that are required. These names have several meanings, so they are only named in errors.
-_ALIASES = {
+ALIASES = {
     **dict.fromkeys(
         ("filename", "file_name", "file", "filepath", "file_path", "image", "image_path", "img", "image_id", "name"),
         "path",
@@ -47,13 +49,14 @@ def read_table(table: Path) -> DataSet:
     """
     finder = PathFinder(table.parent)
     samples, splits = [], set()
-    for row in read_rows(table, COLUMNS, ("path", "label"), _ALIASES):
+    for row in read_rows(table, COLUMNS, ("path", "label"), ALIASES):
         samples.append(_sample(row, finder))
         splits.add(row.cells.get("split", ""))
     refuse_joined(sample.label for sample in samples)
     facts = tuple(renamed_splits(splits - {""}))
     settled, group_findings = settle_groups(samples)
-    findings = (*_unread_findings(samples), *name_findings(samples), *group_findings)
+    settled, column_findings = settle_columns(settled)
+    findings = (*_unread_findings(samples), *name_findings(samples), *group_findings, *column_findings)
     return DataSet(tuple(settled), facts, findings)
 
 

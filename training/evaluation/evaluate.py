@@ -23,7 +23,6 @@ from app.predicting.predictor import Predictor
 from app.predicting.request import HeatmapRequest
 from app.shapes import Int
 from training.data.limits import TRAINING_LIMITS
-from training.data.names import normalised
 from training.data.samples import DataError, DataSet, Sample, read_data_set, refuse_unreadable
 from training.evaluation.against import check_comparable, compared
 from training.evaluation.answered import answer_all, decision_rule, predict_sample
@@ -35,6 +34,7 @@ from training.evaluation.report import Evaluation
 from training.evaluation.subgroups import MOST_VALUES, columns_of_too_many_values, subgroups
 from training.output import write_text
 from training.runs.run import kept_samples
+from training.spelling import column_key, normalised
 
 REPEATS, SEED = 1000, 0
 _SHOWN_MISTAKES = 12
@@ -78,14 +78,14 @@ def evaluate(bundle: Path, data: Path, split: str | None, out: Path, against: Pa
         rule=rule,
         metrics=values,
         class_metrics=class_values,
-        subgroups=subgroups(samples, pictures, rule, REPEATS, SEED),
+        subgroups=subgroups(samples, pictures, rule, REPEATS, SEED, _sources(read.manifest)),
         branches=branch_worths(answered.parts, pictures, answers, rule, REPEATS, SEED),
         reliance=reliance(answered.assessments, read.manifest.classes, labels, answers != labels),
         against=None if other is None else compared(pictures, rule, *other, samples, REPEATS, SEED),
         repeats=REPEATS,
         seed=SEED,
         versions=library_versions(predictor),
-        remarks=(*data_set.remarks, *_rule_remarks(read.manifest), *_column_remarks(samples)),
+        remarks=(*data_set.remarks, *_rule_remarks(read.manifest), *_column_remarks(samples, read.manifest)),
     )
     mistakes = _mistakes(predictor, samples, evaluation)
     document = json.dumps(evaluation.document(), indent=2, ensure_ascii=False, allow_nan=False)
@@ -144,8 +144,16 @@ def _rule_remarks(manifest: Manifest) -> tuple[str, ...]:
     return (f"the bundle names no positive class: metrics are those of its last class, {manifest.classes[1]}",)
 
 
-def _column_remarks(samples: Sequence[Sample]) -> list[str]:
-    columns = columns_of_too_many_values(samples)
+def _sources(manifest: Manifest) -> frozenset[str]:
+    """The columns of the table that the recipe names as the pictures' sources."""
+    balance, left_out = manifest.recipe.get("balance"), manifest.recipe.get("leave_out")
+    names = [balance.get("within")] if isinstance(balance, dict) else []
+    names += left_out if isinstance(left_out, dict) else []
+    return frozenset(column_key(name) for name in names if isinstance(name, str))
+
+
+def _column_remarks(samples: Sequence[Sample], manifest: Manifest) -> list[str]:
+    columns = columns_of_too_many_values(samples, _sources(manifest))
     return [f"no subgroups by {', '.join(columns)}: more than {MOST_VALUES} values"] if columns else []
 
 

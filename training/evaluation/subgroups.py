@@ -6,7 +6,7 @@ A mean over all pictures can hide a site, a device or an age at which a model is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,9 +16,9 @@ from app.progress import tracked
 from training.data.samples import Sample
 from training.evaluation.metric_values import MetricValues, Pictures, chosen_values
 from training.metrics.classification import DecisionRule
+from training.spelling import NO_VALUE
 
 MOST_VALUES, MOST_NUMBERS = 20, 10
-NO_VALUE = "no value"
 _ABSENT = {"", "na", "n/a", "nan", "inf", "-inf", "null", "none", "unknown", "?", "-"}  # as programs write no number
 METRICS = ("auroc", "sensitivity", "specificity", "accuracy", "ece")  # of these, what the classes define
 _BANDS = 4
@@ -41,17 +41,22 @@ Subgroups = Mapping[str, Mapping[str, Subgroup]]
 
 
 def subgroups(
-    samples: Sequence[Sample], pictures: Pictures, rule: DecisionRule, repeats: int, seed: int
+    samples: Sequence[Sample],
+    pictures: Pictures,
+    rule: DecisionRule,
+    repeats: int,
+    seed: int,
+    sources: Collection[str] = (),
 ) -> dict[str, dict[str, Subgroup]]:
     """Return the subgroups by column and value. `pictures` are those of `samples`, in the same order.
 
     A column counts if it has 2 to 20 values. One of more than 10 numbers is cut into four bands at its quartiles;
-    among them, cells such as `NA` or `unknown` have no value.
+    among them, cells such as `NA` or `unknown` have no value. In the columns `sources`, every value is a subgroup.
     """
     columns = {
         column: values
-        for column, values in _columns(samples).items()
-        if len({*values}) > 1 and len({*values} - {NO_VALUE}) <= MOST_VALUES
+        for column, values in _columns(samples, sources).items()
+        if len({*values}) > 1 and (column in sources or len({*values} - {NO_VALUE}) <= MOST_VALUES)
     }
     found: dict[str, dict[str, Subgroup]] = {column: {} for column in columns}
     parts = [(column, value) for column, values in columns.items() for value in sorted({*values}, key=_place)]
@@ -64,14 +69,19 @@ def subgroups(
     return found
 
 
-def columns_of_too_many_values(samples: Sequence[Sample]) -> list[str]:
-    """Return the columns that make no subgroups because they have more than 20 values."""
-    return [column for column, values in _columns(samples).items() if len({*values} - {NO_VALUE}) > MOST_VALUES]
+def columns_of_too_many_values(samples: Sequence[Sample], sources: Collection[str] = ()) -> list[str]:
+    """Return the columns but for `sources` that make no subgroups because they have more than 20 values."""
+    columns = _columns(samples, sources).items()
+    return [name for name, values in columns if name not in sources and len({*values} - {NO_VALUE}) > MOST_VALUES]
 
 
-def _columns(samples: Sequence[Sample]) -> dict[str, list[str]]:
+def _columns(samples: Sequence[Sample], sources: Collection[str]) -> dict[str, list[str]]:
     names = sorted({name for sample in samples for name in sample.columns})
-    return {name: _values([sample.columns.get(name, "") for sample in samples]) for name in names}
+    cells = {name: [sample.columns.get(name, "") for sample in samples] for name in names}
+    return {
+        name: [cell or NO_VALUE for cell in column] if name in sources else _values(column)
+        for name, column in cells.items()
+    }
 
 
 def _values(cells: Sequence[str]) -> list[str]:

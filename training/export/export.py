@@ -48,7 +48,6 @@ from app.models.transformer_tokens import transformer_tokens
 from app.pictures.bit_depth import Stretch
 from app.shapes import Float, UInt8
 from app.trust.fitted import trust_of
-from training.data.names import normalised
 from training.data.samples import Sample
 from training.errors import TrainingProblem
 from training.export.graph_errors import WITHOUT_TOKENS, require_openvino
@@ -60,6 +59,7 @@ from training.recipe.plain_yaml import parse_yaml
 from training.runs.contents import changed_files, content_marks, read_marks, refuse_changed
 from training.runs.run import Run, read_run
 from training.runs.torch_files import not_finite_tensor
+from training.spelling import normalised
 from training.trust.answers import Answers, calibrate, metrics_of
 from training.trust.fit import TrustProblem, calibration_split, fit_trust
 from training.trust.write import NO_TRUST, write_with_trust
@@ -105,10 +105,7 @@ def load_card(path: Path) -> Card:
     try:
         return Card.model_validate(parse_yaml(path.read_text(encoding="utf-8")))
     except ValidationError as error:
-        sentences = "; ".join(
-            fault_sentence(entry, {(): Card, ("explanation",): ExplanationChoice, ("cases",): CasesChoice})
-            for entry in error.errors(include_url=False)
-        )
+        sentences = "; ".join(fault_sentence(entry, Card) for entry in error.errors(include_url=False))
         raise ExportError(f"the card {path} cannot be used: {sentences}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ExportError(f"the card {path} cannot be used: {error}") from error

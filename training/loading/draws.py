@@ -17,6 +17,7 @@ from training.data.samples import DataError, Sample
 from training.recipe.config import Balance, Recipe, RecipeError
 
 _ORDER = int.from_bytes(b"order")
+_ROUNDING = 1e-6  # of shares that are written as decimal fractions
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,11 @@ def draws_of(
     weights = np.ones(len(samples))
     if recipe.count_by == "group":
         pictures = Counter(sample.group for sample in samples)
+        if not pictures.keys() - {None}:
+            raise DataError(
+                "count_by: group, but no picture of train has a group: name the groups in a column group, or leave "
+                "count_by out"
+            )
         weights = np.array([1.0 if sample.group is None else 1 / pictures[sample.group] for sample in samples])
     kinds = values * len(classes) + truth
     epoch_pictures = recipe.epoch_pictures or len(samples)
@@ -85,6 +91,13 @@ def draws_of(
     return Draws(kinds, probabilities, epoch_pictures, recipe.seed, unlabelled, unlabelled_epochs)
 
 
+def shares_of(draws: Draws, labels: Sequence[int], classes: Sequence[str]) -> dict[str, float]:
+    """Return the share of each class among the draws with replacement, or nothing if each picture comes once."""
+    if draws.probabilities is None:
+        return {}
+    return dict(zip(classes, np.bincount(labels, draws.probabilities, len(classes)).tolist(), strict=True))
+
+
 def _unlabelled_epochs(recipe: Recipe) -> frozenset[int]:
     stages = [(epoch, recipe.stage_at(epoch)) for epoch in range(recipe.epochs)]
     return frozenset(epoch for epoch, stage in stages if stage.distil is not None and stage.distil.unlabelled)
@@ -99,7 +112,8 @@ def column_values(samples: Sequence[Sample], column: str) -> tuple[list[str], In
         present = sorted({name for sample in samples for name in sample.columns})
         raise DataError(
             f"balance.within: {len(without)} of {len(samples)} pictures have no value in a column {column}, the first "
-            f"is {without[0].path}: fill it in, or name another (the table has {', '.join(present) or 'no others'})"
+            f"is {without[0].path}: fill it in, or name another (the table has {', '.join(present) or 'no others'}; "
+            "columns of one name are not read)"
         )
     names = sorted({sample.columns[column] for sample in samples})
     index = {name: number for number, name in enumerate(names)}
@@ -118,13 +132,19 @@ def _label_shares(
                 f"balance.label: there are {len(classes)} classes, {', '.join(classes)}: give the share of each one by "
                 f"its name, such as {{{classes[0]}: 0.5}}"
             )
+        if np.isclose(*shares) and named != 0.5:
+            raise RecipeError(
+                f"balance.label: none of {' and '.join(classes)} is the rarer one: give the share of one by its name, "
+                f"such as {{{classes[0]}: {named:g}}}"
+            )
         named = {classes[int(shares.argmin())]: named}
     if unknown := sorted(named.keys() - {*classes}):
         raise RecipeError(f"balance.label: {', '.join(unknown)} is no class: the classes are {', '.join(classes)}")
     others = [index for index, name in enumerate(classes) if name not in named]
     rest = 1 - sum(named.values())
-    if (others and rest <= 0) or (not others and abs(rest) > 1e-6):
-        raise RecipeError(f"balance.label: the shares add up to {1 - rest:g}: all classes together have 1")
+    if (others and rest <= _ROUNDING) or (not others and abs(rest) > _ROUNDING):
+        left = f", and {', '.join(classes[index] for index in others)} must have some of it" if others else ""
+        raise RecipeError(f"balance.label: the shares add up to {1 - rest:g}: all classes together have 1{left}")
     shares[others] *= rest / shares[others].sum() if others else 1
     for name, share in named.items():
         shares[classes.index(name)] = share

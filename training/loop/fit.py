@@ -23,7 +23,7 @@ from app.progress import Steps
 from training.data.samples import DataError, Sample
 from training.errors import TrainingProblem
 from training.loading.augment import TwoViews
-from training.loading.draws import draws_of
+from training.loading.draws import draws_of, shares_of
 from training.loading.unreadable import ReplacingSet
 from training.loading.views import EpochBatches, TrainingSet
 from training.loading.workers import loaded
@@ -125,6 +125,8 @@ class Trainer:
         self.model = to_device(model, self.recipe.batch_norm, processes)
         labelled, self.labels, unlabelled = run.samples_of("train"), run.labels_of("train"), run.samples_of(UNLABELLED)
         self.draws = draws_of(self.recipe, labelled, self.labels, run.classes, len(unlabelled))
+        if state is None and (shares := shares_of(self.draws, self.labels, run.classes)):
+            self.report("shares of the draws: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
         self.train_samples = [*labelled, *unlabelled]
         shape = (self.recipe.batch_size, processes.rank, processes.count, self.recipe.accumulate)
         try:

@@ -215,6 +215,8 @@ def _branch_warnings(model: CNNViTFusion, recipe: Recipe) -> Iterator[str]:
     for number, stage in enumerate(recipe.stages):
         if stage.distil is not None and isinstance(teacher := stage.distil.teacher, Path) and not teacher.is_dir():
             yield f"stages.{number}.distil.from: there is no folder {teacher} on this machine"
+    if recipe.unlabelled is not None and not recipe.unlabelled.exists():
+        yield f"distil.unlabelled: there is no folder or table {recipe.unlabelled} on this machine"
     if recipe.early_stopping >= recipe.epochs:
         yield f"early_stopping {recipe.early_stopping} of {recipe.epochs} epochs never ends the run"
     for branch in model.map_shapes:

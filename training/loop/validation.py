@@ -20,6 +20,7 @@ from training.loop.processes import Processes
 from training.metrics.calibration import softmax
 from training.metrics.classification import DecisionRule, Metric, UndefinedMetric, classification_metrics
 from training.runs.run import Run
+from training.spelling import NO_VALUE
 
 METRICS = ("nll", "accuracy", "auroc")  # the answer is the most probable class; AUROC is the macro mean
 _BATCH = 25
@@ -73,7 +74,7 @@ def validate(model: nn.Module, run: Run, processes: Processes) -> Validation:
     column = run.recipe.balance.column if run.recipe.balance is not None else None
     within = {}
     if column is not None:
-        values = np.array([sample.columns.get(column, "") for sample in samples])[readable]
+        values = np.array([sample.columns.get(column, NO_VALUE) for sample in samples])[readable]
         for value in sorted({*values.tolist()}):
             of_value = values == value
             within[value] = _metrics_of_some(probabilities[of_value], labels[of_value], metrics)

@@ -20,6 +20,7 @@ from pydantic import (
 from app.bundles.manifest import StretchRule
 from app.models.cnnswin import Fusion
 from training.errors import TrainingProblem
+from training.spelling import column_key, normalised
 
 
 class RecipeError(TrainingProblem, ValueError):
@@ -287,10 +288,20 @@ class Balance(StrictModel):
     ]
     within: Name | None = None
 
+    @field_validator("label")
+    @classmethod
+    def _normalised(cls, label: float | dict[str, float]) -> float | dict[str, float]:
+        if not isinstance(label, dict):
+            return label
+        named = {normalised(name): share for name, share in label.items()}
+        if len(named) < len(label):
+            raise ValueError(f"{', '.join(map(ascii, label))} name one class twice: name each once")
+        return named
+
     @property
     def column(self) -> str | None:
         """The name of the column as `Sample.columns` has it."""
-        return None if self.within is None else self.within.strip().casefold()
+        return None if self.within is None else column_key(self.within)
 
 
 class Recipe(StrictModel):

@@ -7,49 +7,16 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from training.recipe.config import (
-    Augmentation,
-    Balance,
-    Distil,
-    Geometry,
-    LastUnits,
-    ModelConfig,
-    Photometry,
-    Rates,
-    Recipe,
-    RecipeError,
-    Stage,
-    Start,
-    Starts,
-    StrictModel,
-)
+from training.recipe.config import Recipe, RecipeError
 from training.recipe.plain_yaml import parse_yaml
-
-# The model of each path in a recipe, for hints about unknown keys.
-_MODELS: dict[tuple[str, ...], type[StrictModel]] = {
-    (): Recipe,
-    ("model",): ModelConfig,
-    ("start",): Starts,
-    ("start", "cnn"): Start,
-    ("start", "swin"): Start,
-    ("stages",): Stage,
-    ("stages", "cnn"): LastUnits,
-    ("stages", "distil"): Distil,
-    ("augmentation",): Augmentation,
-    ("augmentation", "geometry"): Geometry,
-    ("augmentation", "cnn"): Photometry,
-    ("augmentation", "swin"): Photometry,
-    ("rates",): Rates,
-    ("balance",): Balance,
-}
 
 
 def shipped_recipes() -> list[str]:
@@ -97,24 +64,38 @@ def _validated(content: dict[str, Any], source: str) -> Recipe:
         entries = error.errors()
         # If an item of a list is wrong, pydantic also reports the list as too short.
         relevant = [entry for entry in entries if entry["type"] != "too_short" or not entry["input"]]
-        raise RecipeError(f"{source}: " + "; ".join(fault_sentence(entry, _MODELS) for entry in relevant)) from error
+        sentences = [fault_sentence(entry, Recipe) for entry in relevant]
+        raise RecipeError(f"{source}: " + "; ".join(sentences)) from error
 
 
-def fault_sentence(entry: Any, models: Mapping[tuple[str, ...], type[BaseModel]]) -> str:
-    """One of a validation's errors as a sentence: the key, what is wrong, and the value.
-
-    `models` are the models of each path, for hints about unknown keys.
-    """
+def fault_sentence(entry: Any, model: type[BaseModel]) -> str:
+    """One of a model's validation errors as a sentence: the key, what is wrong, and the value."""
     steps = [step for step in entry["loc"] if not str(step).startswith("<")]
     key = ".".join(map(str, steps))
     if entry["type"] == "extra_forbidden":
-        return f"unknown key {key}{_hint(steps, models)}"
+        return f"unknown key {key}{_hint(steps, _models_of(model))}"
     if entry["type"] == "missing":
         return f"{key} is missing"
     reason = entry["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
     if entry["type"] == "string_type" and isinstance(entry["input"], bool | int | float):
         reason += ", so put it in quotes"
     return f"{key}: {reason} (it is {entry['input']!r})" if key else reason
+
+
+def _models_of(model: type[BaseModel], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], type[BaseModel]]:
+    """Return a model and all models within it by their paths, of lists without the places in them."""
+    models = {path: model}
+    for name, field in model.model_fields.items():
+        for nested in _models_in(field.annotation):
+            models |= _models_of(nested, (*path, field.alias or name))
+    return models
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def _hint(path: list[int | str], models: Mapping[tuple[str, ...], type[BaseModel]]) -> str:

@@ -181,6 +181,12 @@ def new_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) 
     data_set = read_training_set(data.absolute())
     samples = split_by(recipe, data_set.samples)
     remarks = list(data_set.remarks)
+    if recipe.leave_out and (before := sum(sample.split == "test" for sample in data_set.samples)):
+        count = sum(sample.split == "test" for sample in samples)
+        remarks.append(
+            f"test has {count} pictures, of which the data had {before} there already, beside those of leave_out: the "
+            "metrics of each value of the column tell them apart"
+        )
     if recipe.unlabelled is not None:
         unlabelled, remark = read_unlabelled(recipe.unlabelled.absolute(), samples)
         samples, remarks = [*samples, *unlabelled], [*remarks, remark]

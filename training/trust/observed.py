@@ -14,9 +14,9 @@ from app.shapes import Bool, Float, Int, UInt8
 from app.trust.foreign_parts import ForeignParts, cells_of
 from app.trust.novelty import BranchResidual, Pooled, pooled
 from app.trust.quality import sharpness
-from training.data.names import normalised
 from training.data.samples import DataError, Sample
 from training.loading.forward import prepared_batches, to_engine_batches
+from training.spelling import normalised
 
 _BATCH = 8
 _CELLS, _OF_A_PICTURE = 20_000, 16  # of all pictures and of each, at most

@@ -91,3 +91,12 @@ def test_a_metric_that_a_value_does_not_define_says_why() -> None:
     found = subgroups(*evaluated(columns, [1 - number % 2 for number in range(20)]), RULE, 50, 0)
     assert found["dx"]["nv"].metrics["auroc"].value_text == "undefined: no picture of malignant"
     assert found["dx"]["mel"].metrics["sensitivity"].value is not None
+
+
+def test_every_value_of_a_source_is_a_subgroup_whether_a_number_or_one_of_many() -> None:
+    columns = [{"source": str(number % 30 + 1), "age": str(number)} for number in range(120)]
+    samples, pictures = evaluated(columns, [number // 30 % 2 for number in range(120)])
+    assert "source" not in columns_of_too_many_values(samples, {"source"})
+    found = subgroups(samples, pictures, RULE, 50, 0, {"source"})
+    assert [*found["source"]] == [*map(str, range(1, 31))]
+    assert len(found["age"]) == 4

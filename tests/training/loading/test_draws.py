@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from training.data.samples import Sample
 from training.errors import TrainingProblem
-from training.loading.draws import Draws, draws_of
+from training.loading.draws import Draws, draws_of, shares_of
 from training.recipe.config import Recipe
 
 Fields = dict[str, Any]
@@ -109,6 +110,13 @@ def test_epochs_of_any_length_go_through_all_pictures_again_and_again(count: int
         (table(), CLASSES, {"label": {"benign": 0.5, "malignant": 0.4}}, "the shares add up to 0.9"),
         ([sample(n, "abc"[n % 3]) for n in range(9)], ("a", "b", "c"), {"label": 0.5}, "3 classes.*{a: 0.5}"),
         ([sample(n, "abc"[n % 3]) for n in range(9)], ("a", "b", "c"), {"label": {"a": 0.5, "b": 0.5}}, "add up to 1"),
+        (  # the sum is 1 less a rounding error
+            [sample(n, "abcd"[n % 4]) for n in range(8)],
+            tuple("abcd"),
+            {"label": {"a": 0.7, "b": 0.2, "c": 0.1}},
+            "add up to 1: .*, and d must have some of it",
+        ),
+        (table({"a": (9, 9)}), CLASSES, {"label": 0.3}, "none of benign and malignant is the rarer one.*{benign: 0.3}"),
     ],
 )
 def test_what_cannot_be_balanced_is_refused_in_a_sentence(
@@ -116,6 +124,21 @@ def test_what_cannot_be_balanced_is_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(TrainingProblem, match=f"balance.*{sentence}|{sentence}"):
         drawn(samples, classes, balance=balance)
+
+
+def test_a_class_is_meant_in_either_of_unicodes_forms() -> None:
+    accents, letters = "mélanome", unicodedata.normalize("NFD", "mélanome")
+    samples = [sample(number, ("autre", accents)[number % 2]) for number in range(10)]
+    draws = drawn(samples, ("autre", accents), balance={"label": {letters: 0.2}})
+    shares = shares_of(draws, [number % 2 for number in range(10)], ("autre", accents))
+    assert shares == pytest.approx({"autre": 0.8, accents: 0.2})
+    with pytest.raises(ValueError, match="name one class twice"):
+        Recipe.model_validate({"name": "drawn", "balance": {"label": {accents: 0.2, letters: 0.3}}})
+
+
+def test_groups_cannot_count_where_there_are_none() -> None:
+    with pytest.raises(TrainingProblem, match="count_by: group, but no picture of train has a group"):
+        drawn(table(), count_by="group")
 
 
 def test_heads_on_a_fixed_trunk_are_balanced_in_every_epoch() -> None:

@@ -276,15 +276,18 @@ def test_a_run_is_exported_when_its_pictures_without_labels_are_gone(data: Path,
 def test_masks_and_what_is_no_picture_are_not_learned_from(data: Path, tmp_path: Path) -> None:
     samples = read_samples(data)
     masks, empty, plain = (tmp_path / name for name in ("masks", "empty", "plain"))
+    picture = next(data.glob("*/*/*.png"))
     shutil.copytree(data / "masks", masks)
     empty.mkdir()
     plain.write_text("name\nx\n")
-    picture = next(data.glob("*/*/*.png"))
+    unnamed = tmp_path / "labels.csv"
+    unnamed.write_text(f"path,label\n{picture.name},a\n,b\n")
     for path, sentence in (
         (masks, "has no pictures that are not in the data itself"),
         (empty, "has no pictures: give another folder"),
         (picture, "is a picture: give a folder of pictures"),
-        (plain, "has no column path"),
+        (plain, "has no column path: it needs path and has name: .*if name is the path, call it path"),
+        (unnamed, "labels.csv, line 3: row 2 has no path"),
         (tmp_path / "none", "there is no folder or table"),
     ):
         with pytest.raises(DataError, match=sentence):

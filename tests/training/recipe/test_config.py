@@ -115,6 +115,25 @@ def test_no_value_is_taken_for_one_of_another_type(path: str) -> None:
             load_recipe("progressive", [f"{path}={written}"])
 
 
+def parts(values: Any, path: str = "") -> Iterator[str]:
+    """The paths of the parts of a recipe that have keys of their own."""
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if isinstance(value, dict | list):
+            if isinstance(value, dict) and not str(key).endswith("_options") and key != "leave_out":
+                yield f"{path}{key}"
+            yield from parts(value, f"{path}{key}.")
+
+
+EVERY_PART = ["stages.1.distil={from: cnn}", "balance={label: 0.5}"]
+PARTS = list(parts(load_recipe("progressive", EVERY_PART).model_dump(mode="json", by_alias=True)))
+
+
+@pytest.mark.parametrize("path", PARTS)
+def test_an_unknown_key_is_named_in_every_part(path: str) -> None:
+    with pytest.raises(RecipeError, match=rf"unknown key {re.escape(path)}\.zzzz: the keys are "):
+        load_recipe("progressive", [*EVERY_PART, f"{path}.zzzz=1"])
+
+
 def test_what_was_written_out_is_read_again_and_a_whole_number_may_stand_for_a_fraction(tmp_path: Path) -> None:
     assert len(LEAVES) > 50
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(WHOLE))

@@ -52,3 +52,14 @@ def test_a_run_is_not_written_into_its_data(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(OutputError, match="lies in the data"):
         new_run(load_recipe("smoke"), tmp_path / "data", tmp_path / "data" / "runs" / "one")
+
+
+def test_a_test_split_of_the_datas_own_beside_what_is_left_out_is_told(tmp_path: Path) -> None:
+    rows = ["path,label,split,source"]
+    for number in range(40):
+        Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{'ab'[number % 2]},{('train', 'val', 'test', 'train')[number // 10]},{number // 4}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    recipe = load_recipe("smoke", ["leave_out={source: ['0']}"])
+    (remark,) = (each for each in new_run(recipe, tmp_path, tmp_path.parent / "run").remarks if "leave_out" in each)
+    assert remark.startswith("test has 14 pictures, of which the data had 10 there already")
