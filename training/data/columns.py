@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from training.data.groups import first_spellings, group_key, merged_names
+from training.data.groups import first_spellings, merged_names, value_key
 from training.data.sample import Finding, Sample
 from training.spelling import normalised
 
@@ -23,7 +23,7 @@ def settle_columns(samples: Sequence[Sample]) -> tuple[list[Sample], list[Findin
     settled: dict[str, Mapping[str, str]] = {}
     findings = []
     for column in sorted(values):
-        first, merged = first_spellings(values[column])
+        first, merged = first_spellings(values[column], value_key)
         if merged:
             settled[column] = first
             findings.append(Finding("note", f"column {column}: {merged_names(merged, 'value')}"))
@@ -40,5 +40,5 @@ def settle_columns(samples: Sequence[Sample]) -> tuple[list[Sample], list[Findin
 
 def same_value(first: str, second: str) -> bool:
     """Whether two texts are spellings of one value of a column."""
-    key = group_key(first)
-    return normalised(first) == normalised(second) or (key is not None and key == group_key(second))
+    key = value_key(first)
+    return normalised(first) == normalised(second) or (key is not None and key == value_key(second))

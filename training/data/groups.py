@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from app.bundles.texts import appearance, shown
@@ -26,9 +26,18 @@ def group_key(group: str | None) -> Hashable | None:
 
     Spellings differ in case, in blanks, in characters that look alike and, of a number, in its form: `7`, `07`, `7.0`.
     """
-    folded = re.sub(r"\s+", "", appearance(group or "").casefold())
-    says_something = any(unicodedata.category(each)[0] in "LNS" for each in folded)  # no mere dash or question mark
-    if is_missing(folded) or folded in _UNKNOWN or not says_something:
+    return _key(re.sub(r"\s+", "", appearance(group or "").casefold()))
+
+
+def value_key(value: str) -> Hashable | None:
+    """What all spellings of a column's value have in common, as `group_key`, but that blanks part words."""
+    return _key(appearance(value).casefold())
+
+
+def _key(folded: str) -> Hashable | None:
+    closed = re.sub(r"\s+", "", folded)
+    says_something = any(unicodedata.category(each)[0] in "LNS" for each in closed)  # no mere dash or question mark
+    if is_missing(closed) or closed in _UNKNOWN or not says_something:
         return None
     number = as_number(folded)
     return folded if number is None else number
@@ -37,18 +46,20 @@ def group_key(group: str | None) -> Hashable | None:
 def settle_groups(samples: Sequence[Sample]) -> tuple[list[Sample], list[Finding]]:
     """Give all pictures of a group its first spelling, and pictures of an unknown one no group. Say what was done."""
     pictures = Counter(sample.group for sample in samples if sample.group is not None)  # in the order of the samples
-    first, merged = first_spellings(pictures)
+    first, merged = first_spellings(pictures, group_key)
     unknown = Counter({group: count for group, count in pictures.items() if group not in first})
     settled = [sample if sample.group is None else replace(sample, group=first.get(sample.group)) for sample in samples]
     findings = [Finding("group", merged_names(merged, "group"))] if merged else []
     return settled, [*findings, *_unknown_findings(unknown)]
 
 
-def first_spellings(names: Iterable[str]) -> tuple[dict[str, str], list[list[str]]]:
-    """Return the first spelling of each name that is not unknown, and the sets of several spellings of one name."""
+def first_spellings(
+    names: Iterable[str], key_of: Callable[[str], Hashable | None]
+) -> tuple[dict[str, str], list[list[str]]]:
+    """Return the first spelling of each name that has a key, and the sets of several spellings with one key."""
     spellings: dict[Hashable, list[str]] = {}
     for name in names:
-        if (key := group_key(name)) is not None:
+        if (key := key_of(name)) is not None:
             spellings.setdefault(key, []).append(name)
     first = {spelling: alike[0] for alike in spellings.values() for spelling in alike}
     return first, [alike for alike in spellings.values() if len(alike) > 1]

@@ -47,6 +47,12 @@ def test_a_source_is_left_out_in_all_its_spellings_by_any_of_them(kind: str, tmp
         assert {sample.columns["source"] for sample in assigned if sample.split != "test"} == {"other"}
 
 
+def test_words_that_are_parted_otherwise_are_other_values(tmp_path: Path) -> None:
+    boxes = ["0 10 224 224", "1 0 224 224", "010 224 224"]
+    read = table(tmp_path, boxes)
+    assert [sample.columns["source"] for sample in read.samples[::12]] == boxes
+
+
 def test_values_that_say_that_nothing_is_known_stay_as_they_are(tmp_path: Path) -> None:
     read = table(tmp_path, ["NA", "unknown", "?", "-"])
     assert [sample.columns["source"] for sample in read.samples[::12]] == ["NA", "unknown", "?", "-"]
