@@ -26,8 +26,9 @@ import numpy as np
 from app.shapes import Float
 from benchmarks.aids import Interval, shown
 from training.data.samples import Sample, classes_of, read_samples
-from training.evaluation.ablate import finished_run, labelled_pictures, probabilities_of
+from training.evaluation.ablate import labelled_pictures
 from training.evaluation.comparison import LabelledPictures, mean_over_seeds
+from training.evaluation.variant_runs import finished_run, probabilities_of
 from training.metrics.classification import DecisionRule, classification_metrics, paired_difference
 from training.recipe.config import Recipe
 from training.recipe.load import load_recipe

@@ -25,7 +25,7 @@ from training.data.samples import SPLITS, read_samples
 from training.errors import TrainingProblem
 from training.evaluation.ablate import HEADS, ablate
 from training.evaluation.evaluate import evaluate
-from training.evaluation.frozen_trunks import DIRECTIONS
+from training.evaluation.heads import DIRECTIONS
 from training.export.export import CHECKED_PICTURES, compile_bundle, export, load_card
 from training.heatmaps.evaluate import DEFAULT_PICTURES as HEATMAP_PICTURES
 from training.heatmaps.evaluate import evaluate_heatmaps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,17 @@ def refuse_to_overwrite(folder: Path) -> None:
     """Raises OutputError if there is something in a folder that is to be written."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists and is not empty: choose another folder")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for output if there is none. Raises OutputError if no file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{folder}: no file can be written there ({reason}): choose another folder") from error
 
 
 def write_text(path: Path, text: str) -> None:

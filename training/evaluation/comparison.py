@@ -105,7 +105,8 @@ class Comparison:
 class Ablation:
     """The probabilities of all variants for the same pictures, and their comparisons.
 
-    `trunk` is the name of the trained model whose trunk was fixed, if only heads were trained.
+    `trunk` is the name of the trained model whose trunk was fixed, if only heads were trained. `start` is that of the
+    model whose backbones whole models started from, if any.
     """
 
     recipe: str
@@ -114,6 +115,7 @@ class Ablation:
     variants: tuple[Variant, ...]
     comparisons: tuple[Comparison, ...]
     trunk: str | None = None
+    start: str | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the content of `ablation.json`."""
@@ -127,6 +129,7 @@ class Ablation:
         return {
             "recipe": self.recipe,
             "trunk": self.trunk,
+            "start": self.start,
             "seeds": self.seeds,
             "val": {"pictures": len(self.pictures.labels), "groups": len(set(self.pictures.groups))},
             "bootstrap": {"repeats": REPEATS, "seed": SEED, "level": 0.95},
@@ -167,6 +170,11 @@ def _setting_text(document: dict[str, Any]) -> str:
         same = (
             f"learn from the same maps, which the fixed trunk of {document['trunk']} makes of the pictures without "
             "augmentation. What this trunk learned with its own head may favour that head. All have the same budget"
+        )
+    elif document.get("start") is not None:  # documents of earlier versions have no such key
+        same += (
+            f". They start from the backbones of {document['start']}, each under a new head. What these backbones "
+            "learned with their own head may favour that head"
         )
     return (
         f"Val has {document['val']['pictures']} pictures of {document['val']['groups']} groups. All variants have the "

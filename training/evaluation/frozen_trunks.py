@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.models.cnnswin import BranchesHead, CNNViTFusion, CrossAttentionHead, Shape, head_of
+from app.models.cnnswin import BranchesHead, CNNViTFusion, Shape
 from app.models.feature_maps import BRANCHES, FeatureMaps
 from app.progress import tracked
 from app.shapes import Float
-from training.data.samples import Sample
-from training.evaluation.comparison import REFERENCE, Variant
-from training.evaluation.variants import fitted_dim, parameter_count, refuse_gap
+from training.data.samples import Sample, refuse_unreadable
+from training.evaluation.comparison import Variant
+from training.evaluation.heads import head_dims, new_head
+from training.evaluation.variants import parameter_count
 from training.loading.draws import draws_of
 from training.loading.forward import prepared_batches, to_model_input
 from training.loading.views import EpochBatches
@@ -40,35 +41,14 @@ from training.output import write_atomically
 from training.recipe.config import Recipe, RecipeError
 from training.runs.contents import content_marks
 
-CNN_QUERIES, BOTH_QUERY = "cnn_queries", "both_query"
+# What a head on a fixed trunk does not depend on: a change of these keys leaves the heads that are trained already.
+WITHOUT_EFFECT = frozenset(
+    {
+        *("name", "start", "augmentation", "accumulate", "batch_norm", "precision", "keep", "early_stopping"),
+        *("workers", "log_updates", "checkpoint_updates", "keep_checkpoints"),
+    }
+)
 Maps = FeatureMaps[np.ndarray]  # of all pictures: memory-mapped, float16, [n, C, h, w]
-
-
-class CNNQueriesHead(nn.Module):
-    """Cross-attention the other way round: the CNN's tokens query those of the transformer."""
-
-    def __init__(self, shapes: FeatureMaps[Shape], dim: int, heads: int, classes: int, dropout: float) -> None:
-        super().__init__()
-        self.swapped = CrossAttentionHead(_swapped(shapes), dim, heads, classes, dropout)
-
-    def forward(self, maps: FeatureMaps[Tensor]) -> tuple[Float[Tensor, "b classes"], Tensor]:
-        logits, attention = self.swapped(_swapped(maps))
-        return logits, attention
-
-
-class BothQueryHead(nn.Module):
-    """Cross-attention in both directions: the mean of the logits of two heads."""
-
-    def __init__(self, shapes: FeatureMaps[Shape], dim: int, heads: int, classes: int, dropout: float) -> None:
-        super().__init__()
-        self.forth = CrossAttentionHead(shapes, dim, heads, classes, dropout)
-        self.back = CNNQueriesHead(shapes, dim, heads, classes, dropout)
-
-    def forward(self, maps: FeatureMaps[Tensor]) -> tuple[Float[Tensor, "b classes"], None]:
-        return (self.forth(maps)[0] + self.back(maps)[0]) / 2, None
-
-
-DIRECTIONS = {CNN_QUERIES: CNNQueriesHead, BOTH_QUERY: BothQueryHead}
 
 
 @dataclass(frozen=True)
@@ -83,24 +63,38 @@ class Trunk:
     digest: str
 
 
+def check_heads(
+    trained: TrainedModel, samples: Sequence[Sample], classes: tuple[str, ...], recipe: Recipe, variants: Sequence[str]
+) -> None:
+    """Check, before any map is computed, that the heads of these variants can be trained on a model's maps.
+
+    Raises RecipeError if the model has one branch only, or if the recipe does not fit its maps or the pictures of
+    train, RecipeError or WeightsError if the model sees other pictures than the recipe says, and DataError for a file
+    that is no picture.
+    """
+    shapes = trained.model.map_shapes
+    if len(shapes) < 2:
+        raise RecipeError(f"--trunk: its model has the {next(iter(shapes))} alone: give one of two branches")
+    if trained.model.image_size != recipe.model.image_size:
+        raise RecipeError(
+            f"--trunk: its model sees {trained.model.image_size} px, and the recipe has model.image_size "
+            f"{recipe.model.image_size}: give the same"
+        )
+    check_stretch(trained, recipe.stretch, "--trunk")
+    head_dims(variants, recipe, shapes, len(classes))
+    parts = _parts(samples)
+    _batches(parts["train"], classes, recipe)
+    refuse_unreadable([*parts["train"], *parts["val"]])
+
+
 def read_trunk(
     trained: TrainedModel, samples: Sequence[Sample], classes: tuple[str, ...], recipe: Recipe, out: Path
 ) -> Trunk:
     """Compute the maps of all pictures of train and val, or take those that lie in `out` from an earlier call.
 
-    Raises RecipeError if the model has one branch only, and RecipeError or WeightsError if it sees other pictures than
-    the recipe says.
+    `check_heads` says before whether they can be used.
     """
-    model = trained.model
-    if len(model.map_shapes) < 2:
-        raise RecipeError(f"--trunk: its model has the {next(iter(model.map_shapes))} alone: give one of two branches")
-    if model.image_size != recipe.model.image_size:
-        raise RecipeError(
-            f"--trunk: its model sees {model.image_size} px, and the recipe has model.image_size "
-            f"{recipe.model.image_size}: give the same"
-        )
-    check_stretch(trained, recipe.stretch, "--trunk")
-    parts = {split: [sample for sample in samples if sample.split == split] for split in ("train", "val")}
+    model, parts = trained.model, _parts(samples)
     used = [*parts["train"], *parts["val"]]
     marks = content_marks([sample.path for sample in used])
     digest = hashlib.sha256(f"{trained.sha256} {recipe.stretch}".encode())
@@ -111,6 +105,10 @@ def read_trunk(
         for split, part in parts.items()
     }
     return Trunk(model.map_shapes, classes, parts["train"], maps["train"], maps["val"], digest.hexdigest())
+
+
+def _parts(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    return {split: [sample for sample in samples if sample.split == split] for split in ("train", "val")}
 
 
 @torch.inference_mode()
@@ -147,59 +145,45 @@ def train_heads(
 ) -> tuple[Variant, ...]:
     """Train the head of every variant with every seed, and return the probabilities for the pictures of val.
 
-    A head that was trained before, with the same recipe, trunk and pictures, is not trained again.
+    A head that was trained before, with the same trunk, pictures and keys of the recipe that matter to it, is not
+    trained again. Raises RecipeError and DataError for what `check_heads` would have said, and TrainingError.
     """
-    _batches(trunk, recipe)  # raises now, not after the first head
-    reference = parameter_count(_new_head(REFERENCE, recipe, trunk, recipe.model.dim))
+    classes = len(trunk.classes)
+    dims = head_dims(variants, recipe, trunk.shapes, classes)
     known = [(sample.label, sample.group, sorted(sample.columns.items())) for sample in trunk.train]
     facts = hashlib.sha256(json.dumps([trunk.digest, trunk.classes, known]).encode()).hexdigest()
-    dims = {name: _dim(name, recipe, trunk, reference) for name in variants}
     probabilities: dict[str, list[np.ndarray]] = {name: [] for name in variants}
     for seed in seeds:
         for name in variants:
             seeded = recipe.model_copy(update={"seed": seed})
-            settings = json.dumps([facts, name, dims[name], seeded.model_dump(mode="json")])
+            settings = json.dumps([facts, name, dims[name], _effective(seeded)])
             file = out / f"{name}-{seed}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}.npy"
             if not file.is_file():
-                logits = _trained(_new_head(name, seeded, trunk, dims[name]), trunk, seeded, f"{name}-{seed}")
+                head = new_head(name, seeded, trunk.shapes, classes, dims[name])
+                logits = _trained(head, trunk, seeded, f"{name}-{seed}")
                 content = io.BytesIO()
                 np.save(content, softmax(logits.astype(np.float64)))
                 write_atomically(file, content.getbuffer())
             probabilities[name].append(np.load(file))
             report(f"{name}-{seed}: done")
-    return tuple(
-        Variant(name, dims[name], parameter_count(_new_head(name, recipe, trunk, dims[name])), np.stack(rows))
-        for name, rows in probabilities.items()
-    )
+    counts = {name: parameter_count(new_head(name, recipe, trunk.shapes, classes, dims[name])) for name in variants}
+    return tuple(Variant(name, dims[name], counts[name], np.stack(rows)) for name, rows in probabilities.items())
 
 
-def _dim(name: str, recipe: Recipe, trunk: Trunk, reference: int) -> int:
-    """The dim with which a head of both branches has as many parameters as cross_attention. Raises RecipeError."""
-    if name in ("cnn", "swin", REFERENCE):
-        return recipe.model.dim
-    dim = fitted_dim(lambda dim: _new_head(name, recipe, trunk, dim), recipe.model, reference)
-    refuse_gap(name, parameter_count(_new_head(name, recipe, trunk, dim)), reference, recipe.model.heads)
-    return dim
+def head_epochs(recipe: Recipe) -> int:
+    """The number of epochs of the stages in which the head trains. A recipe has one at least."""
+    return sum(stage.epochs for stage in recipe.stages if stage.head == "all")
 
 
-def _new_head(name: str, recipe: Recipe, trunk: Trunk, dim: int) -> nn.Module:
-    """A head with the first weights of the recipe's seed. Raises RecipeError."""
-    if dim % recipe.model.heads:
-        raise RecipeError(f"model.dim: {dim} is not a multiple of model.heads, {recipe.model.heads}: choose one")
-    torch.manual_seed(recipe.seed)
-    sizes = dim, recipe.model.heads, len(trunk.classes), recipe.model.dropout
-    if name in DIRECTIONS:
-        return DIRECTIONS[name](trunk.shapes, *sizes)
-    cnn, transformer = trunk.shapes
-    alone = {"cnn": cnn, "swin": transformer}.get(name)
-    shapes = trunk.shapes if alone is None else FeatureMaps[Shape]({alone: trunk.shapes[alone]})
-    return head_of(name, shapes, *sizes)  # type: ignore[arg-type]
+def _effective(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe a head on a fixed trunk depends on: of its stages, the number of epochs alone."""
+    return recipe.model_dump(mode="json", exclude={*WITHOUT_EFFECT, "stages"}) | {"epochs": head_epochs(recipe)}
 
 
-def _batches(trunk: Trunk, recipe: Recipe) -> tuple[EpochBatches, list[int]]:
+def _batches(train: Sequence[Sample], classes: tuple[str, ...], recipe: Recipe) -> tuple[EpochBatches, list[int]]:
     """The batches of an epoch, and the labels of train. Raises RecipeError and DataError."""
-    labels = [trunk.classes.index(sample.label) for sample in trunk.train]
-    draws = draws_of(recipe, trunk.train, labels, trunk.classes)
+    labels = [classes.index(sample.label) for sample in train]
+    draws = draws_of(recipe, train, labels, classes)
     try:
         return EpochBatches(labels, draws, recipe.batch_size), labels
     except ValueError as error:
@@ -208,11 +192,11 @@ def _batches(trunk: Trunk, recipe: Recipe) -> tuple[EpochBatches, list[int]]:
 
 def _trained(head: nn.Module, trunk: Trunk, recipe: Recipe, name: str) -> Float[np.ndarray, "n k"]:
     """Train a head by the recipe, and return the logits of its averaged weights for val."""
-    batches, labels = _batches(trunk, recipe)
+    batches, labels = _batches(trunk.train, trunk.classes, recipe)
     loss = Loss.from_labels(labels, len(trunk.classes), recipe.imbalance, recipe.label_smoothing)
     adam, ema = build_optimizer(nn.ModuleDict({"head": head}), recipe), Ema(head, recipe.ema_decay)
     branches = [*(head.branches if isinstance(head, BranchesHead) else trunk.shapes)]
-    updates = batches.updates * recipe.epochs
+    updates = batches.updates * head_epochs(recipe)
     head.train()
     for update in tracked(range(updates), name, "updates", updates):
         epoch, number = divmod(update, batches.updates)
@@ -242,9 +226,3 @@ def _chosen(maps: Maps, branches: Sequence[str], places: Sequence[int]) -> Featu
     return FeatureMaps(
         {branch: torch.from_numpy(maps[branch][list(places)]).float() for branch in maps if branch in branches}
     )
-
-
-def _swapped(maps: FeatureMaps[Any]) -> FeatureMaps[Any]:
-    """The same values with the names of the branches exchanged."""
-    first, second = maps
-    return FeatureMaps({first: maps[second], second: maps[first]})

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from app.models.cnnswin import Fusion, head_of
+from app.models.cnnswin import CNNViTFusion, Fusion, head_of
 from training.evaluation.comparison import MAX_PARAMETER_GAP, REFERENCE
 from training.loop.distil import check_distillation
 from training.recipe.config import STARTS, BranchDropout, ModelConfig, Recipe, RecipeError, Start
@@ -36,11 +36,31 @@ def variant_recipes(
             dim = fitted_dim(partial(head_of, fusion, reference.map_shapes, **sizes), recipe.model, of_head)
         recipes[fusion] = _with_fusion(recipe, fusion, dim)
         model = build_model(recipes[fusion], classes)
-        check_distillation(recipes[fusion], model)
+        _check_taught(recipes[fusion], model)
         parameters[fusion] = parameter_count(model)
         if fusion not in STARTS:
             refuse_gap(fusion, parameters[fusion], whole, heads)
     return recipes, parameters
+
+
+def comparable_recipe(recipe: Recipe) -> tuple[Recipe, tuple[str, ...]]:
+    """Return the recipe by which variants are compared, and sentences on what differs in it.
+
+    Every run has all of its epochs and keeps the weights of the last one, so that nothing is selected on val. Every
+    head is new: a bundle to start from has a head of one fusion alone.
+    """
+    changes: dict[str, Any] = {"keep": "last", "early_stopping": 0}
+    given = [f"{key}: {getattr(recipe, key)}" for key, value in changes.items() if getattr(recipe, key) != value]
+    sentences: tuple[str, ...] = ()
+    if given:
+        have = "have" if len(given) > 1 else "has"
+        sentences = (
+            f"{' and '.join(given)} {have} no effect here: all epochs are trained and the weights of the last one are "
+            "compared, so that nothing is selected on val",
+        )
+    if recipe.start.bundle is not None:
+        changes["start"] = recipe.start.model_copy(update={"head": "new"})
+    return recipe.model_copy(update=changes), sentences
 
 
 def fitted_dim(head_at: Callable[[int], nn.Module], model: ModelConfig, wanted: int) -> int:
@@ -62,6 +82,13 @@ def refuse_gap(variant: str, count: int, wanted: int, heads: int) -> None:
 def parameter_count(module: nn.Module) -> int:
     """Return the number of a module's parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _check_taught(recipe: Recipe, model: CNNViTFusion) -> None:
+    try:
+        check_distillation(recipe, model)
+    except RecipeError as error:
+        raise RecipeError(f"{error}; or leave {model.fusion} out of --variants") from error
 
 
 def _with_fusion(recipe: Recipe, fusion: Fusion, dim: int) -> Recipe:

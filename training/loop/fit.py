@@ -91,6 +91,12 @@ def fit(
         return not stop.requested
 
 
+def check_run(recipe: Recipe, data: Path, folder: Path) -> None:
+    """Prepare a new run as `fit` does, without training or writing. Raises what `fit` raises before it trains."""
+    with process_group() as processes, deterministic(processes.device):
+        Trainer(new_run(recipe, data, folder), processes, _ignore, None)
+
+
 def _write_start(run: Run, resumed: ResumedRun | None, trainer: Trainer, report: Callable[[str], None]) -> None:
     """Write what a run starts with, or what has changed in it, and report the latter."""
     if resumed is None:

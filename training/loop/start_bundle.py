@@ -22,10 +22,10 @@ def load_start_bundle(
 ) -> list[str]:
     """Load the weights of the bundle or the finished run in the folder `path` into a model of these classes.
 
-    With the same classes and a head of the same sizes the model is filled whole; otherwise its head stays new. Returns
-    sentences: which of both, and a warning if it is not known what the model learned from. Raises WeightsError if a
-    backbone is not that of the recipe, if it learned from a picture of `samples` that is not for training, and what
-    reading raises.
+    With the same classes and a head of the same sizes the model is filled whole, unless the recipe says that the head
+    shall be new; otherwise its head stays new. Returns sentences: which of both, and a warning if it is not known what
+    the model learned from. Raises WeightsError if a backbone is not that of the recipe, if it learned from a picture of
+    `samples` that is not for training, and what reading raises.
     """
     trained = read_trained(path, "start.bundle")
     warning = check_unseen(trained, samples, "start.bundle")
@@ -35,6 +35,8 @@ def load_start_bundle(
     _check_same_answers(model, recipe.model, trained, path)
     normalisation = [name for name in model.state_dict() if "." not in name]  # in float16, where a bundle has them
     model.load_state_dict({name: theirs[name] for name in normalisation}, strict=False)
+    if recipe.start.head == "new":
+        return [f"start.bundle: the backbones of {path}; the head is new, as start.head says", *further]
     head, their_head = model.head.state_dict(), trained.model.head.state_dict()
     same_shapes = {name: value.shape for name, value in head.items()} == {n: v.shape for n, v in their_head.items()}
     same_head = same_shapes and trained.config.heads == recipe.model.heads

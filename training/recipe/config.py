@@ -107,6 +107,7 @@ class Starts(StrictModel):
     cnn: Start = Start()
     swin: Start = Start()
     bundle: WeightsPath | None = None
+    head: Literal["kept", "new"] = Field("kept", description="whether the head of `bundle` is taken too, if it fits")
 
     @model_validator(mode="after")
     def _one_source(self) -> Starts:

@@ -78,6 +78,15 @@ def recipe_changes(existing: Recipe, given: Recipe) -> RecipeChanges:
     return RecipeChanges(tuple(allowed), tuple(refused))
 
 
+def result_changes(existing: Recipe, given: Recipe) -> tuple[str, ...]:
+    """Return the keys in which two recipes differ and on which the result of a whole run depends.
+
+    The number of epochs is among them: a run that is prolonged does not end like one that was as long from its start.
+    """
+    differences = _differences(existing.model_dump(mode="json"), given.model_dump(mode="json"))
+    return tuple(path for path, _, _ in differences if RESUME_RULES[path.partition(".")[0]].change != "yes")
+
+
 def resume_table() -> str:
     """The rules as a table in Markdown. Keys with the same rule share a row."""
     words = {"yes": "yes", "no": "no", "more": "more epochs"}

@@ -172,7 +172,7 @@ def new_run(recipe: Recipe, data: Path, folder: Path, skip_unreadable: int = 0) 
     A folder is free if it is new or empty, or if it has a run that ended before its first checkpoint. Files that are no
     pictures are refused now, unless the run may skip some.
     """
-    _refuse_used(folder)
+    refuse_used(folder)
     refuse_within_data(folder, data)
     if folder.is_dir() and any(folder.iterdir()):
         with lock_run(folder):  # raises if another process is on its way to the first checkpoint
@@ -202,7 +202,7 @@ def split_by(recipe: Recipe, samples: Sequence[Sample]) -> list[Sample]:
 
 def write_run(run: Run) -> None:
     """Write the run's recipe, classes, samples and their contents to its folder. Raises RunError if it is not free."""
-    _refuse_used(run.folder)
+    refuse_used(run.folder)
     (run.folder / "wandb-id").unlink(missing_ok=True)  # that of a run that ended before its first checkpoint
     write_samples(run.samples, run.folder / "samples.csv")
     write_marks(content_marks(run.used_pictures), run.contents)
@@ -275,7 +275,7 @@ def _read_classes(path: Path) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _refuse_used(folder: Path) -> None:
+def refuse_used(folder: Path) -> None:
     """Raises RunError for a folder with anything but a run that ended before its first checkpoint."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file: give the folder of a new run")

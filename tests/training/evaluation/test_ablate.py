@@ -81,6 +81,14 @@ def answers(run: Path) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]]
     return logits.double().softmax(dim=1).numpy(), np.array([sample.label == "malignant" for sample in val]).astype(int)
 
 
+def copied(out: Path, again: Path) -> Path:
+    """A copy of an ablation, with which it can be continued."""
+    shutil.copytree(out, again, symlinks=True)
+    for table in again.glob("*/samples.csv"):  # a run's table of pictures names its own place
+        table.write_text(table.read_text().replace(str(out), str(again)))
+    return again
+
+
 @pytest.mark.slow
 def test_the_tables_figures_are_those_of_the_runs_own_weights(out: Path) -> None:
     rows, text = result(out)["variants"], (out / "ablation.md").read_text()
@@ -117,11 +125,7 @@ def test_runs_differ_in_fusion_its_size_and_seed_and_in_nothing_else(out: Path) 
 def test_only_what_is_not_finished_is_trained_again_and_the_table_stays(
     data: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    again = tmp_path / "out"
-    shutil.copytree(out, again, symlinks=True)
-    # A run's table of pictures names its own place.
-    for table in again.glob("*/samples.csv"):
-        table.write_text(table.read_text().replace(str(out), str(again)))
+    again = copied(out, tmp_path / "out")
     (again / "concat-4" / "ema.safetensors").unlink()
     shutil.rmtree(again / "cnn-3")
     kept = {name: (again / name / "ema.safetensors").stat().st_mtime_ns for name in NAMES[:2]}
@@ -152,6 +156,73 @@ def test_a_signal_stops_the_run_and_the_ablation(data: Path, tmp_path: Path) -> 
 def test_finished_runs_of_another_recipe_are_refused(data: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_ablate(data, out, "-s", "rates.head=0.5") == 1
     assert "cross_attention-3 has a run of another recipe" in capsys.readouterr().err
+
+
+def test_finished_runs_serve_whatever_changes_no_result(
+    data: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = copied(out, tmp_path / "out")
+    kept = {path: path.stat().st_mtime_ns for path in again.glob("*/ema.safetensors")}
+    changes = ("workers=1", "log_updates=3", "checkpoint_updates=7", "keep_checkpoints=1", "keep=best")
+    options = [word for change in (*changes, "early_stopping=1") for word in ("-s", change)]
+    assert run_ablate(data, again, *options, "--variants", "cnn , concat, cross_attention") == 0
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    assert (again / "ablation.json").read_bytes() == (out / "ablation.json").read_bytes()
+    assert "keep: best and early_stopping: 1 have no effect here: all epochs are trained" in capsys.readouterr().out
+
+
+def test_an_ablation_does_not_go_on_with_another_number_of_epochs(
+    data: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = copied(out, tmp_path / "out")
+    for weights in again.glob("*/ema.safetensors"):
+        weights.unlink()  # as if all runs had been stopped, which may be prolonged on --resume
+    assert run_ablate(data, again, "-s", "stages.0.epochs=2") == 1
+    assert "has a run of another recipe, which differs in stages: give both again" in capsys.readouterr().err
+    assert not [*again.glob("*/ema.safetensors")]
+
+
+def test_every_variant_starts_from_the_backbones_of_a_bundle_under_a_new_head(
+    data: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = out / "cross_attention-4"
+    theirs = safetensors.torch.load_file(start / "ema.safetensors")
+    frozen = "stages=[{name: main, epochs: 1, cnn: frozen, swin: frozen}]"
+    slow = ("-s", f"start.bundle={start}", "-s", frozen, "-s", "rates.head=1e-9", "-s", "rates.norm_and_bias=1e-9")
+    again = tmp_path / "out"
+    assert run_ablate(data, again, *slow, "--variants", "cross_attention,concat") == 0
+    said = capsys.readouterr().out
+    for fusion in ("cross_attention", "concat"):
+        assert f"{fusion}-3: start.bundle: the backbones of {start}; the head is new" in said
+    ours = safetensors.torch.load_file(again / "cross_attention-3" / "ema.safetensors")
+    projections = [f"head.attention.{name}.weight" for name in ("key", "query", "value", "output")]
+    assert not any(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in projections)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs if name.startswith("cnn."))
+    text = (again / "ablation.md").read_text()
+    assert "They start from the backbones of cross_attention-4, each under a new head." in text and text.strip() in said
+
+
+@pytest.mark.parametrize(
+    ("change", "variants", "sentence"),
+    [
+        ("distil: {from: cnn}", "cross_attention,cnn", "or leave cnn out of --variants"),
+        ("distil: {from: cnn}", "cross_attention,swin", "or leave swin out of --variants"),
+        ("distil: {from: /no/folder}", "cross_attention,concat", "stages.0.distil.from: /no/folder is no folder"),
+        ("cnn: {unit: block, last: 99}", "cross_attention,concat", "but it has 5: choose fewer"),
+        ("cnn: all", "cross_attention,concat", "concat-4 exists and is not empty"),
+    ],
+)
+def test_what_would_stop_a_variant_is_told_before_the_first_run(
+    data: Path, tmp_path: Path, change: str, variants: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = tmp_path / "out" / "concat-4" / "notes.txt"
+    if "concat-4" in sentence:
+        notes.parent.mkdir(parents=True)
+        notes.touch()
+    stages = f"stages=[{{name: main, epochs: 1, {change}}}]"
+    assert run_ablate(data, tmp_path / "out", "-s", stages, "--variants", variants) == 1
+    assert sentence in capsys.readouterr().err
+    assert not [*(tmp_path / "out").glob("*/recipe.yaml")]
 
 
 def test_what_is_set_aside_for_calibration_is_the_same_for_every_seed(tmp_path: Path) -> None:

@@ -15,11 +15,13 @@ from sklearn.metrics import roc_auc_score
 from app.models.cnnswin import CrossAttentionHead, Shape
 from app.models.feature_maps import Branch, FeatureMaps
 from tests.support.bundles import tiny_architecture, write_tiny_bundle
+from tests.training.recipe.test_resuming import OTHER as OTHER_VALUES
 from training.cli import main
 from training.data.draw import draw_dataset
 from training.data.samples import Sample, read_samples
 from training.evaluation.ablate import HEADS
-from training.evaluation.frozen_trunks import CNN_QUERIES, CNNQueriesHead, Trunk, _new_head, read_trunk, train_heads
+from training.evaluation.frozen_trunks import WITHOUT_EFFECT, Trunk, read_trunk, train_heads
+from training.evaluation.heads import CNN_QUERIES, CNNQueriesHead, new_head
 from training.loading.forward import prepared_batches, to_model_input
 from training.loop.trained import read_trained
 from training.recipe.config import Recipe
@@ -77,6 +79,29 @@ def test_a_head_is_trained_once_for_each_seed_and_recipe_and_always_to_the_same(
     assert len(more) == 4 and {*files} < {*more}
 
 
+def heads_of(recipe: Recipe, out: Path) -> np.ndarray:
+    (variant,) = train_heads(planted("cnn"), recipe, ["cross_attention"], [3], out, lambda message: None)
+    return variant.probabilities
+
+
+def test_epochs_in_which_the_recipe_freezes_the_head_do_not_count(tmp_path: Path) -> None:
+    distil = {"from": "cnn", "what": "map"}
+    taught = {"name": "taught", "epochs": 30, "cnn": "frozen", "head": "frozen", "distil": distil}
+    stages = Recipe.model_validate({"name": "heads", "stages": [taught, {"name": "all", "epochs": 12}]}).stages
+    staged = RECIPE.model_copy(update={"stages": stages})
+    assert np.array_equal(heads_of(staged, tmp_path / "staged"), heads_of(RECIPE, tmp_path / "plain"))
+
+
+@pytest.mark.parametrize("key", sorted(WITHOUT_EFFECT))
+def test_a_key_without_effect_changes_no_head_and_trains_none_anew(key: str, tmp_path: Path) -> None:
+    value = Recipe.model_validate({"name": "heads", key: OTHER_VALUES[key]})
+    changed = RECIPE.model_copy(update={key: getattr(value, key), "stages": RECIPE.stages})
+    assert getattr(changed, key) != getattr(RECIPE, key)
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert np.array_equal(heads_of(RECIPE, one), heads_of(changed, other))
+    assert [path.name for path in one.iterdir()] == [path.name for path in other.iterdir()]
+
+
 def test_the_other_direction_is_cross_attention_with_the_branches_exchanged() -> None:
     torch.manual_seed(0)
     head = CNNQueriesHead(SHAPES, 16, 2, 2, 0.0).eval()
@@ -87,7 +112,7 @@ def test_the_other_direction_is_cross_attention_with_the_branches_exchanged() ->
     plain.load_state_dict(head.swapped.state_dict())
     assert torch.equal(plain(FeatureMaps({"cnn": maps["swin"], "swin": maps["cnn"]}))[0], logits)
     torch.manual_seed(0)
-    both = _new_head("both_query", RECIPE, planted("cnn"), 16).eval()
+    both = new_head("both_query", RECIPE, SHAPES, 2, 16).eval()
     forth, back = both.forth(maps)[0], both.back(maps)[0]  # type: ignore[operator]
     assert torch.allclose(both(maps)[0], (forth + back) / 2)
 
@@ -164,21 +189,60 @@ def test_what_cannot_be_compared_is_told(data: Path, tmp_path: Path, capsys: pyt
         (["--trunk", str(tmp_path / "none")], "--trunk: "),
         (
             ["--variants", f"cross_attention,{CNN_QUERIES}"],
-            "unknown variant cnn_queries: choose from cross_attention",
+            "--variants: cnn_queries can only be compared on a fixed trunk: give --trunk too, or choose from",
         ),
         (["--trunk", str(both), "--variants", "late"], "--variants needs cross_attention and at least one other"),
     ):
         assert ablate(data, tmp_path / "out", *options) == 1
         assert sentence in capsys.readouterr().err
-    for change, sentence in (
+    diverging = ("-s", "rates.head=1e30", "-s", "clip_norm=1e30")
+    assert ablate(data, tmp_path / "out", "--trunk", str(both), *diverging) == 1
+    assert "its answers are not finite, so that it has diverged" in capsys.readouterr().err
+    assert tiny_architecture().fusion == "cross_attention" and not (tmp_path / "out" / "ablation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
         ("batch_size=7", "batch_size 7 cannot be split"),
         ("batch_size=64", "an epoch of 24 pictures is less than one batch of 64"),
+        ("balance={label: 0.5, within: clinic}", "balance.within: 24 of 24 pictures have no value in a column clinic"),
         ("model.heads=7", "model.dim: 32 is not a multiple of model.heads, 7"),
+        ("model.heads=32", "which differs from cross_attention's"),
+        ("model.image_size=[32, 32]", "--trunk: its model sees (64, 64) px, and the recipe has"),
         ("stretch=found", "--trunk: its model was trained with stretch: None, and the recipe has found"),
-        ("rates.head=1e30", "its answers are not finite, so that it has diverged"),
+    ],
+)
+def test_a_mistake_of_the_recipe_is_told_before_the_maps_are_computed(
+    data: Path, tmp_path: Path, change: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_tiny_bundle(tmp_path / "bundle")
+    assert ablate(data, tmp_path / "out", "--trunk", str(bundle), "-s", change) == 1
+    assert sentence in capsys.readouterr().err and not [*(tmp_path / "out").iterdir()]
+
+
+def test_a_file_that_is_no_picture_and_a_place_for_no_output_are_told_before_the_maps_are_computed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, other = write_tiny_bundle(tmp_path / "bundle"), tmp_path / "data"
+    shutil.copytree(data, other)
+    read_samples(other)[-1].path.write_text("no picture")
+    assert ablate(other, tmp_path / "out", "--trunk", str(bundle)) == 1
+    assert "1 of 32 pictures cannot be read" in capsys.readouterr().err and not [*(tmp_path / "out").iterdir()]
+    (tmp_path / "file").touch()
+    assert ablate(data, tmp_path / "file" / "out", "--trunk", str(bundle)) == 1
+    assert "no file can be written there (Not a directory): choose another folder" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_model_gets_no_further_files(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = write_tiny_bundle(tmp_path / "one"), write_tiny_bundle(tmp_path / "other")
+    before = sorted(tmp_path.rglob("*"))
+    for out, sentence in (
+        (one, "is the folder of a bundle or a run: choose another folder"),
+        (other, "is the folder of a bundle or a run: choose another folder"),
+        (one / "heads", f"lies in {one}, the folder of a model that is read: choose another folder"),
     ):
-        assert ablate(data, tmp_path / "out", "--trunk", str(both), "-s", change, "-s", "clip_norm=1e30") == 1
-        assert sentence in capsys.readouterr().err
-    assert ablate(data, tmp_path / "out", "--trunk", str(both), size="[32, 32]") == 1
-    assert "--trunk: its model sees (64, 64) px, and the recipe has" in capsys.readouterr().err
-    assert tiny_architecture().fusion == "cross_attention" and not (tmp_path / "out" / "ablation.json").exists()
+        assert ablate(data, out, "--trunk", str(one)) == 1
+        assert sentence in capsys.readouterr().err and sorted(tmp_path.rglob("*")) == before

@@ -83,6 +83,17 @@ def test_a_model_starts_whole_from_a_bundle_of_its_classes_and_else_from_its_bac
             assert torch.equal(tensor, expected), name
 
 
+def test_the_head_of_a_bundle_is_left_out_if_the_recipe_says_so(bundle: Path) -> None:
+    recipe = tiny_recipe({"bundle": str(bundle), "head": "new"})
+    model = CNNViTFusion(2, **recipe.model.model_dump())
+    before = {name: tensor.clone() for name, tensor in model.head.state_dict().items()}
+    (sentence,) = load_start_weights(model, recipe, ("benign", "malignant"), [])
+    assert sentence == f"start.bundle: the backbones of {bundle}; the head is new, as start.head says"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.head.state_dict().items())
+    theirs = load_model(read_bundle(bundle)).state_dict()
+    assert all(torch.equal(model.state_dict()[name], theirs[name]) for name in theirs if not name.startswith("head."))
+
+
 @pytest.mark.parametrize(
     ("changes", "branch"),
     [
