@@ -113,6 +113,8 @@ class Starts(StrictModel):
     def _one_source(self) -> Starts:
         if self.bundle and (self.cnn != Start() or self.swin != Start()):
             raise ValueError("bundle: PATH fills both branches, so it excludes start.cnn and start.swin")
+        if self.head == "new" and not self.bundle:
+            raise ValueError("head: new is for bundle: PATH: without it, the head is new anyway")
         return self
 
 

@@ -180,3 +180,8 @@ def test_a_name_with_a_slash_is_a_file_and_a_bare_one_a_shipped_recipe(
     assert load_recipe("smoke").name == "smoke"
     with pytest.raises(RecipeError, match=r"write \./other"):
         load_recipe("other")
+
+
+def test_a_new_head_is_said_of_a_bundle_alone() -> None:
+    with pytest.raises(RecipeError, match="start: head: new is for bundle: PATH"):
+        load_recipe("smoke", ["start={head: new}"])
