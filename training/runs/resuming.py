@@ -14,7 +14,16 @@ from training.recipe.config import Recipe
 from training.recipe.resuming import RESUME_RULES, recipe_changes
 from training.runs.checkpoint import newest_checkpoint
 from training.runs.contents import changed_files, content_marks, is_picture, read_marks, refuse_changed, write_marks
-from training.runs.run import USED, Run, RunError, read_listed_run, skipped_pictures, write_recipe
+from training.runs.run import (
+    USED,
+    Run,
+    RunError,
+    missing_pictures,
+    read_listed_run,
+    refuse_gone,
+    skipped_pictures,
+    write_recipe,
+)
 from training.runs.unlabelled import UNLABELLED
 
 
@@ -90,15 +99,11 @@ def _compared_marks(run: Run) -> dict[Path, str | None]:
 
 
 def _missing_notes(run: Run, allowed: int) -> Iterator[str]:
-    """Say which of the run's pictures are gone. Raises RunError if there are more than `allowed`."""
+    """Say which of the run's pictures are gone. Raises RunError if more than `allowed` are gone or were skipped."""
     skipped = skipped_pictures(run.folder)
-    used = [sample for sample in run.samples if sample.split in USED]
-    missing = [sample.path for sample in used if not sample.path.is_file() and str(sample.path) not in skipped]
-    if len(missing) > allowed:
-        raise RunError(
-            f"{len(missing)} of the run's pictures are missing, the first is {missing[0]}: put them back, or go on "
-            f"without them: fit … --resume --skip-unreadable {len(missing) + len(skipped)}"
-        )
+    missing = missing_pictures(run.samples, USED, skipped)
+    if len(missing) + len(skipped) > allowed:
+        refuse_gone(missing, len(skipped))
     if missing:
         yield f"{len(missing)} of the run's pictures are missing and will be skipped, the first is {missing[0]}"
 
