@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import distributed
 
@@ -20,10 +22,11 @@ from training.loop.fit import fit
 from training.loop.loss import Loss
 from training.loop.optim import build_optimizer, set_rates
 from training.loop.processes import Processes, process_group
+from training.loop.readable import unread_pictures, unreadable_pictures
 from training.loop.stages import apply_stage
 from training.loop.update import Updater
 from training.recipe.config import LastUnits, Recipe, Stage
-from training.runs.run import read_run
+from training.runs.run import Run, read_run
 
 STAGES = (Stage(name="warmup", epochs=1, cnn="frozen"), Stage(name="main", epochs=1, cnn=LastUnits(last=2)))
 Trained = list[dict[str, torch.Tensor]]
@@ -61,8 +64,19 @@ def fit_as_one(folder: Path, recipe: Recipe, processes: Processes) -> None:
     ).double()
     labels = torch.tensor(run.labels_of("val"))
     assert abs(records[-1]["val"]["nll"] - float(torch.nn.functional.cross_entropy(val, labels))) < 1e-5
+    read_in_shares(run, processes)
     if processes.writes:
         print("one log", flush=True)
+
+
+def read_in_shares(run: Run, processes: Processes) -> None:
+    """Both processes know of the same pictures that cannot be read, whichever of them has tried."""
+    samples = run.samples_of("train")[:7]
+    broken = [replace(samples[number], path=samples[number].path.with_suffix(".gone")) for number in (2, 3, 6)]
+    listed = [*samples[:2], *broken[:2], *samples[4:6], broken[2]]
+    assert [*unreadable_pictures(listed, run, processes)] == broken
+    unread = unread_pictures(run, np.arange(len(run.samples_of("train"))) != 5, [], processes)
+    assert unread == [run.samples_of("train")[5]]
 
 
 def trained(data: Path, recipe: Recipe, processes: Processes) -> Trained:

@@ -17,7 +17,7 @@ from app.errors import FusionLensError
 from app.pictures.bit_depth import Stretch
 from app.pictures.decode import TargetSizes, decode
 from app.pictures.prepare import prepare
-from app.shapes import Int, UInt8
+from app.shapes import Bool, Int, UInt8
 from training.data.limits import TRAINING_LIMITS
 from training.data.samples import DataError, Sample
 from training.loading.augment import TwoViews
@@ -131,6 +131,13 @@ class EpochBatches(Sampler[list[SampleKey]]):
     def _keys(self, epoch: int, order: Int[np.ndarray, " n"], update: int, part: int) -> list[SampleKey]:
         begin = update * self.batch_size + (self._first + part) * self._part_size
         return [(epoch, position, int(order[position])) for position in range(begin, begin + self._part_size)]
+
+    def shown(self, epochs: int) -> Bool[np.ndarray, " n"]:
+        """Return which of the samples the first `epochs` epochs show, whatever process loads them."""
+        shown = np.zeros(len(self.labels), bool)
+        for epoch in range(epochs):
+            shown[self.draws.order(epoch)[: self.updates * self.batch_size]] = True
+        return shown
 
     def labels_of_update(self, epoch: int, update: int) -> list[int]:
         """Return the labels of an update's whole batch, that of all processes together.

@@ -35,6 +35,7 @@ from training.loop.overlays import val_overlays
 from training.loop.plan import check_graphs
 from training.loop.pretrained import load_start_weights
 from training.loop.processes import Processes, process_group, to_device
+from training.loop.readable import unread_pictures, unreadable_pictures
 from training.loop.sentences import gpu_too_small, not_finite, prolonging
 from training.loop.session import StopSignal, deterministic, leave_stopping_to_the_training_process, stop_signal
 from training.loop.skipping import newly_skipped, next_batch
@@ -70,7 +71,8 @@ def fit(
 
     `report` receives the messages. `resume` continues the run in `out` from its newest checkpoint. `track` names
     further trackers (see `TRACKERS`). Up to `skip_unreadable` pictures may be unreadable: each is replaced by another
-    one of its class, or left out of val.
+    one of its class, or left out of val and calibration. A run only finishes when all others that its export needs can
+    be read.
 
     Returns True when the run has finished, and False if SIGTERM or SIGINT stopped it; then it has written a checkpoint.
     Raises RecipeError, WeightsError, RunError or TrackingError before training starts, DataError for data or a picture
@@ -293,13 +295,16 @@ class Trainer:
         return validation
 
     def _finish(self) -> None:
-        epochs = self.state.progress.update // self.batches.updates
+        """Write the averaged weights, by which the run counts as finished, when all that `export` reads can be read."""
+        epochs, last = self.state.progress.update // self.batches.updates, self.recipe.epochs - 1
+        unread = unread_pictures(self.run, self.batches.shown(epochs), self.state.progress.skipped, self.processes)
+        self._count_skipped(unreadable_pictures(unread, self.run, self.processes), last)
         if self.state.best.weights is not None:
             self.state.ema.model.load_state_dict(self.state.best.weights)
+        val = self._evaluate(last).metrics
         if self.processes.writes:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self.state.ema.model.state_dict().items()}
             write_atomically(self.run.weights, safetensors.torch.save(tensors))
-        val = self._evaluate(self.recipe.epochs - 1).metrics
         kept = self.state.best.epoch if self.recipe.keep == "best" else epochs - 1
         self._write({"kind": "end", "update": self.state.progress.update, "val": val, "kept_epoch": kept})
         if self.recipe.keep == "best" or self.recipe.early_stopping:

@@ -14,7 +14,16 @@ from training.recipe.config import Recipe
 from training.recipe.resuming import RESUME_RULES, recipe_changes
 from training.runs.checkpoint import newest_checkpoint
 from training.runs.contents import changed_files, content_marks, is_picture, read_marks, refuse_changed, write_marks
-from training.runs.run import USED, Run, RunError, read_listed_run, skipped_pictures, write_recipe
+from training.runs.run import (
+    USED,
+    Run,
+    RunError,
+    missing_pictures,
+    read_listed_run,
+    refuse_gone,
+    skipped_pictures,
+    write_recipe,
+)
 from training.runs.unlabelled import UNLABELLED
 
 
@@ -90,15 +99,11 @@ def _compared_marks(run: Run) -> dict[Path, str | None]:
 
 
 def _missing_notes(run: Run, allowed: int) -> Iterator[str]:
-    """Say which of the run's pictures are gone. Raises RunError if there are more than `allowed`."""
+    """Say which of the run's pictures are gone. Raises RunError if more than `allowed` are gone or were skipped."""
     skipped = skipped_pictures(run.folder)
-    used = [sample for sample in run.samples if sample.split in USED]
-    missing = [sample.path for sample in used if not sample.path.is_file() and str(sample.path) not in skipped]
-    if len(missing) > allowed:
-        raise RunError(
-            f"{len(missing)} of the run's pictures are missing, the first is {missing[0]}: put them back, or go on "
-            f"without them: fit … --resume --skip-unreadable {len(missing) + len(skipped)}"
-        )
+    missing = missing_pictures(run.samples, USED, skipped)
+    if len(missing) + len(skipped) > allowed:
+        refuse_gone(missing, len(skipped))
     if missing:
         yield f"{len(missing)} of the run's pictures are missing and will be skipped, the first is {missing[0]}"
 
@@ -113,10 +118,12 @@ def _data_notes(run: Run, data: Path, allowed: int) -> Iterator[str]:
         yield f"the data is not compared with the run's own list of pictures, which counts ({error})"
         return
     own = {sample.path: sample for sample in run.samples if sample.split != UNLABELLED}
+    splits = {sample.split for sample in given.values()}
+    draws_calibration = run.recipe.calibration_share > 0 and "calibration" not in splits
     if not own.keys() & given.keys():
         raise RunError(f"{data} is not the data that the run started with, {run.folder / 'samples.csv'}: give the same")
     for path in own.keys() & given.keys():
-        _refuse_other_facts(own[path], given[path], run)
+        _refuse_other_facts(own[path], given[path], run, draws_calibration)
     if unlisted := [path for path in own if path not in given]:
         yield (
             f"{data} no longer has {_count(unlisted)}: the run goes on with them, as its own list has them "
@@ -130,9 +137,15 @@ def _count(paths: Sequence[Path]) -> str:
     return f"{len(paths)} picture(s), the first is {paths[0]}"
 
 
-def _refuse_other_facts(own: Sample, given: Sample, run: Run) -> None:
-    """The split of the run counts where the data has none."""
+def _refuse_other_facts(own: Sample, given: Sample, run: Run, draws_calibration: bool) -> None:
+    """Raises RunError if a picture has another label, group or split than in the run's table.
+
+    The split of the run counts where its recipe drew it: where the data has none, and between train and calibration if
+    `draws_calibration`. It is not drawn again, since pictures that were added or lost would change the draw.
+    """
     facts = {name: (getattr(own, name), getattr(given, name)) for name in ("label", "group", "split")}
+    if draws_calibration and (own.split, given.split) == ("calibration", "train"):
+        del facts["split"]
     if run.recipe.balance is not None and (column := run.recipe.balance.column):
         facts[column] = own.columns.get(column), given.columns.get(column)
     for name, (before, now) in facts.items():

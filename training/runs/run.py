@@ -8,7 +8,7 @@ has finished, `ema.safetensors`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from app.bundles.manifest import Architecture, InputRule
 from app.models.cnnswin import CNNViTFusion
+from training.data.files import is_file
 from training.data.samples import (
     Sample,
     classes_of,
@@ -39,7 +40,8 @@ from training.runs.contents import content_marks, write_marks
 from training.runs.torch_files import not_finite_tensor
 from training.runs.unlabelled import UNLABELLED, read_unlabelled
 
-USED = ("train", "val", "calibration", UNLABELLED)  # the splits that a run and its export read
+EXPORTED = ("train", "val", "calibration")  # the splits that the export of a run reads
+USED = (*EXPORTED, UNLABELLED)  # those that a run and its export read
 
 # What a run leaves that has not come to its first checkpoint. Nothing in it is worth keeping.
 _BEFORE_CHECKPOINTS = {
@@ -222,20 +224,42 @@ def write_recipe(run: Run, changes: Sequence[str] = ()) -> None:
 
 
 def read_run(folder: Path) -> Run:
-    """Read the run in a folder, without the pictures that it skipped. Raises RunError and DataError."""
-    return replace(read_listed_run(folder), samples=kept_samples(folder))
+    """Read the run in a folder, without the pictures that it skipped and those without labels.
+
+    Raises RunError, also if a picture is missing that its export needs, RecipeError and DataError.
+    """
+    run, skipped = read_listed_run(folder), skipped_pictures(folder)
+    refuse_gone(missing_pictures(run.samples, EXPORTED, skipped), len(skipped))
+    return replace(run, samples=_kept(run.samples, skipped))
 
 
 def kept_samples(folder: Path) -> tuple[Sample, ...]:
     """The pictures with labels in the table of a run's folder, without those that the run skipped.
 
-    Raises RunError and DataError.
+    Raises RunError, and DataError if a picture or a mask is missing.
     """
-    skipped = skipped_pictures(folder)
-    listed = [sample for sample in listed_samples(folder / "samples.csv") if sample.split != UNLABELLED]
-    kept = tuple(sample for sample in listed if str(sample.path) not in skipped)
+    kept = _kept(listed_samples(folder / "samples.csv"), skipped_pictures(folder))
     refuse_missing(kept, folder / "samples.csv")
     return kept
+
+
+def _kept(samples: Sequence[Sample], skipped: Collection[str]) -> tuple[Sample, ...]:
+    return tuple(sample for sample in samples if sample.split != UNLABELLED and str(sample.path) not in skipped)
+
+
+def missing_pictures(samples: Sequence[Sample], splits: Collection[str], skipped: Collection[str]) -> list[Path]:
+    """The paths of the pictures of some splits that are gone, without those that a run skipped."""
+    listed = [sample.path for sample in samples if sample.split in splits and str(sample.path) not in skipped]
+    return [path for path in listed if not is_file(path)]
+
+
+def refuse_gone(missing: Sequence[Path], skipped: int) -> None:
+    """Raises RunError if any of a run's pictures is missing. `skipped` is the number of those that it skipped."""
+    if missing:
+        raise RunError(
+            f"{len(missing)} of the run's pictures are missing, the first is {missing[0]}: put them back, or go on "
+            f"without them: fit … --resume --skip-unreadable {len(missing) + skipped}"
+        )
 
 
 def read_listed_run(folder: Path) -> Run:

@@ -25,7 +25,7 @@ from training.loop.loss import Loss
 from training.loop.optim import build_optimizer, set_rates
 from training.loop.processes import Processes
 from training.loop.stages import apply_stage
-from training.loop.trained import TrainedModel
+from training.loop.trained import LearnedPictures, TrainedModel
 from training.loop.update import Updater
 from training.recipe.config import Distil, ModelConfig, Recipe, RecipeError
 from training.recipe.load import load_recipe
@@ -63,7 +63,7 @@ def updater_of(recipe: Recipe, dtype: torch.dtype = torch.float32) -> Updater:
 
 
 def trained(model: CNNViTFusion) -> TrainedModel:
-    return TrainedModel(model, ModelConfig(), ("a", "b"), None, "", frozenset())
+    return TrainedModel(model, ModelConfig(), ("a", "b"), None, "", LearnedPictures(frozenset(), frozenset(), None))
 
 
 def pictures(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -258,6 +258,68 @@ def test_no_teacher_has_seen_what_the_student_is_judged_on(
             said = capsys.readouterr()
             assert status == (1 if sentence else 0) and (sentence or "") in said.err
             assert ("a bundle does not say which pictures its model learned from" in said.out) == (name is bundle)
+
+
+PLAIN = "stages=[{name: all, epochs: 1}]"
+
+
+def taught_by(teacher: Path) -> tuple[str, str]:
+    """The change of a recipe by which a run is taught by a teacher, and that by which it starts from it."""
+    return f"stages=[{{name: all, epochs: 1, distil: {{from: {teacher}, what: logits}}}}]", f"start.bundle={teacher}"
+
+
+def exchanged(data: Path, copy: Path) -> Path:
+    """Copies of the data's pictures by other names, of which those of val are for training and the other way around."""
+    rows = ["path,label,split"]
+    for number, sample in enumerate(read_samples(data)):
+        copy.mkdir(exist_ok=True)
+        shutil.copy(sample.path, copy / f"{number}.png")
+        rows.append(f"{number}.png,{sample.label},{'val' if sample.split == 'train' else 'train'}")
+    (copy / "labels.csv").write_text("\n".join(rows))
+    return copy
+
+
+def test_copies_of_what_a_teacher_has_learned_from_are_known_by_their_content(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = tmp_path / "teacher"
+    assert fit(exchanged(data, tmp_path / "copy"), teacher, PLAIN) == 0
+    kept = sum(sample.split == "val" for sample in read_samples(data))
+    for number, change in enumerate(taught_by(teacher)):
+        assert fit(data, tmp_path / str(number), PLAIN, change) == 1
+        assert f"its model has learned from {kept} of the pictures that are kept" in capsys.readouterr().err
+    (teacher / "contents.csv").unlink()  # as in a run of an earlier version
+    assert fit(data, tmp_path / "before", PLAIN, taught_by(teacher)[0]) == 1
+    assert f"its model has learned from {kept} of the pictures that are kept" in capsys.readouterr().err
+
+
+def test_copies_on_both_sides_of_one_split_are_no_fault_of_a_teacher(data: Path, tmp_path: Path) -> None:
+    both, teacher = tmp_path / "both", tmp_path / "teacher"
+    shutil.copytree(data, both)
+    picture = next(sample for sample in read_samples(both) if sample.split == "val")
+    shutil.copy(picture.path, both / "copy.png")
+    with (both / "labels.csv").open("a") as table:
+        table.write(f"copy.png,{picture.label},copy,train,\n")
+    assert fit(both, teacher, PLAIN) == 0
+    assert fit(both, tmp_path / "run", taught_by(teacher)[0]) == 0
+
+
+@pytest.mark.parametrize("heir_by", ["distil", "start.bundle"])
+def test_what_a_run_has_from_another_model_is_said_and_what_it_learned_itself_is_refused(
+    heir_by: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, heir = tmp_path / "first", tmp_path / "heir"
+    assert fit(data, first, PLAIN) == 0
+    assert fit(data, heir, PLAIN, taught_by(first)[heir_by == "start.bundle"]) == 0
+    capsys.readouterr()
+    for name, remarked in ((first, False), (heir, True)):
+        for number, change in enumerate(taught_by(name)):
+            assert fit(data, tmp_path / f"{name.name}-{number}", PLAIN, change) == 0
+            said = capsys.readouterr().out
+            assert ("was taught by one" in said and "worth nothing if val was among them" in said) == remarked
+    other = exchanged(data, tmp_path / "copy")
+    assert fit(other, tmp_path / "refused", PLAIN, taught_by(heir)[0]) == 1
+    assert "of the pictures that are kept for val" in capsys.readouterr().err
 
 
 def test_a_run_is_exported_when_its_pictures_without_labels_are_gone(data: Path, tmp_path: Path) -> None:

@@ -161,6 +161,55 @@ def test_pictures_that_were_added_are_told_and_not_used(
     assert "is not the data that the run started with" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def calibrated(drawn: Path) -> Path:
+    """A run on data with a split of its own, of which the recipe moves a part of train to calibration."""
+    assert fit(drawn, drawn.parent / "calibrated", *CALIBRATED) == 0
+    return drawn.parent / "calibrated"
+
+
+CALIBRATED = ("-s", "stages=[{name: all, epochs: 1}]", "-s", "calibration_share=0.25")
+
+
+@contextmanager
+def table_with(data: Path, *changes: tuple[Path, str, str]) -> Iterator[None]:
+    """The table of the data, in which some pictures have another split for a while, or no row if that is empty."""
+    table = data / "labels.csv"
+    before = table.read_text()
+    rows = before.splitlines(True)
+    for picture, split, other in changes:
+        (number,) = (number for number, row in enumerate(rows) if row.startswith(f"{picture.relative_to(data)},"))
+        assert f",{split}," in rows[number]
+        rows[number] = rows[number].replace(f",{split},", f",{other},") if other else ""
+    table.write_text("".join(rows))
+    try:
+        yield
+    finally:
+        table.write_text(before)
+
+
+def test_a_run_that_drew_its_calibration_goes_on_with_the_same_data_and_refuses_other_splits(
+    drawn: Path, calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(calibrated, tmp_path / "run"))
+    by_split = {sample.split: sample.path for sample in load_samples(run / "samples.csv")}
+    train, val, calibration = by_split["train"], by_split["val"], by_split["calibration"]
+    assert fit(drawn, run, "--resume", *CALIBRATED) == 0
+    same(calibrated, run)
+    with table_with(drawn, (train, "train", "")):  # what it draws from has one picture less
+        assert fit(drawn, run, "--resume", *CALIBRATED) == 0
+    assert f"no longer has 1 picture(s), the first is {train}" in capsys.readouterr().out
+    for picture, split, other in (
+        (calibration, "train", "val"),
+        (calibration, "train", "test"),
+        (train, "train", "calibration"),
+        (val, "val", "train"),
+    ):
+        with table_with(drawn, (picture, split, other)):
+            assert fit(drawn, run, "--resume", *CALIBRATED) == 1
+        assert "as when the run started: give the same data" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_keys_that_do_not_matter_may_change_and_the_recipe_of_the_run_follows(
     drawn: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
