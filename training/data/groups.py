@@ -29,9 +29,9 @@ def group_key(group: str | None) -> Hashable | None:
     return _key(re.sub(r"\s+", "", appearance(group or "").casefold()))
 
 
-def value_key(value: str) -> Hashable | None:
+def value_key(value: str | None) -> Hashable | None:
     """What all spellings of a column's value have in common, as `group_key`, but that blanks part words."""
-    return _key(appearance(value).casefold())
+    return _key(appearance(value or "").casefold())
 
 
 def _key(folded: str) -> Hashable | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from training.data.groups import group_key
+from training.data.groups import group_key, value_key
 from training.data.samples import DataError, Sample, read_samples
 from training.data.split import left_out
 from training.recipe.config import Recipe
@@ -146,12 +146,14 @@ def _refuse_other_facts(own: Sample, given: Sample, run: Run, draws_calibration:
     facts = {name: (getattr(own, name), getattr(given, name)) for name in ("label", "group", "split")}
     if draws_calibration and (own.split, given.split) == ("calibration", "train"):
         del facts["split"]
+    key_of = {"group": group_key}  # the run may have kept another spelling
     if run.recipe.balance is not None and (column := run.recipe.balance.column):
         facts[column] = own.columns.get(column), given.columns.get(column)
+        key_of[column] = value_key
     for name, (before, now) in facts.items():
         if before == now or (name == "split" and now is None):
             continue
-        if name != "group" or group_key(before) != group_key(now):  # the run may have kept another spelling
+        if name not in key_of or key_of[name](before) != key_of[name](now):
             raise RunError(
                 f"{own.path} has the {name} {now} and not {before}, as when the run started: give the same data, or "
                 f"start a new run (the run's own list is {run.folder / 'samples.csv'})"
