@@ -146,9 +146,8 @@ def _refuse_other_facts(own: Sample, given: Sample, run: Run, draws_calibration:
     facts = {name: (getattr(own, name), getattr(given, name)) for name in ("label", "group", "split")}
     if draws_calibration and (own.split, given.split) == ("calibration", "train"):
         del facts["split"]
-    key_of: dict[str, Callable[[str | None], Hashable | None]] = {
-        "group": group_key
-    }  # the run may have kept another spelling
+    # The run may have kept another spelling.
+    key_of: dict[str, Callable[[str | None], Hashable | None]] = {"group": group_key}
     if run.recipe.balance is not None and (column := run.recipe.balance.column):
         facts[column] = own.columns.get(column), given.columns.get(column)
         key_of[column] = value_key
