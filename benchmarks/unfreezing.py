@@ -176,8 +176,8 @@ minus the run with none is {shown(found["all"], "+.3f")}.
 
 These runs have the rates of the recipe `demo`, 4e-4. With those of `progressive`, 1e-4 for the branches and 2e-4 for
 the head, the run without any factor has an AUROC of {found["lower"]["at-once-lower"]:.3f}, and the one with
-`statistics` alone of {found["lower"]["statistics-lower"]:.3f}: the effect is
-{shown(found["lower_statistics"], "+.3f")}, of one pair of runs.
+`statistics` alone of {found["lower"]["statistics-lower"]:.3f}. The effect
+of this one pair of runs is {shown(found["lower_statistics"], "+.3f")}.
 """
 
 
