@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.timing import Times
 
 Runs = Mapping[str, Callable[[], object]]
-PAUSE_S = 0.03  # for the last contestant's threads to fall asleep
+PAUSE_S = 0.3  # for the threads of the last contestant to fall asleep: those of OpenMP wait for 0.2 s
 
 
 @dataclass(frozen=True)
