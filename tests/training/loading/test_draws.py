@@ -146,11 +146,11 @@ def test_heads_on_a_fixed_trunk_are_balanced_in_every_epoch() -> None:
     taught = {"name": "taught", "epochs": 1, "cnn": "frozen", "head": "frozen"}
     taught |= {"distil": {"from": "cnn", "unlabelled": "others"}}
     stages = [taught, {"name": "all", "epochs": 1}]
-    draws = drawn(table(), balance={"label": 0.5}, stages=stages, epoch_pictures=4000)
+    samples = table()
+    draws = drawn(samples, balance={"label": 0.5}, stages=stages, epoch_pictures=4000)
     for epoch in (0, 1):
-        assert np.mean([table()[index].label == "malignant" for index in draws.order(epoch)]) == pytest.approx(
-            0.5, abs=0.05
-        )
+        malignant = [samples[index].label == "malignant" for index in draws.order(epoch)]
+        assert np.mean(malignant) == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("imbalance", ["class_weights", "logit_adjustment"])
