@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -10,6 +11,7 @@ import pytest
 
 from app.bundles.manifest import ExplanationChoice
 from app.cli import main
+from app.models.cnnswin import CNNViTFusion
 from tests.support.asking import explained, png_bytes, predict
 from tests.support.bundles import describe, tiny_model, tiny_reference
 from tests.support.served_process import ROOT, environment, serving
@@ -17,11 +19,18 @@ from training.export.export import ExportError, load_card, write_bundle
 from training.export.graphs import write_graphs
 
 
-def bundle_with(folder: Path, method: str) -> Path:
+@cache
+def model_and_graphs() -> tuple[CNNViTFusion, dict[str, bytes]]:
+    """A tiny model and its compiled graphs, which take seconds and are the same for every method."""
     model = tiny_model().half().float()
+    return model, write_graphs(model, [])
+
+
+def bundle_with(folder: Path, method: str) -> Path:
+    model, graphs = model_and_graphs()
     choice = ExplanationChoice(default_method=method, chosen_on="nothing")
     description = describe().model_copy(update={"explanation": choice})
-    write_bundle(model, folder, description, tiny_reference(model), write_graphs(model, []), None)
+    write_bundle(model, folder, description, tiny_reference(model), graphs, None)
     return folder
 
 

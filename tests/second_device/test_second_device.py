@@ -15,6 +15,7 @@ import pytest
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["on_engine.py", "on_training.py"])
 def test_nothing_is_mixed_and_nothing_is_left_behind(file: str, tmp_path: Path) -> None:
     # It is no worker of the process that runs this test, if there is one.

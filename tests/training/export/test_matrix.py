@@ -228,6 +228,7 @@ def test_what_is_trained_is_exported_served_and_explained(changes: Fields, tmp_p
             predictor.explain_one(prediction, TokenRequest())
 
 
+@pytest.mark.slow
 def test_a_check_before_the_training_says_what_will_be_lacking_and_changes_nothing() -> None:
     model = random_model(**(TINY | WITHOUT["mobilevit"])).train()
     before, state = {name: tensor.clone() for name, tensor in model.state_dict().items()}, torch.get_rng_state()

@@ -322,6 +322,7 @@ def test_what_a_run_has_from_another_model_is_said_and_what_it_learned_itself_is
     assert "of the pictures that are kept for val" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_when_its_pictures_without_labels_are_gone(data: Path, tmp_path: Path) -> None:
     draw_dataset(tmp_path / "drawn", 8, seed=9)
     others = tmp_path / "others"
@@ -397,6 +398,7 @@ def test_what_model_and_teacher_lack_is_told(model: Fields, distil: Fields, sent
     assert isinstance(refusal.value, RecipeError) or "no folder" in sentence
 
 
+@pytest.mark.slow
 def test_a_bundle_says_what_taught_it_without_folders_and_a_recipe_comes_back_as_it_was(
     data: Path, stages: str, tmp_path: Path
 ) -> None:
