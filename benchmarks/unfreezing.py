@@ -52,8 +52,7 @@ FACTORS = {
     "warmup": "the whole CNN is frozen in the first of the six epochs",
     "erasing": "10 % of the Swin's pictures are blurred, and 10 % lose a rectangle",
 }
-LOWER = {"at-once-lower": dict.fromkeys(FACTORS, False), "statistics-lower": dict.fromkeys(FACTORS, False)}
-LOWER["statistics-lower"]["statistics"] = True
+LOWER = {f"{name}-lower": {factor: factor == name for factor in FACTORS} for name in ("at-once", "statistics")}
 Design = dict[str, bool]
 
 

@@ -5,7 +5,7 @@ A clinic in two spellings would be two clinics: one to leave out, and one to tra
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,10 +16,10 @@ from training.spelling import normalised
 
 def settle_columns(samples: Sequence[Sample]) -> tuple[list[Sample], list[Finding]]:
     """Give all pictures with one value in a further column its first spelling there. Say what was done."""
-    values: defaultdict[str, Counter[str]] = defaultdict(Counter)  # in the order of the samples
+    values: defaultdict[str, dict[str, None]] = defaultdict(dict)  # each once, in the order of the samples
     for sample in samples:
         for column, value in sample.columns.items():
-            values[column][value] += 1
+            values[column][value] = None
     settled: dict[str, Mapping[str, str]] = {}
     findings = []
     for column in sorted(values):

@@ -83,18 +83,23 @@ def _unread_findings(samples: Sequence[Sample]) -> Iterator[Finding]:
                 )
 
 
+def path_of(row: Row) -> str:
+    """Return the path that a row names. Raises DataError if it is empty."""
+    if not row.cells["path"]:
+        raise DataError(f"{row.place} has no path: give it one, or remove it")
+    return row.cells["path"]
+
+
 def _sample(row: Row, finder: PathFinder) -> Sample:
     cells = row.cells
-    if not cells["path"]:
-        raise DataError(f"{row.place} has no path: give it one, or remove it")
+    written = path_of(row)
     if not cells["label"]:
-        raise DataError(f"{row.place}: {cells['path']} has no label: give it one, or remove its row")
+        raise DataError(f"{row.place}: {written} has no label: give it one, or remove its row")
     try:
         split = split_of(cells["split"]) if cells.get("split") else None
-        path, mask = (finder.find(cells[name]) if cells.get(name) else None for name in ("path", "mask"))
+        path, mask = finder.find(written), finder.find(cells["mask"]) if cells.get("mask") else None
     except DataError as error:
-        raise DataError(f"{row.place}: {cells['path']}: {error}") from error
-    assert path is not None
+        raise DataError(f"{row.place}: {written}: {error}") from error
     group = normalised(cells.get("group", "")) or None
     return Sample(path, normalised(cells["label"]), group, split, mask, row.others)
 

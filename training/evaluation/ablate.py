@@ -134,10 +134,9 @@ def _refuse_within_model(out: Path, recipe: Recipe, trunk: Path | None) -> None:
     """Raises OutputError if `out` is a bundle or a run, or lies in the folder of a model that is read."""
     if (out / MANIFEST).is_file() or (out / "recipe.yaml").is_file():
         raise OutputError(f"{out} is the folder of a bundle or a run: choose another folder")
-    teachers = [stage.distil.teacher for stage in recipe.stages if stage.distil is not None]
     place = Path(os.path.realpath(out))  # where `resolve` raises for links in a circle
-    for folder in (trunk, recipe.start.bundle, *teachers):
-        if isinstance(folder, Path) and place.is_relative_to(os.path.realpath(folder)):
+    for folder in (trunk, recipe.start.bundle, *recipe.teachers):
+        if folder is not None and place.is_relative_to(os.path.realpath(folder)):
             raise OutputError(f"{out} lies in {folder}, the folder of a model that is read: choose another folder")
 
 

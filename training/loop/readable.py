@@ -7,13 +7,14 @@ of calibration, those of train that no epoch has shown, and those that went or c
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from app.progress import Steps
-from app.shapes import Bool
+from app.shapes import Bool, UInt8
 from training.data.samples import Sample
 from training.loading.unreadable import MarkingSet
 from training.loading.workers import loaded
@@ -53,17 +54,28 @@ def unreadable_pictures(samples: Sequence[Sample], run: Run, processes: Processe
     """
     if not samples:
         return {}
-    own, reasons = samples[processes.rank :: processes.count], list[str]()
+    own = samples[processes.rank :: processes.count]
+    reasons = [reason for _, of_batch in marked_batches(own, run, processes, "reading") for reason in of_batch]
+    all_reasons = [""] * len(samples)
+    for rank, of_process in enumerate(processes.gather(reasons)):
+        all_reasons[rank :: processes.count] = of_process
+    return {sample: reason for sample, reason in zip(samples, all_reasons, strict=True) if reason}
+
+
+def marked_batches(
+    own: Sequence[Sample], run: Run, processes: Processes, what: str
+) -> Iterator[tuple[UInt8[Tensor, "b 3 h w"], list[str]]]:
+    """Read a process's own pictures as the run's model sees them, and yield batches of them with what is wrong.
+
+    The reason is empty for a picture that can be read. `what` names the work in the progress. Raises LoadingError if
+    the workers that load them fail.
+    """
     pictures = DataLoader(
         MarkingSet(own, run.recipe.model.image_size, run.recipe.stretch),
         _BATCH,
         num_workers=run.recipe.workers if own else 0,
     )
-    with Steps("reading", len(own), "pictures", stream=sys.stderr if processes.writes else None) as steps:
-        for _, batch_reasons in loaded(pictures):
-            reasons.extend(batch_reasons)
-            steps.update(len(batch_reasons))
-    all_reasons = [""] * len(samples)
-    for rank, of_process in enumerate(processes.gather(reasons)):
-        all_reasons[rank :: processes.count] = of_process
-    return {sample: reason for sample, reason in zip(samples, all_reasons, strict=True) if reason}
+    with Steps(what, len(own), "pictures", stream=sys.stderr if processes.writes else None) as steps:
+        for batch, reasons in loaded(pictures):
+            yield batch, reasons
+            steps.update(len(reasons))

@@ -14,7 +14,7 @@ from app.models.cnnswin import CNNViTFusion
 from app.pictures.bit_depth import Stretch
 from training.data.samples import Sample
 from training.loop.checkpoint_files import WeightsError
-from training.recipe.config import ModelConfig, Recipe
+from training.recipe.config import ModelConfig
 from training.runs.contents import content_marks, read_marks
 from training.runs.run import Run, read_listed_run
 from training.runs.unlabelled import UNLABELLED
@@ -81,14 +81,8 @@ def _learned_by(run: Run) -> LearnedPictures:
     # Runs of earlier versions have no record, and their pictures are taken to be what they were.
     recorded = read_marks(run.contents) if run.contents.is_file() else content_marks(paths)
     marks = frozenset(mark for path in paths if (mark := recorded.get(path)) is not None)
-    doubt = _OF_HEIR if _learned_from_others(run.recipe) else None
+    doubt = _OF_HEIR if run.recipe.start.bundle is not None or run.recipe.teachers else None
     return LearnedPictures(frozenset(path.resolve() for path in paths), marks, doubt)
-
-
-def _learned_from_others(recipe: Recipe) -> bool:
-    """Whether a run of the recipe starts from another bundle or run, or is taught by one."""
-    teachers = [stage.distil.teacher for stage in recipe.stages if stage.distil is not None]
-    return recipe.start.bundle is not None or any(isinstance(teacher, Path) for teacher in teachers)
 
 
 def check_unseen(trained: TrainedModel, samples: Sequence[Sample], key: str) -> str | None:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from app.progress import Steps
 from app.shapes import Float, Int, UInt8
 from training.data.samples import DataError, Sample
 from training.loading.forward import predict
-from training.loading.unreadable import MarkingSet
-from training.loading.workers import loaded
 from training.loop.processes import Processes
+from training.loop.readable import marked_batches
 from training.metrics.calibration import softmax
 from training.metrics.classification import DecisionRule, Metric, UndefinedMetric, classification_metrics
 from training.runs.run import Run
 from training.spelling import NO_VALUE
 
 METRICS = ("nll", "accuracy", "auroc")  # the answer is the most probable class; AUROC is the macro mean
-_BATCH = 25
 
 
 @dataclass(frozen=True)
@@ -46,18 +41,11 @@ def validate(model: nn.Module, run: Run, processes: Processes) -> Validation:
     """
     samples, labels = run.samples_of("val"), np.array(run.labels_of("val"))
     own, reasons = samples[processes.rank :: processes.count], list[str]()
-    pictures = DataLoader(
-        MarkingSet(own, run.recipe.model.image_size, run.recipe.stretch),
-        _BATCH,
-        num_workers=run.recipe.workers if own else 0,
-    )
 
     def images() -> Iterator[UInt8[Tensor, "b 3 h w"]]:
-        with Steps("val", len(own), "pictures", stream=sys.stderr if processes.writes else None) as steps:
-            for batch, batch_reasons in loaded(pictures):
-                reasons.extend(batch_reasons)
-                yield batch
-                steps.update(len(batch))
+        for batch, batch_reasons in marked_batches(own, run, processes, "val"):
+            reasons.extend(batch_reasons)
+            yield batch
 
     own_logits = predict(model, images()) if own else np.empty((0, len(run.classes)), np.float32)
     logits, all_reasons = np.empty((len(labels), len(run.classes))), [""] * len(labels)

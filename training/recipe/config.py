@@ -421,6 +421,12 @@ class Recipe(StrictModel):
         return next((path for path in paths if path is not None), None)
 
     @property
+    def teachers(self) -> list[Path]:
+        """The folders of the bundles and runs that teach in any stage."""
+        teachers = (stage.distil.teacher for stage in self.stages if stage.distil is not None)
+        return [teacher for teacher in teachers if isinstance(teacher, Path)]
+
+    @property
     def epochs(self) -> int:
         """The number of epochs of all stages together."""
         return sum(stage.epochs for stage in self.stages)

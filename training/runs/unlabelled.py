@@ -9,7 +9,7 @@ from training.data.csv_text import read_rows
 from training.data.files import is_file, no_picture, refuse_repeated, scan
 from training.data.folders import find_table
 from training.data.sample import DataError, Sample
-from training.data.table import ALIASES, PathFinder
+from training.data.table import ALIASES, PathFinder, path_of
 from training.runs.contents import content_marks
 
 UNLABELLED = "unlabelled"  # the split of these pictures in the table of a run
@@ -28,10 +28,7 @@ def read_unlabelled(path: Path, samples: Sequence[Sample]) -> tuple[list[Sample]
     if table is not None:
         finder = PathFinder(table.parent)
         aliases = {name: meant for name, meant in ALIASES.items() if meant == "path"}
-        rows = [*read_rows(table, ("path",), ("path",), aliases)]
-        if without := [row for row in rows if not row.cells["path"]]:
-            raise DataError(f"{without[0].place} has no path: give it one, or remove it")
-        pictures = [finder.find(row.cells["path"]) for row in rows]
+        pictures = [finder.find(path_of(row)) for row in read_rows(table, ("path",), ("path",), aliases)]
         if missing := [picture for picture in pictures if not is_file(picture)]:
             raise DataError(f"{len(missing)} files of {table} are missing, the first is {missing[0]}: put them back")
     elif path.is_dir():
